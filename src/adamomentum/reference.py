@@ -1,0 +1,144 @@
+r"""AdaMomentum, Algorithm 1 of arXiv 2106.11514, in NumPy float64: the specification of this library.
+
+Every other implementation here is tested against this one, parameters and state, step by step. It is
+written to be read beside the paper; it is not fast. The lines of Algorithm 1 and the code that renders
+them:
+
+====================================================  ====================================================
+Algorithm 1                                           ``step`` below
+====================================================  ====================================================
+m_0 = 0, v_0 = 0                                      ``State.zeros``
+t <- t + 1                                            ``t = state.step + 1``
+g_t = grad f_t(theta_{t-1})                           ``g``, the caller's gradient
+m_t = beta1 m_{t-1} + (1 - beta1) g_t                 ``m = beta1 * state.m + (1 - beta1) * g``
+v_t = beta2 v_{t-1} + (1 - beta2) m_t^2 + eps         ``v = beta2 * state.v + (1 - beta2) * m**2 + eps``
+mhat_t = m_t / (1 - beta1^t)                          ``m_hat = m / (1 - beta1**t)``
+vhat_t = v_t / (1 - beta2^t)                          ``v_hat = v / (1 - beta2**t)``
+theta_t = theta_{t-1} - alpha mhat_t / sqrt(vhat_t)   ``theta - lr * m_hat / np.sqrt(v_hat)``
+====================================================  ====================================================
+
+Two things set it apart from Adam. The square of the *momentum*, not of the gradient, enters v. And eps is
+added to v at every step, where it accumulates, instead of once to the root: the smallest possible
+denominator is sqrt(eps / (1 - beta2)).
+
+What is not in Algorithm 1 is a switch, off by default: ``amsgrad``, the three kinds of weight decay,
+``rectify`` and ``maximize`` follow the paper's experiments; ``full_bias_correction`` is this library's own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["State", "rectification", "step"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class State:
+    """What Algorithm 1 carries from one step to the next, for one parameter array of shape S.
+
+    Attributes:
+        step: t, the number of steps taken.
+        m: first moment m_t, float64, shape S.
+        v: second moment v_t with eps accumulated in it, float64, shape S.
+        v_max: running maximum of v over the steps taken with ``amsgrad``, float64, shape S.
+    """
+
+    step: int
+    m: Array
+    v: Array
+    v_max: Array
+
+    @classmethod
+    def zeros(cls, theta: ArrayLike) -> State:
+        """The state before the first step, for parameters of ``theta``'s shape."""
+        zero = np.zeros(np.shape(theta))
+        return cls(0, zero, zero, zero)
+
+
+def rectification(t: int, beta2: float) -> float | None:
+    """RAdam's variance rectification factor r_t (arXiv 1908.03265, Algorithm 2).
+
+    Args:
+        t: step number, from 1.
+        beta2: decay rate of the second moment.
+
+    Returns:
+        r_t, or None while the variance is intractable: while fewer than 5 terms effectively enter the
+        second moment, the threshold of the AdaMomentum experiments (RAdam's paper has 4).
+    """
+    rho_inf = 2 / (1 - beta2) - 1
+    rho = rho_inf - 2 * t * beta2**t / (1 - beta2**t)
+    if rho < 5:
+        return None
+    return math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+
+
+def step(
+    theta: ArrayLike,
+    grad: ArrayLike,
+    state: State,
+    *,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-16,
+    weight_decay: float = 0.0,
+    amsgrad: bool = False,
+    decoupled_weight_decay: bool = True,
+    fixed_decay: bool = False,
+    rectify: bool = False,
+    full_bias_correction: bool = False,
+    maximize: bool = False,
+) -> tuple[Array, State]:
+    """One step of Algorithm 1 on one parameter array.
+
+    Args:
+        theta: parameters theta_{t-1}, real, shape S.
+        grad: gradient of the objective at ``theta``, shape S.
+        state: the state after t - 1 steps.
+        lr: step size alpha.
+        betas: decay rates (beta1, beta2) of the two moments.
+        eps: added to the second moment at every step, in units of the gradient squared.
+        weight_decay: strength of the decay, in units that depend on the two switches below.
+        amsgrad: divide by the largest v so far, eps included, instead of the current one.
+        decoupled_weight_decay: shrink theta by ``lr * weight_decay``; if False, add
+            ``weight_decay * theta`` to the gradient (L2).
+        fixed_decay: shrink theta by ``weight_decay`` whatever the value of lr, but not by a step of lr 0:
+            such a step never moves the parameters. For decoupled decay only.
+        rectify: scale the step by RAdam's factor; while the variance is intractable the step is
+            ``lr * m_hat``, with no denominator, so it is as large as the gradient.
+        full_bias_correction: average the square of ``m_hat`` in v instead of that of ``m``. The first step
+            is then lr instead of lr / (1 - beta1).
+        maximize: follow the gradient upwards.
+
+    Returns:
+        theta_t, and the state after t steps. The arguments are not changed.
+    """
+    theta, g = np.asarray(theta, np.float64), np.asarray(grad, np.float64)
+    beta1, beta2 = betas
+    t = state.step + 1
+
+    if maximize:
+        g = -g
+    if not decoupled_weight_decay:
+        g = g + weight_decay * theta
+    elif fixed_decay:
+        theta = theta * (1 - weight_decay) if lr != 0 else theta
+    else:
+        theta = theta * (1 - lr * weight_decay)
+
+    m = beta1 * state.m + (1 - beta1) * g
+    m_hat = m / (1 - beta1**t)
+    squared = m_hat**2 if full_bias_correction else m**2
+    v = beta2 * state.v + (1 - beta2) * squared + eps
+    v_max = np.maximum(state.v_max, v) if amsgrad else state.v_max
+    v_hat = (v_max if amsgrad else v) / (1 - beta2**t)
+
+    r = rectification(t, beta2) if rectify else 1.0
+    direction = m_hat if r is None else r * m_hat / np.sqrt(v_hat)
+    return theta - lr * direction, State(t, m, v, v_max)

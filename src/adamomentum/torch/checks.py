@@ -1,0 +1,158 @@
+"""What :class:`AdaMomentum` accepts: every check of an option, a parameter or a gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adamomentum.torch.functional import choose_path
+
+__all__ = ["STATE_DTYPES", "SWITCHES", "check_options", "check_param", "check_step", "describe"]
+
+PARAM_DTYPES = (
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.complex128,
+    torch.complex64,
+)
+STATE_DTYPES = (torch.float32, torch.float64)
+SWITCHES = (
+    "amsgrad",
+    "decoupled_weight_decay",
+    "fixed_decay",
+    "rectify",
+    "full_bias_correction",
+    "maximize",
+    "capturable",
+    "differentiable",
+)
+
+
+def describe(value: Any) -> str:
+    """``value`` for an error message."""
+    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+def _check_number(name: str, value: Any, *, below: float = math.inf) -> None:
+    """Check that a number is in [0, below)."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 <= float(value) < below:
+        limit = ">= 0 and finite" if below == math.inf else f"in [0, {below:g})"
+        raise ValueError(f"{name} must be {limit}, got {value}")
+
+
+def _check_scheduled(name: str, value: Any, read_tensors: bool, *, below: float = math.inf) -> None:
+    """Check a number that may be a one-element tensor."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"Tensor {name} must be 1-element, got shape {tuple(value.shape)}")
+        if not read_tensors or value.is_meta:
+            return
+        value = value.item()
+    _check_number(name, value, below=below)
+
+
+def check_options(options: Mapping[str, Any], *, read_tensors: bool = True) -> None:
+    """Check every option of a parameter group, or of the constructor.
+
+    Args:
+        options: values by name.
+        read_tensors: whether to look into tensor lr and betas, which waits for their device.
+
+    Raises:
+        ValueError: if an option is out of range or contradicts another one.
+        TypeError: if an option has the wrong type.
+        RuntimeError: if ``fused`` is True.
+    """
+    _check_scheduled("lr", options["lr"], read_tensors)
+    betas = options["betas"]
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise TypeError(f"betas must be a pair (beta1, beta2), got {betas!r}")
+    for i, beta in enumerate(betas):
+        _check_scheduled(f"betas[{i}]", beta, read_tensors, below=1)
+    _check_number("eps", options["eps"])
+    _check_number("weight_decay", options["weight_decay"])
+    for name in SWITCHES:
+        if not isinstance(options[name], bool):
+            raise TypeError(f"{name} must be True or False, got {options[name]!r}")
+    for name in ("foreach", "fused"):
+        if options[name] is not None and not isinstance(options[name], bool):
+            raise TypeError(f"{name} must be True, False or None, got {options[name]!r}")
+    if options["fixed_decay"] and not options["decoupled_weight_decay"]:
+        raise ValueError(
+            "fixed_decay=True needs decoupled_weight_decay=True, got False: L2 decay goes into the gradient and has "
+            "no fixed form"
+        )
+    if options["fixed_decay"] and options["weight_decay"] > 1:
+        raise ValueError(
+            f"weight_decay must be in [0, 1] with fixed_decay=True, which multiplies the parameters by "
+            f"1 - weight_decay, got {options['weight_decay']}"
+        )
+    if options["foreach"] and options["fused"]:
+        raise ValueError("foreach=True and fused=True exclude each other; set at most one of them")
+    choose_path([], **{name: options[name] for name in ("foreach", "fused", "differentiable")})
+    dtype = options["state_dtype"]
+    if dtype in (torch.float16, torch.bfloat16):
+        raise ValueError(
+            f"state_dtype must be torch.float32, torch.float64 or None, got {dtype}: rounded to nearest, a second "
+            "moment in half precision stops decaying or underflows"
+        )
+    if dtype is not None and dtype not in STATE_DTYPES:
+        raise ValueError(f"state_dtype must be torch.float32, torch.float64 or None, got {dtype!r}")
+
+
+def check_param(p: Tensor) -> None:
+    """Check that a parameter is of a kind that can be updated.
+
+    Raises:
+        TypeError: if it is not.
+    """
+    if p.dtype not in PARAM_DTYPES:
+        raise TypeError(
+            f"params must be floating-point or complex tensors (float64, float32, float16, bfloat16, complex128, "
+            f"complex64), got {describe(p)}"
+        )
+    if p.layout != torch.strided or p.is_conj():
+        kind = "a lazily conjugated tensor" if p.is_conj() else f"layout {p.layout}"
+        raise TypeError(f"params must be dense tensors, got {kind} of shape {tuple(p.shape)}")
+
+
+def check_step(group: Mapping[str, Any]) -> None:
+    """Check what may have changed since the last step: the options and the gradients.
+
+    Raises:
+        ValueError, TypeError: as :func:`check_options`, or if a gradient does not fit its parameter.
+        RuntimeError: if a gradient is sparse, a leaf is to be updated differentiably, or a CUDA graph is captured
+            without ``capturable``.
+    """
+    check_options(group, read_tensors=False)
+    for p in group["params"]:
+        grad = p.grad
+        if grad is None:
+            continue
+        if grad.layout != torch.strided:
+            raise RuntimeError(
+                f"AdaMomentum does not support sparse gradients, got layout {grad.layout} for a parameter of shape "
+                f"{tuple(p.shape)}; set sparse=False on its nn.Embedding, or give it to torch.optim.SparseAdam"
+            )
+        if grad.shape != p.shape or grad.device != p.device:
+            raise ValueError(
+                f"a gradient must have the shape and device of its parameter, got shape {tuple(grad.shape)} on "
+                f"{grad.device} for a parameter of shape {tuple(p.shape)} on {p.device}; call zero_grad() after "
+                "replacing a parameter's data"
+            )
+        if group["differentiable"] and p.is_leaf and p.requires_grad:
+            raise RuntimeError(
+                "differentiable=True updates parameters in place, which autograd does not allow for a leaf that "
+                "requires grad; give the optimizer clones, such as p.clone()"
+            )
+    if not group["capturable"] and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("capturing step() in a CUDA graph needs capturable=True, got False")

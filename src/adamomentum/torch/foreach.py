@@ -1,0 +1,133 @@
+"""The foreach path: the update rule over lists of tensors, one launch an operation instead of one a tensor."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adamomentum.torch.scalars import Numbers, Rule
+
+__all__ = ["CHUNK_ELEMENTS", "PLAIN_TENSORS", "foreach_update"]
+
+# Tensors are worked through in chunks of about this many elements, which caps the temporary memory: 64 MiB in float32
+# on an accelerator for the denominator, and as much again each for maximize or L2 decay, for half-precision gradients
+# and for half-precision parameters. On a CPU a chunk that stays in cache is also faster.
+CHUNK_ELEMENTS = {"cpu": 2**16, "default": 2**24}
+
+# Subclasses such as DTensor promise neither foreach kernels nor views.
+PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
+
+_Row = tuple[list[Tensor], Numbers]  # a parameter, its gradient and its moments; the numbers of its step
+
+
+def foreach_update(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rule) -> None:
+    """Update lists of tensors in place.
+
+    Args:
+        columns: the lists of parameters, gradients, first moments, second moments and, with amsgrad, their maxima
+            (else anything as long), all real.
+        numbers: the numbers of each parameter's step.
+        rule: the options.
+    """
+    alike: dict[Any, list[_Row]] = defaultdict(list)
+    for *tensors, n in zip(*columns, numbers, strict=True):
+        adapt = n.adapt if isinstance(n.adapt, bool) else None
+        alike[(tensors[0].device, adapt, *(t.dtype for t in tensors))].append((tensors, n))
+    for (device, *_), rows in alike.items():
+        for chunk in _chunks(rows, CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS["default"])):
+            chunk_columns = [[tensors[i] for tensors, _ in chunk] for i in range(len(columns))]
+            _update_chunk(chunk_columns, [n for _, n in chunk], rule)
+
+
+def _chunks(rows: list[_Row], limit: int) -> Iterator[list[_Row]]:
+    """Gather rows into lists of at most ``limit`` elements, cutting larger tensors into views."""
+    if torch.compiler.is_compiling():  # the compiler plans the memory itself
+        yield rows
+        return
+    chunk: list[_Row] = []
+    room = limit
+    for tensors, n in rows:
+        for piece in _pieces(tensors, limit):
+            numel = piece[0].numel()
+            if numel > room and chunk:
+                yield chunk
+                chunk, room = [], limit
+            chunk.append((piece, n))
+            room -= numel
+    yield chunk
+
+
+def _pieces(tensors: list[Tensor], limit: int) -> Iterator[list[Tensor]]:
+    """Cut tensors of one shape along their longest dimension, into views of about ``limit`` elements."""
+    first = tensors[0]
+    numel = first.numel()
+    if numel <= limit or type(first) not in PLAIN_TENSORS:
+        yield tensors
+        return
+    dim = max(range(first.dim()), key=first.size)
+    length = max(1, limit * first.size(dim) // numel)
+    for start in range(0, first.size(dim), length):
+        yield [t.narrow(dim, start, min(length, first.size(dim) - start)) for t in tensors]
+
+
+def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rule) -> None:
+    """The update rule, for tensors of one device and one combination of dtypes."""
+    params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs = columns
+    n: Any = Numbers._make(zip(*numbers, strict=True))  # each field now has one number a tensor
+    dtype = torch.promote_types(params[0].dtype, exp_avgs[0].dtype)
+    thetas, grads = _to(params, dtype), _to(grads, dtype)
+    if rule.maximize:
+        grads = list(torch._foreach_neg(grads))
+    if rule.l2:
+        grads = list(torch._foreach_add(grads, thetas, alpha=rule.weight_decay))
+
+    torch._foreach_lerp_(exp_avgs, _to(grads, exp_avgs[0].dtype), n.m_weight)
+    del grads
+    torch._foreach_mul_(exp_avg_sqs, n.beta2)
+    _addcmul_(exp_avg_sqs, exp_avgs, exp_avgs, n.v_weight)
+    vs = torch._foreach_add(exp_avg_sqs, n.accumulated_eps)
+    if rule.amsgrad:
+        torch._foreach_maximum_(vs, max_exp_avg_sqs)
+        torch._foreach_copy_(max_exp_avg_sqs, vs)
+
+    torch._foreach_sqrt_(vs)
+    denoms = list(vs)
+    for i, adapt in enumerate(n.adapt):
+        if isinstance(adapt, Tensor):
+            denoms[i] = torch.where(adapt, denoms[i], 1.0)
+        elif not adapt:
+            denoms[i].fill_(1.0)
+    if rule.shrinks:
+        torch._foreach_mul_(thetas, n.shrink)
+    _addcdiv_(thetas, exp_avgs, denoms, [-size for size in n.step_size])
+    if thetas is not params:
+        torch._foreach_copy_(params, thetas)
+
+
+def _to(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """The tensors in ``dtype``; the very same list where they have it already."""
+    return tensors if tensors[0].dtype == dtype else [t.to(dtype) for t in tensors]
+
+
+def _addcmul_(out: list[Tensor], a: list[Tensor], b: list[Tensor], values: Any) -> None:
+    """``out[i] += values[i] * a[i] * b[i]``, the values floats or 0-dim tensors."""
+    if isinstance(values[0], Tensor):
+        product = torch._foreach_mul(a, b)
+        torch._foreach_mul_(product, values)
+        torch._foreach_add_(out, product)
+    else:
+        torch._foreach_addcmul_(out, a, b, values)
+
+
+def _addcdiv_(out: list[Tensor], a: list[Tensor], b: list[Tensor], values: Any) -> None:
+    """``out[i] += values[i] * a[i] / b[i]``, the values floats or 0-dim tensors."""
+    if isinstance(values[0], Tensor):
+        quotient = torch._foreach_div(a, b)
+        torch._foreach_mul_(quotient, values)
+        torch._foreach_add_(out, quotient)
+    else:
+        torch._foreach_addcdiv_(out, a, b, values)

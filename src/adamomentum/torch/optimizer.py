@@ -1,0 +1,264 @@
+"""AdaMomentum as a :class:`torch.optim.Optimizer`: options, validation, state and ``step``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from adamomentum.torch.checks import SWITCHES, check_options, check_param, check_step
+from adamomentum.torch.functional import adamomentum
+from adamomentum.torch.loading import Hidden, checked_and_hidden, state_dtype_for
+
+__all__ = ["AdaMomentum"]
+
+
+class AdaMomentum(Optimizer):
+    r"""The AdaMomentum optimizer: Adam whose second moment averages the square of the momentum.
+
+    With :math:`\alpha` = ``lr``, :math:`\beta_1, \beta_2` = ``betas`` and :math:`\epsilon` = ``eps``, one step is
+
+    .. math::
+        \begin{aligned}
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, m_t^2 + \epsilon \\
+        \theta_t &= \theta_{t-1} - \alpha\, \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)}}
+        \end{aligned}
+
+    (Algorithm 1 of arXiv 2106.11514). :math:`m` is the state ``exp_avg``. The state ``exp_avg_sq`` is :math:`v`
+    without its eps, which is added when the root is taken: the same numbers for constant ``eps`` and ``beta2``,
+    no underflow, and a change of ``eps`` takes effect at once.
+
+    Three things to know when coming from Adam or AdamW:
+
+    * **lr.** The update is about 1 lr in each coordinate whatever the noise; Adam's shrinks with it. Where noise
+      dominates, lr has the effect of sqrt((1 + beta1) / (1 - beta1)) = 4.4 times that lr in Adam: start from
+      Adam's lr divided by 4.4, and nearer to Adam's lr at large batch. Decoupled decay is lr * weight_decay a
+      step, so raise ``weight_decay`` by the factor by which you lower lr.
+    * **eps.** It is added to v at every step and accumulates: the smallest possible denominator is
+      sqrt(eps / (1 - beta2)), 3.2e-7 for the default and 3.2e-3, not 1e-8, for ``eps=1e-8``.
+    * **First steps.** The first update is lr / (1 - beta1) = 10 lr in each coordinate, falling to 1.07 lr by
+      step 100: warm lr up over 50 to 100 steps, or set ``full_bias_correction=True``.
+
+    State per parameter: ``step`` (0-dim float32 tensor; on the CPU unless ``capturable``), ``exp_avg``,
+    ``exp_avg_sq`` and, with ``amsgrad``, ``max_exp_avg_sq`` (the running maximum of v, eps included), shaped like
+    the parameter. Gradients are read, never written. An error in ``step`` leaves all parameters as they were.
+
+    Args:
+        params: parameters, named parameters or parameter groups, as for any torch optimizer. Every option below
+            can differ between groups. Floating-point and complex tensors; a complex one is two real ones.
+        lr: learning rate, float or one-element tensor; may change every step.
+        betas: decay rates of the two moments, floats or one-element tensors in [0, 1); may change every step.
+        eps: added to the second moment at every step, in units of the gradient squared. With 0, a coordinate
+            whose gradient has always been 0 becomes NaN, as in Algorithm 1.
+        weight_decay: strength of the weight decay; its meaning depends on the next two switches.
+        amsgrad: divide by the running maximum of v.
+        decoupled_weight_decay: multiply the parameters by ``1 - lr * weight_decay``, as AdamW does; if False,
+            add ``weight_decay * parameter`` to the gradient (L2).
+        fixed_decay: multiply them by ``1 - weight_decay`` instead, whatever the value of lr. A step of lr 0
+            still leaves them alone.
+        rectify: RAdam's variance rectification. While the variance is intractable (5 steps at the default
+            beta2) the step is lr times the bias-corrected momentum, so it is as large as the gradient: do not use
+            it with large gradients without warm-up.
+        full_bias_correction: average the square of the bias-corrected momentum instead; the first step is then
+            lr. Not in the paper.
+        maximize: maximize the objective.
+        foreach: True or False to insist on or to exclude the foreach path; None, the default, takes the fastest
+            correct one (:func:`~adamomentum.torch.functional.choose_path`).
+        fused: True raises: this version has no native kernel yet.
+        capturable: keep ``step`` on the parameter's device and never wait for the device, so that ``step()`` can
+            be captured in a CUDA graph; put tensor lr and betas on that device. On any device it is correct, and
+            slower when not captured.
+        differentiable: let autograd run through ``step()``.
+        state_dtype: dtype of the moments, torch.float32 or torch.float64 (their complex counterparts for complex
+            parameters). None: the parameter's dtype, but float32 for half precision.
+
+    Raises:
+        ValueError: if an option is out of range or contradicts another one.
+        TypeError: if an option has the wrong type, or a parameter is neither floating point nor complex.
+        RuntimeError: if ``fused`` is True.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-16,
+        weight_decay: float = 0.0,
+        *,
+        amsgrad: bool = False,
+        decoupled_weight_decay: bool = True,
+        fixed_decay: bool = False,
+        rectify: bool = False,
+        full_bias_correction: bool = False,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        state_dtype: torch.dtype | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "fixed_decay": fixed_decay,
+            "rectify": rectify,
+            "full_bias_correction": full_bias_correction,
+            "maximize": maximize,
+            "foreach": foreach,
+            "fused": fused,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "state_dtype": state_dtype,
+        }
+        check_options(defaults)
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group; options it does not name take the values given to the constructor.
+
+        Args:
+            param_group: a dict with ``params`` and any of the options.
+
+        Raises:
+            ValueError: if an option is out of range or contradicts another one.
+            TypeError: if an option has the wrong type, or a parameter is neither floating point nor complex.
+        """
+        super().add_param_group(param_group)
+        try:
+            check_options(self.param_groups[-1])
+            for p in self.param_groups[-1]["params"]:
+                check_param(p)
+        except Exception:
+            self.param_groups.pop()
+            raise
+
+    def init_state(self) -> None:
+        """Create the state of every parameter that requires a gradient and has none yet, before any step.
+
+        Distributed checkpoints load in place, into state that must exist. ``step`` is 0 and no parameter moves.
+        """
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.requires_grad:
+                    self._state_of(p, group)
+
+    def _state_of(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """The state of ``p``, created or completed where needed."""
+        state: dict[str, Tensor] = self.state[p]
+        if not state:
+            dtype = state_dtype_for(p, group["state_dtype"])
+            # On the CPU the host can read it without waiting for the device.
+            state["step"] = torch.zeros((), dtype=torch.float32, device=p.device if group["capturable"] else "cpu")
+            state["exp_avg"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+        if group["amsgrad"] and "max_exp_avg_sq" not in state:
+            state["max_exp_avg_sq"] = torch.zeros_like(state["exp_avg_sq"], memory_format=torch.preserve_format)
+        if group["capturable"] and state["step"].device != p.device:
+            state["step"] = state["step"].to(p.device)
+        return state
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step for every parameter that has a gradient.
+
+        The very first step does no more than :meth:`init_state` if lr and all gradients are 0: that is how
+        ``torch.distributed.checkpoint`` asks for the state.
+
+        Args:
+            closure: reevaluates the model and returns the loss.
+
+        Returns:
+            What ``closure`` returned, or None.
+
+        Raises:
+            RuntimeError: if a gradient is sparse, or a CUDA graph is captured without ``capturable``.
+            ValueError: if an option was set to an impossible value since the last step, or a gradient does not
+                fit its parameter.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+
+        compiling = torch.compiler.is_compiling()
+        if not compiling:  # all checks come before the first change
+            for group in self.param_groups:
+                check_step(group)
+            if not self.state and self._only_state_is_wanted():
+                self.init_state()
+                return loss
+        for group in self.param_groups:
+            with torch.set_grad_enabled(group["differentiable"]):
+                self._step_group(group)
+        return loss
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        params = [p for p in group["params"] if p.grad is not None]
+        states = [self._state_of(p, group) for p in params]
+        beta1, beta2 = group["betas"]
+        adamomentum(
+            params,
+            [p.grad for p in params],
+            [s["exp_avg"] for s in states],
+            [s["exp_avg_sq"] for s in states],
+            [s["max_exp_avg_sq"] for s in states] if group["amsgrad"] else [],
+            [s["step"] for s in states],
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            foreach=group["foreach"],
+            fused=group["fused"],
+            **{switch: group[switch] for switch in SWITCHES},
+        )
+
+    def _only_state_is_wanted(self) -> bool:
+        """Whether lr and all gradients are 0, read only where that costs no wait in ordinary training."""
+        for group in self.param_groups:
+            lr = group["lr"]
+            if (isinstance(lr, Tensor) and lr.device.type != "cpu") or lr != 0:
+                return False
+        return not any(p.grad.any() for group in self.param_groups for p in group["params"] if p.grad is not None)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state made by :meth:`state_dict`; moments keep the dtype they were saved with.
+
+        Everything is checked before anything changes, and the loaded tensors are copies.
+
+        Args:
+            state_dict: what :meth:`state_dict` returned, perhaps through a file.
+
+        Raises:
+            ValueError: if it was written by another optimizer, or does not fit this one's parameters.
+        """
+        # Registered now, it runs after the user's own hooks, which may still change the dict.
+        handle = self.register_load_state_dict_pre_hook(checked_and_hidden)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, default in self.defaults.items():
+                group.setdefault(name, default)
+        for entries in self.state.values():
+            for key, value in entries.items():
+                if isinstance(value, Hidden):
+                    entries[key] = value.tensor

@@ -1,0 +1,123 @@
+"""The numbers of a step: everything the update multiplies by or adds, from the options and the step count."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from adamomentum.reference import rectification
+
+__all__ = ["Numbers", "Rule", "Scalar", "numbers_at", "numbers_on_device"]
+
+# A float, or a 0-dim tensor.
+Scalar = float | Tensor
+
+
+class Rule(NamedTuple):
+    """The options that shape the update, as :func:`adamomentum.torch.functional.adamomentum` explains them."""
+
+    lr: Scalar
+    beta1: Scalar
+    beta2: Scalar
+    eps: float
+    weight_decay: float
+    amsgrad: bool
+    decoupled_weight_decay: bool
+    fixed_decay: bool
+    rectify: bool
+    full_bias_correction: bool
+    maximize: bool
+    differentiable: bool
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether weight decay multiplies the parameters."""
+        return self.weight_decay != 0 and self.decoupled_weight_decay
+
+    @property
+    def l2(self) -> bool:
+        """Whether weight decay is added to the gradient."""
+        return self.weight_decay != 0 and not self.decoupled_weight_decay
+
+
+class Numbers(NamedTuple):
+    """The numbers of one parameter's step: floats, or 0-dim tensors on its device."""
+
+    m_weight: Scalar  # 1 - beta1
+    beta2: Scalar
+    v_weight: Scalar  # 1 - beta2, divided by c1^2 under full bias correction
+    accumulated_eps: Scalar
+    shrink: Scalar  # what decoupled decay multiplies the parameter by
+    step_size: Scalar  # of m / sqrt(v + accumulated eps), or of m alone where not `adapt`
+    adapt: bool | Tensor  # False while rectification finds the variance intractable
+
+
+def numbers_at(t: Scalar, rule: Rule) -> Numbers:
+    """The numbers of step t, counted from 1: floats if t is one, tensors if t is one."""
+    lr, beta1, beta2 = rule.lr, rule.beta1, rule.beta2
+    correction1 = 1 - beta1**t
+    correction2 = 1 - beta2**t
+
+    step_size = lr * correction2**0.5 / correction1
+    adapt: bool | Tensor = True
+    if rule.rectify and isinstance(t, Tensor):
+        factor, adapt = _rectification_on_device(t, beta2)
+        step_size = torch.where(adapt, factor * step_size, lr / correction1)
+    elif rule.rectify:
+        r = rectification(int(t), float(beta2))
+        adapt = r is not None
+        step_size = lr / correction1 if r is None else r * step_size
+
+    shrink: Scalar = 1 - lr * rule.weight_decay
+    if rule.fixed_decay:  # a step of lr 0 moves nothing
+        moves = (lr != 0).to(lr.dtype) if isinstance(lr, Tensor) else float(lr != 0)
+        shrink = 1 - rule.weight_decay * moves
+
+    return Numbers(
+        m_weight=1 - beta1,
+        beta2=beta2,
+        v_weight=(1 - beta2) / correction1**2 if rule.full_bias_correction else 1 - beta2,
+        accumulated_eps=rule.eps * correction2 / (1 - beta2),
+        shrink=shrink,
+        step_size=step_size,
+        adapt=adapt,
+    )
+
+
+def numbers_on_device(state_step: Tensor, exp_avg: Tensor, rule: Rule) -> Numbers:
+    """:func:`numbers_at` as 0-dim tensors of ``exp_avg``'s device and precision, where they are not plain floats."""
+    device, dtype = exp_avg.device, exp_avg.dtype.to_real()
+    # 1 - beta2^t cancels: in float32 it would lose four digits at the first steps. MPS has no float64.
+    wide = torch.float32 if device.type == "mps" else torch.float64
+
+    def widen(x: Scalar) -> Scalar:
+        return x.reshape(()).to(device, wide) if isinstance(x, Tensor) else x
+
+    def narrow(x: Scalar) -> Scalar:
+        return x.to(dtype) if isinstance(x, Tensor) else x
+
+    # A copy, because autograd keeps t while the next step counts on.
+    t = state_step.to(device, wide, copy=True)
+    n = numbers_at(t, rule._replace(lr=widen(rule.lr), beta1=widen(rule.beta1), beta2=widen(rule.beta2)))
+    return Numbers(
+        m_weight=narrow(n.m_weight),
+        beta2=narrow(n.beta2),
+        v_weight=narrow(n.v_weight),
+        accumulated_eps=narrow(n.accumulated_eps),
+        shrink=narrow(n.shrink),
+        step_size=narrow(n.step_size),
+        adapt=n.adapt,
+    )
+
+
+def _rectification_on_device(t: Tensor, beta2: Scalar) -> tuple[Tensor, Tensor]:
+    """:func:`adamomentum.reference.rectification` for a tensor t: the factor, and whether it applies."""
+    rho_inf = 2 / (1 - beta2) - 1
+    rho = rho_inf - 2 * t * beta2**t / (1 - beta2**t)
+    adapt = rho >= 5
+    # Where it does not apply its value is not used; the bounds keep it, and its derivative, finite.
+    rho = rho.clamp(min=5)
+    rho_inf = rho_inf.clamp(min=5) if isinstance(rho_inf, Tensor) else max(rho_inf, 5.0)
+    return ((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)) ** 0.5, adapt
