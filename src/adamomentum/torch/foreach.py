@@ -16,7 +16,7 @@ __all__ = ["CHUNK_ELEMENTS", "PLAIN_TENSORS", "foreach_update"]
 # Tensors are worked through in chunks of about this many elements, which caps the temporary memory: 64 MiB in float32
 # on an accelerator for the denominator, and as much again each for maximize or L2 decay, for half-precision gradients
 # and for half-precision parameters. On a CPU a chunk that stays in cache is also faster.
-CHUNK_ELEMENTS = {"cpu": 2**16, "default": 2**24}
+CHUNK_ELEMENTS = {"cpu": 2**18, "default": 2**24}
 
 # Subclasses such as DTensor promise neither foreach kernels nor views.
 PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
@@ -34,11 +34,13 @@ def foreach_update(columns: list[list[Tensor]], numbers: list[Numbers], rule: Ru
         rule: the options.
     """
     alike: dict[Any, list[_Row]] = defaultdict(list)
-    for *tensors, n in zip(*columns, numbers, strict=True):
+    for i, n in enumerate(numbers):
+        tensors = [column[i] for column in columns]
         adapt = n.adapt if isinstance(n.adapt, bool) else None
-        alike[(tensors[0].device, adapt, *(t.dtype for t in tensors))].append((tensors, n))
-    for (device, *_), rows in alike.items():
-        for chunk in _chunks(rows, CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS["default"])):
+        alike[(tensors[0].device, tensors[0].dtype, tensors[1].dtype, tensors[2].dtype, adapt)].append((tensors, n))
+    for rows in alike.values():
+        limit = CHUNK_ELEMENTS.get(rows[0][0][0].device.type, CHUNK_ELEMENTS["default"])
+        for chunk in _chunks(rows, limit):
             chunk_columns = [[tensors[i] for tensors, _ in chunk] for i in range(len(columns))]
             _update_chunk(chunk_columns, [n for _, n in chunk], rule)
 
@@ -77,7 +79,7 @@ def _pieces(tensors: list[Tensor], limit: int) -> Iterator[list[Tensor]]:
 def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rule) -> None:
     """The update rule, for tensors of one device and one combination of dtypes."""
     params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs = columns
-    n: Any = Numbers._make(zip(*numbers, strict=True))  # each field now has one number a tensor
+    n: Any = Numbers._make(zip(*numbers, strict=True))  # each field now holds one number a tensor
     dtype = torch.promote_types(params[0].dtype, exp_avgs[0].dtype)
     thetas, grads = _to(params, dtype), _to(grads, dtype)
     if rule.maximize:
@@ -85,9 +87,9 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
     if rule.l2:
         grads = list(torch._foreach_add(grads, thetas, alpha=rule.weight_decay))
 
-    torch._foreach_lerp_(exp_avgs, _to(grads, exp_avgs[0].dtype), n.m_weight)
+    _lerp_(exp_avgs, _to(grads, exp_avgs[0].dtype), n.m_weight[0])
     del grads
-    torch._foreach_mul_(exp_avg_sqs, n.beta2)
+    torch._foreach_mul_(exp_avg_sqs, n.beta2[0])
     _addcmul_(exp_avg_sqs, exp_avgs, exp_avgs, n.v_weight)
     vs = torch._foreach_add(exp_avg_sqs, n.accumulated_eps)
     if rule.amsgrad:
@@ -111,6 +113,16 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
 def _to(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """The tensors in ``dtype``; the very same list where they have it already."""
     return tensors if tensors[0].dtype == dtype else [t.to(dtype) for t in tensors]
+
+
+def _lerp_(out: list[Tensor], end: list[Tensor], weight: Any) -> None:
+    """``out[i] += weight * (end[i] - out[i])``, the weight a float or a 0-dim tensor."""
+    if isinstance(weight, Tensor):
+        difference = torch._foreach_sub(end, out)
+        torch._foreach_mul_(difference, weight)
+        torch._foreach_add_(out, difference)
+    else:
+        torch._foreach_lerp_(out, end, weight)
 
 
 def _addcmul_(out: list[Tensor], a: list[Tensor], b: list[Tensor], values: Any) -> None:

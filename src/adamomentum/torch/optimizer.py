@@ -194,38 +194,48 @@ class AdaMomentum(Optimizer):
             with torch.enable_grad():
                 loss = closure()
 
-        compiling = torch.compiler.is_compiling()
-        if not compiling:  # all checks come before the first change
-            for group in self.param_groups:
-                check_step(group)
-            if not self.state and self._only_state_is_wanted():
-                self.init_state()
-                return loss
-        for group in self.param_groups:
+        for group, tensors, lr, (beta1, beta2) in self._prepare(torch.compiler.is_compiling()):
             with torch.set_grad_enabled(group["differentiable"]):
-                self._step_group(group)
+                adamomentum(
+                    *tensors,
+                    lr=lr,
+                    beta1=beta1,
+                    beta2=beta2,
+                    eps=group["eps"],
+                    weight_decay=group["weight_decay"],
+                    foreach=group["foreach"],
+                    fused=group["fused"],
+                    **{switch: group[switch] for switch in SWITCHES},
+                )
         return loss
 
-    def _step_group(self, group: dict[str, Any]) -> None:
-        params = [p for p in group["params"] if p.grad is not None]
-        states = [self._state_of(p, group) for p in params]
-        beta1, beta2 = group["betas"]
-        adamomentum(
-            params,
-            [p.grad for p in params],
-            [s["exp_avg"] for s in states],
-            [s["exp_avg_sq"] for s in states],
-            [s["max_exp_avg_sq"] for s in states] if group["amsgrad"] else [],
-            [s["step"] for s in states],
-            lr=group["lr"],
-            beta1=beta1,
-            beta2=beta2,
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-            foreach=group["foreach"],
-            fused=group["fused"],
-            **{switch: group[switch] for switch in SWITCHES},
-        )
+    @torch.compiler.disable
+    def _prepare(self, compiling: bool) -> list[tuple[dict[str, Any], list[list[Tensor]], Any, Any]]:
+        """Check everything, then gather for each group the tensor lists, lr and betas of the coming update."""
+        for group in self.param_groups:  # all checks come before the first change
+            check_step(group)
+        if not self.state and self._only_state_is_wanted():
+            self.init_state()
+            return []
+        prepared = []
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            states = [self._state_of(p, group) for p in params]
+            tensors = [
+                params,
+                [p.grad for p in params],
+                [s["exp_avg"] for s in states],
+                [s["exp_avg_sq"] for s in states],
+                [s["max_exp_avg_sq"] for s in states] if group["amsgrad"] else [],
+                [s["step"] for s in states],
+            ]
+            lr, betas = group["lr"], group["betas"]
+            if compiling:  # compiled code is specialized to floats, and would be compiled anew when they change
+                lr, *betas = (torch.as_tensor(x, dtype=torch.float64) for x in (lr, *betas))
+            prepared.append((group, tensors, lr, betas))
+        return prepared
 
     def _only_state_is_wanted(self) -> bool:
         """Whether lr and all gradients are 0, read only where that costs no wait in ordinary training."""
@@ -233,7 +243,8 @@ class AdaMomentum(Optimizer):
             lr = group["lr"]
             if (isinstance(lr, Tensor) and lr.device.type != "cpu") or lr != 0:
                 return False
-        return not any(p.grad.any() for group in self.param_groups for p in group["params"] if p.grad is not None)
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        return bool(grads) and not any(grad.any() for grad in grads)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state made by :meth:`state_dict`; moments keep the dtype they were saved with.

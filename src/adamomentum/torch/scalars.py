@@ -88,7 +88,7 @@ def numbers_at(t: Scalar, rule: Rule) -> Numbers:
 
 def numbers_on_device(state_step: Tensor, exp_avg: Tensor, rule: Rule) -> Numbers:
     """:func:`numbers_at` as 0-dim tensors of ``exp_avg``'s device and precision, where they are not plain floats."""
-    device, dtype = exp_avg.device, exp_avg.dtype.to_real()
+    device, dtype = exp_avg.device, exp_avg.abs().dtype if exp_avg.is_complex() else exp_avg.dtype
     # 1 - beta2^t cancels: in float32 it would lose four digits at the first steps. MPS has no float64.
     wide = torch.float32 if device.type == "mps" else torch.float64
 
