@@ -1,6 +1,15 @@
 """AdaMomentum for PyTorch."""
 
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        'AdaMomentum needs PyTorch, which is not installed: run pip install "adamomentum[torch]"'
+    ) from error
+
+from adamomentum.torch.checkpoints import from_adam, from_adam3
 from adamomentum.torch.functional import adamomentum
+from adamomentum.torch.groups import param_groups
 from adamomentum.torch.optimizer import AdaMomentum
 
-__all__ = ["AdaMomentum", "adamomentum"]
+__all__ = ["AdaMomentum", "adamomentum", "from_adam", "from_adam3", "param_groups"]

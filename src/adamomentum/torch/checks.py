@@ -125,11 +125,15 @@ def check_param(p: Tensor) -> None:
         raise TypeError(f"params must be dense tensors, got {kind} of shape {tuple(p.shape)}")
 
 
-def check_step(group: Mapping[str, Any]) -> None:
-    """Check what may have changed since the last step: the options and the gradients.
+def check_step(group: Mapping[str, Any], state: Mapping[Tensor, Any]) -> None:
+    """Check what may have changed since the last step: the options, the gradients, the parameters under the state.
+
+    Args:
+        group: the parameter group.
+        state: the optimizer's state by parameter.
 
     Raises:
-        ValueError, TypeError: as :func:`check_options`, or if a gradient does not fit its parameter.
+        ValueError, TypeError: as :func:`check_options`, or if a gradient or the state does not fit its parameter.
         RuntimeError: if a gradient is sparse, a leaf is to be updated differentiably, or a CUDA graph is captured
             without ``capturable``.
     """
@@ -148,6 +152,13 @@ def check_step(group: Mapping[str, Any]) -> None:
                 f"a gradient must have the shape and device of its parameter, got shape {tuple(grad.shape)} on "
                 f"{grad.device} for a parameter of shape {tuple(p.shape)} on {p.device}; call zero_grad() after "
                 "replacing a parameter's data"
+            )
+        exp_avg = state[p]["exp_avg"] if p in state else p
+        if exp_avg.shape != p.shape or exp_avg.device != p.device:
+            raise ValueError(
+                f"the state has shape {tuple(exp_avg.shape)} on {exp_avg.device} for a parameter of shape "
+                f"{tuple(p.shape)} on {p.device}; build a new optimizer after replacing or moving a parameter's data, "
+                "and load this one's state_dict() into it to keep the moments"
             )
         if group["differentiable"] and p.is_leaf and p.requires_grad:
             raise RuntimeError(

@@ -148,7 +148,7 @@ class AdaMomentum(Optimizer):
         """
         for group in self.param_groups:
             for p in group["params"]:
-                if p.requires_grad:
+                if p.requires_grad or p.grad is not None:
                     self._state_of(p, group)
 
     def _state_of(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
@@ -209,11 +209,11 @@ class AdaMomentum(Optimizer):
                 )
         return loss
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _prepare(self, compiling: bool) -> list[tuple[dict[str, Any], list[list[Tensor]], Any, Any]]:
         """Check everything, then gather for each group the tensor lists, lr and betas of the coming update."""
         for group in self.param_groups:  # all checks come before the first change
-            check_step(group)
+            check_step(group, self.state)
         if not self.state and self._only_state_is_wanted():
             self.init_state()
             return []

@@ -1,0 +1,118 @@
+"""Run an implementation beside the reference, step by step, and compare parameters and state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from adamomentum import AdaMomentum, reference
+
+# The switches of the algorithm, alone and in combinations that interact.
+SWITCHES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "amsgrad": {"amsgrad": True},
+    "amsgrad-large-eps": {"amsgrad": True, "eps": 1e-4},
+    "decoupled": {"weight_decay": 0.1},
+    "l2": {"weight_decay": 0.1, "decoupled_weight_decay": False},
+    "fixed": {"weight_decay": 0.01, "fixed_decay": True},
+    "rectify": {"rectify": True},
+    "full-bias": {"full_bias_correction": True},
+    "maximize": {"maximize": True},
+    "maximize-l2": {"maximize": True, "weight_decay": 0.1, "decoupled_weight_decay": False},
+    "betas": {"betas": (0.5, 0.9), "eps": 1e-8},
+    "no-momentum": {"betas": (0.0, 0.99)},
+    "no-second-moment": {"betas": (0.9, 0.0), "rectify": True},
+    "all": {
+        "amsgrad": True,
+        "rectify": True,
+        "full_bias_correction": True,
+        "maximize": True,
+        "weight_decay": 0.1,
+        "eps": 1e-8,
+        "betas": (0.8, 0.99),
+    },
+}
+
+# The ways through the torch implementation.
+PATHS: dict[str, dict[str, Any]] = {
+    "for-loop": {"foreach": False},
+    "foreach": {"foreach": True},
+    "for-loop-capturable": {"foreach": False, "capturable": True},
+    "foreach-capturable": {"foreach": True, "capturable": True},
+    "differentiable": {"differentiable": True},
+}
+
+
+def _noise(rng: np.random.Generator, shape: tuple[int, ...], t: int) -> np.ndarray:
+    return rng.standard_normal(shape)
+
+
+# Gradient number t = 0, 1, ... for a parameter of some shape.
+GRADIENTS: dict[str, Callable[[np.random.Generator, tuple[int, ...], int], np.ndarray]] = {
+    "noise": _noise,
+    "huge": lambda rng, shape, t: 1e20 * _noise(rng, shape, t),
+    "tiny": lambda rng, shape, t: 1e-25 * _noise(rng, shape, t),
+    "sparse": lambda rng, shape, t: _noise(rng, shape, t) * (t % 40 == 0),
+    "constant": lambda rng, shape, t: np.full(shape, 0.7),
+    "alternating": lambda rng, shape, t: np.full(shape, 0.3 * (-1) ** t),
+}
+
+
+def accumulated_eps(t: int, options: dict[str, Any]) -> float:
+    """What the reference's v holds beyond the plain average after t steps: each step's eps, decayed since."""
+    beta2 = options.get("betas", (0.9, 0.999))[1]
+    return sum(options.get("eps", 1e-16) * beta2**k for k in range(t))
+
+
+class Lockstep:
+    """One torch optimizer over several parameters, and the reference over copies of them."""
+
+    def __init__(
+        self,
+        shapes: list[tuple[int, ...]],
+        options: dict[str, Any],
+        path: dict[str, Any],
+        *,
+        lr: float = 1e-2,
+        dtype: torch.dtype = torch.float64,
+        seed: int = 0,
+    ) -> None:
+        self.options = {"lr": lr, **options}
+        self.rng = np.random.default_rng(seed)
+        self.params = [torch.tensor(self.rng.standard_normal(shape), dtype=dtype) for shape in shapes]
+        self.opt = AdaMomentum(self.params, **self.options, **path)
+        self.theta = [p.double().numpy().copy() for p in self.params]
+        self.states = [reference.State.zeros(theta) for theta in self.theta]
+        self.scale = [np.zeros(shape) for shape in shapes]  # the largest gradient of each element so far
+
+    def step(self, gradients: list[np.ndarray]) -> None:
+        for i, (p, g) in enumerate(zip(self.params, gradients, strict=True)):
+            p.grad = torch.tensor(g, dtype=p.dtype)
+            g = p.grad.double().numpy()
+            self.scale[i] = np.maximum(self.scale[i], abs(g))
+            self.theta[i], self.states[i] = reference.step(self.theta[i], g, self.states[i], **self.options)
+        self.opt.step()
+
+    def pairs(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+        """Name, our value, the reference's, and the magnitude that rounding errors are relative to."""
+        for i, (p, theta, ref) in enumerate(zip(self.params, self.theta, self.states, strict=True)):
+            ours = {key: value.detach().double().numpy() for key, value in self.opt.state[p].items()}
+            assert ours["step"] == ref.step
+            g = self.scale[i] + self.options.get("weight_decay", 0.0) * (1 + abs(theta))
+            eps = accumulated_eps(ref.step, self.options)
+            v = g**2 * (100 if self.options.get("full_bias_correction") else 1) + eps
+            yield f"parameter {i}", p.detach().double().numpy(), theta, 1 + abs(theta)
+            yield f"exp_avg {i}", ours["exp_avg"], ref.m, g
+            yield f"exp_avg_sq {i}", ours["exp_avg_sq"] + eps, ref.v, v
+            if self.options.get("amsgrad"):
+                yield f"max_exp_avg_sq {i}", ours["max_exp_avg_sq"], ref.v_max, v
+
+    def check(self, rtol: float) -> None:
+        """Compare to ``rtol``, allowing beside it for the rounding of what each value was made from."""
+        rounding = 5 * torch.finfo(self.params[0].dtype).eps
+        for name, ours, ref, scale in self.pairs():
+            error = abs(ours - ref) / (rtol * abs(ref) + rounding * scale + 1e-300)
+            assert (error <= 1).all(), f"{name} at step {self.states[0].step}: {ours} against {ref}, {error.max():.2g}x"

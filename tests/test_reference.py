@@ -1,0 +1,148 @@
+"""The specification against values worked out by hand."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from adamomentum import reference
+
+
+def run(gradients, theta=0.0, **options):
+    """The trajectory of one scalar parameter."""
+    state = reference.State.zeros(theta)
+    path = []
+    for g in gradients:
+        theta, state = reference.step(theta, g, state, **options)
+        path.append(float(theta))
+    return path, state
+
+
+def test_three_steps_in_rational_arithmetic():
+    # betas 1/2 and 1/4, eps 1/16: every line of Algorithm 1 by hand, in fractions.
+    b1, b2, eps, lr = Fraction(1, 2), Fraction(1, 4), Fraction(1, 16), Fraction(1, 10)
+    m = v = Fraction(0)
+    theta = 1.0
+    expected = []
+    for t, g in enumerate([Fraction(1), Fraction(-2), Fraction(3)], start=1):
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * m * m + eps
+        m_hat, v_hat = m / (1 - b1**t), v / (1 - b2**t)
+        theta -= float(lr * m_hat) / math.sqrt(v_hat)
+        expected.append(theta)
+    assert (m, v) == (Fraction(9, 8), Fraction(147, 128))
+    path, state = run([1, -2, 3], 1.0, lr=0.1, betas=(0.5, 0.25), eps=1 / 16)
+    np.testing.assert_allclose(path, expected, rtol=1e-15)
+    np.testing.assert_allclose([float(state.m), float(state.v)], [9 / 8, 147 / 128], rtol=1e-15)
+
+
+@pytest.mark.parametrize("g", [1e-3, 1.0, -1e20])
+def test_first_step_is_ten_lr_whatever_the_gradient(g):
+    path, _ = run([g], lr=0.01)
+    assert path[0] == pytest.approx(-math.copysign(0.1, g), rel=1e-6)
+
+
+def test_first_step_is_one_lr_with_full_bias_correction():
+    path, _ = run([3.0], lr=0.01, full_bias_correction=True)
+    assert path[0] == pytest.approx(-0.01, rel=1e-12)
+
+
+def test_constant_gradient_closed_form():
+    # m_hat is g at every step; v averages (1 - b1^k)^2 g^2, so the first steps are 10, 6.59, 5.01, ... lr.
+    b1, b2, lr = 0.9, 0.999, 1e-3
+    path, _ = run([2.5] * 100, lr=lr, betas=(b1, b2), eps=0.0)
+    moves = -np.diff([0.0, *path]) / lr
+    for t in (1, 2, 3, 5, 20, 100):
+        v = (1 - b2) * sum(b2 ** (t - k) * (1 - b1**k) ** 2 for k in range(1, t + 1))
+        assert moves[t - 1] == pytest.approx(math.sqrt((1 - b2**t) / v), rel=1e-9)
+    np.testing.assert_allclose(moves[[0, 1, 2, 4, 19, 99]], [10, 6.59, 5.01, 3.51, 1.54, 1.07], atol=0.006)
+
+
+def test_alternating_gradients_move_by_lr():
+    # m settles at +-g (1 - b1) / (1 + b1); the second moment divides the attenuation out again.
+    path, state = run([0.3 * (-1) ** t for t in range(8000)], lr=1e-3)
+    assert abs(float(state.m)) == pytest.approx(0.3 / 19, rel=1e-6)
+    assert abs(path[-1] - path[-2]) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_no_step_is_longer_than_its_bound():
+    # 1 / sqrt(1 - beta2) = 31.6 lr, approached by one gradient after a long silence.
+    path, _ = run([0.0] * 5000 + [1.0] + [0.0] * 20, lr=1.0)
+    longest = max(abs(np.diff(path)))
+    assert 31.0 < longest <= 1 / math.sqrt(0.001)
+
+
+def test_eps_sets_the_denominator_floor():
+    # Gradients far below sqrt(eps / (1 - beta2)) = 3.2e-3 are divided by that floor: SGD with a fixed factor.
+    path, _ = run([1e-6] * 20000, lr=1e-3, eps=1e-8)
+    assert path[-2] - path[-1] == pytest.approx(1e-3 * 1e-6 / math.sqrt(1e-8 / 0.001), rel=1e-4)
+
+
+def test_eps_accumulates_in_v():
+    _, state = run([0.0] * 3, eps=1.0, betas=(0.9, 0.5))
+    assert float(state.v) == 1.75
+
+
+def test_amsgrad_keeps_the_largest_second_moment():
+    gradients = [5.0, *[0.01] * 50]
+    with_max, state = run(gradients, lr=1e-2, amsgrad=True, betas=(0.9, 0.5))
+    without, _ = run(gradients, lr=1e-2, betas=(0.9, 0.5))
+    assert float(state.v_max) > 10 * float(state.v)
+    assert abs(with_max[-1] - with_max[-2]) < 0.2 * abs(without[-1] - without[-2])
+
+
+@pytest.mark.parametrize(
+    ("options", "shrink"),
+    [
+        ({}, 1 - 0.1 * 0.5),
+        ({"fixed_decay": True}, 1 - 0.5),
+        ({"decoupled_weight_decay": False}, None),
+    ],
+)
+def test_kinds_of_weight_decay(options, shrink):
+    path, state = run([0.0], theta=2.0, lr=0.1, weight_decay=0.5, **options)
+    if shrink is None:  # the decay is the gradient
+        assert float(state.m) == pytest.approx(0.1 * 0.5 * 2.0)
+        assert path[0] == pytest.approx(2.0 - 1.0)
+    else:
+        assert float(state.m) == 0
+        assert path[0] == pytest.approx(2.0 * shrink)
+
+
+@pytest.mark.parametrize("fixed_decay", [False, True])
+def test_a_step_of_lr_zero_moves_nothing(fixed_decay):
+    path, _ = run([1.0], theta=2.0, lr=0.0, weight_decay=0.5, fixed_decay=fixed_decay)
+    assert path == [2.0]
+
+
+def test_maximize_mirrors_the_gradient_but_not_l2_decay():
+    options = {"lr": 0.1, "weight_decay": 0.3, "decoupled_weight_decay": False}
+    up, _ = run([1.0, 2.0], theta=1.0, maximize=True, **options)
+    down, _ = run([-1.0, -2.0], theta=1.0, **options)
+    assert up == down
+
+
+def test_rectification_factor():
+    # For beta2 = 0.999 the variance is intractable for 5 steps; then rho_6 = 5.9950 to four digits and r_6 from it.
+    assert [reference.rectification(t, 0.999) is None for t in range(1, 8)] == [True] * 5 + [False] * 2
+    rho_inf, rho = 1999.0, 1999 - 2 * 6 * 0.999**6 / (1 - 0.999**6)
+    expected = math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+    assert reference.rectification(6, 0.999) == pytest.approx(expected, rel=1e-12)
+    assert reference.rectification(10**6, 0.999) == pytest.approx(1, rel=1e-9)
+    assert reference.rectification(10**6, 0.5) is None
+
+
+def test_rectified_steps_start_as_plain_momentum():
+    path, _ = run([4.0] * 6, lr=0.01, rectify=True)
+    np.testing.assert_allclose(-np.diff([0.0, *path[:5]]), 0.01 * 4.0, rtol=1e-12)
+    assert 0 < path[4] - path[5] < 0.01
+
+
+def test_arguments_are_not_changed():
+    theta, grad = np.ones(3), np.full(3, 2.0)
+    state = reference.State.zeros(theta)
+    reference.step(theta, grad, state, amsgrad=True, weight_decay=0.1)
+    assert (theta == 1).all()
+    assert (grad == 2).all()
+    assert (state.m == 0).all()

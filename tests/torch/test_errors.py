@@ -1,0 +1,201 @@
+"""Bad input: an early error that names the argument, the value and the remedy, and changes nothing."""
+
+import math
+
+import pytest
+import torch
+
+from adamomentum import AdaMomentum
+from adamomentum.torch.functional import choose_path
+
+NAN, INF = math.nan, math.inf
+
+
+def parameter(*shape):
+    return torch.nn.Parameter(torch.ones(shape or (3,)))
+
+
+BAD_OPTIONS = [
+    ({"lr": -1.0}, ValueError, r"lr must be >= 0 and finite, got -1.0"),
+    ({"lr": NAN}, ValueError, r"lr must be >= 0 and finite, got nan"),
+    ({"lr": INF}, ValueError, r"lr must be >= 0 and finite, got inf"),
+    ({"lr": "0.1"}, TypeError, r"lr must be a number, got '0.1'"),
+    ({"lr": True}, TypeError, r"lr must be a number, got True"),
+    ({"lr": None}, TypeError, r"lr must be a number, got None"),
+    ({"lr": torch.tensor([1e-3, 1e-3])}, ValueError, r"Tensor lr must be 1-element, got shape \(2,\)"),
+    ({"lr": torch.tensor(-1e-3)}, ValueError, r"lr must be >= 0 and finite, got -0.001"),
+    ({"lr": torch.tensor(NAN)}, ValueError, r"lr must be >= 0 and finite, got nan"),
+    ({"betas": (1.0, 0.999)}, ValueError, r"betas\[0\] must be in \[0, 1\), got 1.0"),
+    ({"betas": (0.9, 1.0)}, ValueError, r"betas\[1\] must be in \[0, 1\), got 1.0"),
+    ({"betas": (-0.1, 0.999)}, ValueError, r"betas\[0\] must be in \[0, 1\), got -0.1"),
+    ({"betas": (0.9, NAN)}, ValueError, r"betas\[1\] must be in \[0, 1\), got nan"),
+    ({"betas": (0.9, torch.tensor(1.0))}, ValueError, r"betas\[1\] must be in \[0, 1\), got 1.0"),
+    ({"betas": (torch.tensor([0.9, 0.9]), 0.99)}, ValueError, r"Tensor betas\[0\] must be 1-element"),
+    ({"betas": 0.9}, TypeError, r"betas must be a pair \(beta1, beta2\), got 0.9"),
+    ({"betas": (0.9,)}, TypeError, r"betas must be a pair \(beta1, beta2\), got \(0.9,\)"),
+    ({"betas": (0.9, "0.99")}, TypeError, r"betas\[1\] must be a number, got '0.99'"),
+    ({"eps": -1.0}, ValueError, r"eps must be >= 0 and finite, got -1.0"),
+    ({"eps": NAN}, ValueError, r"eps must be >= 0 and finite, got nan"),
+    ({"eps": None}, TypeError, r"eps must be a number, got None"),
+    ({"eps": torch.tensor(1e-8)}, TypeError, r"eps must be a number, got tensor"),
+    ({"weight_decay": -0.1}, ValueError, r"weight_decay must be >= 0 and finite, got -0.1"),
+    ({"weight_decay": INF}, ValueError, r"weight_decay must be >= 0 and finite, got inf"),
+    ({"amsgrad": 1}, TypeError, r"amsgrad must be True or False, got 1"),
+    ({"rectify": None}, TypeError, r"rectify must be True or False, got None"),
+    ({"maximize": "no"}, TypeError, r"maximize must be True or False, got 'no'"),
+    ({"foreach": 1}, TypeError, r"foreach must be True, False or None, got 1"),
+    ({"fused": "yes"}, TypeError, r"fused must be True, False or None, got 'yes'"),
+    ({"fused": True}, RuntimeError, r"fused=True needs the native kernel.*leave fused=None"),
+    ({"foreach": True, "fused": True}, ValueError, r"foreach=True and fused=True exclude each other"),
+    ({"foreach": True, "differentiable": True}, ValueError, r"foreach=True does not go with differentiable=True"),
+    ({"fixed_decay": True, "decoupled_weight_decay": False}, ValueError, r"fixed_decay=True needs decoupled"),
+    ({"fixed_decay": True, "weight_decay": 1.5}, ValueError, r"weight_decay must be in \[0, 1\] with fixed_decay"),
+    ({"state_dtype": torch.bfloat16}, ValueError, r"state_dtype must be torch.float32, .* got torch.bfloat16"),
+    ({"state_dtype": torch.float16}, ValueError, r"state_dtype must be torch.float32, .* got torch.float16"),
+    ({"state_dtype": torch.int8}, ValueError, r"state_dtype must be torch.float32, .* got torch.int8"),
+    ({"state_dtype": "float32"}, ValueError, r"state_dtype must be torch.float32, .* got 'float32'"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), BAD_OPTIONS)
+def test_constructor(options, error, message):
+    with pytest.raises(error, match=message):
+        AdaMomentum([parameter()], **options)
+
+
+@pytest.mark.parametrize(("options", "error", "message"), BAD_OPTIONS)
+def test_group(options, error, message):
+    opt = AdaMomentum([parameter()])
+    with pytest.raises(error, match=message):
+        opt.add_param_group({"params": [parameter()], **options})
+    assert len(opt.param_groups) == 1
+
+
+# A step does not look into one-element tensors: that would wait for their device.
+SEEN_BY_STEP = [case for case in BAD_OPTIONS if "torch.tensor" not in case[2] and "tensor(" not in repr(case[0])]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), SEEN_BY_STEP)
+def test_step_after_the_option_was_changed(options, error, message):
+    good, p = parameter(), parameter()
+    opt = AdaMomentum([{"params": [good]}, {"params": [p]}])
+    good.grad, p.grad = torch.ones(3), torch.ones(3)
+    opt.param_groups[1].update(options)
+    with pytest.raises(error, match=message):
+        opt.step()
+    assert torch.equal(good, torch.ones(3))
+    assert not opt.state
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.ones(3, dtype=torch.int64), r"params must be floating-point or complex.*got torch.int64 of shape \(3,\)"),
+        (torch.ones(3, dtype=torch.bool), r"params must be floating-point or complex.*got torch.bool"),
+        (torch.ones(3).to(torch.float8_e4m3fn), r"params must be floating-point or complex.*got torch.float8_e4m3fn"),
+        (torch.ones(3).to_sparse(), r"params must be dense tensors, got layout torch.sparse_coo"),
+        (torch.ones(3, dtype=torch.complex64).conj(), r"params must be dense tensors, got a lazily conjugated"),
+    ],
+)
+def test_parameters_that_cannot_be_updated(tensor, message):
+    with pytest.raises(TypeError, match=message):
+        AdaMomentum([tensor])
+
+
+def test_sparse_gradient_names_the_alternative_and_leaves_other_groups_alone():
+    good = parameter()
+    embedding = torch.nn.Embedding(10, 3, sparse=True)
+    opt = AdaMomentum([{"params": [good]}, {"params": embedding.parameters()}])
+    good.grad = torch.ones(3)
+    embedding(torch.tensor([1, 2])).sum().backward()
+    before = embedding.weight.detach().clone()
+    with pytest.raises(RuntimeError, match=r"sparse gradients.*set sparse=False.*SparseAdam"):
+        opt.step()
+    assert torch.equal(good, torch.ones(3))
+    assert torch.equal(embedding.weight, before)
+    assert not opt.state
+
+
+def test_gradient_of_another_shape():
+    p = parameter(3)
+    opt = AdaMomentum([p])
+    p.grad = torch.ones(3)
+    p.data = torch.ones(1, 3)
+    with pytest.raises(ValueError, match=r"got shape \(3,\) on cpu for a parameter of shape \(1, 3\).*call zero_grad"):
+        opt.step()
+
+
+def test_state_of_another_shape():
+    p = parameter(3)
+    opt = AdaMomentum([p])
+    p.grad = torch.ones(3)
+    opt.step()
+    p.data = torch.ones(4)
+    p.grad = torch.ones(4)
+    with pytest.raises(ValueError, match=r"state.*shape \(3,\).*parameter of shape \(4,\)"):
+        opt.step()
+    assert torch.equal(p, torch.ones(4))
+
+
+def test_differentiable_leaf():
+    p = parameter()
+    opt = AdaMomentum([p], differentiable=True)
+    p.grad = torch.ones(3)
+    with pytest.raises(RuntimeError, match=r"does not allow for a leaf that requires grad; give the optimizer clones"):
+        opt.step()
+    assert not opt.state
+
+
+def test_empty_and_repeated_parameters():
+    with pytest.raises(ValueError, match="empty parameter list"):
+        AdaMomentum([])
+    p = parameter()
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        AdaMomentum([{"params": [p]}, {"params": [p]}])
+
+
+def test_load_into_other_parameters():
+    saved = AdaMomentum([parameter(), parameter()]).state_dict()
+    with pytest.raises(ValueError, match="holds 2 parameters, this optimizer 1"):
+        AdaMomentum([parameter()]).load_state_dict(saved)
+
+
+def test_load_half_a_state():
+    p = parameter()
+    opt = AdaMomentum([p])
+    p.grad = torch.ones(3)
+    opt.step()
+    saved = opt.state_dict()
+    saved["state"] = {0: {"step": saved["state"][0]["step"]}}
+    with pytest.raises(ValueError, match=r"state 0 lacks \['exp_avg', 'exp_avg_sq'\]"):
+        opt.load_state_dict(saved)
+
+
+def test_path_choice():
+    plain, other = [parameter()], [torch.nn.UninitializedParameter()]
+    kw = {"foreach": None, "fused": None, "differentiable": False}
+    assert choose_path(plain, **kw) == "foreach"
+    assert choose_path(plain, **{**kw, "foreach": False}) == "for-loop"
+    assert choose_path(plain, **{**kw, "differentiable": True}) == "for-loop"
+    assert choose_path(other, **kw) == "for-loop"
+    assert choose_path([torch.ones(1, device="meta")], **kw) == "for-loop"
+
+
+def test_a_missing_framework_is_named(monkeypatch):
+    import sys
+
+    import adamomentum
+
+    for name in [n for n in sys.modules if n.startswith("adamomentum.torch")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r'AdaMomentum needs PyTorch.*pip install "adamomentum\[torch\]"'):
+        _ = adamomentum.AdaMomentum
+
+
+def test_importing_the_package_imports_no_framework():
+    import subprocess
+    import sys
+
+    code = "import sys, adamomentum; sys.exit(any(m in sys.modules for m in ('torch', 'jax', 'keras', 'numpy')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,243 @@
+"""State: where it lives, how it is saved, and that training goes on from it bit for bit."""
+
+import copy
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from lockstep import SWITCHES
+
+from adamomentum import AdaMomentum
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64]
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+
+def parameters(dtype=torch.float32):
+    torch.manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in [(5, 3), (), (0,), (7,)]]
+
+
+def train(params, opt, steps, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float32).to(p.dtype)
+        opt.step()
+
+
+def assert_same(params_a, opt_a, params_b, opt_b):
+    for a, b in zip(params_a, params_b, strict=True):
+        assert torch.equal(a, b)
+        assert opt_a.state[a].keys() == opt_b.state[b].keys()
+        for key, value in opt_a.state[a].items():
+            other = opt_b.state[b][key]
+            assert value.dtype == other.dtype
+            assert value.device == other.device
+            assert torch.equal(value, other)
+
+
+def through_memory(state_dict):
+    return copy.deepcopy(state_dict)
+
+
+def through_a_file(state_dict):
+    file = io.BytesIO()
+    torch.save(state_dict, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("through", [through_memory, through_a_file])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", [{}, SWITCHES["all"], {"state_dtype": torch.float64}, {"capturable": True}])
+@pytest.mark.parametrize("foreach", [False, True])
+def test_state_dict_continues_bit_for_bit(through, dtype, options, foreach):
+    params = parameters(dtype)
+    opt = AdaMomentum(params, foreach=foreach, **options)
+    train(params, opt, 5)
+    others = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    # Options come from the checkpoint, not from this constructor.
+    other = AdaMomentum(others, lr=0.5, weight_decay=0.3)
+    other.load_state_dict(through(opt.state_dict()))
+    assert_same(params, opt, others, other)
+    train(params, opt, 5, seed=1)
+    train(others, other, 5, seed=1)
+    assert_same(params, opt, others, other)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_deepcopy_and_pickle_continue_bit_for_bit(dtype, how):
+    params = parameters(dtype)
+    opt = AdaMomentum(params, **SWITCHES["all"])
+    train(params, opt, 5)
+    other = how(opt)
+    others = other.param_groups[0]["params"]
+    train(params, opt, 5, seed=1)
+    train(others, other, 5, seed=1)
+    assert_same(params, opt, others, other)
+    options = [{k: v for k, v in o.param_groups[0].items() if k != "params"} for o in (opt, other)]
+    assert options[0] == options[1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtypes_and_layout_of_fresh_state(dtype):
+    p = torch.nn.Parameter(torch.randn(2, 3, 4, 5).to(dtype).to(memory_format=torch.channels_last))
+    opt = AdaMomentum([p], amsgrad=True)
+    p.grad = torch.randn_like(p)
+    opt.step()
+    state = opt.state[p]
+    expected = {torch.float64: torch.float64, torch.complex64: torch.complex64}.get(dtype, torch.float32)
+    for key in MOMENTS:
+        assert state[key].dtype == expected
+        assert state[key].stride() == p.stride()
+    assert (state["step"].dtype, state["step"].shape, state["step"].item()) == (torch.float32, (), 1)
+
+
+def test_load_copies_instead_of_sharing():
+    params = parameters()
+    opt = AdaMomentum(params)
+    train(params, opt, 2)
+    others = parameters()
+    other = AdaMomentum(others)
+    saved = opt.state_dict()
+    before = copy.deepcopy(saved)
+    other.load_state_dict(saved)
+    train(others, other, 3)
+    torch.testing.assert_close(opt.state_dict()["state"], before["state"], rtol=0, atol=0)
+
+
+def test_load_keeps_wide_state_of_narrowed_parameters_and_widens_half_state():
+    params = parameters(torch.float32)
+    opt = AdaMomentum(params)
+    train(params, opt, 3)
+    halves = [torch.nn.Parameter(p.detach().bfloat16()) for p in params]
+    other = AdaMomentum(halves)
+    other.load_state_dict(opt.state_dict())
+    assert torch.equal(other.state[halves[0]]["exp_avg_sq"], opt.state[params[0]]["exp_avg_sq"])
+
+    saved = opt.state_dict()
+    saved["state"] = {
+        i: {k: v.bfloat16() if k != "step" else v for k, v in state.items()} for i, state in saved["state"].items()
+    }
+    other.load_state_dict(saved)
+    assert other.state[halves[0]]["exp_avg"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("step", [3, 3.0, torch.tensor(3), torch.tensor([3.0], dtype=torch.float64)])
+def test_load_understands_steps_of_other_kinds(step):
+    params = parameters()
+    opt = AdaMomentum(params)
+    train(params, opt, 3)
+    saved = opt.state_dict()
+    saved["state"] = {i: {**state, "step": step} for i, state in saved["state"].items()}
+    opt.load_state_dict(saved)
+    loaded = opt.state[params[0]]["step"]
+    assert (loaded.dtype, loaded.shape, loaded.item()) == (torch.float32, (), 3)
+
+
+def test_a_refused_state_dict_changes_nothing():
+    params = parameters()
+    opt = AdaMomentum(params)
+    train(params, opt, 3)
+    before = copy.deepcopy(opt.state_dict())
+    bad = copy.deepcopy(before)
+    bad["state"][3]["exp_avg"] = torch.zeros(8)
+    with pytest.raises(ValueError, match=r"state 3, 'exp_avg' must be a real tensor of shape \(7,\)"):
+        opt.load_state_dict(bad)
+    bad = copy.deepcopy(before)
+    bad["param_groups"][0]["lr"] = float("nan")
+    with pytest.raises(ValueError, match="lr must be >= 0 and finite, got nan"):
+        opt.load_state_dict(bad)
+    torch.testing.assert_close(opt.state_dict()["state"], before["state"], rtol=0, atol=0)
+    assert opt.state_dict()["param_groups"] == before["param_groups"]
+    assert not opt._optimizer_load_state_dict_pre_hooks
+
+
+def test_state_of_other_optimizers_is_refused_with_the_remedy():
+    params = parameters()
+    adam = torch.optim.AdamW(params)
+    train(params, adam, 1)
+    with pytest.raises(ValueError, match=r"not written by AdaMomentum; use .*from_adam"):
+        AdaMomentum(params).load_state_dict(adam.state_dict())
+
+
+def test_the_users_own_load_hooks_see_and_may_change_tensors():
+    params = parameters()
+    opt = AdaMomentum(params)
+    train(params, opt, 2)
+    saved = opt.state_dict()
+    seen = []
+
+    def double(_, state_dict):
+        state = {i: {**s, "exp_avg": s["exp_avg"] * 2} for i, s in state_dict["state"].items()}
+        return {**state_dict, "state": state}
+
+    opt.register_load_state_dict_pre_hook(double)
+    opt.register_load_state_dict_post_hook(lambda o: seen.append(o.state[params[0]]["exp_avg"].clone()))
+    opt.load_state_dict(saved)
+    assert torch.equal(seen[0], 2 * saved["state"][0]["exp_avg"])
+
+
+def test_init_state_is_inert_and_idempotent():
+    params = parameters()
+    frozen = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+    opt = AdaMomentum([*params, frozen], weight_decay=0.5, fixed_decay=True, amsgrad=True)
+    before = [p.detach().clone() for p in params]
+    opt.init_state()
+    assert set(opt.state) == set(params)
+    assert all(s["step"] == 0 and not s["exp_avg"].any() for s in opt.state.values())
+    train(params, opt, 1)
+    after = copy.deepcopy(opt.state_dict()["state"])
+    opt.init_state()
+    torch.testing.assert_close(opt.state_dict()["state"], after, rtol=0, atol=0)
+    fresh = [torch.nn.Parameter(b) for b in before]
+    other = AdaMomentum(fresh, weight_decay=0.5, fixed_decay=True, amsgrad=True)
+    train(fresh, other, 1)
+    assert_same(params, opt, fresh, other)
+
+
+def test_a_first_step_of_zeros_only_makes_state():
+    # What torch.distributed.checkpoint does to get at the state.
+    params = parameters()
+    opt = AdaMomentum(params, lr=0.0, weight_decay=0.5, fixed_decay=True)
+    before = [p.detach().clone() for p in params]
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    opt.step()
+    assert all(torch.equal(p, b) for p, b in zip(params, before, strict=True))
+    assert all(opt.state[p]["step"] == 0 for p in params)
+
+
+def test_a_warm_up_from_zero_counts_its_first_step():
+    params = parameters()
+    opt = AdaMomentum(params, lr=0.0, weight_decay=0.5)
+    before = [p.detach().clone() for p in params]
+    train(params, opt, 1)
+    assert all(torch.equal(p, b) for p, b in zip(params, before, strict=True))
+    assert all(opt.state[p]["step"] == 1 for p in params)
+    assert opt.state[params[0]]["exp_avg"].any()
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_amsgrad_switched_on_later_starts_its_maximum_then(foreach):
+    params = parameters()
+    opt = AdaMomentum(params, foreach=foreach)
+    train(params, opt, 3)
+    opt.param_groups[0]["amsgrad"] = True
+    train(params, opt, 1, seed=1)
+    state = opt.state[params[0]]
+    eps = sum(1e-16 * 0.999**k for k in range(4))
+    np.testing.assert_allclose(state["max_exp_avg_sq"], state["exp_avg_sq"] + eps, rtol=1e-6)
+
+
+def test_capturable_switched_on_later_keeps_counting():
+    params = parameters()
+    opt = AdaMomentum(params)
+    train(params, opt, 2)
+    opt.param_groups[0]["capturable"] = True
+    train(params, opt, 1)
+    assert opt.state[params[0]]["step"] == 3
