@@ -90,7 +90,10 @@ def test_step_after_the_option_was_changed(options, error, message):
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (torch.ones(3, dtype=torch.int64), r"params must be floating-point or complex.*got torch.int64 of shape \(3,\)"),
+        (
+            torch.ones(3, dtype=torch.int64),
+            r"params must be floating-point or complex.*got torch.int64 of shape \(3,\)",
+        ),
         (torch.ones(3, dtype=torch.bool), r"params must be floating-point or complex.*got torch.bool"),
         (torch.ones(3).to(torch.float8_e4m3fn), r"params must be floating-point or complex.*got torch.float8_e4m3fn"),
         (torch.ones(3).to_sparse(), r"params must be dense tensors, got layout torch.sparse_coo"),

@@ -153,7 +153,7 @@ def check_step(group: Mapping[str, Any], state: Mapping[Tensor, Any]) -> None:
                 f"{grad.device} for a parameter of shape {tuple(p.shape)} on {p.device}; call zero_grad() after "
                 "replacing a parameter's data"
             )
-        exp_avg = state[p]["exp_avg"] if p in state else p
+        exp_avg = state.get(p, {}).get("exp_avg", p)
         if exp_avg.shape != p.shape or exp_avg.device != p.device:
             raise ValueError(
                 f"the state has shape {tuple(exp_avg.shape)} on {exp_avg.device} for a parameter of shape "
