@@ -24,6 +24,8 @@ def __getattr__(name: str) -> Any:
         return version("adamomentum")
     if name == "AdaMomentum":
         return import_module("adamomentum.torch").AdaMomentum
+    if name in ("reference", "torch"):
+        return import_module(f"adamomentum.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

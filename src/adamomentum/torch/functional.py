@@ -117,10 +117,11 @@ def adamomentum(
         return
     # The numbers stay tensors where the host may not wait for them, or autograd or a compiler follows them.
     stay_tensors = capturable or differentiable or torch.compiler.is_compiling()
+    lr, beta1, beta2 = (x if stay_tensors and isinstance(x, Tensor) else float(x) for x in (lr, beta1, beta2))
     rule = Rule(
-        lr=lr if stay_tensors else float(lr),
-        beta1=beta1 if stay_tensors else float(beta1),
-        beta2=beta2 if stay_tensors else float(beta2),
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
         eps=eps,
         weight_decay=weight_decay,
         amsgrad=amsgrad,
