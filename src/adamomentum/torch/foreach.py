@@ -84,7 +84,7 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
     thetas, grads = _to(params, dtype), _to(grads, dtype)
     if rule.maximize:
         grads = list(torch._foreach_neg(grads))
-    if rule.l2:
+    if rule.weight_decay and not rule.decoupled_weight_decay:
         grads = list(torch._foreach_add(grads, thetas, alpha=rule.weight_decay))
 
     _lerp_(exp_avgs, _to(grads, exp_avgs[0].dtype), n.m_weight[0])
@@ -103,7 +103,7 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
             denoms[i] = torch.where(adapt, denoms[i], 1.0)
         elif not adapt:
             denoms[i].fill_(1.0)
-    if rule.shrinks:
+    if rule.weight_decay and rule.decoupled_weight_decay:
         torch._foreach_mul_(thetas, n.shrink)
     _addcdiv_(thetas, exp_avgs, denoms, [-size for size in n.step_size])
     if thetas is not params:

@@ -171,7 +171,7 @@ def _for_loop(
     theta, grad = param.to(dtype), grad.to(dtype)
     if rule.maximize:
         grad = -grad
-    if rule.l2:
+    if rule.weight_decay and not rule.decoupled_weight_decay:
         grad = grad.add(theta, alpha=rule.weight_decay)
 
     exp_avg.lerp_(grad.to(exp_avg.dtype), n.m_weight)
@@ -188,7 +188,7 @@ def _for_loop(
         denom = torch.where(n.adapt, denom, 1.0)
     elif not n.adapt:
         denom.fill_(1.0)
-    if rule.shrinks:
+    if rule.weight_decay and rule.decoupled_weight_decay:
         theta.mul_(n.shrink)
     _addcdiv_(theta, exp_avg, denom, -n.step_size)
     if theta is not param:

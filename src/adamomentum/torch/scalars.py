@@ -31,16 +31,6 @@ class Rule(NamedTuple):
     maximize: bool
     differentiable: bool
 
-    @property
-    def shrinks(self) -> bool:
-        """Whether weight decay multiplies the parameters."""
-        return self.weight_decay != 0 and self.decoupled_weight_decay
-
-    @property
-    def l2(self) -> bool:
-        """Whether weight decay is added to the gradient."""
-        return self.weight_decay != 0 and not self.decoupled_weight_decay
-
 
 class Numbers(NamedTuple):
     """The numbers of one parameter's step: floats, or 0-dim tensors on its device."""
