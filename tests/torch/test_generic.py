@@ -259,9 +259,6 @@ class Regression:
         loss.backward()
         return loss
 
-    def clone(self) -> "Regression":
-        return deepcopy(self)
-
 
 def cpu_peak(run: Callable[[], object]) -> int:
     """The most bytes that ``run`` held at once in memory from PyTorch's CPU allocator, beyond what there was."""
@@ -353,21 +350,40 @@ class TestGeneric(TestCase):
         inputs = [x.kwargs for x in optim_info.optim_inputs_func(device)]
         together = [parameter(device, dtype) for _ in inputs]
         apart = copies(together)
-        groups = [{"params": [p], **kwargs} for p, kwargs in zip(together, inputs, strict=True)]
-        # The defaults must not show through where a group has its own value.
-        defaults = AdaMomentum([parameter(device, dtype)]).defaults
         optimizers = [
-            AdaMomentum([p], foreach=foreach, **kwargs) for p, kwargs in zip(apart, deepcopy(inputs), strict=True)
+            AdaMomentum([p], foreach=foreach, **deepcopy(kwargs)) for p, kwargs in zip(apart, inputs, strict=True)
         ]
-        for group in groups:
-            group.update({k: v for k, v in defaults.items() if k not in group and k != "foreach"})
-        optimizer = AdaMomentum(groups, lr=7.0, betas=(0.5, 0.5), eps=1.0, foreach=foreach)
+        # Every option is given, so that the constructor's values must not show through.
+        groups = [
+            {**other.defaults, **deepcopy(kwargs), "params": [p]}
+            for p, other, kwargs in zip(together, optimizers, inputs, strict=True)
+        ]
+        optimizer = AdaMomentum(groups, lr=7.0, betas=(0.5, 0.5), eps=1.0, weight_decay=0.5)
         for _ in range(7):
             set_random_gradients(together, apart)
             optimizer.step()
             for other in optimizers:
                 other.step()
         self.assertEqual(together, apart, rtol=0, atol=0)
+
+    @optims([INFO])
+    def test_parameters_count_their_own_steps(self, device, dtype, optim_info):
+        for desc, kwargs in configs(device, skip=["differentiable"]):
+            with case(desc):
+                together = [parameter(device, dtype) for _ in range(3)]
+                apart = copies(together)
+                optimizer = AdaMomentum(together, **deepcopy(kwargs))
+                optimizers = [AdaMomentum([p], **deepcopy(kwargs)) for p in apart]
+                for i in range(9):
+                    set_random_gradients(together, apart)
+                    for p, q, n in zip(together, apart, (1, 2, 3), strict=True):
+                        if i % n:  # steps 9, 5 and 3 times
+                            p.grad = q.grad = None
+                    optimizer.step()
+                    for other in optimizers:
+                        other.step()
+                self.assertEqual([optimizer.state[p]["step"].item() for p in together], [9, 5, 3])
+                self.assertEqual(together, apart, rtol=0, atol=0)
 
     @optims([INFO])
     def test_group_of_lr_zero_stays(self, device, dtype, optim_info):
@@ -521,18 +537,24 @@ class TestGeneric(TestCase):
             with case(x.desc):
                 leaves = odd_tensors(device, dtype)
                 ours = copies(leaves)
-                clones = [p.detach().clone().requires_grad_().clone() for p in leaves]
+                clones = [p.clone() for p in leaves]
                 with_graph = AdaMomentum(clones, differentiable=True, **deepcopy(x.kwargs))
                 without = AdaMomentum(ours, foreach=False, **deepcopy(x.kwargs))
+                scale = torch.ones((), device=device, requires_grad=True)
                 for _ in range(7):
                     set_random_gradients(ours, clones)
+                    for q in clones:
+                        q.grad = (q.grad * scale).to(dtype)
                     with_graph.step()
                     without.step()
                     for p, q in zip(ours, clones, strict=True):
                         # Nothing is set back in between: that would be a step of its own for autograd.
                         tolerance = {k: 20 * v for k, v in TOLERANCES[dtype].items()}
                         self.assertEqual(q.detach(), p.detach(), **tolerance)
-                self.assertTrue(all(q.grad_fn is not None for q in clones))
+                # The way back goes through all steps, to the first parameters and to every gradient.
+                torch.stack([q.abs().sum().double() for q in clones]).sum().backward()
+                for leaf in (*leaves, scale):
+                    self.assertTrue(leaf.grad.isfinite().all())
 
     @optims([INFO])
     def test_path_taken(self, device, dtype, optim_info):
@@ -655,7 +677,7 @@ class TestGeneric(TestCase):
         for desc, kwargs in configs(device, skip=["differentiable"]):
             with case(desc):
                 problem = Regression(device, dtype)
-                other = problem.clone()
+                other = deepcopy(problem)
                 optimizer, other_optimizer = AdaMomentum(problem.params, **kwargs), AdaMomentum(other.params, **kwargs)
                 for _ in range(3):
                     with torch.no_grad():  # the closure turns gradients on for itself
@@ -721,11 +743,11 @@ class TestGeneric(TestCase):
                 for _ in range(7):
                     optimizer.step(problem.closure)
 
-                other = problem.clone()
+                other = deepcopy(problem)
                 other_optimizer = AdaMomentum(other.named(second_named), **deepcopy(kwargs))
                 saved = deepcopy(optimizer.state_dict())
+                before = deepcopy(saved)
                 other_optimizer.load_state_dict(saved)
-                self.assertEqual(saved, optimizer.state_dict(), rtol=0, atol=0)  # loading did not change it
                 names = [group.get("param_names") for group in other_optimizer.state_dict()["param_groups"]]
                 self.assertEqual(names, [["weight", "bias"] if first_named or second_named else None])
 
@@ -733,6 +755,7 @@ class TestGeneric(TestCase):
                     optimizer.step(problem.closure)
                     other_optimizer.step(other.closure)
                 self.assertEqual(problem.params, other.params, rtol=0, atol=0)
+                self.assertEqual(saved, before, rtol=0, atol=0)  # what was loaded is a copy
                 states = [without_names(opt.state_dict()) for opt in (optimizer, other_optimizer)]
                 self.assertEqual(*states, rtol=0, atol=0)
                 # A parameter that comes twice is numbered once.
@@ -779,7 +802,7 @@ class TestGeneric(TestCase):
                 old = deepcopy(optimizer.state_dict())
                 for name in optim_info.not_og_supported_flags:
                     del old["param_groups"][0][name]
-                other = problem.clone()
+                other = deepcopy(problem)
                 other_optimizer = AdaMomentum(other.params, **deepcopy(kwargs))
                 other_optimizer.load_state_dict(old)
                 for _ in range(3):
@@ -796,7 +819,7 @@ class TestGeneric(TestCase):
         for desc, kwargs in configs(device, skip=["differentiable"]):
             with case(desc):
                 problem = Regression(device, dtype)
-                other = problem.clone()
+                other = deepcopy(problem)
                 optimizer = AdaMomentum(problem.params, **deepcopy(kwargs))
                 fresh = deepcopy(optimizer.state_dict())
                 other_optimizer = AdaMomentum(other.params)
@@ -1033,7 +1056,7 @@ class TestGeneric(TestCase):
                 return super().step(closure)
 
         problem = Regression(device, dtype)
-        other = problem.clone()
+        other = deepcopy(problem)
         ours, plain = Counting(problem.params, amsgrad=True), AdaMomentum(other.params, amsgrad=True)
         for _ in range(3):
             ours.step(problem.closure)
