@@ -20,7 +20,13 @@ from adamomentum import AdaMomentum
 
 MODELS = {
     "100 tensors of 512": [(512,)] * 100,
-    "CNN, 35 tensors, 90 k": [(16, 1, 3, 3), *[(16,)] * 16, *[(16, 16, 3, 3)] * 8, *[(32, 32, 3, 3)] * 6, (64, 32, 3, 3)],
+    "CNN, 35 tensors, 83 k": [
+        (16, 1, 3, 3),
+        *[(16,)] * 16,
+        *[(16, 16, 3, 3)] * 8,
+        *[(32, 32, 3, 3)] * 6,
+        (64, 32, 3, 3),
+    ],
     "ResNet-like, 62 tensors, 9 M": [
         *[(512, 512, 3, 3)] * 2,
         *[(256, 256, 3, 3)] * 5,
@@ -63,7 +69,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-    print(f"torch {torch.__version__}, {name}, {args.threads} thread(s), {args.rounds} rounds: ratio to AdamW (default)\n")
+    print(
+        f"torch {torch.__version__}, {name}, {args.threads} thread(s), {args.rounds} rounds: ratio to AdamW (default)\n"
+    )
 
     print("| | " + " | ".join(optimizers([torch.nn.Parameter(torch.zeros(1, device=device))])) + " |")
     print("|---|" + "---|" * 5)

@@ -36,8 +36,7 @@ def foreach_update(columns: list[list[Tensor]], numbers: list[Numbers], rule: Ru
     alike: dict[Any, list[_Row]] = defaultdict(list)
     for i, n in enumerate(numbers):
         tensors = [column[i] for column in columns]
-        adapt = n.adapt if isinstance(n.adapt, bool) else None
-        alike[(tensors[0].device, tensors[0].dtype, tensors[1].dtype, tensors[2].dtype, adapt)].append((tensors, n))
+        alike[(tensors[0].device, tensors[0].dtype, tensors[1].dtype, tensors[2].dtype)].append((tensors, n))
     for rows in alike.values():
         limit = CHUNK_ELEMENTS.get(rows[0][0][0].device.type, CHUNK_ELEMENTS["default"])
         for chunk in _chunks(rows, limit):
@@ -93,11 +92,12 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
     _addcmul_(exp_avg_sqs, exp_avgs, exp_avgs, n.v_weight)
     vs = torch._foreach_add(exp_avg_sqs, n.accumulated_eps)
     if rule.amsgrad:
-        torch._foreach_maximum_(vs, max_exp_avg_sqs)
-        torch._foreach_copy_(max_exp_avg_sqs, vs)
-
-    torch._foreach_sqrt_(vs)
-    denoms = list(vs)
+        torch._foreach_maximum_(max_exp_avg_sqs, vs)
+        del vs
+        denoms = list(torch._foreach_sqrt(max_exp_avg_sqs))
+    else:
+        torch._foreach_sqrt_(vs)
+        denoms = list(vs)
     for i, adapt in enumerate(n.adapt):
         if isinstance(adapt, Tensor):
             denoms[i] = torch.where(adapt, denoms[i], 1.0)
@@ -107,7 +107,11 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
         torch._foreach_mul_(thetas, n.shrink)
     _addcdiv_(thetas, exp_avgs, denoms, [-size for size in n.step_size])
     if thetas is not params:
-        torch._foreach_copy_(params, thetas)
+        if all(type(p) in PLAIN_TENSORS for p in params):
+            torch._foreach_copy_(params, thetas)
+        else:  # DTensor has no _foreach_copy_
+            for p, theta in zip(params, thetas, strict=True):
+                p.copy_(theta)
 
 
 def _to(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:

@@ -33,8 +33,10 @@ def checked_and_hidden(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict
                 "AdaMomentum; use adamomentum.torch.checkpoints.from_adam for the state of Adam or AdamW, "
                 "from_adam3 for that of the authors' AdaM3"
             )
+    groups = [{**optimizer.defaults, **group} for group in state_dict["param_groups"]]
+    for group in groups:
         check_options(group)
-    saved = [(i, group) for group in state_dict["param_groups"] for i in group["params"]]
+    saved = [(i, group) for group in groups for i in group["params"]]
     params = list(chain.from_iterable(group["params"] for group in optimizer.param_groups))
     if len(saved) != len(params):
         raise ValueError(
@@ -53,7 +55,7 @@ def checked_and_hidden(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict
             missing = {"step", "exp_avg", "exp_avg_sq"} - state[i].keys()
             if missing:
                 raise ValueError(f"state_dict: state {i} lacks {sorted(missing)}")
-    return {**state_dict, "state": state}
+    return {**state_dict, "param_groups": groups, "state": state}
 
 
 def _loaded(where: str, key: str, value: Any, p: Tensor, group: Mapping[str, Any]) -> Tensor:
