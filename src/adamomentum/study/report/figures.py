@@ -216,6 +216,8 @@ def draw(tables: Tables, folder: Path) -> dict[str, str]:
             figure = _figure(panels, tables, size)
             figure.savefig(folder / f"{name}.png")
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            if name == "overview":
+                continue  # for a README; the page shows its panels one by one
             buffer = io.StringIO()
             figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
         inline[name] = _inline(buffer.getvalue(), name)
