@@ -70,16 +70,6 @@ def test_end_to_end_then_resume_then_a_damaged_trial(npz, tmp_path) -> None:
     assert {name for name in before if before[name] != after[name]} == {damaged.name}
 
 
-def test_a_finished_comparison_starts_no_worker(npz, tmp_path) -> None:
-    arguments = ["compare", "--data", npz, *SMALL, "--lr", "1e-2", "--out", tmp_path / "out"]
-    assert "4 trials trained" in plain(*arguments)[1]
-    before = stored(tmp_path / "out")
-    code, text = plain(*arguments)
-    assert code == 0
-    assert "0 trials trained, 4 taken" in text
-    assert stored(tmp_path / "out") == before
-
-
 @pytest.mark.skipif(os.name == "nt", reason="needs process groups")
 def test_ctrl_c_keeps_what_is_finished(npz, tmp_path) -> None:
     out = tmp_path / "out"
@@ -169,6 +159,13 @@ def test_bad_data_is_one_sentence(tmp_path) -> None:
     code, text = plain("compare", "--data", tmp_path / "nowhere", "--out", tmp_path / "out")
     assert code == 1
     assert text.strip().startswith("Error: --data takes a folder of images or an .npz file")
+
+
+def test_brackets_in_a_message_survive(tmp_path) -> None:
+    np.savez(tmp_path / "flat.npz", x=np.zeros((60, 4), np.uint8), y=np.repeat([0, 1], 30))
+    code, text = plain("compare", "--data", tmp_path / "flat.npz", "--out", tmp_path / "out")
+    assert code == 1
+    assert "need [n, h, w] or [n, h, w, 1 or 3]" in text
 
 
 def test_offline_is_one_sentence(tmp_path) -> None:

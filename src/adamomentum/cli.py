@@ -7,7 +7,7 @@ import sys
 STUDY_EXTRA = {
     "jinja2", "matplotlib", "pandas", "PIL", "platformdirs", "pydantic", "rich", "scipy", "torch", "typer",
 }  # fmt: skip
-INTERRUPTED = 130
+INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
 def main() -> None:
@@ -21,6 +21,8 @@ def main() -> None:
         from adamomentum.study.cli import app
 
         app(prog_name="adamomentum")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in STUDY_EXTRA:
             raise

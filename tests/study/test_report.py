@@ -72,8 +72,19 @@ def run(tmp_path):
     return run
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> tuple[Outcome, Path]:
+    """The report on a comparison in which all went well."""
+    folder = tmp_path_factory.mktemp("report")
+    grids = {name: registry.get(name).lr_grid() for name in NAMES}
+    comparison = Comparison(task=TASK, grids=grids, seeds=4, epochs=1)
+    outcome = run_comparison(comparison, Store(folder / "store"), FakeTraining(), lambda *_: None, lambda *_: None)
+    write(outcome, folder)
+    return outcome, folder
+
+
 def write(outcome: Outcome, folder: Path, target: float | None = 0.9) -> str:
-    html.write(outcome, "tiny: 1 / 1 / 1 images", target, folder, "adamomentum compare")
+    html.write(outcome, "tiny", "tiny: 1 / 1 / 1 images", target, folder, "adamomentum compare")
     return (folder / html.PAGE).read_text()
 
 
@@ -129,8 +140,9 @@ def test_a_target_missed_by_most_is_not_reached(run) -> None:
     assert cells["adamomentum"].steps == "20 (3/4)"
 
 
-def test_the_page_is_whole_by_itself(run, tmp_path) -> None:
-    page = write(run(), tmp_path / "out")
+def test_the_page_is_whole_by_itself(written) -> None:
+    folder = written[1]
+    page = (folder / html.PAGE).read_text()
     assert not re.findall(r"""(?:src|href)=["'](?!#)[^"']*""", page)
     assert "@import" not in page
     assert "<script" not in page
@@ -142,23 +154,23 @@ def test_the_page_is_whole_by_itself(run, tmp_path) -> None:
     assert page.count("<svg") == 3
     assert figures.INK not in page.split("</style>", 1)[1]
     for name in ("overview", "learning_curves", "lr_sensitivity", "final_accuracy"):
-        assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        assert "<svg" in (tmp_path / "out" / f"{name}.svg").read_text()
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (folder / f"{name}.svg").read_text()
     assert "no evidence of difference" in page
     assert "proves" not in page
 
 
-def test_csv_tables_can_be_recomputed_from(run, tmp_path) -> None:
-    write(run(), tmp_path / "out")
-    trials = pd.read_csv(tmp_path / "out" / "trials.csv")
-    summary = pd.read_csv(tmp_path / "out" / "summary.csv").set_index("optimizer")
+def test_csv_tables_can_be_recomputed_from(written) -> None:
+    folder = written[1]
+    trials = pd.read_csv(folder / "trials.csv")
+    summary = pd.read_csv(folder / "summary.csv").set_index("optimizer")
     final = trials[trials["stage"] == "final"]
     for name in NAMES:
         mean = final[final["optimizer"] == name]["test_accuracy"].mean()
         assert mean == pytest.approx(summary.loc[name, "test_accuracy"])
-    rates = pd.read_csv(tmp_path / "out" / "learning_rates.csv")
+    rates = pd.read_csv(folder / "learning_rates.csv")
     assert rates.groupby("optimizer")["chosen"].sum().to_dict() == dict.fromkeys(NAMES, 1)
-    assert len(pd.read_csv(tmp_path / "out" / "curves.csv")) == 2 * len(final)
+    assert len(pd.read_csv(folder / "curves.csv")) == 2 * len(final)
 
 
 def test_failures_and_divergence_are_shown_not_hidden(run, tmp_path) -> None:
@@ -213,17 +225,15 @@ def test_the_same_colour_and_mark_for_an_optimizer_everywhere() -> None:
     assert len(set(figures.COLOURS.values())) == len(figures.COLOURS)
 
 
-def test_figures_are_reproducible(run, tmp_path) -> None:
-    outcome = run()
-    for name in ("a", "b"):
-        write(outcome, tmp_path / name)
+def test_figures_are_reproducible(written, tmp_path) -> None:
+    outcome, folder = written
+    figures.draw(tables.build(outcome, 0.9), tmp_path)
     for figure in figures.FIGURES:
-        assert (tmp_path / "a" / f"{figure}.svg").read_text() == (tmp_path / "b" / f"{figure}.svg").read_text()
+        assert (tmp_path / f"{figure}.svg").read_text() == (folder / f"{figure}.svg").read_text()
 
 
-def test_stored_results_are_json_that_others_can_read(run, tmp_path) -> None:
-    run()
-    files = list((tmp_path / "store").glob("??/*.json"))
+def test_stored_results_are_json_that_others_can_read(written) -> None:
+    files = list((written[1] / "store").glob("??/*.json"))
     assert len(files) == 30 + 12
     for file in files:
         record = json.loads(file.read_text())

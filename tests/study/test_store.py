@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from adamomentum.study import store as store_module
-from adamomentum.study.store import Store, StoreError, write_atomic
+from adamomentum.study import files
+from adamomentum.study.files import write_atomic
+from adamomentum.study.store import Store, StoreError
 from adamomentum.study.trial import TrialResult
 
 OK = TrialResult(status="ok", final={"val_loss": 0.25, "train_loss": None}, curve={"step": [1.0, 2.0]})
@@ -85,7 +86,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
     def full(_: int) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(store_module.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from adamomentum.cli import INTERRUPTED
 from adamomentum.study import registry
 from adamomentum.study.compare import Outcome, run_comparison
 from adamomentum.study.data.images import ImageData, load, mnist5k
@@ -26,11 +28,8 @@ from adamomentum.study.tune import Choice
 
 DEVICES = ("cpu", "cuda", "mps")
 MAX_WORKERS = 8
-INTERRUPTED = 130
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
-)
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.callback()
@@ -61,13 +60,14 @@ def compare(
     device: Annotated[str, typer.Option(help="One of: " + ", ".join(DEVICES) + ".")] = "cpu",
     data: Annotated[
         Path | None,
-        typer.Option(help="Your own images: a folder with one subfolder a class, or an .npz file."),
+        typer.Option(
+            help="Your own images: a folder with one subfolder a class (if you like, below train, val and test), or "
+            "an .npz with x and y, or x_train, y_train, x_test, y_test."
+        ),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1, help=f"Trials at a time. Default: one a core, at most {MAX_WORKERS}; one on a GPU."
-        ),
+        typer.Option(min=1, help=f"Trials at a time. Default: one a core, at most {MAX_WORKERS}; one on a GPU."),
     ] = None,
 ) -> None:
     """Train a small residual CNN with each optimizer at its own best learning rate, and compare.
@@ -78,12 +78,12 @@ def compare(
     names = _parse_optimizers(optimizers)
     grids = _parse_grids(lr or [], names)
     _check_device(device)
-    console = Console()
+    console, errors = Console(), Console(stderr=True)
     started = time.perf_counter()
     try:
         store = Store(out / "store")
         images = load(data) if data is not None else mnist5k()
-        console.print(images.describe(), highlight=False)
+        _say(console, images.describe())
         comparison = Comparison(
             task=TaskSpec(name="image-classification", version=1, data_fingerprint=images.fingerprint),
             grids=grids,
@@ -93,26 +93,31 @@ def compare(
         )
         count = workers or (min(available_cores(), MAX_WORKERS) if device == "cpu" else 1)
         outcome = _run(comparison, store, images, count, console)
-    except (DataError, StoreError) as error:
-        Console(stderr=True).print(f"Error: {error}", highlight=False, soft_wrap=True)
+        _finish(outcome, images, out, console)
+    except (DataError, StoreError, OSError) as error:
+        _say(errors, f"Error: {error}")
         raise typer.Exit(1) from None
-    except OSError as error:
-        Console(stderr=True).print(
-            f"Error: {error}; is there room in {out}?", highlight=False, soft_wrap=True
-        )
-        raise typer.Exit(1) from None
-    _finish(outcome, images, out, console)
-    console.print(f"{time.perf_counter() - started:.0f} s in all", highlight=False)
+    except _Stopped as stopped:
+        _say(errors, f"Stopped: {stopped}; the same command goes on from there.")
+        raise typer.Exit(INTERRUPTED) from None
+    _say(console, f"{time.perf_counter() - started:.0f} s in all")
     if outcome.failed:
         raise typer.Exit(1)
+
+
+class _Stopped(Exception):
+    """Ctrl-C during training; says what is kept."""
+
+
+def _say(console: Console, text: str) -> None:
+    # Names and messages may hold brackets, which rich would take for its markup.
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _parse_optimizers(text: str) -> list[str]:
     names = list(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
     if not names:
-        raise typer.BadParameter(
-            f"none given; allowed: {', '.join(registry.OPTIMIZERS)}", param_hint="--optimizers"
-        )
+        raise typer.BadParameter(f"none given; allowed: {', '.join(registry.OPTIMIZERS)}", param_hint="--optimizers")
     for name in names:
         try:
             registry.get(name)
@@ -147,9 +152,7 @@ def _parse_grids(values: list[str], names: list[str]) -> dict[str, tuple[float, 
 
 def _check_device(device: str) -> None:
     if device not in DEVICES:
-        raise typer.BadParameter(
-            f"unknown device {device!r}; allowed: {', '.join(DEVICES)}", param_hint="--device"
-        )
+        raise typer.BadParameter(f"unknown device {device!r}; allowed: {', '.join(DEVICES)}", param_hint="--device")
     if device == "cpu":
         return
     import torch
@@ -179,9 +182,7 @@ def _run(comparison: Comparison, store: Store, images: ImageData, workers: int, 
         console=console,
     )
     bars: dict[str, TaskID] = {
-        name: progress.add_task(
-            registry.get(name).label, total=count + comparison.seeds, state="waiting for workers"
-        )
+        name: progress.add_task(registry.get(name).label, total=count + comparison.seeds, state="waiting for workers")
         for name, count in counts.items()
     }
     chosen: dict[str, str] = {}
@@ -203,16 +204,8 @@ def _run(comparison: Comparison, store: Store, images: ImageData, workers: int, 
             outcome = run_comparison(comparison, store, executor, on_trial, on_choice)
     except KeyboardInterrupt:
         finished = sum(done.values())
-        Console(stderr=True).print(
-            f"Stopped: {finished} of {total} trials are finished and kept in {store.root}; "
-            "the same command goes on from there.",
-            highlight=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(INTERRUPTED) from None
-    console.print(
-        f"{done['trained']} trials trained, {done['kept']} taken from {store.root}", highlight=False
-    )
+        raise _Stopped(f"{finished} of {total} trials are finished and kept in {store.root}") from None
+    _say(console, f"{done['trained']} trials trained, {done['kept']} taken from {store.root}")
     return outcome
 
 
@@ -221,12 +214,17 @@ def _finish(outcome: Outcome, images: ImageData, out: Path, console: Console) ->
     from adamomentum.study.report import html
 
     command = "adamomentum " + shlex.join(sys.argv[1:])
-    t = html.write(outcome, images.describe(), images.target_accuracy, out, command)
+    t = html.write(outcome, images.name, images.describe(), images.target_accuracy, out, command)
     seeds = outcome.comparison.seeds
     target = f" to {100 * t.target.accuracy:.4g} %" if t.target is not None else ""
-    table = Table(title=f"{images.name}: mean ± 95 % interval over {seeds} seeds", title_justify="left")
-    for heading in ("optimizer", "lr", "test accuracy, %", "test loss", f"steps{target}", "ms/step"):
-        table.add_column(heading)
+    table = Table(
+        title=f"{images.name}: mean ± 95 % interval over {seeds} seeds",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for heading in ("optimizer", "lr", "test acc., %", "test loss", f"steps{target}", "ms/step"):
+        table.add_column(heading, no_wrap=True)
     rows = html.summary_cells(t, seeds)
     if any(row.note for row in rows):
         table.add_column("note")
@@ -234,17 +232,11 @@ def _finish(outcome: Outcome, images: ImageData, out: Path, console: Console) ->
         cells = [row.optimizer, row.lr, row.accuracy, row.loss, row.steps, row.ms]
         table.add_row(*cells, *([row.note] if len(table.columns) > len(cells) else []))
     console.print(table)
-    for difference in html.difference_rows(t):
-        if difference["metric"].startswith("test accuracy"):
-            reference = registry.get(t.reference).label
-            console.print(
-                f"{reference} - {difference['baseline']}: {difference['difference']} points "
-                f"({difference['interval']}): {difference['verdict']}",
-                highlight=False,
-            )
+    reference = registry.get(t.reference).label
+    for d in html.difference_rows(t):
+        if d["metric"].startswith("test accuracy"):
+            _say(console, f"{reference} - {d['baseline']}: {d['difference']} points ({d['interval']}): {d['verdict']}")
     for spec, result in outcome.failed:
         label = registry.get(spec.optimizer.name).label
-        console.print(
-            f"Failed: {label}, lr {spec.optimizer.lr:g}: {html.last_line(result.error)}", highlight=False
-        )
-    console.print(f"Report: {out / html.PAGE}", highlight=False, soft_wrap=True)
+        _say(console, f"Failed: {label}, lr {spec.optimizer.lr:g}: {html.last_line(result.error)}")
+    _say(console, f"Report: {out / html.PAGE}")

@@ -9,6 +9,7 @@ from adamomentum.study import registry
 from adamomentum.study.spec import Budget, Stage, TaskSpec, TrialSpec
 
 TUNING_SEEDS = 2
+MAX_CURVE_POINTS = 40
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,12 @@ class Comparison:
     def final(self, chosen: Mapping[str, float]) -> list[TrialSpec]:
         """Returns the trials that are reported, on fresh seeds, at the ``chosen`` learning rates."""
         return [
-            self._trial("final", name, lr, replicate)
-            for replicate in range(self.seeds)
-            for name, lr in chosen.items()
+            self._trial("final", name, lr, replicate) for replicate in range(self.seeds) for name, lr in chosen.items()
         ]
 
     def _trial(self, stage: Stage, name: str, lr: float, replicate: int) -> TrialSpec:
-        # Choosing needs the end of training alone; a learning curve wants two points an epoch.
-        evaluations = 1 if stage == "tune" else 2 * self.epochs
+        # Choosing needs the end of training alone; a learning curve wants some points on the way.
+        evaluations = 1 if stage == "tune" else min(2 * self.epochs, MAX_CURVE_POINTS)
         return TrialSpec(
             stage=stage,
             task=self.task,

@@ -94,9 +94,7 @@ class TrialSpec(_Frozen):
 
     def canonical(self) -> str:
         """Returns the spec as JSON with sorted keys: the text that is hashed."""
-        return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False
-        )
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @property
     def trial_id(self) -> str:

@@ -66,10 +66,10 @@ def verdict(difference: Interval) -> str:
     return "no evidence of difference"
 
 
-def steps_to_target(steps: Sequence[float], values: Sequence[float | None], target: float) -> float:
+def steps_to_target(steps: Sequence[float | None], values: Sequence[float | None], target: float) -> float:
     """Returns the first of ``steps`` whose value is at least ``target``; inf if there is none."""
     for step, value in zip(steps, values, strict=True):
-        if value is not None and value >= target:
+        if step is not None and value is not None and value >= target:
             return step
     return math.inf
 

@@ -7,14 +7,13 @@ apart in ``failed/`` and count as not done, so they are tried again.
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from pydantic import ValidationError
 
+from adamomentum.study.files import write_atomic
 from adamomentum.study.spec import TrialSpec
 from adamomentum.study.trial import TrialResult
 
@@ -23,21 +22,6 @@ STORE_SCHEMA = 1
 
 class StoreError(Exception):
     """The store cannot be used; the message says why and what to do."""
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Writes ``content`` so that ``path`` holds either the old or the new file, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class Store:

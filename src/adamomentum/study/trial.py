@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import statistics
 import time
@@ -69,9 +70,7 @@ def run_trial(spec: TrialSpec, data: Any) -> TrialResult:
     import torch
 
     if data.fingerprint != spec.task.data_fingerprint:
-        raise ValueError(
-            f"data has fingerprint {data.fingerprint}, the trial needs {spec.task.data_fingerprint}"
-        )
+        raise ValueError(f"data has fingerprint {data.fingerprint}, the trial needs {spec.task.data_fingerprint}")
     torch.set_num_threads(spec.num_threads)
     optimizers: list[torch.optim.Optimizer] = []
 
@@ -144,6 +143,7 @@ def provenance() -> dict[str, str]:
         "numpy": numpy.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "cores": str(os.cpu_count()),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
 

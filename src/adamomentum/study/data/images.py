@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adamomentum.study.data.wheel import DataError, Wheel, read_members
-from adamomentum.study.store import write_atomic
+from adamomentum.study.files import write_atomic
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
@@ -165,9 +165,7 @@ def _load_npz(path: Path) -> ImageData:
     for split, (images, labels) in parts.items():
         x[split] = _as_uint8(images, f"{path}, {split}")
         if labels.ndim != 1 or len(labels) != len(images):
-            raise DataError(
-                f"{path}, {split}: {len(images)} images need as many labels, got shape {labels.shape}"
-            )
+            raise DataError(f"{path}, {split}: {len(images)} images need as many labels, got shape {labels.shape}")
         if labels.dtype.kind not in "iuU":
             raise DataError(f"{path}, {split}: labels must be integers or strings, got {labels.dtype}")
     y = {split: labels.astype(str) for split, (_, labels) in parts.items()}
@@ -190,10 +188,8 @@ def _load_folder(path: Path) -> ImageData:
     folders = {entry.name.lower(): entry for entry in path.iterdir() if entry.is_dir()}
     if "valid" in folders or "validation" in folders:
         folders.setdefault("val", folders.get("valid") or folders["validation"])
-    if "train" in folders:
-        roots = {split: folders[split] for split in SPLITS if split in folders}
-    else:
-        roots = {"all": path}
+    split_folders = {split: folders[split] for split in SPLITS if split in folders}
+    roots = split_folders if "train" in folders else {"all": path}
     files = {
         split: [
             (image, folder.name)
@@ -207,8 +203,7 @@ def _load_folder(path: Path) -> ImageData:
     for split, found in files.items():
         if not found:
             raise DataError(
-                f"no images in {roots[split]}: expected one subfolder a class with "
-                f"{', '.join(sorted(SUFFIXES))} files"
+                f"no images in {roots[split]}: expected one subfolder a class with {', '.join(sorted(SUFFIXES))} files"
             )
     images = _decode([image for found in files.values() for image, _ in found])
     x, y, start = {}, {}, 0
@@ -237,16 +232,13 @@ def _decode(files: list[Path]) -> npt.NDArray[np.uint8]:
     if not 8 <= min(size) <= max(size) <= MAX_SIDE:
         size = (RESIZED_SIDE, RESIZED_SIDE)
     arrays = [
-        np.asarray(image.convert(mode).resize(size, Image.Resampling.BILINEAR), dtype=np.uint8)
-        for image, _ in opened
+        np.asarray(image.convert(mode).resize(size, Image.Resampling.BILINEAR), dtype=np.uint8) for image, _ in opened
     ]
     stacked = np.stack(arrays)
     return stacked[..., None] if mode == "L" else stacked
 
 
-def _assemble(
-    path: Path, x: dict[str, npt.NDArray[np.uint8]], y: dict[str, npt.NDArray[np.str_]]
-) -> ImageData:
+def _assemble(path: Path, x: dict[str, npt.NDArray[np.uint8]], y: dict[str, npt.NDArray[np.str_]]) -> ImageData:
     """Checks labels and shapes across splits and cuts the missing splits from what there is."""
     shapes = {images.shape[1:] for images in x.values()}
     if len(shapes) > 1:

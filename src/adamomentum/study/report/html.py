@@ -14,9 +14,9 @@ import jinja2
 
 from adamomentum.study import registry
 from adamomentum.study.compare import Outcome
+from adamomentum.study.files import write_atomic
 from adamomentum.study.report import figures, tables
 from adamomentum.study.report.tables import Tables, label
-from adamomentum.study.store import write_atomic
 
 PAGE = "report.html"
 
@@ -36,7 +36,7 @@ class Cells:
 
 
 def write(
-    outcome: Outcome, data_line: str, declared_target: float | None, folder: Path, command: str
+    outcome: Outcome, data_name: str, data_line: str, declared_target: float | None, folder: Path, command: str
 ) -> Tables:
     """Writes the report on ``outcome`` into ``folder`` and returns its tables."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,6 +56,7 @@ def write(
     steps = [s for _, r in outcome.final for s in r.curve.get("step", [])[-1:]]
     page = environment.get_template("template.html.j2").render(
         command=command,
+        name=data_name,
         data=data_line,
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         comparison=comparison,
@@ -66,9 +67,7 @@ def write(
         differences=difference_rows(t),
         reference=label(t.reference),
         figures=inline,
-        rates=t.learning_rates.assign(label=[label(n) for n in t.learning_rates["optimizer"]]).to_dict(
-            "records"
-        ),
+        rates=t.learning_rates.assign(label=[label(n) for n in t.learning_rates["optimizer"]]).to_dict("records"),
         optimizers=[
             {
                 "label": label(name),
@@ -130,9 +129,7 @@ def summary_cells(t: Tables, seeds: int) -> list[Cells]:
                 accuracy=plus_minus(row, "test_accuracy", 100, 2),
                 loss=plus_minus(row, "test_loss", 1, 3),
                 steps=text,
-                ms="-"
-                if row["ms_per_step"] is None or math.isnan(row["ms_per_step"])
-                else f"{row['ms_per_step']:.1f}",
+                ms="-" if row["ms_per_step"] is None or math.isnan(row["ms_per_step"]) else f"{row['ms_per_step']:.1f}",
                 note="; ".join(notes),
             )
         )
@@ -155,9 +152,7 @@ def difference_rows(t: Tables) -> list[dict[str, str]]:
         accuracy = row["metric"] == "test_accuracy"
         scale, digits = (100, 2) if accuracy else (1, 3)
         interval = (
-            "-"
-            if math.isnan(row["low"])
-            else f"{scale * row['low']:+.{digits}f} to {scale * row['high']:+.{digits}f}"
+            "-" if math.isnan(row["low"]) else f"{scale * row['low']:+.{digits}f} to {scale * row['high']:+.{digits}f}"
         )
         rows.append(
             {
@@ -167,7 +162,13 @@ def difference_rows(t: Tables) -> list[dict[str, str]]:
                 "interval": interval,
                 "pairs": str(row["pairs"]),
                 "left_out": str(row["left_out"]),
-                "verdict": str(row["verdict"]),
+                "verdict": _reading(str(row["verdict"]), accuracy),
             }
         )
     return rows
+
+
+def _reading(verdict: str, higher_is_better: bool) -> str:
+    if verdict not in ("higher", "lower"):
+        return verdict
+    return f"{verdict} ({'better' if (verdict == 'higher') == higher_is_better else 'worse'})"

@@ -9,6 +9,8 @@ import pandas as pd
 
 from adamomentum.study import registry, stats
 from adamomentum.study.compare import Outcome
+from adamomentum.study.spec import TrialSpec
+from adamomentum.study.trial import TrialResult
 
 METRICS = ("val_accuracy", "val_loss", "test_accuracy", "test_loss", "train_loss")
 
@@ -79,9 +81,7 @@ def _target(outcome: Outcome, declared: float | None, reference: str) -> Target 
     if not reached:
         return None
     best = max(reached, key=lambda name: stats.median(reached[name]))
-    return Target(
-        stats.median(reached[best]), f"median final validation accuracy of the best baseline, {label(best)}"
-    )
+    return Target(stats.median(reached[best]), f"median final validation accuracy of the best baseline, {label(best)}")
 
 
 def _trials(outcome: Outcome, target: Target | None) -> pd.DataFrame:
@@ -95,17 +95,7 @@ def _trials(outcome: Outcome, target: Target | None) -> pd.DataFrame:
             "status": result.status,
         }
         row |= {metric: result.final.get(metric) for metric in METRICS}
-        row["steps_to_target"] = (
-            stats.steps_to_target(
-                [s for s in result.curve["step"] if s is not None],
-                result.curve["val_accuracy"],
-                target.accuracy,
-            )
-            if spec.stage == "final" and target is not None and result.curve.get("step")
-            else math.inf
-            if spec.stage == "final" and target is not None and result.status == "diverged"
-            else None
-        )
+        row["steps_to_target"] = _steps_to_target(spec, result, target)
         row["ms_per_step"] = result.timing.get("ms_per_step")
         row["train_seconds"] = result.timing.get("train_seconds")
         row["trial_id"] = spec.trial_id
@@ -113,11 +103,17 @@ def _trials(outcome: Outcome, target: Target | None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _steps_to_target(spec: TrialSpec, result: TrialResult, target: Target | None) -> float | None:
+    if spec.stage != "final" or result.status == "error" or target is None:
+        return None
+    if result.status == "diverged":
+        return math.inf
+    return stats.steps_to_target(result.curve["step"], result.curve["val_accuracy"], target.accuracy)
+
+
 def _curves(outcome: Outcome) -> pd.DataFrame:
     frames = [
-        pd.DataFrame(result.curve).assign(
-            optimizer=spec.optimizer.name, lr=spec.optimizer.lr, replicate=spec.replicate
-        )
+        pd.DataFrame(result.curve).assign(optimizer=spec.optimizer.name, lr=spec.optimizer.lr, replicate=spec.replicate)
         for spec, result in outcome.final
         if result.curve.get("step")
     ]

@@ -23,9 +23,7 @@ class ResidualBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [n, inputs, h, w] to [n, outputs, h / stride, w / stride]."""
@@ -51,7 +49,7 @@ def small_resnet(channels: int, classes: int) -> nn.Sequential:
 class _ImageRun:
     def __init__(self, context: Context) -> None:
         data: ImageData = context.data
-        device = context.device
+        device = self._device = context.device
         train = torch.from_numpy(data.x["train"]).float()
         mean = train.mean((0, 1, 2))
         std = train.std((0, 1, 2)).clamp_min(1e-6)
@@ -80,7 +78,7 @@ class _ImageRun:
             # The ragged last batch is dropped: every step sees the same number of images.
             full = [b for b in torch.split(order, self._batch) if len(b) == self._batch]
             self._pending = full[::-1]
-        return self._pending.pop()
+        return self._pending.pop().to(self._device)
 
     def step(self) -> float:
         index = self._next_batch()
@@ -99,7 +97,7 @@ class _ImageRun:
         return {
             "loss": F.cross_entropy(logits, y).item(),
             # argmax of a NaN row is a fixed class: a network that has blown up scores at chance.
-            "accuracy": (logits.argmax(1) == y).double().mean().item(),
+            "accuracy": (logits.argmax(1) == y).sum().item() / len(y),
         }
 
 
