@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from study.arrays import make_arrays
 from typer.testing import CliRunner
 
 from adamomentum.study.cli import app
-from study.arrays import make_arrays
 
 SMALL = ["--epochs", "1", "--seeds", "2", "--optimizers", "adamomentum,sgdm", "--workers", "1"]
 
@@ -184,17 +184,23 @@ def test_an_output_folder_that_cannot_be(npz, tmp_path) -> None:
     assert "choose another --out" in text
 
 
-def test_a_missing_extra_is_one_sentence_and_version_needs_none() -> None:
-    code = (
-        "import sys\n"
-        "sys.modules['typer'] = None\n"  # what Python itself does to block an import
-        "from adamomentum.cli import main\n"
-        "main()\n"
-    )
-    blocked = subprocess.run([sys.executable, "-c", code, "compare"], capture_output=True, text=True)
-    assert blocked.returncode == 1
-    assert blocked.stderr.strip() == 'adamomentum needs typer for this: pip install "adamomentum[study]"'
-    assert blocked.stdout == ""
+def test_a_missing_extra_is_one_sentence_and_version_needs_none(tmp_path) -> None:
+    blocker = "import sys; sys.modules['typer'] = None; from adamomentum.cli import main; main()"
+    (tmp_path / "adamomentum-98.7.dist-info").mkdir()
+    (tmp_path / "adamomentum-98.7.dist-info" / "METADATA").write_text("Name: adamomentum\nVersion: 98.7\n")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+
+    def blocked(argument: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": path}
+        return subprocess.run(
+            [sys.executable, "-c", blocker, argument], capture_output=True, text=True, env=environment
+        )
+
+    compare = blocked("compare")
+    assert compare.returncode == 1
+    assert compare.stderr.strip() == 'adamomentum needs typer for this: pip install "adamomentum[study]"'
+    version = blocked("--version")
+    assert (version.returncode, version.stdout) == (0, "adamomentum 98.7\n")
 
 
 def test_help_lists_the_options_and_imports_no_torch() -> None:

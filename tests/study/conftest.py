@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from study.arrays import make_arrays
 
 from adamomentum.study import registry
 from adamomentum.study.data.images import ImageData
 from adamomentum.study.spec import Budget, TaskSpec, TrialSpec
-from study.arrays import make_arrays
 
 
 @pytest.fixture(scope="session")

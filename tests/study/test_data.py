@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from study.arrays import make_arrays
 
 from adamomentum.study.data import images, wheel
 from adamomentum.study.data.images import SPLITS, ImageData, load, mnist5k
 from adamomentum.study.data.wheel import DataError, Wheel
-from study.arrays import make_arrays
 
 LICENCE = b"do as you please"
 

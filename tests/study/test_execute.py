@@ -4,9 +4,9 @@ import multiprocessing
 import time
 
 import pytest
+from study.worker_functions import misbehave, report_pid
 
 from adamomentum.study.execute.local import LocalExecutor
-from study.worker_functions import misbehave, report_pid
 
 
 def results(executor, specs):

@@ -191,10 +191,10 @@ def test_failures_and_divergence_are_shown_not_hidden(run, tmp_path) -> None:
     assert pairs.loc[("test_accuracy", "adamw")][["pairs", "left_out"]].tolist() == [3, 1]
 
 
-@pytest.mark.parametrize("stage", ["tune", "final"])
-def test_an_optimizer_without_any_result_does_not_stop_the_report(run, tmp_path, stage) -> None:
+@pytest.mark.parametrize(("stage", "status"), [("tune", "error"), ("tune", "diverged"), ("final", "error")])
+def test_an_optimizer_without_any_result_does_not_stop_the_report(run, tmp_path, stage, status) -> None:
     executor = FakeTraining()
-    executor.overrides = {(stage, "adamw", k): "error" for k in range(5)}
+    executor.overrides = {(stage, "adamw", k): status for k in range(5)}
     page = write(run(executor), tmp_path / "out")
     assert "0 of 4 seeds" in page
     if stage == "tune":

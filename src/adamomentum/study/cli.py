@@ -221,17 +221,17 @@ def _finish(outcome: Outcome, images: ImageData, out: Path, console: Console) ->
         title=f"{images.name}: mean ± 95 % interval over {seeds} seeds",
         title_justify="left",
         box=SIMPLE_HEAD,
-        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for heading in ("optimizer", "lr", "test acc., %", "test loss", f"steps{target}", "ms/step"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading)
     rows = html.summary_cells(t, seeds)
-    if any(row.note for row in rows):
-        table.add_column("note")
     for row in rows:
-        cells = [row.optimizer, row.lr, row.accuracy, row.loss, row.steps, row.ms]
-        table.add_row(*cells, *([row.note] if len(table.columns) > len(cells) else []))
+        table.add_row(row.optimizer, row.lr, row.accuracy, row.loss, row.steps, row.ms)
     console.print(table)
+    for row in rows:
+        if row.note:
+            _say(console, f"{row.optimizer}: {row.note}")
     reference = registry.get(t.reference).label
     for d in html.difference_rows(t):
         if d["metric"].startswith("test accuracy"):
