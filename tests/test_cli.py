@@ -85,7 +85,7 @@ def test_ctrl_c_keeps_what_is_finished(npz, tmp_path) -> None:
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does: driver and workers all get it
     start = time.monotonic()
     _, errors = process.communicate(timeout=30)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 20
     assert process.returncode == 130
     assert "Traceback" not in errors
     kept = stored(out)

@@ -209,3 +209,6 @@ def test_bad_folders(tmp_path) -> None:
     (tmp_path / "one" / "dog" / "03.png").write_bytes(b"not a png")
     with pytest.raises(DataError, match=r"03\.png cannot be read"):
         load(tmp_path / "one")
+    Image.fromarray(np.full((10, 10), 40_000, np.uint16)).save(tmp_path / "one" / "dog" / "03.png")
+    with pytest.raises(DataError, match=r"03\.png .*8 bits"):
+        load(tmp_path / "one")

@@ -55,7 +55,7 @@ def run_comparison(
     choices: dict[str, Choice | None] = {}
     for name, grid in comparison.grids.items():
         if len(grid) == 1:
-            choices[name] = Choice(lr=grid[0], edge=False, scores={})
+            choices[name] = Choice(lr=grid[0], edge=False)
         else:
             choices[name] = select(grid, [t for t in tuning if t[0].optimizer.name == name])
         on_choice(name, choices[name])

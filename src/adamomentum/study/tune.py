@@ -17,20 +17,17 @@ class Choice:
     Attributes:
         lr: the chosen peak learning rate.
         edge: it is the smallest or largest of its grid, so a better one may lie outside.
-        scores: mean final validation loss by learning rate; inf where a trial diverged.
     """
 
     lr: float
     edge: bool
-    scores: dict[float, float]
 
 
-def select(grid: tuple[float, ...], trials: Iterable[tuple[TrialSpec, TrialResult]]) -> Choice | None:
-    """Returns the learning rate of ``grid`` with the lowest mean final validation loss.
+def scores(trials: Iterable[tuple[TrialSpec, TrialResult]]) -> dict[float, float]:
+    """Returns the mean final validation loss of each learning rate, in rising order of the rates.
 
     The loss rather than the accuracy: on a small validation split many learning rates tie in accuracy.
-    A diverged trial counts as an infinite loss, a trial that failed with an error counts not at all. Equal
-    scores go to the smaller learning rate. None if no learning rate has a finite score.
+    A diverged trial counts as an infinite loss, a trial that failed with an error counts not at all.
     """
     losses: dict[float, list[float]] = {}
     for spec, result in trials:
@@ -38,8 +35,16 @@ def select(grid: tuple[float, ...], trials: Iterable[tuple[TrialSpec, TrialResul
             continue
         loss = result.final["val_loss"] if result.status == "ok" else None
         losses.setdefault(spec.optimizer.lr, []).append(math.inf if loss is None else loss)
-    scores = {lr: math.fsum(losses[lr]) / len(losses[lr]) for lr in sorted(losses) if lr in grid}
-    if not scores or not math.isfinite(min(scores.values())):
+    return {lr: math.fsum(losses[lr]) / len(losses[lr]) for lr in sorted(losses)}
+
+
+def select(grid: tuple[float, ...], trials: Iterable[tuple[TrialSpec, TrialResult]]) -> Choice | None:
+    """Returns the learning rate of ``grid`` with the lowest score, the smaller one of equals.
+
+    None if no learning rate has a finite score.
+    """
+    by_rate = scores(trials)
+    if not by_rate or not math.isfinite(min(by_rate.values())):
         return None
-    best = min(scores, key=scores.__getitem__)
-    return Choice(lr=best, edge=len(grid) > 1 and best in (min(grid), max(grid)), scores=scores)
+    best = min(by_rate, key=by_rate.__getitem__)
+    return Choice(lr=best, edge=best in (min(grid), max(grid)))

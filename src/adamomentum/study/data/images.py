@@ -5,17 +5,21 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from PIL.Image import Image, Resampling
+from PIL.Image import open as open_image
 
 from adamomentum.study.data.wheel import DataError, Wheel, read_members
 from adamomentum.study.files import write_atomic
+
+T = TypeVar("T")
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
@@ -23,7 +27,7 @@ NPZ_KEYS = (
     "'x' and 'y', or 'x_train', 'y_train', 'x_test', 'y_test' and optionally 'x_val', 'y_val' "
     "(x: uint8 or floats in [0, 1], shape [n, h, w] or [n, h, w, c] with c 1 or 3; y: n labels)"
 )
-MAX_SIDE = 64
+MIN_SIDE, MAX_SIDE = 8, 64
 RESIZED_SIDE = 32
 HELD_OUT_PERCENT = 15
 
@@ -216,26 +220,31 @@ def _load_folder(path: Path) -> ImageData:
 
 def _decode(files: list[Path]) -> npt.NDArray[np.uint8]:
     """Reads images to one size and mode: as they are if small and all alike, else 32 x 32."""
-    from PIL import Image
-
-    opened = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                grey = image.mode in ("1", "L", "LA", "I", "I;16", "F")
-                opened.append((image.convert("L" if grey else "RGB"), grey))
-        except Exception as error:
-            raise DataError(f"{file} cannot be read as an image ({error})") from None
-    mode = "L" if all(grey for _, grey in opened) else "RGB"
-    sizes = {image.size for image, _ in opened}
+    # Sizes and modes first: they are in the headers, so that no more than one image is held at full size.
+    seen = {_read(file, lambda image: (image.mode, image.size)) for file in files}
+    modes = {mode for mode, _ in seen}
+    mode = "L" if modes <= {"1", "L", "LA"} else "RGB"
+    sizes = {size for _, size in seen}
     size = sizes.pop() if len(sizes) == 1 else (0, 0)
-    if not 8 <= min(size) <= max(size) <= MAX_SIDE:
+    if not MIN_SIDE <= min(size) <= max(size) <= MAX_SIDE:
         size = (RESIZED_SIDE, RESIZED_SIDE)
-    arrays = [
-        np.asarray(image.convert(mode).resize(size, Image.Resampling.BILINEAR), dtype=np.uint8) for image, _ in opened
-    ]
-    stacked = np.stack(arrays)
+
+    def pixels(image: Image) -> npt.NDArray[np.uint8]:
+        return np.asarray(image.convert(mode).resize(size, Resampling.BILINEAR), dtype=np.uint8)
+
+    stacked = np.stack([_read(file, pixels) for file in files])
     return stacked[..., None] if mode == "L" else stacked
+
+
+def _read(file: Path, get: Callable[[Image], T]) -> T:
+    try:
+        with open_image(file) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"mode {image.mode!r}; convert it to 8 bits a channel")
+            return get(image)
+    except Exception as error:
+        # Pillow raises many types for broken files.
+        raise DataError(f"{file} cannot be read as an image ({error})") from None
 
 
 def _assemble(path: Path, x: dict[str, npt.NDArray[np.uint8]], y: dict[str, npt.NDArray[np.str_]]) -> ImageData:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from adamomentum.study import registry, stats
+from adamomentum.study import registry, stats, tune
 from adamomentum.study.compare import Outcome
 from adamomentum.study.spec import TrialSpec
 from adamomentum.study.trial import TrialResult
@@ -124,8 +124,7 @@ def _curves(outcome: Outcome) -> pd.DataFrame:
 def _learning_rates(outcome: Outcome, trials: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name, choice in outcome.choices.items():
-        scores = choice.scores if choice is not None else {}
-        for lr, score in scores.items():
+        for lr, score in tune.scores(t for t in outcome.tuning if t[0].optimizer.name == name).items():
             tried = trials[(trials["stage"] == "tune") & (trials["optimizer"] == name) & (trials["lr"] == lr)]
             rows.append(
                 {
