@@ -94,10 +94,10 @@ class LocalExecutor:
         pool, self._pool = self._pool, None
         if pool is None:
             return
-        pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - self._others:
             process.terminate()
-            process.join()
+        # Ends at once: the pool's own thread sees the workers die and reaps them.
+        pool.shutdown(wait=True, cancel_futures=True)
 
     def run(self, specs: Iterable[TrialSpec]) -> Iterator[tuple[TrialSpec, TrialResult]]:
         """Yields each spec with its result, in the order in which they finish.
