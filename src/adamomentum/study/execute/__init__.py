@@ -1,0 +1,1 @@
+"""Where trials run. Executors are interchangeable: each turns specs into results as they finish."""

@@ -1,0 +1,19 @@
+"""The seam between the engine and whatever runs its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from adamomentum.study.spec import TrialSpec
+from adamomentum.study.trial import TrialResult
+
+
+class Executor(Protocol):
+    """Runs trials."""
+
+    def run(self, specs: Iterable[TrialSpec]) -> Iterator[tuple[TrialSpec, TrialResult]]:
+        """Yields each spec with its result, in the order in which they finish.
+
+        A trial that fails yields a result of status ``error`` with its traceback; it stops no other.
+        """

@@ -1,0 +1,162 @@
+"""Trials on this machine, in persistent worker processes of one thread each."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from adamomentum.study.spec import TrialSpec
+from adamomentum.study.trial import TrialResult, run_trial
+
+RunTrial = Callable[[TrialSpec, Any], TrialResult]
+
+_data: Any = None
+_run: RunTrial = run_trial
+
+
+def available_cores() -> int:
+    """Returns how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _start_worker(data: Any, run: RunTrial) -> None:
+    global _data, _run
+    _data, _run = data, run
+    # The driver decides when to stop; a worker that dies of Ctrl-C itself would print a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_driver, daemon=True).start()
+
+
+def _exit_with_driver() -> None:
+    """Ends this worker when the driver is gone, even if it was killed and could not say so."""
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        driver.join()
+        os._exit(1)
+
+
+def _run_in_worker(spec: TrialSpec) -> TrialResult:
+    try:
+        return _run(spec, _data)
+    except Exception:
+        return TrialResult(status="error", error=traceback.format_exc())
+
+
+@contextlib.contextmanager
+def _sigint_held() -> Iterator[None]:
+    """Holds Ctrl-C back while a worker is started: a child inherits the mask and is born deaf to it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class LocalExecutor:
+    """Runs trials in ``workers`` spawned processes; a context manager that stops them at the end.
+
+    Args:
+        data: the data set, sent to each worker once.
+        workers: number of processes.
+        run: what a worker does with a spec; must be importable from its module.
+    """
+
+    def __init__(self, data: Any, workers: int, run: RunTrial = run_trial) -> None:
+        if workers < 1:
+            raise ValueError(f"workers must be >= 1, got {workers}")
+        self._workers = workers
+        self._arguments = (data, run)
+        self._pool: ProcessPoolExecutor | None = None
+        self._others = set(multiprocessing.active_children())
+
+    def __enter__(self) -> LocalExecutor:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the workers at once; a trial under way is lost."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        for process in set(multiprocessing.active_children()) - self._others:
+            process.terminate()
+        # Ends at once: the pool's own thread sees the workers die and reaps them.
+        pool.shutdown(wait=True, cancel_futures=True)
+
+    def run(self, specs: Iterable[TrialSpec]) -> Iterator[tuple[TrialSpec, TrialResult]]:
+        """Yields each spec with its result, in the order in which they finish.
+
+        If a worker process dies, every trial that was under way is run again on its own, so that the one
+        that kills its worker is found and recorded, and the others are not blamed for it.
+        """
+        waiting = iter(specs)
+        suspects: deque[TrialSpec] = deque()
+        running: dict[Future[TrialResult], TrialSpec] = {}
+        while True:
+            if suspects and not running:
+                spec = suspects.popleft()
+                running[self._submit(spec)] = spec
+                alone = True
+            else:
+                alone = False
+                while not suspects and len(running) < self._workers:
+                    following = next(waiting, None)
+                    if following is None:
+                        break
+                    running[self._submit(following)] = following
+            if not running:
+                return
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            broken = False
+            for future in done:
+                spec = running.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool as error:
+                    broken = True
+                    if not alone:
+                        suspects.append(spec)
+                        continue
+                    result = TrialResult(status="error", error=f"the worker process died: {error}")
+                except Exception:
+                    # E.g. a result that cannot be pickled.
+                    result = TrialResult(status="error", error=traceback.format_exc())
+                yield spec, result
+            if broken:
+                suspects.extend(running.values())
+                running.clear()
+                self.close()
+
+    def _submit(self, spec: TrialSpec) -> Future[TrialResult]:
+        with _sigint_held():
+            if self._pool is None:
+                # Spawned, not forked: torch's threads do not survive a fork.
+                self._pool = ProcessPoolExecutor(
+                    self._workers,
+                    mp_context=multiprocessing.get_context("spawn"),
+                    initializer=_start_worker,
+                    initargs=self._arguments,
+                )
+            try:
+                return self._pool.submit(_run_in_worker, spec)
+            except BrokenProcessPool as error:
+                # A worker died since the last result: for this trial the same as dying under it.
+                dead: Future[TrialResult] = Future()
+                dead.set_exception(error)
+                return dead

@@ -1,0 +1,112 @@
+"""Image classification with a small residual CNN."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adamomentum.study.data.images import ImageData
+from adamomentum.study.tasks.base import Context
+
+EVAL_BATCH = 500
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm; the shortcut is projected where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [n, inputs, h, w] to [n, outputs, h / stride, w / stride]."""
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+def small_resnet(channels: int, classes: int) -> nn.Sequential:
+    """Returns a three-stage residual CNN (16, 32, 64 channels; 77,754 parameters for 1 x 28 x 28, 10)."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        ResidualBlock(16, 16, 1),
+        ResidualBlock(16, 32, 2),
+        ResidualBlock(32, 64, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, classes),
+    )
+
+
+class _ImageRun:
+    def __init__(self, context: Context) -> None:
+        data: ImageData = context.data
+        device = self._device = context.device
+        train = torch.from_numpy(data.x["train"]).float()
+        mean = train.mean((0, 1, 2))
+        std = train.std((0, 1, 2)).clamp_min(1e-6)
+        # Channels-last convolutions are about 1.3 times faster on CPU at this size.
+        self._x = {
+            split: ((torch.from_numpy(x).float() - mean) / std)
+            .permute(0, 3, 1, 2)
+            .to(device, memory_format=torch.channels_last)
+            for split, x in data.x.items()
+        }
+        self._y = {split: torch.from_numpy(y).to(device) for split, y in data.y.items()}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed("init"))
+            model = small_resnet(len(mean), len(data.classes))
+        self._model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._optimizer = context.make_optimizer(self._model.parameters())
+        self._order = torch.Generator().manual_seed(context.seed("order"))
+        size = len(self._y["train"])
+        self._batch = min(context.budget.batch_size, size)
+        self.total_steps = context.budget.epochs * (size // self._batch)
+        self._pending: list[Tensor] = []
+
+    def _next_batch(self) -> Tensor:
+        if not self._pending:
+            order = torch.randperm(len(self._y["train"]), generator=self._order)
+            # The ragged last batch is dropped: every step sees the same number of images.
+            full = [b for b in torch.split(order, self._batch) if len(b) == self._batch]
+            self._pending = full[::-1]
+        return self._pending.pop().to(self._device)
+
+    def step(self) -> float:
+        index = self._next_batch()
+        self._model.train()
+        loss = F.cross_entropy(self._model(self._x["train"][index]), self._y["train"][index])
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        return loss.item()
+
+    @torch.no_grad()
+    def evaluate(self, split: str) -> dict[str, float]:
+        self._model.eval()
+        x, y = self._x[split], self._y[split]
+        logits = torch.cat([self._model(part) for part in torch.split(x, EVAL_BATCH)])
+        return {
+            "loss": F.cross_entropy(logits, y).item(),
+            # argmax of a NaN row is a fixed class: a network that has blown up scores at chance.
+            "accuracy": (logits.argmax(1) == y).sum().item() / len(y),
+        }
+
+
+class ImageClassification:
+    """A small residual CNN on an ``ImageData``: no augmentation, ragged last batch dropped."""
+
+    name = "image-classification"
+    version = 1
+
+    def setup(self, context: Context) -> _ImageRun:
+        """Normalizes the images by the training split and builds the network."""
+        return _ImageRun(context)

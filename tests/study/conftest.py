@@ -1,0 +1,50 @@
+"""Small real inputs: every test of the study trains on images of a few pixels or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from study.arrays import make_arrays
+
+from adamomentum.study import registry
+from adamomentum.study.data.images import ImageData
+from adamomentum.study.spec import Budget, TaskSpec, TrialSpec
+
+
+@pytest.fixture(scope="session")
+def tiny_data() -> ImageData:
+    x, y = make_arrays()
+    part = np.arange(len(y)) % 20
+    rows = {"train": part < 12, "val": (part >= 12) & (part < 16), "test": part >= 16}
+    return ImageData(
+        name="tiny",
+        x={split: x[mask] for split, mask in rows.items()},
+        y={split: y[mask] for split, mask in rows.items()},
+        classes=("a", "b", "c"),
+    )
+
+
+@pytest.fixture
+def tiny_npz(tmp_path: Path) -> Path:
+    x, y = make_arrays()
+    path = tmp_path / "tiny.npz"
+    np.savez(path, x=x, y=y)
+    return path
+
+
+@pytest.fixture
+def make_spec(tiny_data: ImageData):
+    def make(
+        optimizer: str = "adamw", lr: float = 1e-2, stage: str = "final", replicate: int = 0, epochs: int = 2
+    ) -> TrialSpec:
+        return TrialSpec(
+            stage=stage,
+            task=TaskSpec(name="image-classification", version=1, data_fingerprint=tiny_data.fingerprint),
+            optimizer=registry.get(optimizer).spec(lr),
+            budget=Budget(epochs=epochs, batch_size=8, evaluations=2),
+            replicate=replicate,
+        )
+
+    return make

