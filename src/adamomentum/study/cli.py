@@ -23,6 +23,7 @@ from adamomentum.study.execute.local import LocalExecutor, available_cores
 from adamomentum.study.plan import Comparison
 from adamomentum.study.spec import TaskSpec, TrialSpec
 from adamomentum.study.store import Store, StoreError
+from adamomentum.study.tasks import IMAGE_CLASSIFICATION
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.tune import Choice
 
@@ -84,8 +85,9 @@ def compare(
         store = Store(out / "store")
         images = load(data) if data is not None else mnist5k()
         _say(console, images.describe())
+        task, version = IMAGE_CLASSIFICATION
         comparison = Comparison(
-            task=TaskSpec(name="image-classification", version=1, data_fingerprint=images.fingerprint),
+            task=TaskSpec(name=task, version=version, data_fingerprint=images.fingerprint),
             grids=grids,
             seeds=seeds,
             epochs=epochs,

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adamomentum.study.data.images import ImageData
+from adamomentum.study.tasks import IMAGE_CLASSIFICATION
 from adamomentum.study.tasks.base import Context
 
 EVAL_BATCH = 500
@@ -104,8 +105,7 @@ class _ImageRun:
 class ImageClassification:
     """A small residual CNN on an ``ImageData``: no augmentation, ragged last batch dropped."""
 
-    name = "image-classification"
-    version = 1
+    name, version = IMAGE_CLASSIFICATION
 
     def setup(self, context: Context) -> _ImageRun:
         """Normalizes the images by the training split and builds the network."""
