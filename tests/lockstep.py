@@ -77,16 +77,18 @@ class Lockstep:
         path: dict[str, Any],
         *,
         lr: float = 1e-2,
+        start: float = 1.0,
         dtype: torch.dtype = torch.float64,
         seed: int = 0,
     ) -> None:
         self.options = {"lr": lr, **options}
         self.rng = np.random.default_rng(seed)
-        self.params = [torch.tensor(self.rng.standard_normal(shape), dtype=dtype) for shape in shapes]
+        self.params = [torch.tensor(start * self.rng.standard_normal(shape), dtype=dtype) for shape in shapes]
         self.opt = AdaMomentum(self.params, **self.options, **path)
         self.theta = [p.double().numpy().copy() for p in self.params]
         self.states = [reference.State.zeros(theta) for theta in self.theta]
         self.scale = [np.zeros(shape) for shape in shapes]  # the largest gradient of each element so far
+        self.reach = [np.zeros(shape) for shape in shapes]  # how far steps as large as that would have led
 
     def step(self, gradients: list[np.ndarray]) -> None:
         for i, (p, g) in enumerate(zip(self.params, gradients, strict=True)):
@@ -94,6 +96,10 @@ class Lockstep:
             g = p.grad.double().numpy()
             self.scale[i] = np.maximum(self.scale[i], abs(g))
             self.theta[i], self.states[i] = reference.step(self.theta[i], g, self.states[i], **self.options)
+            size = self.scale[i] + self.options.get("weight_decay", 0.0) * abs(self.theta[i])
+            self.reach[i] += (
+                self.options["lr"] * size * (1 / np.sqrt(self.states[i].v) + self.options.get("rectify", 0))
+            )
         self.opt.step()
 
     def pairs(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
@@ -104,7 +110,7 @@ class Lockstep:
             g = self.scale[i] + self.options.get("weight_decay", 0.0) * (1 + abs(theta))
             eps = accumulated_eps(ref.step, self.options)
             v = g**2 * (100 if self.options.get("full_bias_correction") else 1) + eps
-            yield f"parameter {i}", p.detach().double().numpy(), theta, 1 + abs(theta)
+            yield f"parameter {i}", p.detach().double().numpy(), theta, abs(theta) + np.minimum(self.reach[i], 1e6)
             yield f"exp_avg {i}", ours["exp_avg"], ref.m, g
             yield f"exp_avg_sq {i}", ours["exp_avg_sq"] + eps, ref.v, v
             if self.options.get("amsgrad"):

@@ -51,6 +51,20 @@ def test_by_lr_and_betas_over_several_steps(case):
     assert gradcheck(train, (doubles(1.0, -0.4), doubles(0.05), doubles(0.8), doubles(0.95)))
 
 
+@pytest.mark.parametrize("beta2", [0.3, 0.5, 0.6, 2 / 3])
+def test_rectified_steps_by_a_small_beta2(beta2):
+    # The variance is never tractable here: the branch not taken must not poison the derivative.
+    def train(p, beta2):
+        p = p.clone()
+        opt = AdaMomentum([p], lr=0.05, betas=(0.8, beta2), differentiable=True, rectify=True)
+        for _ in range(4):
+            p.grad = p.clone()
+            opt.step()
+        return p
+
+    assert gradcheck(train, (doubles(1.0, -0.4), torch.tensor(beta2, dtype=torch.float64, requires_grad=True)))
+
+
 def test_meta_learned_lr_goes_down_the_loss():
     lr = torch.tensor(1e-3, dtype=torch.float64, requires_grad=True)
     losses = []

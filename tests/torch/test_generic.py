@@ -101,7 +101,9 @@ def error_inputs(device: str, dtype: torch.dtype) -> list[ErrorOptimizerInput]:
     leaf.grad = torch.ones_like(leaf)
 
     return [
-        *get_error_inputs_for_all_optims(device, dtype),
+        # torch warns of a parameter named twice in one group, "in future, this will cause an error": here it does,
+        # since the paths would not agree on what such a step is.
+        *(e for e in get_error_inputs_for_all_optims(device, dtype) if e.error_type is not UserWarning),
         at_construction({}, ValueError, "empty parameter list", params=[]),
         at_construction({}, TypeError, "floating-point or complex", params=[torch.zeros(2, dtype=torch.int64)]),
         at_construction({}, TypeError, "dense", params=[torch.zeros(2).to_sparse()]),
@@ -129,7 +131,7 @@ def error_inputs(device: str, dtype: torch.dtype) -> list[ErrorOptimizerInput]:
         at_construction({"foreach": True, "fused": True}, ValueError, "exclude each other"),
         at_construction({"foreach": True, "differentiable": True}, ValueError, "foreach=True does not go"),
         at_construction({"state_dtype": torch.bfloat16}, ValueError, "state_dtype must be"),
-        at_construction({"state_dtype": "float32"}, ValueError, "state_dtype must be"),
+        at_construction({"state_dtype": "float32"}, TypeError, "state_dtype must be"),
         at_construction({}, ValueError, "lr must be >= 0", params=[{"params": [parameter(device, dtype)], "lr": -1.0}]),
         at_step([sparse], {}, RuntimeError, "does not support sparse gradients"),
         at_step([resized], {}, ValueError, "must have the shape and device of its parameter"),
@@ -791,8 +793,10 @@ class TestGeneric(TestCase):
 
     @optims([INFO])
     def test_older_state_dicts_load(self, device, dtype, optim_info):
-        # An option that a state dict lacks takes this optimizer's own value. Only without full_bias_correction, which
-        # no other optimizer has, it is refused: Adam's dicts fit in every key and would be silently wrong in scale.
+        # An option that a state dict lacks did not exist when it was saved, so it takes its default. Only without
+        # full_bias_correction, which no other optimizer has, it is refused: Adam's dicts fit in every key and would be
+        # silently wrong in scale.
+        defaults = AdaMomentum([parameter(device, dtype)]).defaults
         for desc, kwargs in configs(device, skip=["differentiable"]):
             with case(desc):
                 problem = Regression(device, dtype)
@@ -801,7 +805,8 @@ class TestGeneric(TestCase):
                     optimizer.step(problem.closure)
                 old = deepcopy(optimizer.state_dict())
                 for name in optim_info.not_og_supported_flags:
-                    del old["param_groups"][0][name]
+                    if old["param_groups"][0][name] == defaults[name]:
+                        del old["param_groups"][0][name]
                 other = deepcopy(problem)
                 other_optimizer = AdaMomentum(other.params, **deepcopy(kwargs))
                 other_optimizer.load_state_dict(old)

@@ -17,7 +17,8 @@ SHAPES = [(4, 3), ()]
 @pytest.mark.parametrize("switches", SWITCHES)
 @pytest.mark.parametrize("gradients", GRADIENTS)
 def test_float64_to_1e_12_over_300_steps(path, switches, gradients):
-    run = Lockstep(SHAPES, SWITCHES[switches], PATHS[path])
+    # Tiny gradients would not move parameters of size 1 at all.
+    run = Lockstep(SHAPES, SWITCHES[switches], PATHS[path], start=0.0 if gradients == "tiny" else 1.0)
     for t in range(300):
         run.step([GRADIENTS[gradients](run.rng, shape, t) for shape in SHAPES])
         if t < 30 or t % 10 == 9:
@@ -28,7 +29,8 @@ def test_float64_to_1e_12_over_300_steps(path, switches, gradients):
 @pytest.mark.parametrize("switches", SWITCHES)
 @pytest.mark.parametrize("gradients", sorted(GRADIENTS.keys() - {"huge"}))  # 1e20 squared overflows float32
 def test_float32_to_1e_5(path, switches, gradients):
-    run = Lockstep(SHAPES, SWITCHES[switches], PATHS[path], dtype=torch.float32)
+    start = 0.0 if gradients == "tiny" else 1.0
+    run = Lockstep(SHAPES, SWITCHES[switches], PATHS[path], start=start, dtype=torch.float32)
     for t in range(100):
         # The moments run freely; the parameters start each step together, since L2 decay feeds their rounding back.
         run.theta = [p.detach().double().numpy().copy() for p in run.params]
@@ -36,7 +38,7 @@ def test_float32_to_1e_5(path, switches, gradients):
         run.check(1e-5)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     shapes=st.lists(st.lists(st.integers(0, 5), max_size=4).map(tuple), min_size=1, max_size=4),
     options=st.fixed_dictionaries(

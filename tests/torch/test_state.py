@@ -146,7 +146,7 @@ def test_a_refused_state_dict_changes_nothing():
     before = copy.deepcopy(opt.state_dict())
     bad = copy.deepcopy(before)
     bad["state"][3]["exp_avg"] = torch.zeros(8)
-    with pytest.raises(ValueError, match=r"state 3, 'exp_avg' must be a real tensor of shape \(7,\)"):
+    with pytest.raises(ValueError, match=r"state 3, 'exp_avg' must be a dense real .* of shape \(7,\)"):
         opt.load_state_dict(bad)
     bad = copy.deepcopy(before)
     bad["param_groups"][0]["lr"] = float("nan")
@@ -212,9 +212,12 @@ def test_a_first_step_of_zeros_only_makes_state():
     assert all(opt.state[p]["step"] == 0 for p in params)
 
 
-def test_a_warm_up_from_zero_counts_its_first_step():
+@pytest.mark.parametrize("fixed_decay", [False, True])
+@pytest.mark.parametrize("lr", [0.0, torch.tensor(0.0)])
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_warm_up_from_zero_counts_its_first_step(fixed_decay, lr, capturable):
     params = parameters()
-    opt = AdaMomentum(params, lr=0.0, weight_decay=0.5)
+    opt = AdaMomentum(params, lr=lr, weight_decay=0.5, fixed_decay=fixed_decay, capturable=capturable)
     before = [p.detach().clone() for p in params]
     train(params, opt, 1)
     assert all(torch.equal(p, b) for p, b in zip(params, before, strict=True))
@@ -232,6 +235,58 @@ def test_amsgrad_switched_on_later_starts_its_maximum_then(foreach):
     state = opt.state[params[0]]
     eps = sum(1e-16 * 0.999**k for k in range(4))
     np.testing.assert_allclose(state["max_exp_avg_sq"], state["exp_avg_sq"] + eps, rtol=1e-6)
+
+
+OPTIONS = [key for key in AdaMomentum([torch.zeros(1)]).defaults if key != "full_bias_correction"]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_what_an_older_version_saved_lacks_an_option(option):
+    # A checkpoint or pickle from before the option existed means its default, not this constructor's value.
+    params = parameters()
+    opt = AdaMomentum(params, amsgrad=True)
+    train(params, opt, 2)
+    saved = copy.deepcopy(opt.state_dict())
+    default = saved["param_groups"][0].pop(option)
+    if option == "amsgrad":
+        default = False
+    other = AdaMomentum(parameters(), lr=0.5, eps=1.0, weight_decay=0.5, maximize=True, rectify=True)
+    other.load_state_dict(saved)
+    assert other.param_groups[0][option] == default
+
+    del opt.param_groups[0][option], opt.defaults[option]
+    other = pickle.loads(pickle.dumps(opt))
+    assert other.param_groups[0][option] == default
+    train(other.param_groups[0]["params"], other, 1)
+
+
+def test_half_state_widens_to_the_saved_state_dtype():
+    params = parameters()
+    opt = AdaMomentum(params, state_dtype=torch.float64)
+    train(params, opt, 1)
+    saved = opt.state_dict()
+    saved["state"] = {i: {**s, "exp_avg": s["exp_avg"].bfloat16()} for i, s in saved["state"].items()}
+    opt.load_state_dict(saved)
+    assert opt.state[params[0]]["exp_avg"].dtype == torch.float64
+
+
+def test_lazy_parameters_may_come_before_their_shape():
+    layer = torch.nn.LazyLinear(3)
+    opt = AdaMomentum(layer.parameters())
+    layer(torch.ones(2, 5)).sum().backward()
+    opt.step()
+    assert opt.state[layer.weight]["exp_avg"].shape == (3, 5)
+
+
+def test_fake_tensors():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        p = torch.nn.Parameter(torch.ones(3))
+        opt = AdaMomentum([p])
+        p.grad = torch.ones(3)
+        opt.step()
+        assert opt.state[p]["exp_avg"].shape == (3,)
 
 
 def test_capturable_switched_on_later_keeps_counting():

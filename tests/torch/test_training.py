@@ -1,5 +1,7 @@
 """The optimizer as training code uses it."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +114,85 @@ def test_parameters_that_miss_gradients_count_their_own_steps():
                 lonely.opt.step()
         assert run.opt.state[run.params[1]]["step"] == 4
         torch.testing.assert_close(run.params[1], lonely.params[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("switches", ["full-bias", "amsgrad-large-eps", "rectify", "all"])
+def test_foreach_gives_each_parameter_the_numbers_of_its_own_step(switches, capturable):
+    options = {**SWITCHES[switches], "eps": 1e-2, "capturable": capturable}
+    start = torch.randn(4, 3, dtype=torch.float64)
+    both = [[start[i].clone() for i in range(4)] for _ in range(2)]
+    optimizers = [
+        AdaMomentum(params, foreach=foreach, **options) for params, foreach in zip(both, (False, True), strict=True)
+    ]
+    for t in range(10):
+        g = torch.randn(4, 3, dtype=torch.float64)
+        for params, opt in zip(both, optimizers, strict=True):
+            for i, p in enumerate(params):  # the i-th misses more and more gradients
+                p.grad = g[i].clone() if t % (i + 1) == 0 else None
+            opt.step()
+    for p, q in zip(*both, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_kinds_of_tensors_mixed_in_one_group(foreach):
+    # Dtypes of parameters, gradients and state that differ from tensor to tensor: each as if it were alone.
+    def make():
+        torch.manual_seed(1)
+        single, half, brain = torch.float32, torch.float16, torch.bfloat16
+        params = [torch.nn.Parameter(torch.randn(4).to(dtype)) for dtype in (single, single, single, brain, brain)]
+        for p, dtype in zip(params, (single, half, single, brain, single), strict=True):
+            p.grad_dtype = None
+            p.grad = torch.randn(4).to(dtype)
+        return params
+
+    together, apart = make(), make()
+    optimizers = [AdaMomentum(together, foreach=foreach), *[AdaMomentum([p], foreach=foreach) for p in apart]]
+    for opt in optimizers:
+        opt.init_state()
+    for opt, p in ((optimizers[0], together[2]), (optimizers[3], apart[2])):
+        opt.state[p].update({k: v.double() for k, v in opt.state[p].items() if k != "step"})
+    for _ in range(3):
+        for opt in optimizers:
+            opt.step()
+    for p, q, opt in zip(together, apart, optimizers[1:], strict=True):
+        assert torch.equal(p, q)
+        assert optimizers[0].state[p]["exp_avg_sq"].dtype == opt.state[q]["exp_avg_sq"].dtype
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, Fraction])
+@pytest.mark.parametrize("path", PATHS)
+def test_numbers_of_other_kinds(kind, path):
+    options = {"weight_decay": kind(0.25), "eps": kind(0.125), "betas": (kind(0.5), kind(0.75))}
+    for decoupled in (True, False):
+        run = Lockstep([(3,)], {**options, "decoupled_weight_decay": decoupled}, PATHS[path])
+        run.options.update(weight_decay=0.25, eps=0.125, betas=(0.5, 0.75), lr=0.5)
+        run.opt.param_groups[0]["lr"] = kind(0.5)
+        for _ in range(3):
+            run.step([run.rng.standard_normal(3)])
+            run.check(1e-12)
+
+
+@pytest.mark.parametrize("limit", [8, 100])
+def test_foreach_memory_is_bounded_by_its_chunks(monkeypatch, limit):
+    # The temporaries of a chunk are as large as the chunk: count the elements of each.
+    sizes = []
+    update = foreach_path._update_chunk
+
+    def counted(columns, numbers, rule):
+        sizes.append(sum(p.numel() for p in columns[0]))
+        update(columns, numbers, rule)
+
+    monkeypatch.setitem(foreach_path.CHUNK_ELEMENTS, "cpu", limit)
+    monkeypatch.setattr(foreach_path, "_update_chunk", counted)
+    params = [torch.zeros(shape) for shape in [(3,), (50, 2), (1, 7), (200,), ()]]
+    opt = AdaMomentum(params, foreach=True)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    opt.step()
+    assert sum(sizes) == sum(p.numel() for p in params)
+    assert max(sizes) <= limit
 
 
 def test_closure_and_a_loss_that_falls():

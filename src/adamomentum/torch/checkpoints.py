@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from adamomentum.torch.checks import check_count
 from adamomentum.torch.optimizer import AdaMomentum
 
 __all__ = ["from_adam", "from_adam3"]
@@ -161,11 +162,7 @@ class _Entry:
 
     @property
     def step(self) -> int:
-        value = self.saved["step"]
-        number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-        if not isinstance(number, int | float) or not number >= 0 or not float(number).is_integer():
-            raise ValueError(f"state_dict: 'step' of {self.where} must be a whole number >= 0, got {value!r}")
-        return int(number)
+        return int(check_count(f"state_dict: 'step' of {self.where}", self.saved["step"]))
 
     @property
     def rebias(self) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adamomentum.torch.functional import choose_path
 
-__all__ = ["STATE_DTYPES", "SWITCHES", "check_options", "check_param", "check_step", "describe"]
+__all__ = ["STATE_DTYPES", "SWITCHES", "check_count", "check_options", "check_param", "check_step", "describe"]
 
 PARAM_DTYPES = (
     torch.float64,
@@ -42,6 +42,8 @@ def describe(value: Any) -> str:
 
 def _check_number(name: str, value: Any, *, below: float = math.inf) -> None:
     """Check that a number is in [0, below)."""
+    if type(value) is float and 0 <= value < below:
+        return
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not 0 <= float(value) < below:
@@ -106,7 +108,8 @@ def check_options(options: Mapping[str, Any], *, read_tensors: bool = True) -> N
             "moment in half precision stops decaying or underflows"
         )
     if dtype is not None and dtype not in STATE_DTYPES:
-        raise ValueError(f"state_dtype must be torch.float32, torch.float64 or None, got {dtype!r}")
+        error = ValueError if isinstance(dtype, torch.dtype) else TypeError
+        raise error(f"state_dtype must be torch.float32, torch.float64 or None, got {dtype!r}")
 
 
 def check_param(p: Tensor) -> None:
@@ -115,29 +118,60 @@ def check_param(p: Tensor) -> None:
     Raises:
         TypeError: if it is not.
     """
+    if torch.nn.parameter.is_lazy(p):  # it becomes a tensor at the first forward pass
+        return
     if p.dtype not in PARAM_DTYPES:
         raise TypeError(
             f"params must be floating-point or complex tensors (float64, float32, float16, bfloat16, complex128, "
             f"complex64), got {describe(p)}"
         )
-    if p.layout != torch.strided or p.is_conj():
-        kind = "a lazily conjugated tensor" if p.is_conj() else f"layout {p.layout}"
-        raise TypeError(f"params must be dense tensors, got {kind} of shape {tuple(p.shape)}")
+    if p.layout != torch.strided:
+        raise TypeError(f"params must be dense tensors, got layout {p.layout} of shape {tuple(p.shape)}")
+    if p.is_conj() or p.is_neg():
+        raise TypeError(
+            f"params must be written in place, got a lazily conjugated or negated tensor of shape {tuple(p.shape)}; "
+            "use p.resolve_conj().resolve_neg()"
+        )
+    if p.numel() and any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
+        raise TypeError(
+            f"params must be written in place, got an expanded tensor of shape {tuple(p.shape)}, whose elements share "
+            "memory; use p.contiguous()"
+        )
 
 
-def check_step(group: Mapping[str, Any], state: Mapping[Tensor, Any]) -> None:
+def check_count(where: str, value: Any) -> float:
+    """Check a saved number of steps: a whole number >= 0, or a one-element tensor of one.
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or not number >= 0 or number % 1:
+        raise ValueError(f"{where} must be a whole number >= 0, got {value!r}")
+    return float(number)
+
+
+def _fit(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.device == b.device and a.is_complex() == b.is_complex()
+
+
+def check_step(group: Mapping[str, Any], state: Mapping[Tensor, Any], compiling: bool) -> None:
     """Check what may have changed since the last step: the options, the gradients, the parameters under the state.
 
     Args:
         group: the parameter group.
         state: the optimizer's state by parameter.
+        compiling: whether the step is compiled, so that tensor lr and betas are not to be waited for.
 
     Raises:
         ValueError, TypeError: as :func:`check_options`, or if a gradient or the state does not fit its parameter.
         RuntimeError: if a gradient is sparse, a leaf is to be updated differentiably, or a CUDA graph is captured
             without ``capturable``.
     """
-    check_options(group, read_tensors=False)
+    check_options(group, read_tensors=not (compiling or group["capturable"]))
     for p in group["params"]:
         grad = p.grad
         if grad is None:
@@ -147,18 +181,18 @@ def check_step(group: Mapping[str, Any], state: Mapping[Tensor, Any]) -> None:
                 f"AdaMomentum does not support sparse gradients, got layout {grad.layout} for a parameter of shape "
                 f"{tuple(p.shape)}; set sparse=False on its nn.Embedding, or give it to torch.optim.SparseAdam"
             )
-        if grad.shape != p.shape or grad.device != p.device:
+        if not _fit(grad, p):
             raise ValueError(
-                f"a gradient must have the shape and device of its parameter, got shape {tuple(grad.shape)} on "
-                f"{grad.device} for a parameter of shape {tuple(p.shape)} on {p.device}; call zero_grad() after "
-                "replacing a parameter's data"
+                f"a gradient must have the shape and device of its parameter and be complex where it is, got "
+                f"{describe(grad)} on {grad.device} for {describe(p)} on {p.device}; call zero_grad() after replacing "
+                "a parameter's data"
             )
         exp_avg = state.get(p, {}).get("exp_avg", p)
-        if exp_avg.shape != p.shape or exp_avg.device != p.device:
+        if not _fit(exp_avg, p):
             raise ValueError(
-                f"the state has shape {tuple(exp_avg.shape)} on {exp_avg.device} for a parameter of shape "
-                f"{tuple(p.shape)} on {p.device}; build a new optimizer after replacing or moving a parameter's data, "
-                "and load this one's state_dict() into it to keep the moments"
+                f"the state no longer fits its parameter: {describe(exp_avg)} on {exp_avg.device} for {describe(p)} on "
+                f"{p.device}; build a new optimizer after replacing or moving a parameter's data, and load this one's "
+                "state_dict() into it to keep the moments"
             )
         if group["differentiable"] and p.is_leaf and p.requires_grad:
             raise RuntimeError(

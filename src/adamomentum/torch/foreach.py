@@ -13,9 +13,10 @@ from adamomentum.torch.scalars import Numbers, Rule
 
 __all__ = ["CHUNK_ELEMENTS", "PLAIN_TENSORS", "foreach_update"]
 
-# Tensors are worked through in chunks of about this many elements, which caps the temporary memory: 64 MiB in float32
-# on an accelerator for the denominator, and as much again each for maximize or L2 decay, for half-precision gradients
-# and for half-precision parameters. On a CPU a chunk that stays in cache is also faster.
+# Tensors are worked through in chunks of about this many elements, which caps the temporary memory whatever the size
+# of the model: 64 MiB on an accelerator for float32 parameters, twice that with half-precision parameters, with
+# maximize and L2 decay together or with capturable, and at most four times that with float64 state or several of
+# these at once. On a CPU a chunk that stays in cache is also faster.
 CHUNK_ELEMENTS = {"cpu": 2**18, "default": 2**24}
 
 # Subclasses such as DTensor promise neither foreach kernels nor views.
@@ -36,7 +37,8 @@ def foreach_update(columns: list[list[Tensor]], numbers: list[Numbers], rule: Ru
     alike: dict[Any, list[_Row]] = defaultdict(list)
     for i, n in enumerate(numbers):
         tensors = [column[i] for column in columns]
-        alike[(tensors[0].device, tensors[0].dtype, tensors[1].dtype, tensors[2].dtype)].append((tensors, n))
+        kind = (type(tensors[0]) in PLAIN_TENSORS, tensors[0].device, *[t.dtype for t in tensors[:3]])
+        alike[kind].append((tensors, n))
     for rows in alike.values():
         limit = CHUNK_ELEMENTS.get(rows[0][0][0].device.type, CHUNK_ELEMENTS["default"])
         for chunk in _chunks(rows, limit):
@@ -98,6 +100,7 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
     else:
         torch._foreach_sqrt_(vs)
         denoms = list(vs)
+        del vs
     for i, adapt in enumerate(n.adapt):
         if isinstance(adapt, Tensor):
             denoms[i] = torch.where(adapt, denoms[i], 1.0)
@@ -105,9 +108,9 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
             denoms[i].fill_(1.0)
     if rule.weight_decay and rule.decoupled_weight_decay:
         torch._foreach_mul_(thetas, n.shrink)
-    _addcdiv_(thetas, exp_avgs, denoms, [-size for size in n.step_size])
+    _addcdiv_(thetas, exp_avgs, denoms, n.factor)
     if thetas is not params:
-        if all(type(p) in PLAIN_TENSORS for p in params):
+        if type(params[0]) in PLAIN_TENSORS:
             torch._foreach_copy_(params, thetas)
         else:  # DTensor has no _foreach_copy_
             for p, theta in zip(params, thetas, strict=True):

@@ -118,6 +118,7 @@ def adamomentum(
     # The numbers stay tensors where the host may not wait for them, or autograd or a compiler follows them.
     stay_tensors = capturable or differentiable or torch.compiler.is_compiling()
     lr, beta1, beta2 = (x if stay_tensors and isinstance(x, Tensor) else float(x) for x in (lr, beta1, beta2))
+    eps, weight_decay = float(eps), float(weight_decay)
     rule = Rule(
         lr=lr,
         beta1=beta1,
@@ -133,9 +134,12 @@ def adamomentum(
         differentiable=differentiable,
     )
 
-    torch._foreach_add_(state_steps, 1)
+    if torch.compiler.is_compiling() or not state_steps[0].is_cpu:
+        torch._foreach_add_(state_steps, 1)
+    else:  # on a CPU the line above would wrap the 1 into a tensor again for each step
+        torch._foreach_add_(state_steps, torch.tensor(1.0), alpha=1.0)
     if stay_tensors:
-        numbers = [numbers_on_device(s, m, rule) for s, m in zip(state_steps, exp_avgs, strict=True)]
+        numbers = numbers_on_device(state_steps, exp_avgs, rule)
     else:
         steps = [s.item() for s in state_steps]
         at = {t: numbers_at(t, rule) for t in set(steps)}  # parameters nearly always share their step
@@ -190,7 +194,7 @@ def _for_loop(
         denom.fill_(1.0)
     if rule.weight_decay and rule.decoupled_weight_decay:
         theta.mul_(n.shrink)
-    _addcdiv_(theta, exp_avg, denom, -n.step_size)
+    _addcdiv_(theta, exp_avg, denom, n.factor)
     if theta is not param:
         param.copy_(theta)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, overload
 
 import torch
@@ -40,8 +42,8 @@ class AdaMomentum(Optimizer):
       step, so raise ``weight_decay`` by the factor by which you lower lr.
     * **eps.** It is added to v at every step and accumulates: the smallest possible denominator is
       sqrt(eps / (1 - beta2)), 3.2e-7 for the default and 3.2e-3, not 1e-8, for ``eps=1e-8``.
-    * **First steps.** The first update is lr / (1 - beta1) = 10 lr in each coordinate, falling to 1.07 lr by
-      step 100: warm lr up over 50 to 100 steps, or set ``full_bias_correction=True``.
+    * **First steps.** The first update is lr / (1 - beta1) = 10 lr in each coordinate; for a steady gradient it
+      falls to 1.07 lr by step 100. Warm lr up over 50 to 100 steps, or set ``full_bias_correction=True``.
 
     State per parameter: ``step`` (0-dim float32 tensor; on the CPU unless ``capturable``), ``exp_avg``,
     ``exp_avg_sq`` and, with ``amsgrad``, ``max_exp_avg_sq`` (the running maximum of v, eps included), shaped like
@@ -52,10 +54,10 @@ class AdaMomentum(Optimizer):
             can differ between groups. Floating-point and complex tensors; a complex one is two real ones.
         lr: learning rate, float or one-element tensor; may change every step.
         betas: decay rates of the two moments, floats or one-element tensors in [0, 1); may change every step.
-        eps: added to the second moment at every step, in units of the gradient squared. With 0, a coordinate
-            whose gradient has always been 0 becomes NaN, as in Algorithm 1.
+        eps: added to the second moment at every step, in units of the gradient squared. With 0 a coordinate becomes
+            NaN if its gradient has always been 0, as in Algorithm 1, and infinite if m^2 underflows.
         weight_decay: strength of the weight decay; its meaning depends on the next two switches.
-        amsgrad: divide by the running maximum of v.
+        amsgrad: divide by the running maximum of v. As eps is in it, lowering eps later has no effect.
         decoupled_weight_decay: multiply the parameters by ``1 - lr * weight_decay``, as AdamW does; if False,
             add ``weight_decay * parameter`` to the gradient (L2).
         fixed_decay: multiply them by ``1 - weight_decay`` instead, whatever the value of lr. A step of lr 0
@@ -70,15 +72,16 @@ class AdaMomentum(Optimizer):
             correct one (:func:`~adamomentum.torch.functional.choose_path`).
         fused: True raises: this version has no native kernel yet.
         capturable: keep ``step`` on the parameter's device and never wait for the device, so that ``step()`` can
-            be captured in a CUDA graph; put tensor lr and betas on that device. On any device it is correct, and
-            slower when not captured.
+            be captured in a CUDA graph; put tensor lr and betas on that device. Correct on any device, and slower
+            where no graph is captured.
         differentiable: let autograd run through ``step()``.
         state_dtype: dtype of the moments, torch.float32 or torch.float64 (their complex counterparts for complex
-            parameters). None: the parameter's dtype, but float32 for half precision.
+            parameters), when they are created. None: the parameter's dtype, but float32 for half precision.
 
     Raises:
-        ValueError: if an option is out of range or contradicts another one.
-        TypeError: if an option has the wrong type, or a parameter is neither floating point nor complex.
+        ValueError: if an option is out of range or contradicts another one, or a parameter is named twice.
+        TypeError: if an option has the wrong type, or a parameter cannot be updated: neither floating point nor
+            complex, sparse, lazily conjugated or negated, or expanded.
         RuntimeError: if ``fused`` is True.
     """
 
@@ -129,14 +132,17 @@ class AdaMomentum(Optimizer):
             param_group: a dict with ``params`` and any of the options.
 
         Raises:
-            ValueError: if an option is out of range or contradicts another one.
-            TypeError: if an option has the wrong type, or a parameter is neither floating point nor complex.
+            ValueError: if an option is out of range or contradicts another one, or a parameter is there already.
+            TypeError: if an option has the wrong type, or a parameter cannot be updated.
         """
         super().add_param_group(param_group)
+        params = self.param_groups[-1]["params"]
         try:
             check_options(self.param_groups[-1])
-            for p in self.param_groups[-1]["params"]:
+            for p in params:
                 check_param(p)
+            if len(params) != len(set(params)):
+                raise ValueError("params must not name a parameter twice in one group; remove the duplicates")
         except Exception:
             self.param_groups.pop()
             raise
@@ -157,7 +163,7 @@ class AdaMomentum(Optimizer):
         if not state:
             dtype = state_dtype_for(p, group["state_dtype"])
             # On the CPU the host can read it without waiting for the device.
-            state["step"] = torch.zeros((), dtype=torch.float32, device=p.device if group["capturable"] else "cpu")
+            state["step"] = torch.tensor(0.0, dtype=torch.float32, device=p.device if group["capturable"] else "cpu")
             state["exp_avg"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
             state["exp_avg_sq"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
         if group["amsgrad"] and "max_exp_avg_sq" not in state:
@@ -185,9 +191,11 @@ class AdaMomentum(Optimizer):
             What ``closure`` returned, or None.
 
         Raises:
-            RuntimeError: if a gradient is sparse, or a CUDA graph is captured without ``capturable``.
-            ValueError: if an option was set to an impossible value since the last step, or a gradient does not
-                fit its parameter.
+            ValueError: if an option was set to an impossible value since the last step, or a gradient or the state
+                does not fit its parameter.
+            TypeError: if an option was set to a value of the wrong type.
+            RuntimeError: if a gradient is sparse, ``fused`` was set, a leaf is to be updated differentiably, or a
+                CUDA graph is captured without ``capturable``.
         """
         loss = None
         if closure is not None:
@@ -213,7 +221,7 @@ class AdaMomentum(Optimizer):
     def _prepare(self, compiling: bool) -> list[tuple[dict[str, Any], list[list[Tensor]], Any, Any]]:
         """Check everything, then gather for each group the tensor lists, lr and betas of the coming update."""
         for group in self.param_groups:  # all checks come before the first change
-            check_step(group, self.state)
+            check_step(group, self.state, compiling)
         if not self.state and self._only_state_is_wanted():
             self.init_state()
             return []
@@ -241,10 +249,10 @@ class AdaMomentum(Optimizer):
         """Whether lr and all gradients are 0, read only where that costs no wait in ordinary training."""
         for group in self.param_groups:
             lr = group["lr"]
-            if (isinstance(lr, Tensor) and lr.device.type != "cpu") or lr != 0:
+            if (isinstance(lr, Tensor) and not lr.is_cpu) or lr != 0:
                 return False
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        return bool(grads) and not any(grad.any() for grad in grads)
+        return bool(grads) and not any(grad.is_meta or grad.any() for grad in grads)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state made by :meth:`state_dict`; moments keep the dtype they were saved with.
@@ -258,7 +266,7 @@ class AdaMomentum(Optimizer):
             ValueError: if it was written by another optimizer, or does not fit this one's parameters.
         """
         # Registered now, it runs after the user's own hooks, which may still change the dict.
-        handle = self.register_load_state_dict_pre_hook(checked_and_hidden)
+        handle = self.register_load_state_dict_pre_hook(partial(checked_and_hidden, _DEFAULTS))
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -267,9 +275,17 @@ class AdaMomentum(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            for name, default in self.defaults.items():
+            for name, default in _DEFAULTS.items():
                 group.setdefault(name, default)
         for entries in self.state.values():
             for key, value in entries.items():
                 if isinstance(value, Hidden):
                     entries[key] = value.tensor
+
+
+# What an option is where a state dict or pickle of an older version does not have it.
+_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(AdaMomentum).parameters.items()
+    if parameter.default is not parameter.empty
+}

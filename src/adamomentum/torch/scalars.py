@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +16,8 @@ __all__ = ["Numbers", "Rule", "Scalar", "numbers_at", "numbers_on_device"]
 
 # A float, or a 0-dim tensor.
 Scalar = float | Tensor
+
+_REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
 
 class Rule(NamedTuple):
@@ -40,12 +45,15 @@ class Numbers(NamedTuple):
     v_weight: Scalar  # 1 - beta2, divided by c1^2 under full bias correction
     accumulated_eps: Scalar
     shrink: Scalar  # what decoupled decay multiplies the parameter by
-    step_size: Scalar  # of m / sqrt(v + accumulated eps), or of m alone where not `adapt`
+    factor: Scalar  # of m / sqrt(v + accumulated eps), or of m alone where not `adapt`, in the update: negative
     adapt: bool | Tensor  # False while rectification finds the variance intractable
 
 
 def numbers_at(t: Scalar, rule: Rule) -> Numbers:
-    """The numbers of step t, counted from 1: floats if t is one, tensors if t is one."""
+    """The numbers of step t, counted from 1: floats if t is one, tensors of t's shape if t is one.
+
+    What does not depend on t keeps the kind of the option that it comes from.
+    """
     lr, beta1, beta2 = rule.lr, rule.beta1, rule.beta2
     correction1 = 1 - beta1**t
     correction2 = 1 - beta2**t
@@ -53,12 +61,12 @@ def numbers_at(t: Scalar, rule: Rule) -> Numbers:
     step_size = lr * correction2**0.5 / correction1
     adapt: bool | Tensor = True
     if rule.rectify and isinstance(t, Tensor):
-        factor, adapt = _rectification_on_device(t, beta2)
-        step_size = torch.where(adapt, factor * step_size, lr / correction1)
+        r, adapt = _rectification_on_device(t, beta2)
+        step_size = torch.where(adapt, r * step_size, lr / correction1)
     elif rule.rectify:
-        r = rectification(int(t), float(beta2))
-        adapt = r is not None
-        step_size = lr / correction1 if r is None else r * step_size
+        known = rectification(int(t), float(beta2))
+        adapt = known is not None
+        step_size = lr / correction1 if known is None else known * step_size
 
     shrink: Scalar = 1 - lr * rule.weight_decay
     if rule.fixed_decay:  # a step of lr 0 moves nothing
@@ -71,35 +79,53 @@ def numbers_at(t: Scalar, rule: Rule) -> Numbers:
         v_weight=(1 - beta2) / correction1**2 if rule.full_bias_correction else 1 - beta2,
         accumulated_eps=rule.eps * correction2 / (1 - beta2),
         shrink=shrink,
-        step_size=step_size,
+        factor=-step_size,
         adapt=adapt,
     )
 
 
-def numbers_on_device(state_step: Tensor, exp_avg: Tensor, rule: Rule) -> Numbers:
-    """:func:`numbers_at` as 0-dim tensors of ``exp_avg``'s device and precision, where they are not plain floats."""
-    device, dtype = exp_avg.device, exp_avg.abs().dtype if exp_avg.is_complex() else exp_avg.dtype
+def numbers_on_device(state_steps: list[Tensor], exp_avgs: list[Tensor], rule: Rule) -> list[Numbers]:
+    """:func:`numbers_at` for each parameter, never read on the host.
+
+    Args:
+        state_steps: the number of steps, counting this one, of each parameter.
+        exp_avgs: its first moment, whose device and precision the numbers get.
+        rule: the options.
+
+    Returns:
+        The numbers of each parameter, as 0-dim tensors where they are not plain floats.
+    """
+    alike: dict[Any, list[int]] = defaultdict(list)
+    for i, m in enumerate(exp_avgs):
+        alike[(m.device, m.dtype)].append(i)
+    numbers: dict[int, Numbers] = {}
+    for (device, dtype), indices in alike.items():
+        # One vector of steps: a handful of operations, however many parameters.
+        rows = _numbers_of_vector([state_steps[i] for i in indices], device, dtype, rule)
+        numbers.update(zip(indices, rows, strict=True))
+    return [numbers[i] for i in range(len(exp_avgs))]
+
+
+def _numbers_of_vector(
+    state_steps: list[Tensor], device: torch.device, dtype: torch.dtype, rule: Rule
+) -> Iterator[Numbers]:
     # 1 - beta2^t cancels: in float32 it would lose four digits at the first steps. MPS has no float64.
     wide = torch.float32 if device.type == "mps" else torch.float64
+    narrow = _REAL.get(dtype, dtype)
 
     def widen(x: Scalar) -> Scalar:
         return x.reshape(()).to(device, wide) if isinstance(x, Tensor) else x
 
-    def narrow(x: Scalar) -> Scalar:
-        return x.to(dtype) if isinstance(x, Tensor) else x
+    def rows(x: Scalar) -> Iterable[Scalar]:
+        if not isinstance(x, Tensor):
+            return repeat(x, len(state_steps))
+        if x.is_floating_point():
+            x = x.to(narrow)
+        return x.unbind() if x.dim() else repeat(x, len(state_steps))
 
-    # A copy, because autograd keeps t while the next step counts on.
-    t = state_step.to(device, wide, copy=True)
+    t = torch.stack(state_steps).to(device, wide)
     n = numbers_at(t, rule._replace(lr=widen(rule.lr), beta1=widen(rule.beta1), beta2=widen(rule.beta2)))
-    return Numbers(
-        m_weight=narrow(n.m_weight),
-        beta2=narrow(n.beta2),
-        v_weight=narrow(n.v_weight),
-        accumulated_eps=narrow(n.accumulated_eps),
-        shrink=narrow(n.shrink),
-        step_size=narrow(n.step_size),
-        adapt=n.adapt,
-    )
+    return map(Numbers, *map(rows, n))
 
 
 def _rectification_on_device(t: Tensor, beta2: Scalar) -> tuple[Tensor, Tensor]:
