@@ -7,7 +7,6 @@ import sys
 STUDY_EXTRA = {
     "jinja2", "matplotlib", "pandas", "PIL", "platformdirs", "pydantic", "rich", "scipy", "torch", "typer",
 }  # fmt: skip
-INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
 def main() -> None:
@@ -22,7 +21,7 @@ def main() -> None:
 
         app(prog_name="adamomentum")
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        sys.exit(130)  # what a shell reports for a program ended by Ctrl-C
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in STUDY_EXTRA:
             raise

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from adamomentum.cli import INTERRUPTED
 from adamomentum.study import registry
 from adamomentum.study.compare import Outcome, run_comparison
 from adamomentum.study.data.images import ImageData, load, mnist5k
@@ -29,6 +28,7 @@ from adamomentum.study.tune import Choice
 
 DEVICES = ("cpu", "cuda", "mps")
 MAX_WORKERS = 8
+INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
