@@ -73,6 +73,26 @@ def test_no_step_is_longer_than_its_bound():
     assert 31.0 < longest <= 1 / math.sqrt(0.001)
 
 
+@pytest.mark.parametrize(("beta1", "factor"), [(0.5, 1.7), (0.8, 3.0), (0.9, 4.4), (0.95, 6.2)])
+def test_in_noise_it_moves_further_than_adam(beta1, factor):
+    # RMS updates in pure noise: 1 lr, against Adam's sqrt((1 - beta1) / (1 + beta1)) lr.
+    rng, n, steps, beta2 = np.random.default_rng(0), 400, 3000, 0.999
+    theta, state = np.zeros(n), reference.State.zeros(np.zeros(n))
+    m = v = np.zeros(n)
+    ours, adams = [], []
+    for t in range(1, steps + 1):
+        g = rng.standard_normal(n)
+        before = theta
+        theta, state = reference.step(theta, g, state, lr=1.0, betas=(beta1, beta2))
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+        if t > 2000:
+            ours.append(np.mean((theta - before) ** 2))
+            adams.append(np.mean((m / (1 - beta1**t)) ** 2 / (v / (1 - beta2**t))))
+    assert math.sqrt(np.mean(ours)) == pytest.approx(1, rel=0.05)
+    assert math.sqrt(np.mean(ours) / np.mean(adams)) == pytest.approx(factor, rel=0.05)
+    assert factor == pytest.approx(math.sqrt((1 + beta1) / (1 - beta1)), rel=0.02)
+
+
 def test_eps_sets_the_denominator_floor():
     # Gradients far below sqrt(eps / (1 - beta2)) = 3.2e-3 are divided by that floor: SGD with a fixed factor.
     path, _ = run([1e-6] * 20000, lr=1e-3, eps=1e-8)

@@ -260,6 +260,13 @@ def test_what_an_older_version_saved_lacks_an_option(option):
     train(other.param_groups[0]["params"], other, 1)
 
 
+def test_why_half_precision_moments_are_refused():
+    # One step's decay is less than half a bfloat16 unit, and the square of an ordinary momentum is 0 in float16.
+    v = torch.ones(1, dtype=torch.bfloat16)
+    assert torch.equal(v * 0.999, v)
+    assert torch.tensor(1e-4).square().half() == 0
+
+
 def test_half_state_widens_to_the_saved_state_dtype():
     params = parameters()
     opt = AdaMomentum(params, state_dtype=torch.float64)
