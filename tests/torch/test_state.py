@@ -303,3 +303,13 @@ def test_capturable_switched_on_later_keeps_counting():
     opt.param_groups[0]["capturable"] = True
     train(params, opt, 1)
     assert opt.state[params[0]]["step"] == 3
+
+
+def test_capturable_keeps_the_step_on_the_parameters_device():
+    p = torch.nn.Parameter(torch.ones(2, device="meta"))
+    opt = AdaMomentum([p])
+    opt.init_state()
+    assert opt.state[p]["step"].device.type == "cpu"
+    opt.param_groups[0]["capturable"] = True
+    opt.init_state()
+    assert opt.state[p]["step"].device.type == "meta"
