@@ -199,5 +199,6 @@ def check_step(group: Mapping[str, Any], state: Mapping[Tensor, Any], compiling:
                 "differentiable=True updates parameters in place, which autograd does not allow for a leaf that "
                 "requires grad; give the optimizer clones, such as p.clone()"
             )
-    if not group["capturable"] and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+    on_cuda = not group["capturable"] and any(p.is_cuda for p in group["params"])
+    if on_cuda and torch.cuda.is_current_stream_capturing():
         raise RuntimeError("capturing step() in a CUDA graph needs capturable=True, got False")
