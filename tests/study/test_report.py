@@ -38,7 +38,8 @@ class FakeTraining:
         status = self.overrides.get((spec.stage, spec.optimizer.name, spec.replicate), "ok")
         if status == "error":
             return TrialResult(status="error", error="Traceback\nRuntimeError: <b>boom</b>")
-        gain = {"adamomentum": 0.01, "adamw": 0.0, "sgdm": 0.002 * (-1) ** spec.replicate}[spec.optimizer.name]
+        sign = (-1) ** spec.replicate
+        gain = {"adamomentum": 0.01 - 0.0001 * sign, "adamw": 0.0, "sgdm": 0.002 * sign}[spec.optimizer.name]
         accuracy = 0.9 + 0.004 * spec.replicate + gain
         final = {"val_loss": loss, "val_accuracy": accuracy, "train_loss": loss / 2}
         if spec.stage == "final":
@@ -55,7 +56,7 @@ class FakeTraining:
         return TrialResult(
             status=status,
             final=final,
-            curve={} if status == "diverged" else curve,
+            curve={key: [] for key in curve} if status == "diverged" else curve,
             timing={"ms_per_step": 10.0 + spec.replicate, "train_seconds": 1.0},
             provenance={"torch": "1.2.3"},
         )

@@ -55,6 +55,12 @@ def test_verdict(low, high, words) -> None:
     assert stats.verdict(stats.Interval((low + high) / 2, low, high, 5)) == words
 
 
+@pytest.mark.parametrize(("a", "b"), [([15 / 29, 18 / 29], [14 / 29, 17 / 29]), ([0.5] * 3, [0.25] * 3)])
+def test_equal_differences_are_no_certainty(a, b) -> None:
+    # Accuracies are multiples of 1 / n_test: a few seeds can differ by the same number of images.
+    assert stats.verdict(stats.paired_difference(a, b)) == "no spread between seeds: no interval"
+
+
 def test_steps_to_target() -> None:
     assert stats.steps_to_target([10, 20, 30], [0.5, 0.9, 0.8], 0.9) == 20
     assert stats.steps_to_target([10, 20, 30], [0.5, None, 0.95], 0.9) == 30

@@ -48,10 +48,26 @@ def test_same_spec_same_bits_in_another_process(make_spec, tiny_data) -> None:
     assert here.curve == again.curve == there.curve
 
 
-def test_the_global_generator_is_left_alone(make_spec, tiny_data) -> None:
-    before = torch.get_rng_state()
-    run_trial(make_spec(), tiny_data)
+def test_nothing_global_is_left_changed(make_spec, tiny_data) -> None:
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run_trial(make_spec(), tiny_data)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("replicate", range(6))
+def test_a_run_that_does_not_move_has_not_diverged(make_spec, tiny_data, replicate) -> None:
+    assert run_trial(make_spec("adamw", 1e-12, replicate=replicate), tiny_data).status == "ok"
+
+
+def test_a_finite_loss_far_above_the_start_has_diverged(make_spec, tiny_data) -> None:
+    result = run_trial(make_spec("sgdm", 10.0, stage="tune"), tiny_data)
+    assert result.final["train_loss"] is not None
+    assert result.status == "diverged"
 
 
 def test_replicates_differ_and_optimizers_share_their_start(make_spec, tiny_data) -> None:

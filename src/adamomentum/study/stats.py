@@ -59,6 +59,8 @@ def verdict(difference: Interval) -> str:
     """Says what ``difference`` allows to be said: ``higher``, ``lower`` or no evidence."""
     if math.isnan(difference.low):
         return "one seed: no interval"
+    if difference.half_width <= 1e-9 * abs(difference.mean):
+        return "no spread between seeds: no interval"  # a few equal steps of 1 / n_test are not certainty
     if difference.low > 0:
         return "higher"
     if difference.high < 0:

@@ -21,13 +21,16 @@ Number = float | None
 
 Status = Literal["ok", "diverged", "error"]
 
+DIVERGED = 1.5
+"""A final training loss above so many times the untrained network's is a divergence."""
+
 
 class TrialResult(BaseModel):
     """What came out of a trial.
 
     Attributes:
-        status: ``diverged`` means a loss that is not finite, or a final training loss above the first:
-            a result like any other. ``error`` means that the trial could not be run to its end.
+        status: ``diverged`` means a loss that is not finite, or a final training loss above 1.5 times that of
+            the untrained network: a result like any other. ``error`` means that the trial could not be run to its end.
         final: metrics at the last step, e.g. ``val_accuracy``; ``test_*`` only in the final stage.
         curve: equally long lists: ``step``, ``train_loss`` (mean since the last point), ``val_*``.
         timing: ``ms_per_step`` (median over steps), ``train_seconds``; evaluation is off the clock.
@@ -71,7 +74,17 @@ def run_trial(spec: TrialSpec, data: Any) -> TrialResult:
 
     if data.fingerprint != spec.task.data_fingerprint:
         raise ValueError(f"data has fingerprint {data.fingerprint}, the trial needs {spec.task.data_fingerprint}")
+    threads = torch.get_num_threads()
     torch.set_num_threads(spec.num_threads)
+    try:
+        return _train(spec, data)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(spec: TrialSpec, data: Any) -> TrialResult:
+    import torch
+
     optimizers: list[torch.optim.Optimizer] = []
 
     def make_optimizer(params: Iterable[Any]) -> torch.optim.Optimizer:
@@ -87,6 +100,7 @@ def run_trial(spec: TrialSpec, data: Any) -> TrialResult:
             make_optimizer=make_optimizer,
         )
     )
+    untrained_loss = run.evaluate("val")["loss"]
     total = run.total_steps
     points = {math.ceil(total * (k + 1) / spec.budget.evaluations) for k in range(spec.budget.evaluations)}
     losses: list[float] = []
@@ -116,7 +130,8 @@ def run_trial(spec: TrialSpec, data: Any) -> TrialResult:
     for split in ("val", "test") if spec.stage == "final" else ("val",):
         final |= {f"{split}_{name}": _number(value) for name, value in run.evaluate(split).items()}
     final["train_loss"] = None if diverged else statistics.fmean(losses[-max(1, total // 10) :])
-    diverged = diverged or final["val_loss"] is None or (final["train_loss"] or 0.0) > losses[0]
+    # Against the whole validation split before the first step: the first batch's own loss is too noisy to judge by.
+    diverged = diverged or final["val_loss"] is None or (final["train_loss"] or 0.0) > DIVERGED * untrained_loss
     return TrialResult(
         status="diverged" if diverged else "ok",
         final=final,

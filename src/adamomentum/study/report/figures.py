@@ -88,7 +88,7 @@ def train_loss(ax: Axes, tables: Tables) -> None:
 
 def validation_error(ax: Axes, tables: Tables) -> None:
     """Validation error against the step, the target drawn in."""
-    # Half an image: an error of 0 has no place on a logarithmic axis.
+    # An error of 0 has no place on a logarithmic axis: it is drawn at 0.05 %.
     _curve(ax, tables, lambda rows: (1 - rows["val_accuracy"]).clip(lower=5e-4))
     if tables.target is not None and tables.target.accuracy < 1:
         ax.axhline(1 - tables.target.accuracy, color=INK, linewidth=1, linestyle=(0, (4, 3)))

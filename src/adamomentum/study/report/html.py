@@ -61,7 +61,9 @@ def write(
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         comparison=comparison,
         steps=max((int(s) for s in steps if s), default=None),
-        grid_points=sorted({len(g) for g in comparison.grids.values()}),
+        grid_points=sorted({len(g) for g in comparison.grids.values() if len(g) > 1}),
+        decay_matched={"adamomentum", "adamw"} <= comparison.grids.keys()
+        and all(grid == registry.get(name).lr_grid() for name, grid in comparison.grids.items()),
         target=t.target,
         rows=summary_cells(t, comparison.seeds),
         differences=difference_rows(t),
@@ -107,6 +109,8 @@ def summary_cells(t: Tables, seeds: int) -> list[Cells]:
         notes = []
         if row["lr"] is None or math.isnan(row["lr"]):
             notes.append("no learning rate could be trained")
+        elif not row["lr_tuned"]:
+            notes.append("lr as given, not tuned")
         if row["lr_at_edge"]:
             notes.append("lr at the edge of its grid")
         if row["diverged"]:
