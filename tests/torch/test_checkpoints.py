@@ -424,10 +424,20 @@ def test_equal_groups_are_matched_by_order(named):
     assert_state_follows_the_parameters(optimizer, adamw)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_fsdp_wrapped_module."])
+def test_names_match_whatever_wraps_the_model(prefix):
+    model = model_of_equal_shapes()
+    adamw = trained_adamw([(prefix + name, p) for name, p in model.named_parameters()], model)
+    optimizer = AdaMomentum(reversed(list(model.named_parameters())))
+    optimizer.load_state_dict(from_adam(adamw.state_dict(), optimizer))
+    for p in model.parameters():
+        torch.testing.assert_close(optimizer.state[p]["exp_avg"], adamw.state[p]["exp_avg"])
+
+
 def test_other_names_are_an_error():
     model = model_of_equal_shapes()
-    adamw = trained_adamw([(f"module.{name}", p) for name, p in model.named_parameters()], model)
-    message = r"missing: '0.bias', '0.weight', '1.bias', '1.weight' and 2 more; unexpected: 'module.0.bias'"
+    adamw = trained_adamw([(f"model.{name}", p) for name, p in model.named_parameters()], model)
+    message = r"missing: '0.bias', '0.weight', '1.bias', '1.weight' and 2 more; unexpected: 'model.0.bias'"
     with pytest.raises(ValueError, match=message):
         from_adam(adamw.state_dict(), AdaMomentum(model.named_parameters()))
 

@@ -462,3 +462,18 @@ def test_models_that_have_no_groups():
         param_groups(Custom(_flat_param=(9,)))
     with pytest.raises(ValueError, match="found no list of equal modules"):
         param_groups(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), lr=1.0, layer_decay=0.5)
+
+
+def test_words_in_names_of_ones_own_parameters():
+    model = Custom(pos_emb=(5, 4), rel_pos_h=(5, 4), pos=(5, 4), reg_token=(5, 4), token_mixing=(4, 4), proj=(4, 4))
+    groups = {group["name"]: set(group["param_names"]) for group in param_groups(model)}
+    assert groups["decay"] == {"token_mixing", "proj"}
+
+
+def test_a_list_of_heads_is_not_taken_for_the_layers():
+    model = nn.Module()
+    model.body = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4))
+    model.heads = nn.ModuleList(nn.Linear(4, 2) for _ in range(3))
+    with pytest.raises(ValueError, match="'heads', the one list of equal modules, holds only 6"):
+        param_groups(model, lr=1.0, layer_decay=0.5)
+    assert param_groups(model, lr=1.0, layer_decay=0.5, blocks="heads")

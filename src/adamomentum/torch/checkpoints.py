@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from adamomentum.torch.checks import check_count
+from adamomentum.torch.groups import WRAPPED
 from adamomentum.torch.optimizer import AdaMomentum
 
 __all__ = ["from_adam", "from_adam3"]
@@ -249,8 +250,8 @@ def _matched(
     """Saved id and saved group for each of the optimizer's parameters, in the order of its groups."""
     saved = [(i, group) for group in saved_groups for i in group["params"]]
     if all("param_names" in group for group in (*saved_groups, *groups)):
-        by_name = dict(zip((n for group in saved_groups for n in group["param_names"]), saved, strict=True))
-        names = [name for group in groups for name in group["param_names"]]
+        by_name = dict(zip(_plain_names(saved_groups), saved, strict=True))
+        names = _plain_names(groups)
         missing, unexpected = set(names) - by_name.keys(), by_name.keys() - set(names)
         if missing or unexpected:
             raise ValueError(
@@ -267,6 +268,17 @@ def _matched(
             'state_dict["param_groups"][0]["param_names"] = [name for name, _ in model.named_parameters()]'
         )
     return saved
+
+
+def _plain_names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of the groups' parameters without what torch.compile, DDP and others put into them."""
+    names = [
+        ".".join(part for part in name.split(".") if part not in WRAPPED)
+        for group in groups
+        for name in group["param_names"]
+    ]
+    ddp = all(name.startswith("module.") for name in names)
+    return [name.removeprefix("module.") for name in names] if ddp else names
 
 
 def _check_keys(entry: _Entry, second_moment: str) -> None:

@@ -29,9 +29,10 @@ _DECAY_MODULES = (
     nn.RNNCellBase,
     nn.MultiheadAttention,
 )
-_NO_DECAY_WORDS = {"bias", "embed", "embedding", "embeddings", "token", "tokens"}
+_NO_DECAY_WORDS = {"bias", "emb", "embed", "embedding", "embeddings", "pos"}
+_NO_DECAY_LAST_WORDS = {"token", "tokens"}  # cls_token, but not token_mixing
 # Attributes under which torch.compile, activation checkpointing and FSDP1 keep the module they wrap.
-_WRAPPED = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+WRAPPED = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 
 Rule = str | Collection[str] | Callable[[str, nn.Parameter], bool]
 
@@ -55,8 +56,8 @@ def param_groups(
     1. ``no_decay`` and ``decay``, the caller's word.
     2. It belongs to a norm (``torch.nn``'s batch, instance, group, layer and RMS norms), an ``Embedding`` or
        ``EmbeddingBag``, subclasses included: no decay.
-    3. Its own name has the word bias, embed, embedding(s) or token(s), as ``in_proj_bias``, ``pos_embed`` and
-       ``cls_token`` do: no decay.
+    3. Its own name has the word bias, emb, embed, embedding(s) or pos, or ends with token(s), as
+       ``in_proj_bias``, ``pos_embed`` and ``cls_token`` do: no decay.
     4. Weights of ``torch.nn``'s linear, bilinear, convolution, recurrent and attention modules: decay.
     5. In any other module, a scalar or a vector, also one shaped for broadcasting, such as (C, 1, 1): no
        decay. This is where hand-written norms, LayerScale and PReLU land.
@@ -87,10 +88,10 @@ def param_groups(
         decay: Parameters that must decay, in the same form.
         blocks: Names of the containers that hold the layers, in order from input to output, e.g.
             ``("encoder.layers", "decoder.layers")``. By default the model's one outermost ``ModuleList`` or
-            ``Sequential`` of two or more modules of a single class. Its L modules that hold parameters are
-            the layers 1 to L. The rest goes by the order of registration: what comes before them is layer 0
-            (a parameter that the model itself owns always does), what comes after them layer L + 1, and what
-            lies between two containers joins the layer before it.
+            ``Sequential`` of two or more modules of a single class, if it holds half of the parameters. Its L
+            modules that hold parameters are the layers 1 to L. The rest goes by the order of registration: what
+            comes before them is layer 0 (a parameter that the model itself owns always does), what comes after
+            them layer L + 1, and what lies between two containers joins the layer before it.
         layer_of: Maps a parameter's name to its layer, an integer >= 0 counted from the input, in place of
             ``blocks``.
 
@@ -185,7 +186,7 @@ def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
     parallel = isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel)
     for name, child in module._modules.items():
         if child is not None:
-            transparent = name in _WRAPPED or (parallel and name == "module")
+            transparent = name in WRAPPED or (parallel and name == "module")
             yield from _walk(child, prefix if transparent else f"{prefix}{name}.")
 
 
@@ -209,7 +210,10 @@ def _uses(modules: Iterable[tuple[str, nn.Module]]) -> list[_Use]:
 
 def _spared(use: _Use) -> bool:
     """Rules 2 to 6 for one use of a parameter: True is no decay."""
-    if isinstance(use.module, _NO_DECAY_MODULES) or not _NO_DECAY_WORDS.isdisjoint(use.attribute.split("_")):
+    words = use.attribute.split("_")
+    if isinstance(use.module, _NO_DECAY_MODULES):
+        return True
+    if not _NO_DECAY_WORDS.isdisjoint(words) or words[-1] in _NO_DECAY_LAST_WORDS:
         return True
     return not isinstance(use.module, _DECAY_MODULES) and sum(size != 1 for size in use.param.shape) <= 1
 
@@ -287,6 +291,13 @@ def _containers(
         raise ValueError(
             f"layer_decay: {problem}; name the containers of the layers in blocks, "
             "in order from input to output, or pass layer_of"
+        )
+    prefix, container = found[0]
+    within = sum(1 for _ in container.parameters())
+    if 2 * within < sum(1 for _ in modules[0][1].parameters()):
+        raise ValueError(
+            f"layer_decay: {prefix.removesuffix('.')!r}, the one list of equal modules, holds only {within} of the "
+            "model's parameters; if it holds the layers name it in blocks, else name what does, or pass layer_of"
         )
     return found
 
