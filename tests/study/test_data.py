@@ -185,12 +185,41 @@ def test_folder_of_classes(tmp_path) -> None:
 
 
 def test_folder_with_splits_mixed_sizes_and_colour(tmp_path) -> None:
-    for split, count in {"train": 10, "valid": 3, "test": 4}.items():
+    for split, count in {"train": 10, "Val": 3, "test": 4}.items():
         write_images(tmp_path / split / "cat", count)
         write_images(tmp_path / split / "dog", count, size=(100, 40), mode="RGB")
     data = load(tmp_path)
     check_splits(data, {"train": 20, "val": 6, "test": 8}, ("cat", "dog"))
     assert data.x["train"].shape[1:] == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("training", "testing"),
+        ("val", "test"),
+        ("train", "dev", "test"),
+        ("train", "valid"),
+        ("train", "plane"),
+        ("cat", "dog", "validation"),
+    ],
+)
+def test_split_folders_by_other_names_are_not_taken_for_classes(tmp_path, names) -> None:
+    for name in names:
+        for label in ("cat", "dog"):
+            write_images(tmp_path / name / label, 10)
+    with pytest.raises(DataError, match=r"train and, if you like, val and test.*reserved") as error:
+        load(tmp_path)
+    assert all(name in str(error.value) for name in names)
+
+
+def test_hidden_folders_are_no_classes(tmp_path) -> None:
+    for folder in (tmp_path / "plain", tmp_path / "split" / "train"):
+        for name in ("cat", "dog", ".thumbnails", "cat/.thumbnails"):
+            write_images(folder / name, 10)
+    write_images(tmp_path / "split" / ".cache" / "cat", 10)
+    for data in (load(tmp_path / "plain"), load(tmp_path / "split")):
+        check_splits(data, {"train": 16, "val": 2, "test": 2}, ("cat", "dog"))
 
 
 def test_bad_folders(tmp_path) -> None:

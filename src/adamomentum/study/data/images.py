@@ -22,6 +22,8 @@ from adamomentum.study.files import write_atomic
 T = TypeVar("T")
 
 SPLITS = ("train", "val", "test")
+# Names under which other tools keep splits. As classes they would be a mistake that trains without complaint.
+SPLIT_SYNONYMS = ("training", "valid", "validation", "testing")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 NPZ_KEYS = (
     "'x' and 'y', or 'x_train', 'y_train', 'x_test', 'y_test' and optionally 'x_val', 'y_val' "
@@ -189,18 +191,13 @@ def _as_uint8(images: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint8]:
 
 
 def _load_folder(path: Path) -> ImageData:
-    folders = {entry.name.lower(): entry for entry in path.iterdir() if entry.is_dir()}
-    if "valid" in folders or "validation" in folders:
-        folders.setdefault("val", folders.get("valid") or folders["validation"])
-    split_folders = {split: folders[split] for split in SPLITS if split in folders}
-    roots = split_folders if "train" in folders else {"all": path}
+    roots = _split_folders(path)
     files = {
         split: [
             (image, folder.name)
-            for folder in sorted(root.iterdir())
-            if folder.is_dir()
+            for folder in _subfolders(root)
             for image in sorted(folder.rglob("*"))
-            if image.suffix.lower() in SUFFIXES and not image.name.startswith(".")
+            if image.suffix.lower() in SUFFIXES and not _hidden(image.relative_to(folder))
         ]
         for split, root in roots.items()
     }
@@ -216,6 +213,29 @@ def _load_folder(path: Path) -> ImageData:
         y[split] = np.array([label for _, label in found])
         start += len(found)
     return _assemble(path, x, y)
+
+
+def _split_folders(path: Path) -> dict[str, Path]:
+    """Returns the folders above the class folders: those of the splits, or ``path`` itself as ``all``."""
+    folders = {folder.name.lower(): folder for folder in _subfolders(path)}
+    found = [name for name in folders if name in SPLITS or name in SPLIT_SYNONYMS]
+    if not found:
+        return {"all": path}
+    unknown = [folder.name for name, folder in folders.items() if name not in SPLITS]
+    if "train" not in folders or unknown:
+        raise DataError(
+            f"{path} has the subfolders {', '.join(folder.name for folder in folders.values())}; expected either "
+            "classes alone, or train and, if you like, val and test, with classes below (these names are reserved)"
+        )
+    return folders
+
+
+def _subfolders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not _hidden(Path(entry.name)))
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _decode(files: list[Path]) -> npt.NDArray[np.uint8]:
