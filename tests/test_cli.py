@@ -124,6 +124,9 @@ def test_ctrl_c_keeps_what_is_finished(npz, tmp_path) -> None:
         (["--lr", "0"], "finite LR > 0"),
         (["--lr", "lion=1e-3"], "allowed: adamomentum, adamw, adam, sgdm"),
         (["--optimizers", "adam", "--lr", "adamw=1e-3"], "allowed: adam"),
+        (["--lr", "adamw=1e-3", "--lr", "ADAMW=1e-2"], "second one for adamw; join them as ADAMW=LR,LR"),
+        (["--lr", "1e-3", "--lr", "1e-2"], "second one for all optimizers; join them as LR,LR"),
+        (["--lr", "=1e-2"], "names '', which is not compared"),
         (["--sneeds", "3"], "No such option"),
     ],
 )
@@ -144,9 +147,10 @@ def test_a_device_that_is_not_there(tmp_path) -> None:
     assert "finds no cuda device here; allowed here: cpu" in text
 
 
-def test_learning_rates_for_one_optimizer_or_all(npz, tmp_path) -> None:
+@pytest.mark.parametrize("rates", [("1e-2", "sgdm=0.03,0.1"), (" SGDM =0.1,0.03", "1e-2")])
+def test_learning_rates_for_one_optimizer_or_all(npz, tmp_path, rates) -> None:
     out = tmp_path / "out"
-    code, text = plain("compare", "--data", npz, *SMALL, "--lr", "1e-2", "--lr", "sgdm=0.03,0.1", "--out", out)
+    code, text = plain("compare", "--data", npz, *SMALL, "--lr", rates[0], "--lr", rates[1], "--out", out)
     assert code == 0, text
     trials = pd.read_csv(out / "trials.csv")
     tried = trials.groupby(["stage", "optimizer"])["lr"].unique().apply(sorted).to_dict()

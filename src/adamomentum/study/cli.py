@@ -52,7 +52,7 @@ def compare(
         typer.Option(
             metavar="[NAME=]LR[,LR...]",
             help="Learning rates to try instead of the default grid, for all optimizers or for NAME; "
-            "a single one is used as it is. May be given several times.",
+            "a single one is used as it is. May be given once for all and once for each NAME, which wins.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report and the finished trials.")] = Path(
@@ -130,26 +130,32 @@ def _parse_optimizers(text: str) -> list[str]:
 
 def _parse_grids(values: list[str], names: list[str]) -> dict[str, tuple[float, ...]]:
     """Returns each optimizer's grid: its default one, unless ``--lr`` says otherwise."""
-    grids = {name: registry.get(name).lr_grid() for name in names}
+    given: dict[str, tuple[float, ...]] = {}  # "" stands for all optimizers
     for value in values:
         before, equals, rates = value.rpartition("=")
-        if equals and before not in names:
+        name = before.strip().lower()
+        if equals and name not in names:
             raise typer.BadParameter(
                 f"{value!r} names {before!r}, which is not compared; allowed: {', '.join(names)}",
                 param_hint="--lr",
             )
+        if name in given:
+            raise typer.BadParameter(
+                f"{value!r} is the second one for {name or 'all optimizers'}; join them as "
+                f"{before}{equals}LR,LR",
+                param_hint="--lr",
+            )
         try:
-            grid = tuple(sorted({float(rate) for rate in rates.split(",")}))
-            for name in [before] if equals else names:
-                for rate in grid:
-                    registry.get(name).spec(rate)
-                grids[name] = grid
+            given[name] = tuple(sorted({float(rate) for rate in rates.split(",")}))
+            for each in [name] if equals else names:
+                for rate in given[name]:
+                    registry.get(each).spec(rate)
         except ValueError:
             raise typer.BadParameter(
                 f"{value!r} is not [NAME=]LR[,LR...] with finite LR > 0, e.g. adamw=1e-3,3e-3",
                 param_hint="--lr",
             ) from None
-    return grids
+    return {name: given.get(name) or given.get("") or registry.get(name).lr_grid() for name in names}
 
 
 def _check_device(device: str) -> None:
