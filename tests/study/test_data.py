@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from study.arrays import make_arrays
 
 from adamomentum.study.data import images, wheel
 from adamomentum.study.data.images import SPLITS, ImageData, load, mnist5k
 from adamomentum.study.data.wheel import DataError, Wheel
+from adamomentum.study.spec import Budget
+from adamomentum.study.tasks.base import Context
+from adamomentum.study.tasks.vision import ImageClassification, channel_statistics
 
 LICENCE = b"do as you please"
 
@@ -125,6 +129,44 @@ def test_npz_with_splits_and_string_labels_and_floats(tmp_path) -> None:
     data = load(tmp_path / "d.npz")
     check_splits(data, {"train": 51, "val": 9, "test": 15}, ("cat", "dog", "eel"))
     assert np.array_equal(data.x["test"], x[::4])
+
+
+@pytest.mark.parametrize(("side", "shape"), [(64, (64, 64, 1)), (65, (32, 32, 1)), (7, (32, 32, 1))])
+def test_npz_and_folder_have_the_same_limits_of_size(tmp_path, side, shape) -> None:
+    x, y = make_arrays(per_class=8, side=side)
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    for k, (image, label) in enumerate(zip(x, y, strict=True)):
+        (tmp_path / "d" / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(tmp_path / "d" / str(label) / f"{k:03}.png")
+    data = load(tmp_path / "d.npz")
+    assert data.x["train"].shape[1:] == shape
+    assert data.fingerprint == load(tmp_path / "d").fingerprint
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channel_statistics_are_those_of_the_float_images(channels) -> None:
+    x = np.random.default_rng(0).integers(0, 200, (1100, 6, 5, channels), dtype=np.uint8)
+    x[..., -1] //= 2
+    mean, std = channel_statistics(x)
+    np.testing.assert_allclose(mean, x.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(std, x.std((0, 1, 2), ddof=1), rtol=1e-6)
+    assert channel_statistics(x * 0)[1].tolist() == [pytest.approx(1e-6)] * channels
+
+
+def test_a_run_keeps_the_images_as_bytes(tiny_data) -> None:
+    context = Context(
+        data=tiny_data,
+        budget=Budget(epochs=1, batch_size=8, evaluations=1),
+        device=torch.device("cpu"),
+        seed=lambda role: 0,
+        make_optimizer=lambda params: torch.optim.SGD(params, lr=0.1),
+    )
+    run = ImageClassification().setup(context)
+    assert all(x.dtype == torch.uint8 for x in run._x.values())
+    batch = run._normalized(run._x["train"])
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert batch.mean().item() == pytest.approx(0, abs=1e-5)
+    assert batch.std().item() == pytest.approx(1, rel=1e-5)
 
 
 def test_the_fingerprint_sees_every_split_and_no_name(tmp_path) -> None:

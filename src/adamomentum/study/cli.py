@@ -63,7 +63,8 @@ def compare(
         Path | None,
         typer.Option(
             help="Your own images: a folder with one subfolder a class (if you like, below train, val and test), or "
-            "an .npz with x and y, or x_train, y_train, x_test, y_test."
+            "an .npz with x and y, or x_train, y_train, x_test, y_test. Images with a side below 8 or above 64 pixels "
+            "are resized to 32 x 32."
         ),
     ] = None,
     workers: Annotated[
@@ -141,8 +142,7 @@ def _parse_grids(values: list[str], names: list[str]) -> dict[str, tuple[float, 
             )
         if name in given:
             raise typer.BadParameter(
-                f"{value!r} is the second one for {name or 'all optimizers'}; join them as "
-                f"{before}{equals}LR,LR",
+                f"{value!r} is the second one for {name or 'all optimizers'}; join them as {before}{equals}LR,LR",
                 param_hint="--lr",
             )
         try:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL.Image import Image, Resampling
+from PIL.Image import Image, Resampling, fromarray
 from PIL.Image import open as open_image
 
 from adamomentum.study.data.wheel import DataError, Wheel, read_members
@@ -140,7 +140,8 @@ def load(path: Path) -> ImageData:
     """Returns the user's images: an .npz file, or a folder with one subfolder a class.
 
     A folder may have ``train``, ``val`` and ``test`` subfolders above the class folders. Missing splits are
-    taken from the images per class: 15 % each for validation and test, by a fixed permutation.
+    taken from the images per class: 15 % each for validation and test, by a fixed permutation. Images of
+    different sizes, or with a side below 8 or above 64 pixels, are resized to 32 x 32.
 
     Raises:
         DataError: if there is nothing usable at ``path``; the message says what is wrong.
@@ -245,15 +246,32 @@ def _decode(files: list[Path]) -> npt.NDArray[np.uint8]:
     modes = {mode for mode, _ in seen}
     mode = "L" if modes <= {"1", "L", "LA"} else "RGB"
     sizes = {size for _, size in seen}
-    size = sizes.pop() if len(sizes) == 1 else (0, 0)
-    if not MIN_SIDE <= min(size) <= max(size) <= MAX_SIDE:
-        size = (RESIZED_SIDE, RESIZED_SIDE)
+    size = _side_limit(*sizes.pop()) if len(sizes) == 1 else (RESIZED_SIDE, RESIZED_SIDE)
 
     def pixels(image: Image) -> npt.NDArray[np.uint8]:
         return np.asarray(image.convert(mode).resize(size, Resampling.BILINEAR), dtype=np.uint8)
 
     stacked = np.stack([_read(file, pixels) for file in files])
     return stacked[..., None] if mode == "L" else stacked
+
+
+def _side_limit(width: int, height: int) -> tuple[int, int]:
+    """Returns the size to which images of this size are brought."""
+    fits = min(width, height) >= MIN_SIDE and max(width, height) <= MAX_SIDE
+    return (width, height) if fits else (RESIZED_SIDE, RESIZED_SIDE)
+
+
+def _limited(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Returns [n, h, w, c] resized to [n, 32, 32, c] if too large or too small to train on."""
+    _, height, width, channels = images.shape
+    size = _side_limit(width, height)
+    if size == (width, height):
+        return images
+    small = np.empty((len(images), size[1], size[0], channels), np.uint8)
+    for k, image in enumerate(images):
+        frame = fromarray(image[..., 0] if channels == 1 else image)
+        small[k] = np.asarray(frame.resize(size, Resampling.BILINEAR)).reshape(small.shape[1:])
+    return small
 
 
 def _read(file: Path, get: Callable[[Image], T]) -> T:
@@ -272,6 +290,7 @@ def _assemble(path: Path, x: dict[str, npt.NDArray[np.uint8]], y: dict[str, npt.
     shapes = {images.shape[1:] for images in x.values()}
     if len(shapes) > 1:
         raise DataError(f"{path}: splits differ in image shape: {sorted(shapes)}")
+    x = {split: _limited(images) for split, images in x.items()}
     known = "all" if "all" in y else "train"
     classes = np.unique(y[known])
     if len(classes) < 2:
