@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from study.arrays import make_arrays
 from typer.testing import CliRunner
 
+from adamomentum.study import cli
 from adamomentum.study.cli import app
 
 SMALL = ["--epochs", "1", "--seeds", "2", "--optimizers", "adamomentum,sgdm", "--workers", "1"]
@@ -65,7 +67,9 @@ def test_end_to_end_then_resume_then_a_damaged_trial(npz, tmp_path) -> None:
     second = run("compare", "--data", npz, *SMALL, "--lr", "1e-3,3e-3,1e-2", "--out", out)
     assert second.returncode == 0, second.stderr
     assert "1 trials trained, 15 taken" in second.stdout
-    assert "will be run again" in second.stderr
+    [line] = second.stderr.splitlines()
+    assert line.startswith(f"Warning: {damaged} is not usable")
+    assert line.endswith("the trial will be run again")
     after = stored(out)
     assert {name for name in before if before[name] != after[name]} == {damaged.name}
 
@@ -105,6 +109,20 @@ def test_ctrl_c_keeps_what_is_finished(npz, tmp_path) -> None:
     assert again.returncode == 0, again.stderr
     assert f"{max(0, 6 - len(kept))} trials trained, {min(6, len(kept))} taken" in again.stdout
     assert all(stored(out)[name] == when for name, when in kept.items())
+
+
+@pytest.mark.parametrize("moment", ["load", "_finish"])
+def test_ctrl_c_outside_of_training_is_one_sentence(npz, tmp_path, monkeypatch, moment) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, moment, interrupt)
+    showwarning = warnings.showwarning
+    out = tmp_path / "out"
+    code, text = plain("compare", "--data", npz, *SMALL, "--lr", "1e-2", "--out", out)
+    assert code == 130
+    assert f"Stopped: finished trials are kept in {out / 'store'}; the same command goes on from there." in text
+    assert warnings.showwarning is showwarning
 
 
 @pytest.mark.parametrize(
@@ -185,7 +203,7 @@ def test_an_output_folder_that_cannot_be(npz, tmp_path) -> None:
     (tmp_path / "file").touch()
     code, text = plain("compare", "--data", npz, "--out", tmp_path / "file")
     assert code == 1
-    assert "choose another --out" in text
+    assert f"{tmp_path / 'file'} is a file; choose another --out" in text
 
 
 def test_a_missing_extra_is_one_sentence_and_version_needs_none(tmp_path) -> None:

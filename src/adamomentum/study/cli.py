@@ -5,8 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -21,7 +24,7 @@ from adamomentum.study.data.wheel import DataError
 from adamomentum.study.execute.local import LocalExecutor, available_cores
 from adamomentum.study.plan import Comparison
 from adamomentum.study.spec import TaskSpec, TrialSpec
-from adamomentum.study.store import Store, StoreError
+from adamomentum.study.store import Store, StoreError, StoreWarning
 from adamomentum.study.tasks import IMAGE_CLASSIFICATION
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.tune import Choice
@@ -95,13 +98,17 @@ def compare(
             device_kind=device,
         )
         count = workers or (min(available_cores(), MAX_WORKERS) if device == "cpu" else 1)
-        outcome = _run(comparison, store, images, count, console)
+        with _plain_store_warnings(errors):
+            outcome = _run(comparison, store, images, count, console)
         _finish(outcome, images, out, console)
     except (DataError, StoreError, OSError) as error:
         _say(errors, f"Error: {error}")
         raise typer.Exit(1) from None
     except _Stopped as stopped:
         _say(errors, f"Stopped: {stopped}; the same command goes on from there.")
+        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt:
+        _say(errors, f"Stopped: finished trials are kept in {out / 'store'}; the same command goes on from there.")
         raise typer.Exit(INTERRUPTED) from None
     _say(console, f"{time.perf_counter() - started:.0f} s in all")
     if outcome.failed:
@@ -115,6 +122,22 @@ class _Stopped(Exception):
 def _say(console: Console, text: str) -> None:
     # Names and messages may hold brackets, which rich would take for its markup.
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _plain_store_warnings(console: Console) -> Iterator[None]:
+    """Shows the store's warnings as sentences, without the line of code that a reader cannot do anything about."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+            if issubclass(category, StoreWarning):
+                _say(console, f"Warning: {message}")
+            else:
+                show(message, category, *where, **options)
+
+        warnings.showwarning = say
+        yield
 
 
 def _parse_optimizers(text: str) -> list[str]:
