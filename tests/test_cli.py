@@ -177,6 +177,20 @@ def test_learning_rates_for_one_optimizer_or_all(npz, tmp_path, rates) -> None:
     assert tried[("final", "adamomentum")] == [0.01]
 
 
+def test_a_narrow_terminal_cuts_no_number(npz, tmp_path) -> None:
+    arguments = ["compare", "--data", npz, *SMALL, "--lr", "1e-2", "--out", tmp_path / "out"]
+    words = []
+    for columns in ("200", "40", "20"):
+        environment = {"COLUMNS": columns, "NO_COLOR": "1"}
+        result = CliRunner().invoke(app, [str(a) for a in arguments], env=environment)
+        assert result.exit_code == 0, result.output
+        table = result.output.partition("─" * 5)[2].partition(" - ")[0]
+        assert "…" not in table
+        words.append(sorted(re.findall(r"[\w.]+", table)))
+    assert "0.01" in words[0]
+    assert words[0] == words[1] == words[2]
+
+
 def test_bad_data_is_one_sentence(tmp_path) -> None:
     code, text = plain("compare", "--data", tmp_path / "nowhere", "--out", tmp_path / "out")
     assert code == 1

@@ -190,15 +190,20 @@ X, Y = make_arrays()
         ({"x": X, "y": Y, "x_test": X, "y_test": Y}, "it needs"),
         ({"x": X, "y": Y[:-1]}, "60 images need as many labels"),
         ({"x": X[:, 0, 0], "y": Y}, r"shape \(60, 1\), need \[n, h, w\]"),
-        ({"x": X.astype(np.int64), "y": Y}, "uint8 or floats in .0, 1., got int64"),
-        ({"x": X * 1.0, "y": Y}, "uint8 or floats in .0, 1., got float64"),
-        ({"x": np.full(X.shape, np.nan), "y": Y}, "uint8 or floats"),
+        ({"x": X.astype(np.int64), "y": Y}, r"uint8 or floats in .0, 1., got int64, .*\.astype\(\"uint8\"\)"),
+        ({"x": X.astype(np.int64) - 300, "y": Y}, "got int64, range -300 to -.*; scale them to 0 to 255"),
+        ({"x": X > 50, "y": Y}, r"got bool, range 0 to 1; .*\.astype\(\"uint8\"\)"),
+        ({"x": X * 1.0, "y": Y}, "got float64, range 0 to 1[0-9]{2}; divide them by 255"),
+        ({"x": X / 100 - 1, "y": Y}, "got float64, range -1 to 0[.0-9]*; scale them"),
+        ({"x": np.where(X > 50, np.nan, 0.5), "y": Y}, "got float64 with NaN"),
+        ({"x": np.where(X > 50, np.inf, 0.5), "y": Y}, "got float64 with NaN or infinite"),
+        ({"x": X.astype(complex), "y": Y}, "got complex128"),
         ({"x": X, "y": Y * 1.0}, "labels must be integers or strings, got float64"),
         ({"x": X, "y": Y * 0}, "at least 2 classes"),
         ({"x": X[::10], "y": Y[::10]}, "class '0' has 2 images, too few"),
         ({"x_train": X, "y_train": Y, "x_test": X, "y_test": Y + 1}, r"test has classes.*\['3'\]"),
         ({"x_train": X, "y_train": Y, "x_test": X[:, 1:], "y_test": Y}, "differ in image shape"),
-        ({"x": np.array([{}] * 60), "y": Y}, "cannot be read"),
+        ({"x": np.array([{}] * 60), "y": Y}, "cannot be read.*Python objects"),
     ],
 )
 def test_a_bad_npz_says_what_is_wrong(tmp_path, arrays, words) -> None:
@@ -207,6 +212,22 @@ def test_a_bad_npz_says_what_is_wrong(tmp_path, arrays, words) -> None:
     with pytest.raises(DataError, match=words) as error:
         load(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"\x93NUMPY"])
+def test_a_file_that_is_no_npz_gets_no_advice_to_load_pickles(tmp_path, content) -> None:
+    path = tmp_path / "junk.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"junk\.npz is not an \.npz file") as error:
+        load(path)
+    assert "pickle" not in str(error.value)
+
+
+def test_the_present_folder_has_a_name(tmp_path, monkeypatch) -> None:
+    write_images(tmp_path / "pets" / "cat", 10)
+    write_images(tmp_path / "pets" / "dog", 10)
+    monkeypatch.chdir(tmp_path / "pets")
+    assert load(Path()).name == "pets"
 
 
 def write_images(folder: Path, count: int, size=(10, 10), mode="L") -> None:

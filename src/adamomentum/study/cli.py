@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -31,6 +32,7 @@ from adamomentum.study.tune import Choice
 
 DEVICES = ("cpu", "cuda", "mps")
 MAX_WORKERS = 8
+UNLIMITED = 10_000  # columns
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -254,12 +256,16 @@ def _finish(outcome: Outcome, images: ImageData, out: Path, console: Console) ->
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for heading in ("optimizer", "lr", "test acc., %", "test loss", f"steps{target}", "ms/step"):
-        table.add_column(heading)
+    headings = ("optimizer", "lr", "test acc., %", "test loss", f"steps{target}", "ms/step")
     rows = html.summary_cells(t, seeds)
-    for row in rows:
-        table.add_row(row.optimizer, row.lr, row.accuracy, row.loss, row.steps, row.ms)
-    console.print(table)
+    cells = [(row.optimizer, row.lr, row.accuracy, row.loss, row.steps, row.ms) for row in rows]
+    for column in zip(headings, *cells, strict=True):
+        # Lines may be broken between words; where that is not enough, the table is wider than the terminal.
+        table.add_column(column[0], min_width=max(len(word) for cell in column for word in cell.split()))
+    for line in cells:
+        table.add_row(*line)
+    needed = Measurement.get(console, console.options.update(width=UNLIMITED), table).minimum
+    console.print(table, width=max(console.width, needed), crop=False)
     for row in rows:
         if row.note:
             _say(console, f"{row.optimizer}: {row.note}")

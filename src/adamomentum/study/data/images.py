@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import is_zipfile
 
 import numpy as np
 import numpy.typing as npt
@@ -155,11 +156,15 @@ def load(path: Path) -> ImageData:
 
 
 def _load_npz(path: Path) -> ImageData:
+    if not is_zipfile(path):
+        raise DataError(f"{path} is not an .npz file; write one with numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
     except Exception as error:
-        raise DataError(f"{path} cannot be read as .npz ({error})") from None
+        # NumPy advises to allow pickles, which is no remedy here: they can run any code.
+        reason = "it holds Python objects, not plain arrays" if "pickle" in str(error) else error
+        raise DataError(f"{path} cannot be read as .npz ({reason})") from None
     suffixes = {"all": "", "train": "_train", "val": "_val", "test": "_test"}
     parts = {
         split: (arrays[f"x{suffix}"], arrays[f"y{suffix}"])
@@ -186,9 +191,19 @@ def _as_uint8(images: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint8]:
         raise DataError(f"{where}: images have shape {images.shape}, need [n, h, w] or [n, h, w, 1 or 3]")
     if images.dtype == np.uint8:
         return images
-    if images.dtype.kind == "f" and np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1:
-        return np.round(images * 255).astype(np.uint8)
-    raise DataError(f"{where}: images must be uint8 or floats in [0, 1], got {images.dtype}")
+    wrong = f"{where}: images must be uint8 or floats in [0, 1], got {images.dtype}"
+    if images.dtype.kind not in "biuf":
+        raise DataError(wrong)
+    low, high = images.min(), images.max()
+    if not np.isfinite([low, high]).all():  # NaN carries through min and max
+        raise DataError(f"{wrong} with NaN or infinite values; remove them")
+    if images.dtype.kind != "f":
+        remedy = "scale them to 0 to 255" if low < 0 or high > 255 else 'convert them with .astype("uint8")'
+        raise DataError(f"{wrong}, range {low:d} to {high:d}; {remedy}")
+    if low < 0 or high > 1:
+        remedy = "divide them by 255" if low >= 0 and high <= 255 else "scale them"
+        raise DataError(f"{wrong}, range {low:g} to {high:g}; {remedy}")
+    return np.round(images * 255).astype(np.uint8)
 
 
 def _load_folder(path: Path) -> ImageData:
@@ -307,7 +322,7 @@ def _assemble(path: Path, x: dict[str, npt.NDArray[np.uint8]], y: dict[str, npt.
         for split, rows in {"train": kept, **taken}.items():
             x[split], index[split] = source_x[rows], source_y[rows]
     return ImageData(
-        name=path.stem,
+        name=path.resolve().stem,
         x={split: x[split] for split in SPLITS},
         y={split: index[split] for split in SPLITS},
         classes=tuple(str(c) for c in classes),
