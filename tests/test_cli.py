@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from study.arrays import make_arrays
 from typer.testing import CliRunner
 
+from adamomentum.study import cli
 from adamomentum.study.cli import app
 
 SMALL = ["--epochs", "1", "--seeds", "2", "--optimizers", "adamomentum,sgdm", "--workers", "1"]
@@ -65,7 +67,9 @@ def test_end_to_end_then_resume_then_a_damaged_trial(npz, tmp_path) -> None:
     second = run("compare", "--data", npz, *SMALL, "--lr", "1e-3,3e-3,1e-2", "--out", out)
     assert second.returncode == 0, second.stderr
     assert "1 trials trained, 15 taken" in second.stdout
-    assert "will be run again" in second.stderr
+    [line] = second.stderr.splitlines()
+    assert line.startswith(f"Warning: {damaged} is not usable")
+    assert line.endswith("the trial will be run again")
     after = stored(out)
     assert {name for name in before if before[name] != after[name]} == {damaged.name}
 
@@ -107,6 +111,20 @@ def test_ctrl_c_keeps_what_is_finished(npz, tmp_path) -> None:
     assert all(stored(out)[name] == when for name, when in kept.items())
 
 
+@pytest.mark.parametrize("moment", ["load", "_finish"])
+def test_ctrl_c_outside_of_training_is_one_sentence(npz, tmp_path, monkeypatch, moment) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, moment, interrupt)
+    showwarning = warnings.showwarning
+    out = tmp_path / "out"
+    code, text = plain("compare", "--data", npz, *SMALL, "--lr", "1e-2", "--out", out)
+    assert code == 130
+    assert f"Stopped: finished trials are kept in {out / 'store'}; the same command goes on from there." in text
+    assert warnings.showwarning is showwarning
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -124,6 +142,9 @@ def test_ctrl_c_keeps_what_is_finished(npz, tmp_path) -> None:
         (["--lr", "0"], "finite LR > 0"),
         (["--lr", "lion=1e-3"], "allowed: adamomentum, adamw, adam, sgdm"),
         (["--optimizers", "adam", "--lr", "adamw=1e-3"], "allowed: adam"),
+        (["--lr", "adamw=1e-3", "--lr", "ADAMW=1e-2"], "second one for adamw; join them as ADAMW=LR,LR"),
+        (["--lr", "1e-3", "--lr", "1e-2"], "second one for all optimizers; join them as LR,LR"),
+        (["--lr", "=1e-2"], "names '', which is not compared"),
         (["--sneeds", "3"], "No such option"),
     ],
 )
@@ -144,15 +165,30 @@ def test_a_device_that_is_not_there(tmp_path) -> None:
     assert "finds no cuda device here; allowed here: cpu" in text
 
 
-def test_learning_rates_for_one_optimizer_or_all(npz, tmp_path) -> None:
+@pytest.mark.parametrize("rates", [("1e-2", "sgdm=0.03,0.1"), (" SGDM =0.1,0.03", "1e-2")])
+def test_learning_rates_for_one_optimizer_or_all(npz, tmp_path, rates) -> None:
     out = tmp_path / "out"
-    code, text = plain("compare", "--data", npz, *SMALL, "--lr", "1e-2", "--lr", "sgdm=0.03,0.1", "--out", out)
+    code, text = plain("compare", "--data", npz, *SMALL, "--lr", rates[0], "--lr", rates[1], "--out", out)
     assert code == 0, text
     trials = pd.read_csv(out / "trials.csv")
     tried = trials.groupby(["stage", "optimizer"])["lr"].unique().apply(sorted).to_dict()
     assert tried[("tune", "sgdm")] == [0.03, 0.1]
     assert ("tune", "adamomentum") not in tried
     assert tried[("final", "adamomentum")] == [0.01]
+
+
+def test_a_narrow_terminal_cuts_no_number(npz, tmp_path) -> None:
+    arguments = ["compare", "--data", npz, *SMALL, "--lr", "1e-2", "--out", tmp_path / "out"]
+    words = []
+    for columns in ("200", "40", "20"):
+        environment = {"COLUMNS": columns, "NO_COLOR": "1"}
+        result = CliRunner().invoke(app, [str(a) for a in arguments], env=environment)
+        assert result.exit_code == 0, result.output
+        table = result.output.partition("─" * 5)[2].partition(" - ")[0]
+        assert "…" not in table
+        words.append(sorted(re.findall(r"[\w.]+", table)))
+    assert "0.01" in words[0]
+    assert words[0] == words[1] == words[2]
 
 
 def test_bad_data_is_one_sentence(tmp_path) -> None:
@@ -181,7 +217,7 @@ def test_an_output_folder_that_cannot_be(npz, tmp_path) -> None:
     (tmp_path / "file").touch()
     code, text = plain("compare", "--data", npz, "--out", tmp_path / "file")
     assert code == 1
-    assert "choose another --out" in text
+    assert f"{tmp_path / 'file'} is a file; choose another --out" in text
 
 
 def test_a_missing_extra_is_one_sentence_and_version_needs_none(tmp_path) -> None:

@@ -21,6 +21,7 @@ def main() -> None:
 
         app(prog_name="adamomentum")
     except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
         sys.exit(130)  # what a shell reports for a program ended by Ctrl-C
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in STUDY_EXTRA:

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from study.arrays import make_arrays
 
 from adamomentum.study.data import images, wheel
 from adamomentum.study.data.images import SPLITS, ImageData, load, mnist5k
 from adamomentum.study.data.wheel import DataError, Wheel
+from adamomentum.study.spec import Budget
+from adamomentum.study.tasks.base import Context
+from adamomentum.study.tasks.vision import ImageClassification, channel_statistics
 
 LICENCE = b"do as you please"
 
@@ -127,6 +131,44 @@ def test_npz_with_splits_and_string_labels_and_floats(tmp_path) -> None:
     assert np.array_equal(data.x["test"], x[::4])
 
 
+@pytest.mark.parametrize(("side", "shape"), [(64, (64, 64, 1)), (65, (32, 32, 1)), (7, (32, 32, 1))])
+def test_npz_and_folder_have_the_same_limits_of_size(tmp_path, side, shape) -> None:
+    x, y = make_arrays(per_class=8, side=side)
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    for k, (image, label) in enumerate(zip(x, y, strict=True)):
+        (tmp_path / "d" / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(tmp_path / "d" / str(label) / f"{k:03}.png")
+    data = load(tmp_path / "d.npz")
+    assert data.x["train"].shape[1:] == shape
+    assert data.fingerprint == load(tmp_path / "d").fingerprint
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channel_statistics_are_those_of_the_float_images(channels) -> None:
+    x = np.random.default_rng(0).integers(0, 200, (1100, 6, 5, channels), dtype=np.uint8)
+    x[..., -1] //= 2
+    mean, std = channel_statistics(x)
+    np.testing.assert_allclose(mean, x.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(std, x.std((0, 1, 2), ddof=1), rtol=1e-6)
+    assert channel_statistics(x * 0)[1].tolist() == [pytest.approx(1e-6)] * channels
+
+
+def test_a_run_keeps_the_images_as_bytes(tiny_data) -> None:
+    context = Context(
+        data=tiny_data,
+        budget=Budget(epochs=1, batch_size=8, evaluations=1),
+        device=torch.device("cpu"),
+        seed=lambda role: 0,
+        make_optimizer=lambda params: torch.optim.SGD(params, lr=0.1),
+    )
+    run = ImageClassification().setup(context)
+    assert all(x.dtype == torch.uint8 for x in run._x.values())
+    batch = run._normalized(run._x["train"])
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert batch.mean().item() == pytest.approx(0, abs=1e-5)
+    assert batch.std().item() == pytest.approx(1, rel=1e-5)
+
+
 def test_the_fingerprint_sees_every_split_and_no_name(tmp_path) -> None:
     x, y = make_arrays()
     arrays = {"x_train": x, "y_train": y, "x_val": x, "y_val": y, "x_test": x.copy(), "y_test": y}
@@ -148,15 +190,20 @@ X, Y = make_arrays()
         ({"x": X, "y": Y, "x_test": X, "y_test": Y}, "it needs"),
         ({"x": X, "y": Y[:-1]}, "60 images need as many labels"),
         ({"x": X[:, 0, 0], "y": Y}, r"shape \(60, 1\), need \[n, h, w\]"),
-        ({"x": X.astype(np.int64), "y": Y}, "uint8 or floats in .0, 1., got int64"),
-        ({"x": X * 1.0, "y": Y}, "uint8 or floats in .0, 1., got float64"),
-        ({"x": np.full(X.shape, np.nan), "y": Y}, "uint8 or floats"),
+        ({"x": X.astype(np.int64), "y": Y}, r"uint8 or floats in .0, 1., got int64, .*\.astype\(\"uint8\"\)"),
+        ({"x": X.astype(np.int64) - 300, "y": Y}, "got int64, range -300 to -.*; scale them to 0 to 255"),
+        ({"x": X > 50, "y": Y}, r"got bool, range 0 to 1; .*\.astype\(\"uint8\"\)"),
+        ({"x": X * 1.0, "y": Y}, "got float64, range 0 to 1[0-9]{2}; divide them by 255"),
+        ({"x": X / 100 - 1, "y": Y}, "got float64, range -1 to 0[.0-9]*; scale them"),
+        ({"x": np.where(X > 50, np.nan, 0.5), "y": Y}, "got float64 with NaN"),
+        ({"x": np.where(X > 50, np.inf, 0.5), "y": Y}, "got float64 with NaN or infinite"),
+        ({"x": X.astype(complex), "y": Y}, "got complex128"),
         ({"x": X, "y": Y * 1.0}, "labels must be integers or strings, got float64"),
         ({"x": X, "y": Y * 0}, "at least 2 classes"),
         ({"x": X[::10], "y": Y[::10]}, "class '0' has 2 images, too few"),
         ({"x_train": X, "y_train": Y, "x_test": X, "y_test": Y + 1}, r"test has classes.*\['3'\]"),
         ({"x_train": X, "y_train": Y, "x_test": X[:, 1:], "y_test": Y}, "differ in image shape"),
-        ({"x": np.array([{}] * 60), "y": Y}, "cannot be read"),
+        ({"x": np.array([{}] * 60), "y": Y}, "cannot be read.*Python objects"),
     ],
 )
 def test_a_bad_npz_says_what_is_wrong(tmp_path, arrays, words) -> None:
@@ -165,6 +212,22 @@ def test_a_bad_npz_says_what_is_wrong(tmp_path, arrays, words) -> None:
     with pytest.raises(DataError, match=words) as error:
         load(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"\x93NUMPY"])
+def test_a_file_that_is_no_npz_gets_no_advice_to_load_pickles(tmp_path, content) -> None:
+    path = tmp_path / "junk.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"junk\.npz is not an \.npz file") as error:
+        load(path)
+    assert "pickle" not in str(error.value)
+
+
+def test_the_present_folder_has_a_name(tmp_path, monkeypatch) -> None:
+    write_images(tmp_path / "pets" / "cat", 10)
+    write_images(tmp_path / "pets" / "dog", 10)
+    monkeypatch.chdir(tmp_path / "pets")
+    assert load(Path()).name == "pets"
 
 
 def write_images(folder: Path, count: int, size=(10, 10), mode="L") -> None:
@@ -185,12 +248,41 @@ def test_folder_of_classes(tmp_path) -> None:
 
 
 def test_folder_with_splits_mixed_sizes_and_colour(tmp_path) -> None:
-    for split, count in {"train": 10, "valid": 3, "test": 4}.items():
+    for split, count in {"train": 10, "Val": 3, "test": 4}.items():
         write_images(tmp_path / split / "cat", count)
         write_images(tmp_path / split / "dog", count, size=(100, 40), mode="RGB")
     data = load(tmp_path)
     check_splits(data, {"train": 20, "val": 6, "test": 8}, ("cat", "dog"))
     assert data.x["train"].shape[1:] == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("training", "testing"),
+        ("val", "test"),
+        ("train", "dev", "test"),
+        ("train", "valid"),
+        ("train", "plane"),
+        ("cat", "dog", "validation"),
+    ],
+)
+def test_split_folders_by_other_names_are_not_taken_for_classes(tmp_path, names) -> None:
+    for name in names:
+        for label in ("cat", "dog"):
+            write_images(tmp_path / name / label, 10)
+    with pytest.raises(DataError, match=r"train and, if you like, val and test.*reserved") as error:
+        load(tmp_path)
+    assert all(name in str(error.value) for name in names)
+
+
+def test_hidden_folders_are_no_classes(tmp_path) -> None:
+    for folder in (tmp_path / "plain", tmp_path / "split" / "train"):
+        for name in ("cat", "dog", ".thumbnails", "cat/.thumbnails"):
+            write_images(folder / name, 10)
+    write_images(tmp_path / "split" / ".cache" / "cat", 10)
+    for data in (load(tmp_path / "plain"), load(tmp_path / "split")):
+        check_splits(data, {"train": 16, "val": 2, "test": 2}, ("cat", "dog"))
 
 
 def test_bad_folders(tmp_path) -> None:

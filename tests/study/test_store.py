@@ -12,7 +12,7 @@ import pytest
 
 from adamomentum.study import files
 from adamomentum.study.files import write_atomic
-from adamomentum.study.store import Store, StoreError
+from adamomentum.study.store import Store, StoreError, StoreWarning
 from adamomentum.study.trial import TrialResult
 
 OK = TrialResult(status="ok", final={"val_loss": 0.25, "train_loss": None}, curve={"step": [1.0, 2.0]})
@@ -53,6 +53,39 @@ def test_an_unreadable_file_is_a_warning_and_the_trial_runs_again(store, make_sp
     assert store.get(spec) == OK
 
 
+@pytest.mark.parametrize(
+    "result",
+    [
+        TrialResult(status="ok"),
+        TrialResult(status="diverged", curve={"step": []}),
+        TrialResult(status="ok", final={"val_loss": 0.5}),
+        ERROR,
+    ],
+)
+def test_a_file_without_the_results_of_a_trial_is_not_usable(store, make_spec, result) -> None:
+    spec = make_spec()
+    store.put(spec, OK)
+    path = store.path(spec.trial_id)
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"result": result.model_dump(mode="json")}))
+    with pytest.warns(StoreWarning, match="it has no results.*will be run again"):
+        assert store.get(spec) is None
+
+
+def test_a_trial_that_diverged_at_once_is_kept(store, make_spec) -> None:
+    spec = make_spec()
+    diverged = TrialResult(status="diverged", final={"val_loss": None}, curve={"step": [], "train_loss": []})
+    store.put(spec, diverged)
+    assert store.get(spec) == diverged
+
+
+def test_a_folder_in_place_of_a_file_says_what_to_do(store, make_spec) -> None:
+    spec = make_spec()
+    store.path(spec.trial_id).mkdir(parents=True)
+    with pytest.raises(StoreError, match=f"{spec.trial_id}.json is a folder.*remove it"):
+        store.get(spec)
+
+
 def test_another_trials_file_under_this_name_is_not_believed(store, make_spec) -> None:
     spec, other = make_spec(), make_spec(replicate=1)
     store.put(other, OK)
@@ -75,7 +108,7 @@ def test_a_newer_store_is_not_overwritten(store, make_spec) -> None:
 
 def test_a_store_that_cannot_be_made(tmp_path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="--out"):
+    with pytest.raises(StoreError, match=r"file is a file; choose another --out"):
         Store(tmp_path / "file" / "store")
 
 
@@ -109,7 +142,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(store, make_spec) -> 
         "spec = TrialSpec.model_validate_json(sys.argv[1])\n"
         "store = Store(pathlib.Path(sys.argv[2]))\n"
         "for n in range(10**6):\n"
-        "    store.put(spec, TrialResult(status='ok', curve={'step': [float(n)] * 2000}))\n"
+        "    store.put(spec, TrialResult(status='ok', final={'val_loss': 1.0}, curve={'step': [float(n)] * 2000}))\n"
     )
     path = store.path(spec.trial_id)
     for _ in range(2):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -21,13 +25,14 @@ from adamomentum.study.data.wheel import DataError
 from adamomentum.study.execute.local import LocalExecutor, available_cores
 from adamomentum.study.plan import Comparison
 from adamomentum.study.spec import TaskSpec, TrialSpec
-from adamomentum.study.store import Store, StoreError
+from adamomentum.study.store import Store, StoreError, StoreWarning
 from adamomentum.study.tasks import IMAGE_CLASSIFICATION
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.tune import Choice
 
 DEVICES = ("cpu", "cuda", "mps")
 MAX_WORKERS = 8
+UNLIMITED = 10_000  # columns
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -52,7 +57,7 @@ def compare(
         typer.Option(
             metavar="[NAME=]LR[,LR...]",
             help="Learning rates to try instead of the default grid, for all optimizers or for NAME; "
-            "a single one is used as it is. May be given several times.",
+            "a single one is used as it is. May be given once for all and once for each NAME, which wins.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report and the finished trials.")] = Path(
@@ -63,7 +68,8 @@ def compare(
         Path | None,
         typer.Option(
             help="Your own images: a folder with one subfolder a class (if you like, below train, val and test), or "
-            "an .npz with x and y, or x_train, y_train, x_test, y_test."
+            "an .npz with x and y, or x_train, y_train, x_test, y_test. Images with a side below 8 or above 64 pixels "
+            "are resized to 32 x 32."
         ),
     ] = None,
     workers: Annotated[
@@ -94,13 +100,17 @@ def compare(
             device_kind=device,
         )
         count = workers or (min(available_cores(), MAX_WORKERS) if device == "cpu" else 1)
-        outcome = _run(comparison, store, images, count, console)
+        with _plain_store_warnings(errors):
+            outcome = _run(comparison, store, images, count, console)
         _finish(outcome, images, out, console)
     except (DataError, StoreError, OSError) as error:
         _say(errors, f"Error: {error}")
         raise typer.Exit(1) from None
     except _Stopped as stopped:
         _say(errors, f"Stopped: {stopped}; the same command goes on from there.")
+        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt:
+        _say(errors, f"Stopped: finished trials are kept in {out / 'store'}; the same command goes on from there.")
         raise typer.Exit(INTERRUPTED) from None
     _say(console, f"{time.perf_counter() - started:.0f} s in all")
     if outcome.failed:
@@ -114,6 +124,22 @@ class _Stopped(Exception):
 def _say(console: Console, text: str) -> None:
     # Names and messages may hold brackets, which rich would take for its markup.
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _plain_store_warnings(console: Console) -> Iterator[None]:
+    """Shows the store's warnings as sentences, without the line of code that a reader cannot do anything about."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+            if issubclass(category, StoreWarning):
+                _say(console, f"Warning: {message}")
+            else:
+                show(message, category, *where, **options)
+
+        warnings.showwarning = say
+        yield
 
 
 def _parse_optimizers(text: str) -> list[str]:
@@ -130,26 +156,31 @@ def _parse_optimizers(text: str) -> list[str]:
 
 def _parse_grids(values: list[str], names: list[str]) -> dict[str, tuple[float, ...]]:
     """Returns each optimizer's grid: its default one, unless ``--lr`` says otherwise."""
-    grids = {name: registry.get(name).lr_grid() for name in names}
+    given: dict[str, tuple[float, ...]] = {}  # "" stands for all optimizers
     for value in values:
         before, equals, rates = value.rpartition("=")
-        if equals and before not in names:
+        name = before.strip().lower()
+        if equals and name not in names:
             raise typer.BadParameter(
                 f"{value!r} names {before!r}, which is not compared; allowed: {', '.join(names)}",
                 param_hint="--lr",
             )
+        if name in given:
+            raise typer.BadParameter(
+                f"{value!r} is the second one for {name or 'all optimizers'}; join them as {before}{equals}LR,LR",
+                param_hint="--lr",
+            )
         try:
-            grid = tuple(sorted({float(rate) for rate in rates.split(",")}))
-            for name in [before] if equals else names:
-                for rate in grid:
-                    registry.get(name).spec(rate)
-                grids[name] = grid
+            given[name] = tuple(sorted({float(rate) for rate in rates.split(",")}))
+            for each in [name] if equals else names:
+                for rate in given[name]:
+                    registry.get(each).spec(rate)
         except ValueError:
             raise typer.BadParameter(
                 f"{value!r} is not [NAME=]LR[,LR...] with finite LR > 0, e.g. adamw=1e-3,3e-3",
                 param_hint="--lr",
             ) from None
-    return grids
+    return {name: given.get(name) or given.get("") or registry.get(name).lr_grid() for name in names}
 
 
 def _check_device(device: str) -> None:
@@ -225,12 +256,16 @@ def _finish(outcome: Outcome, images: ImageData, out: Path, console: Console) ->
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for heading in ("optimizer", "lr", "test acc., %", "test loss", f"steps{target}", "ms/step"):
-        table.add_column(heading)
+    headings = ("optimizer", "lr", "test acc., %", "test loss", f"steps{target}", "ms/step")
     rows = html.summary_cells(t, seeds)
-    for row in rows:
-        table.add_row(row.optimizer, row.lr, row.accuracy, row.loss, row.steps, row.ms)
-    console.print(table)
+    cells = [(row.optimizer, row.lr, row.accuracy, row.loss, row.steps, row.ms) for row in rows]
+    for column in zip(headings, *cells, strict=True):
+        # Lines may be broken between words; where that is not enough, the table is wider than the terminal.
+        table.add_column(column[0], min_width=max(len(word) for cell in column for word in cell.split()))
+    for line in cells:
+        table.add_row(*line)
+    needed = Measurement.get(console, console.options.update(width=UNLIMITED), table).minimum
+    console.print(table, width=max(console.width, needed), crop=False)
     for row in rows:
         if row.note:
             _say(console, f"{row.optimizer}: {row.note}")

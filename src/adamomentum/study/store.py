@@ -24,6 +24,10 @@ class StoreError(Exception):
     """The store cannot be used; the message says why and what to do."""
 
 
+class StoreWarning(UserWarning):
+    """A file of the store cannot be used, and the trial is run again."""
+
+
 class Store:
     """Results under ``root``: ``<id[:2]>/<id>.json``, and ``failed/<id>.json`` for errors."""
 
@@ -32,7 +36,9 @@ class Store:
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot create {root}: {error.strerror}; choose another --out") from None
+            blocker = next((p for p in (root, *root.parents) if p.exists() and not p.is_dir()), None)
+            reason = error.strerror if blocker is None else f"{blocker} is a file"
+            raise StoreError(f"cannot create {root}: {reason}; choose another --out") from None
 
     def path(self, trial_id: str) -> Path:
         """Where the result of a finished trial lies."""
@@ -65,9 +71,11 @@ class Store:
         as not there: the trial is run again and the file replaced.
 
         Raises:
-            StoreError: if the file was written by a newer version of this library.
+            StoreError: if the file was written by a newer version of this library, or is a folder.
         """
         path = self.path(spec.trial_id)
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder where the file of a trial should be; remove it")
         try:
             record = json.loads(path.read_bytes())
             schema = record["schema"]
@@ -78,10 +86,14 @@ class Store:
                 )
             if TrialSpec.model_validate(record["spec"]) != spec:
                 raise ValueError("it holds another trial")
-            return TrialResult.model_validate(record["result"])
+            result = TrialResult.model_validate(record["result"])
+            if "val_loss" not in result.final or "step" not in result.curve:
+                raise ValueError("it has no results")
+            return result
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
             reason = str(error).splitlines()[0]
-            warnings.warn(f"{path} is not usable ({reason}); the trial will be run again", stacklevel=2)
+            message = f"{path} is not usable ({reason}); the trial will be run again"
+            warnings.warn(message, StoreWarning, stacklevel=2)
             return None

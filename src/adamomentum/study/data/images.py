@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import is_zipfile
 
 import numpy as np
 import numpy.typing as npt
-from PIL.Image import Image, Resampling
+from PIL.Image import Image, Resampling, fromarray
 from PIL.Image import open as open_image
 
 from adamomentum.study.data.wheel import DataError, Wheel, read_members
@@ -22,6 +23,8 @@ from adamomentum.study.files import write_atomic
 T = TypeVar("T")
 
 SPLITS = ("train", "val", "test")
+# Names under which other tools keep splits. As classes they would be a mistake that trains without complaint.
+SPLIT_SYNONYMS = ("training", "valid", "validation", "testing")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 NPZ_KEYS = (
     "'x' and 'y', or 'x_train', 'y_train', 'x_test', 'y_test' and optionally 'x_val', 'y_val' "
@@ -138,7 +141,8 @@ def load(path: Path) -> ImageData:
     """Returns the user's images: an .npz file, or a folder with one subfolder a class.
 
     A folder may have ``train``, ``val`` and ``test`` subfolders above the class folders. Missing splits are
-    taken from the images per class: 15 % each for validation and test, by a fixed permutation.
+    taken from the images per class: 15 % each for validation and test, by a fixed permutation. Images of
+    different sizes, or with a side below 8 or above 64 pixels, are resized to 32 x 32.
 
     Raises:
         DataError: if there is nothing usable at ``path``; the message says what is wrong.
@@ -152,11 +156,15 @@ def load(path: Path) -> ImageData:
 
 
 def _load_npz(path: Path) -> ImageData:
+    if not is_zipfile(path):
+        raise DataError(f"{path} is not an .npz file; write one with numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
     except Exception as error:
-        raise DataError(f"{path} cannot be read as .npz ({error})") from None
+        # NumPy advises to allow pickles, which is no remedy here: they can run any code.
+        reason = "it holds Python objects, not plain arrays" if "pickle" in str(error) else error
+        raise DataError(f"{path} cannot be read as .npz ({reason})") from None
     suffixes = {"all": "", "train": "_train", "val": "_val", "test": "_test"}
     parts = {
         split: (arrays[f"x{suffix}"], arrays[f"y{suffix}"])
@@ -183,24 +191,29 @@ def _as_uint8(images: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint8]:
         raise DataError(f"{where}: images have shape {images.shape}, need [n, h, w] or [n, h, w, 1 or 3]")
     if images.dtype == np.uint8:
         return images
-    if images.dtype.kind == "f" and np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1:
-        return np.round(images * 255).astype(np.uint8)
-    raise DataError(f"{where}: images must be uint8 or floats in [0, 1], got {images.dtype}")
+    wrong = f"{where}: images must be uint8 or floats in [0, 1], got {images.dtype}"
+    if images.dtype.kind not in "biuf":
+        raise DataError(wrong)
+    low, high = images.min(), images.max()
+    if not np.isfinite([low, high]).all():  # NaN carries through min and max
+        raise DataError(f"{wrong} with NaN or infinite values; remove them")
+    if images.dtype.kind != "f":
+        remedy = "scale them to 0 to 255" if low < 0 or high > 255 else 'convert them with .astype("uint8")'
+        raise DataError(f"{wrong}, range {low:d} to {high:d}; {remedy}")
+    if low < 0 or high > 1:
+        remedy = "divide them by 255" if low >= 0 and high <= 255 else "scale them"
+        raise DataError(f"{wrong}, range {low:g} to {high:g}; {remedy}")
+    return np.round(images * 255).astype(np.uint8)
 
 
 def _load_folder(path: Path) -> ImageData:
-    folders = {entry.name.lower(): entry for entry in path.iterdir() if entry.is_dir()}
-    if "valid" in folders or "validation" in folders:
-        folders.setdefault("val", folders.get("valid") or folders["validation"])
-    split_folders = {split: folders[split] for split in SPLITS if split in folders}
-    roots = split_folders if "train" in folders else {"all": path}
+    roots = _split_folders(path)
     files = {
         split: [
             (image, folder.name)
-            for folder in sorted(root.iterdir())
-            if folder.is_dir()
+            for folder in _subfolders(root)
             for image in sorted(folder.rglob("*"))
-            if image.suffix.lower() in SUFFIXES and not image.name.startswith(".")
+            if image.suffix.lower() in SUFFIXES and not _hidden(image.relative_to(folder))
         ]
         for split, root in roots.items()
     }
@@ -218,6 +231,29 @@ def _load_folder(path: Path) -> ImageData:
     return _assemble(path, x, y)
 
 
+def _split_folders(path: Path) -> dict[str, Path]:
+    """Returns the folders above the class folders: those of the splits, or ``path`` itself as ``all``."""
+    folders = {folder.name.lower(): folder for folder in _subfolders(path)}
+    found = [name for name in folders if name in SPLITS or name in SPLIT_SYNONYMS]
+    if not found:
+        return {"all": path}
+    unknown = [folder.name for name, folder in folders.items() if name not in SPLITS]
+    if "train" not in folders or unknown:
+        raise DataError(
+            f"{path} has the subfolders {', '.join(folder.name for folder in folders.values())}; expected either "
+            "classes alone, or train and, if you like, val and test, with classes below (these names are reserved)"
+        )
+    return folders
+
+
+def _subfolders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not _hidden(Path(entry.name)))
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
 def _decode(files: list[Path]) -> npt.NDArray[np.uint8]:
     """Reads images to one size and mode: as they are if small and all alike, else 32 x 32."""
     # Sizes and modes first: they are in the headers, so that no more than one image is held at full size.
@@ -225,15 +261,32 @@ def _decode(files: list[Path]) -> npt.NDArray[np.uint8]:
     modes = {mode for mode, _ in seen}
     mode = "L" if modes <= {"1", "L", "LA"} else "RGB"
     sizes = {size for _, size in seen}
-    size = sizes.pop() if len(sizes) == 1 else (0, 0)
-    if not MIN_SIDE <= min(size) <= max(size) <= MAX_SIDE:
-        size = (RESIZED_SIDE, RESIZED_SIDE)
+    size = _side_limit(*sizes.pop()) if len(sizes) == 1 else (RESIZED_SIDE, RESIZED_SIDE)
 
     def pixels(image: Image) -> npt.NDArray[np.uint8]:
         return np.asarray(image.convert(mode).resize(size, Resampling.BILINEAR), dtype=np.uint8)
 
     stacked = np.stack([_read(file, pixels) for file in files])
     return stacked[..., None] if mode == "L" else stacked
+
+
+def _side_limit(width: int, height: int) -> tuple[int, int]:
+    """Returns the size to which images of this size are brought."""
+    fits = min(width, height) >= MIN_SIDE and max(width, height) <= MAX_SIDE
+    return (width, height) if fits else (RESIZED_SIDE, RESIZED_SIDE)
+
+
+def _limited(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Returns [n, h, w, c] resized to [n, 32, 32, c] if too large or too small to train on."""
+    _, height, width, channels = images.shape
+    size = _side_limit(width, height)
+    if size == (width, height):
+        return images
+    small = np.empty((len(images), size[1], size[0], channels), np.uint8)
+    for k, image in enumerate(images):
+        frame = fromarray(image[..., 0] if channels == 1 else image)
+        small[k] = np.asarray(frame.resize(size, Resampling.BILINEAR)).reshape(small.shape[1:])
+    return small
 
 
 def _read(file: Path, get: Callable[[Image], T]) -> T:
@@ -252,6 +305,7 @@ def _assemble(path: Path, x: dict[str, npt.NDArray[np.uint8]], y: dict[str, npt.
     shapes = {images.shape[1:] for images in x.values()}
     if len(shapes) > 1:
         raise DataError(f"{path}: splits differ in image shape: {sorted(shapes)}")
+    x = {split: _limited(images) for split, images in x.items()}
     known = "all" if "all" in y else "train"
     classes = np.unique(y[known])
     if len(classes) < 2:
@@ -268,7 +322,7 @@ def _assemble(path: Path, x: dict[str, npt.NDArray[np.uint8]], y: dict[str, npt.
         for split, rows in {"train": kept, **taken}.items():
             x[split], index[split] = source_x[rows], source_y[rows]
     return ImageData(
-        name=path.stem,
+        name=path.resolve().stem,
         x={split: x[split] for split in SPLITS},
         y={split: index[split] for split in SPLITS},
         classes=tuple(str(c) for c in classes),
