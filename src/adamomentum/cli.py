@@ -11,7 +11,7 @@ STUDY_EXTRA = {
 
 def main() -> None:
     """Runs the command line; the entry point of the ``adamomentum`` script."""
-    if sys.argv[1:] == ["--version"]:  # must work without any extra
+    if sys.argv[1:2] == ["--version"]:  # must work without any extra
         from adamomentum import __version__
 
         print(f"adamomentum {__version__}")

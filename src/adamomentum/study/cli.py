@@ -251,7 +251,8 @@ def _finish(outcome: Outcome, images: ImageData, out: Path, console: Console) ->
     seeds = outcome.comparison.seeds
     target = f" to {100 * t.target.accuracy:.4g} %" if t.target is not None else ""
     table = Table(
-        title=f"{images.name}: mean ± 95 % interval over {seeds} seeds",
+        title=f"{images.name}: "
+        + (f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, no interval"),
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

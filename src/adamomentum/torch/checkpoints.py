@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from adamomentum.torch.checks import check_count
+from adamomentum.torch.functional import as_real
 from adamomentum.torch.groups import WRAPPED
+from adamomentum.torch.loading import state_dtype_for
 from adamomentum.torch.optimizer import AdaMomentum
 
 __all__ = ["from_adam", "from_adam3"]
@@ -184,7 +186,7 @@ class _Entry:
                 f"state_dict: {key!r} of {self.where} is {value.dtype} of shape {tuple(value.shape)}, "
                 f"the parameter {self.param.dtype} of shape {tuple(self.param.shape)}"
             )
-        value = _real(value.detach()).to("cpu", torch.float64)
+        value = as_real(value.detach()).to("cpu", torch.float64)
         if not torch.isfinite(value).all():
             raise ValueError(f"state_dict: {key!r} of {self.where} is not finite")
         return value
@@ -231,13 +233,11 @@ def _converted(
             raise ValueError(f"maximize differs for {where}, which turns the first moment around")
         entry = _Entry(where, saved_state[saved_id], saved_group, param, group)
         _check_keys(entry, second_moment_key)
-        real = group["state_dtype"] or torch.promote_types(param.dtype.to_real(), torch.float32)
+        dtype = state_dtype_for(param, group["state_dtype"])
         state[new_ids[position]] = {
             "step": torch.tensor(float(entry.step), dtype=torch.float32),
             **{
-                key: (torch.view_as_complex(value) if param.is_complex() else value).to(
-                    real.to_complex() if param.is_complex() else real
-                )
+                key: (torch.view_as_complex(value) if param.is_complex() else value).to(dtype)
                 for key, value in convert(entry).items()
             },
         }
@@ -310,10 +310,6 @@ def _betas(group: Mapping[str, Any]) -> tuple[float, float]:
     if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
         raise ValueError(f"state_dict: betas must be in [0, 1), got {group['betas']!r}")
     return beta1, beta2
-
-
-def _real(value: Tensor) -> Tensor:
-    return torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
 
 
 def _some(names: Iterable[Any]) -> str:

@@ -101,11 +101,12 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
         torch._foreach_sqrt_(vs)
         denoms = list(vs)
         del vs
-    for i, adapt in enumerate(n.adapt):
-        if isinstance(adapt, Tensor):
-            denoms[i] = torch.where(adapt, denoms[i], 1.0)
-        elif not adapt:
-            denoms[i].fill_(1.0)
+    if rule.rectify:
+        for i, adapt in enumerate(n.adapt):
+            if isinstance(adapt, Tensor):
+                denoms[i] = torch.where(adapt, denoms[i], 1.0)
+            elif not adapt:
+                denoms[i].fill_(1.0)
     if rule.weight_decay and rule.decoupled_weight_decay:
         torch._foreach_mul_(thetas, n.shrink)
     _addcdiv_(thetas, exp_avgs, denoms, n.factor)

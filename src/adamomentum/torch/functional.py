@@ -17,7 +17,7 @@ from torch import Tensor
 from adamomentum.torch.foreach import PLAIN_TENSORS, foreach_update
 from adamomentum.torch.scalars import Numbers, Rule, Scalar, numbers_at, numbers_on_device
 
-__all__ = ["adamomentum", "choose_path"]
+__all__ = ["adamomentum", "as_real", "choose_path"]
 
 _FOREACH_DEVICES = ("cuda", "xpu", "mtia", "cpu")
 
@@ -147,7 +147,7 @@ def adamomentum(
 
     columns = [params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs if amsgrad else exp_avg_sqs]
     if any(p.is_complex() for p in params):
-        columns = [[_as_real(t) for t in column] for column in columns]
+        columns = [[as_real(t) for t in column] for column in columns]
     if path == "foreach":
         foreach_update(columns, numbers, rule)
     else:
@@ -155,7 +155,7 @@ def adamomentum(
             _for_loop(param, grad, m, v, v_max, n, rule)
 
 
-def _as_real(t: Tensor) -> Tensor:
+def as_real(t: Tensor) -> Tensor:
     """Real and imaginary part of a complex tensor as two real ones, in a last dimension of a view."""
     return torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
 
