@@ -14,7 +14,7 @@ from adamomentum.torch.checks import STATE_DTYPES, check_count, check_options, d
 
 __all__ = ["Hidden", "checked_and_hidden", "state_dtype_for"]
 
-MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
 class Hidden:
@@ -72,7 +72,7 @@ def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> di
     loaded = dict(entries)
     count = torch.tensor(check_count(f"{where}, 'step'", entries["step"]), dtype=torch.float32)
     loaded["step"] = Hidden(count.to(p.device if group["capturable"] else "cpu"))
-    for key in MOMENTS & entries.keys():
+    for key in (key for key in MOMENTS if key in entries):
         loaded[key] = Hidden(_moment(f"{where}, {key!r}", entries[key], p, group))
     return loaded
 
