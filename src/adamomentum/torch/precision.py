@@ -1,0 +1,166 @@
+r"""Moments in reduced precision: bfloat16, and 8-bit codes with an exponent a block; both rounded stochastically.
+
+Rounded to nearest, a bfloat16 second moment freezes: beta2 = 0.999 takes 0.1 % a step, less than half the spacing of
+bfloat16 numbers. Rounded up or down at random, with the probability that keeps the mean, it follows on average.
+
+The random numbers are a function of the element's position in memory and of the step count alone. So a run can be
+repeated, goes on bit for bit from a checkpoint, and does not depend on the number of threads; there is no generator to
+save. For a fixed element they are an additive recurrence t * alpha mod 1, whose sums stay within O(log t) of their
+mean: rounding errors cancel over the steps rather than add up as a random walk.
+
+**8-bit.** Elements are taken in the order of memory, in blocks of :data:`BLOCK`. A block stores one biased float32
+exponent E, that of its largest element (rounded up where rounding could pass the largest code), and a byte for each
+element, made of the leading bits of the float32 number relative to E:
+
+* ``exp_avg``: sign, 4 bits of exponent, 3 of mantissa; the lowest binade counts linearly down to zero. With
+  L = 2^(E-141), magnitudes are k L / 8 for k = 0..7 and (1 + f/8) L 2^e for f = 0..7, e = 0..14.
+* ``exp_avg_sq``: 5 bits of exponent, 3 of mantissa, (1 + f/8) 2^(E-158+e): no zero, so that no denominator vanishes.
+  What is below the lowest code is stored as the lowest, 2^-31 times the block's largest binade.
+
+An infinity or NaN makes E = 255: the whole block then reads as NaN, so that a spoiled block shows instead of going on
+with wrong numbers.
+
+The native kernels store the same formats. This file is their readable specification, and the for-loop path.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "BLOCK",
+    "StateDtype",
+    "block_count",
+    "decode_m",
+    "decode_v",
+    "dither",
+    "encode_m",
+    "encode_v",
+    "in_memory_order",
+    "round_to_bfloat16",
+]
+
+# What the option state_dtype may be.
+StateDtype = torch.dtype | Literal["8bit"] | None
+
+# Elements that share an exponent: 2 + 2/256 bytes a parameter for both moments.
+BLOCK = 256
+
+# Multipliers of the position, and of the step count for m and for v: fractions of 2^32 that are powers of the root of
+# x^4 = x + 1, whose multiples spread evenly in three dimensions.
+_BY_POSITION, _BY_STEP_M, _BY_STEP_V = 0xD1B54A33, 0xABC98389, 0x8CB92BA7
+
+# Exponents below these would make the constants of a block subnormal.
+_MIN_E_M, _MIN_E_V = 16, 32
+_POISONED = 255
+
+
+def block_count(numel: int) -> int:
+    """How many blocks ``numel`` elements take."""
+    return -(-numel // BLOCK)
+
+
+def dither(numel: int, step: float | Tensor, moment: Literal["m", "v"], device: torch.device) -> Tensor:
+    """The random bits of each element's rounding at one step: int32 numbers, uniform over all 32 bits.
+
+    Args:
+        numel: number of elements; the i-th result is for the i-th element in memory.
+        step: the step count t, from 1, after which the moment is stored.
+        moment: whose rounding it is.
+        device: where to make them.
+    """
+    by_step = _BY_STEP_M if moment == "m" else _BY_STEP_V
+    t = step.to(device, torch.int64) if isinstance(step, Tensor) else int(step)
+    start = (t * by_step) & 0xFFFFFFFF
+    bits = (torch.arange(numel, dtype=torch.int64, device=device) * _BY_POSITION + start) & 0xFFFFFFFF
+    return (bits - ((bits >> 31) << 32)).to(torch.int32)
+
+
+def in_memory_order(t: Tensor, like: Tensor) -> Tensor:
+    """The elements of ``t`` in the order in which ``like``, a dense tensor of its shape, has them in memory.
+
+    Returns:
+        One dimension: a view of ``t`` where its layout allows that, as it always does for ``like`` itself.
+    """
+    order = sorted(range(t.dim()), key=lambda d: (-like.stride(d), d))
+    return t.permute(order).reshape(-1)
+
+
+def round_to_bfloat16(x: Tensor, random: Tensor) -> Tensor:
+    """Round float32 numbers to bfloat16, up or down with the probability that keeps the mean.
+
+    Args:
+        x: float32, any shape.
+        random: what :func:`dither` returned, of the same shape.
+
+    Returns:
+        bfloat16 numbers. Infinities and NaN stay what they are.
+    """
+    bits = x.view(torch.int32) + ((random >> 16) & 0xFFFF)
+    rounded = (bits & ~0xFFFF).view(torch.float32)
+    return torch.where(x.isfinite(), rounded, x).bfloat16()
+
+
+def encode_m(x: Tensor, random: Tensor) -> tuple[Tensor, Tensor]:
+    """Code first moments.
+
+    Args:
+        x: float32, one dimension.
+        random: what :func:`dither` returned.
+
+    Returns:
+        The codes, uint8 and as many, and the exponents of the blocks, uint8.
+    """
+    exponent, bits = _block_exponents(x, _MIN_E_M)
+    low = (exponent - 14) << 23  # the bits of L
+    magnitude = bits & 0x7FFFFFFF
+    base = low.view(torch.float32)
+    linear = (magnitude.view(torch.float32) + base).view(torch.int32) - low
+    steps = torch.where(magnitude < low, linear, magnitude - low + (1 << 23))
+    code = ((steps + ((random >> 12) & 0xFFFFF)) >> 20) | ((bits >> 24) & 0x80)
+    return code.to(torch.uint8), exponent[::BLOCK].to(torch.uint8)
+
+
+def decode_m(codes: Tensor, scales: Tensor) -> Tensor:
+    """First moments, float32, from the codes and exponents of :func:`encode_m`."""
+    exponent = _spread(scales, codes.numel())
+    low = (exponent - 14) << 23
+    code = codes.to(torch.int32)
+    steps = (code & 0x7F) << 20
+    linear = (low + steps).view(torch.float32) - low.view(torch.float32)
+    magnitude = torch.where(steps < (1 << 23), linear, (low + steps - (1 << 23)).view(torch.float32))
+    x = torch.where(code >= 0x80, -magnitude, magnitude)
+    return x.masked_fill(exponent == _POISONED, torch.nan)
+
+
+def encode_v(x: Tensor, random: Tensor) -> tuple[Tensor, Tensor]:
+    """Code second moments: as :func:`encode_m`, for numbers >= 0."""
+    exponent, bits = _block_exponents(x, _MIN_E_V)
+    steps = (bits - ((exponent - 31) << 23)).clamp(min=0)
+    code = (steps + ((random >> 12) & 0xFFFFF)) >> 20
+    return code.to(torch.uint8), exponent[::BLOCK].to(torch.uint8)
+
+
+def decode_v(codes: Tensor, scales: Tensor) -> Tensor:
+    """Second moments, float32, from the codes and exponents of :func:`encode_v`."""
+    exponent = _spread(scales, codes.numel())
+    x = (((exponent - 31) << 23) + (codes.to(torch.int32) << 20)).view(torch.float32)
+    return x.masked_fill(exponent == _POISONED, torch.nan)
+
+
+def _spread(scales: Tensor, numel: int) -> Tensor:
+    """The exponent of each element's block, int32."""
+    return scales.to(torch.int32).repeat_interleave(BLOCK)[:numel]
+
+
+def _block_exponents(x: Tensor, minimum: int) -> tuple[Tensor, Tensor]:
+    """The exponent of each element's block, and the elements' own bits, both int32."""
+    bits = x.view(torch.int32)
+    padding = block_count(x.numel()) * BLOCK - x.numel()
+    largest = torch.nn.functional.pad(bits & 0x7FFFFFFF, (0, padding)).view(-1, BLOCK).amax(1)
+    # Rounding up by less than a code, 2^20, must not leave the block's highest binade.
+    exponent = ((largest.to(torch.int64) + 0xFFFFF) >> 23).clamp(minimum, _POISONED).to(torch.int32)
+    return _spread(exponent, x.numel()), bits
