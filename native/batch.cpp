@@ -1,0 +1,276 @@
+#include "batch.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "threads.h"
+
+namespace adamomentum {
+namespace {
+
+constexpr int64_t kUnit = 32768;  // a multiple of kBlock
+constexpr int64_t kPerWorker = 65536;
+
+// Python strings that are looked up for every parameter.
+struct Names {
+  PyObject *grad = PyUnicode_InternFromString("grad");
+  PyObject *step = PyUnicode_InternFromString("step");
+  PyObject *m = PyUnicode_InternFromString("exp_avg");
+  PyObject *v = PyUnicode_InternFromString("exp_avg_sq");
+  PyObject *v_max = PyUnicode_InternFromString("max_exp_avg_sq");
+  PyObject *m_scale = PyUnicode_InternFromString("exp_avg_scale");
+  PyObject *v_scale = PyUnicode_InternFromString("exp_avg_sq_scale");
+};
+
+const Names &names() {
+  static const Names *const names = new Names;  // lives as long as the interpreter
+  return *names;
+}
+
+bool param_type(const Tensor &t, Param *out) {
+  if (t.is_type(kFloat, 32)) *out = kFloat32;
+  else if (t.is_type(kFloat, 64)) *out = kFloat64;
+  else if (t.is_type(kFloat, 16)) *out = kFloat16;
+  else if (t.is_type(kBrain, 16)) *out = kBFloat16;
+  else return false;
+  return true;
+}
+
+bool state_type(const Tensor &t, State *out) {
+  if (t.is_type(kFloat, 32)) *out = kState32;
+  else if (t.is_type(kFloat, 64)) *out = kState64;
+  else if (t.is_type(kBrain, 16)) *out = kStateBF16;
+  else if (t.is_type(kUnsigned, 8)) *out = kCodes;
+  else return false;
+  return true;
+}
+
+bool is_plain(PyObject *object, PyObject *types) {
+  auto *type = reinterpret_cast<PyObject *>(Py_TYPE(object));
+  for (Py_ssize_t i = 0, n = PyTuple_Size(types); i < n; ++i)
+    if (PyTuple_GetItem(types, i) == type) return true;
+  return false;
+}
+
+// A tensor of a state dict, borrowed.
+bool read_entry(PyObject *state, PyObject *key, PyObject **object, Tensor *out) {
+  *object = PyDict_GetItemWithError(state, key);
+  if (!*object) {
+    PyErr_Clear();
+    return false;
+  }
+  return read(*object, out) && out->on_cpu();
+}
+
+bool is_scale(const Tensor &t, int64_t blocks) {
+  return t.is_type(kUnsigned, 8) && t.ndim == 1 && t.shape[0] == blocks && (t.strides[0] == 1 || blocks < 2);
+}
+
+size_t size_of(Param p) { return p == kFloat64 ? 8 : p == kFloat32 ? 4 : 2; }
+size_t size_of(State s) { return s == kState64 ? 8 : s == kState32 ? 4 : s == kStateBF16 ? 2 : 1; }
+
+Span part_of(const Span &whole, Param p, State s, int64_t begin, int64_t end) {
+  Span part = whole;
+  int64_t in_p = begin * static_cast<int64_t>(size_of(p)), in_s = begin * static_cast<int64_t>(size_of(s));
+  part.p = static_cast<char *>(whole.p) + in_p;
+  part.g = static_cast<const char *>(whole.g) + in_p;
+  part.m = static_cast<char *>(whole.m) + in_s;
+  part.v = static_cast<char *>(whole.v) + in_s;
+  if (whole.v_max) part.v_max = static_cast<char *>(whole.v_max) + in_s;
+  if (whole.m_scale) {
+    part.m_scale = whole.m_scale + begin / kBlock;
+    part.v_scale = whole.v_scale + begin / kBlock;
+  }
+  part.position = static_cast<uint32_t>(begin);
+  part.n = end - begin;
+  return part;
+}
+
+}  // namespace
+
+int64_t serial_below = int64_t{1} << 17;
+
+Batch::Batch(PyObject *plain_types) : plain_types_(plain_types), params_(PyList_New(0)) { Py_INCREF(plain_types_); }
+
+Batch::~Batch() {
+  for (PyObject *object : kept_) Py_DECREF(object);
+  Py_XDECREF(params_);
+  Py_DECREF(plain_types_);
+}
+
+void Batch::keep(PyObject *object) {
+  Py_INCREF(object);
+  kept_.push_back(object);
+}
+
+bool Batch::gather(PyObject *params, PyObject *state, bool amsgrad, PyObject *rest) {
+  if (!params_) return false;
+  const Py_ssize_t n = PyList_Size(params);
+  if (n < 0) return false;
+  items_.reserve(static_cast<size_t>(n));
+  kept_.reserve(static_cast<size_t>(n) * 5);
+  for (Py_ssize_t i = 0; i < PyList_Size(params); ++i) {  // an attribute could run Python code that changes the list
+    PyObject *param = PyList_GetItem(params, i);
+    Py_INCREF(param);
+    PyObject *grad = PyObject_GetAttr(param, names().grad);
+    bool failed = !grad, taken = grad == Py_None;
+    if (!failed && !taken) {
+      PyObject *entry = PyDict_GetItemWithError(state, param);
+      failed = !entry && PyErr_Occurred();
+      taken = entry && add(param, grad, entry, amsgrad);
+      failed = failed || PyErr_Occurred();
+      if (!failed && !taken) failed = PyList_Append(rest, param) < 0;
+    }
+    Py_XDECREF(grad);
+    Py_DECREF(param);
+    if (failed) return false;
+  }
+  return true;
+}
+
+bool Batch::add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad) {
+  Item item{};
+  if (!params_ || !PyDict_Check(state) || !read_item(param, grad, state, amsgrad, &item)) return false;
+  if (PyList_Append(params_, param) < 0) return false;
+  keep(grad);
+  keep(state);
+  numel_ += item.whole.n;
+  items_.push_back(item);
+  return true;
+}
+
+bool Batch::read_item(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad, Item *item) {
+  Tensor p, g, t;
+  PyObject *object;
+  State kind;
+  if (!is_plain(param, plain_types_) || !is_plain(grad, plain_types_)) return false;
+  if (!read(param, &p) || !p.on_cpu() || !param_type(p, &item->param) || !is_dense(p)) return false;
+  if (!read(grad, &g) || !g.on_cpu() || !same_layout(p, g)) return false;
+  Param grad_type;
+  if (!param_type(g, &grad_type) || grad_type != item->param) return false;
+
+  if (!read_entry(state, names().step, &object, &t) || !t.is_type(kFloat, 32) || t.numel() != 1) return false;
+  keep(object);
+  item->step = static_cast<float *>(t.memory());
+
+  if (!read_entry(state, names().m, &object, &t) || !state_type(t, &item->state) || !same_layout(p, t)) return false;
+  if (!kernels().update[item->param][item->state]) return false;
+  keep(object);
+  item->whole.m = t.memory();
+  if (!read_entry(state, names().v, &object, &t) || !state_type(t, &kind) || kind != item->state || !same_layout(p, t))
+    return false;
+  keep(object);
+  item->whole.v = t.memory();
+  if (amsgrad) {
+    if (item->state != kState32 && item->state != kState64) return false;
+    if (!read_entry(state, names().v_max, &object, &t) || !state_type(t, &kind) || kind != item->state ||
+        !same_layout(p, t))
+      return false;
+    keep(object);
+    item->whole.v_max = t.memory();
+  }
+  item->whole.n = p.numel();
+  if (item->state == kCodes) {
+    const int64_t blocks = (item->whole.n + kBlock - 1) / kBlock;
+    if (!read_entry(state, names().m_scale, &object, &t) || !is_scale(t, blocks)) return false;
+    keep(object);
+    item->whole.m_scale = static_cast<uint8_t *>(t.memory());
+    if (!read_entry(state, names().v_scale, &object, &t) || !is_scale(t, blocks)) return false;
+    keep(object);
+    item->whole.v_scale = static_cast<uint8_t *>(t.memory());
+  }
+  item->whole.p = p.memory();
+  item->whole.g = g.memory();
+  return true;
+}
+
+const std::vector<float> &Batch::next_steps() {
+  steps_.clear();
+  for (Item &item : items_) {
+    const float next = *item.step + 1.0f;
+    // Parameters nearly always share their step.
+    if (steps_.empty() || steps_[steps_.size() - 1] != next) {
+      auto known = std::find(steps_.begin(), steps_.end(), next);
+      item.row = static_cast<uint32_t>(known - steps_.begin());
+      if (known == steps_.end()) steps_.push_back(next);
+    } else {
+      item.row = static_cast<uint32_t>(steps_.size() - 1);
+    }
+  }
+  return steps_;
+}
+
+void Batch::divide() {
+  units_.clear();
+  const auto n = static_cast<uint32_t>(items_.size());
+  for (uint32_t i = 0; i < n;) {
+    const int64_t numel = items_[i].whole.n;
+    if (numel > kUnit) {
+      for (int64_t begin = 0; begin < numel; begin += kUnit)
+        units_.push_back({i, i + 1, begin, std::min(begin + kUnit, numel)});
+      ++i;
+      continue;
+    }
+    const uint32_t first = i;
+    int64_t sum = numel;
+    for (++i; i < n && sum + items_[i].whole.n <= kUnit; ++i) sum += items_[i].whole.n;
+    units_.push_back({first, i, 0, numel});
+  }
+}
+
+template <class Run> void Batch::for_all_units(int workers, Run run) {
+  struct Context {
+    const std::vector<Unit> &units;
+    Run &run;
+    std::atomic<size_t> next{0};
+  } context{units_, run};
+  const bool serial = numel_ < serial_below;
+  const int64_t most = std::min<int64_t>(std::max<int64_t>(1, numel_ / kPerWorker), static_cast<int64_t>(units_.size()));
+  in_parallel(serial ? 1 : static_cast<int>(std::min<int64_t>(workers, std::max<int64_t>(1, most))),
+              [](void *pointer) {
+                auto *context = static_cast<Context *>(pointer);
+                FlushSubnormals flush;
+                for (size_t i; (i = context->next.fetch_add(1, std::memory_order_relaxed)) < context->units.size();)
+                  context->run(i, context->units[i]);
+              },
+              &context);
+}
+
+void Batch::run(const std::vector<Row> &rows, int workers) {
+  divide();
+  const Kernels &table = kernels();
+  for_all_units(workers, [&](size_t, const Unit &unit) {
+    for (uint32_t i = unit.first; i < unit.last; ++i) {
+      const Item &item = items_[i];
+      if (item.whole.n == 0) continue;
+      auto update = table.update[item.param][item.state];
+      if (unit.last - unit.first == 1)
+        update(part_of(item.whole, item.param, item.state, unit.begin, unit.end), rows[item.row]);
+      else
+        update(item.whole, rows[item.row]);
+    }
+  });
+  for (const Item &item : items_) *item.step += 1.0f;
+}
+
+double Batch::square_sum(int workers) {
+  divide();
+  const Kernels &table = kernels();
+  std::vector<double> sums(units_.size(), 0.0);
+  for_all_units(workers, [&](size_t index, const Unit &unit) {
+    double sum = 0;
+    for (uint32_t i = unit.first; i < unit.last; ++i) {
+      const Item &item = items_[i];
+      const bool one = unit.last - unit.first == 1;
+      const int64_t begin = one ? unit.begin : 0, end = one ? unit.end : item.whole.n;
+      const char *g = static_cast<const char *>(item.whole.g) + begin * static_cast<int64_t>(size_of(item.param));
+      sum += table.square_sum[item.param](g, end - begin);
+    }
+    sums[index] = sum;
+  });
+  double total = 0;
+  for (double sum : sums) total += sum;
+  return total;
+}
+
+}  // namespace adamomentum

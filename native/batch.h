@@ -1,0 +1,74 @@
+// The tensors of one parameter group at one step, and what is done with them in a single parallel region.
+//
+// Everything is read afresh from the Python objects at every step, which costs about as much as it would to find out
+// whether pointers kept from the last step still hold. So there is nothing that could be stale.
+#pragma once
+
+#include <Python.h>
+
+#include <vector>
+
+#include "kernels.h"
+#include "tensors.h"
+
+namespace adamomentum {
+
+class Batch {
+ public:
+  // plain_types: the classes of parameters and gradients that are what they seem; no subclass is taken.
+  explicit Batch(PyObject *plain_types);
+  ~Batch();
+  Batch(const Batch &) = delete;
+  Batch &operator=(const Batch &) = delete;
+
+  // Takes every parameter that has a gradient, complete state and memory the kernels can work on, and appends the
+  // other parameters that have a gradient to `rest`. Returns false with a Python error set if the interpreter failed.
+  bool gather(PyObject *params, PyObject *state, bool amsgrad, PyObject *rest);
+
+  // Takes one parameter; returns whether it could. `state` is the dict of its moments.
+  bool add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad);
+
+  // The distinct numbers of the step that each parameter takes next. Rows for run() come in this order.
+  const std::vector<float> &next_steps();
+
+  // The update of all parameters, counting their steps.
+  void run(const std::vector<Row> &rows, int workers);
+
+  // The sum of the squares of all gradients, in an order that does not depend on the number of workers.
+  double square_sum(int workers);
+
+  int64_t numel() const { return numel_; }
+  PyObject *params() const { return params_; }  // borrowed
+
+ private:
+  struct Item {
+    Span whole;
+    float *step;
+    Param param;
+    State state;
+    uint32_t row;
+  };
+  // A piece of work, of at most kUnit elements of one tensor or of several small ones.
+  struct Unit {
+    uint32_t first, last;  // items [first, last)
+    int64_t begin, end;    // elements of item `first` when it is the only one
+  };
+
+  bool read_item(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad, Item *item);
+  void keep(PyObject *object);
+  void divide();
+  template <class Run> void for_all_units(int workers, Run run);
+
+  std::vector<Item> items_;
+  std::vector<Unit> units_;
+  std::vector<float> steps_;
+  std::vector<PyObject *> kept_;
+  PyObject *plain_types_;
+  PyObject *params_;
+  int64_t numel_ = 0;
+};
+
+// Elements below which a second thread does not pay.
+extern int64_t serial_below;
+
+}  // namespace adamomentum

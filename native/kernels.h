@@ -1,0 +1,55 @@
+// The contract of the kernels: what one call updates, and the table of kernels of one instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace adamomentum {
+
+enum Param : uint8_t { kFloat32, kFloat64, kFloat16, kBFloat16, kParams };
+// Moments: kCodes are bytes with an exponent a block, as adamomentum/torch/precision.py specifies them.
+enum State : uint8_t { kState32, kState64, kStateBF16, kCodes, kStates };
+
+constexpr int64_t kBlock = 256;
+
+// The numbers of a step, as adamomentum/torch/scalars.py computes them.
+struct Row {
+  double m_weight;         // 1 - beta1
+  double v_decay;          // 1 - beta2
+  double v_weight;         // of m^2
+  double accumulated_eps;  // added to v under the root
+  double shrink;           // decoupled decay
+  double factor;           // of m / sqrt(v + accumulated_eps): negative
+  double grad_factor;      // sign, clipping and loss scale
+  double l2;               // coupled decay, 0 for none
+  bool adapt;              // false: no denominator
+  uint32_t step;           // the step count t, for the random bits of rounding
+};
+
+// Consecutive elements of one parameter, in the order of memory.
+struct Span {
+  void *p;
+  const void *g;
+  void *m;
+  void *v;
+  void *v_max;       // null without amsgrad
+  uint8_t *m_scale;  // exponents of the blocks, for kCodes; then position is a multiple of kBlock
+  uint8_t *v_scale;
+  int64_t n;
+  uint32_t position;  // of the first element in its tensor
+};
+
+struct Kernels {
+  const char *isa;
+  void (*update[kParams][kStates])(const Span &, const Row &);  // null where not supported
+  double (*square_sum[kParams])(const void *g, int64_t n);
+};
+
+extern const Kernels kernels_base;
+#ifdef ADAMOMENTUM_AVX2
+extern const Kernels kernels_avx2;
+#endif
+
+// The kernels for this processor.
+const Kernels &kernels();
+
+}  // namespace adamomentum

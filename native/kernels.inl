@@ -1,0 +1,271 @@
+// The update, and the sum of squares, for one instruction set.
+//
+// Included once for each, with ISA the name of a namespace and of the table: nothing here may be shared between the
+// copies (the linker would keep the newest instruction set's for everybody), so helpers are inlined by force and no
+// standard templates are used. Loops are plain, for the compiler to vectorize; each does the same operations in the
+// same order whatever the vector width, so results do not depend on it.
+
+#include <cmath>
+
+#include "kernels.h"
+
+#if defined(_MSC_VER)
+#define INLINE static __forceinline
+#define RESTRICT __restrict
+#else
+#define INLINE static inline __attribute__((always_inline))
+#define RESTRICT __restrict__
+#endif
+
+namespace adamomentum {
+namespace ISA {
+
+INLINE uint32_t bits_of(float x) {
+  uint32_t u;
+  __builtin_memcpy(&u, &x, 4);
+  return u;
+}
+
+INLINE float float_of(uint32_t u) {
+  float x;
+  __builtin_memcpy(&x, &u, 4);
+  return x;
+}
+
+INLINE uint32_t select(bool yes, uint32_t a, uint32_t b) { return yes ? a : b; }
+
+constexpr uint32_t kSign = 0x80000000u, kInfinity = 0x7F800000u;
+constexpr uint32_t kByPosition = 0xD1B54A33u, kByStepM = 0xABC98389u, kByStepV = 0x8CB92BA7u;
+
+// ---- how numbers are stored ----
+
+struct F32 {
+  using Stored = float;
+  using Number = float;
+  INLINE float load(float x) { return x; }
+  INLINE float store(float x) { return x; }
+};
+
+struct F64 {
+  using Stored = double;
+  using Number = double;
+  INLINE double load(double x) { return x; }
+  INLINE double store(double x) { return x; }
+};
+
+struct BF16 {
+  using Stored = uint16_t;
+  using Number = float;
+  INLINE float load(uint16_t x) { return float_of(static_cast<uint32_t>(x) << 16); }
+  INLINE uint16_t store(float x) {  // to nearest, ties to even
+    uint32_t u = bits_of(x);
+    uint32_t rounded = (u + 0x7FFFu + ((u >> 16) & 1u)) >> 16;
+    return static_cast<uint16_t>(select((u & ~kSign) > kInfinity, (u >> 16) | 0x40u, rounded));
+  }
+  INLINE uint16_t store_randomly(float x, uint32_t random) {  // random: 32 bits
+    uint32_t u = bits_of(x);
+    uint32_t rounded = (u + (random >> 16)) >> 16;
+    uint32_t special = (u >> 16) | select((u & ~kSign) > kInfinity, 0x40u, 0u);
+    return static_cast<uint16_t>(select((u & ~kSign) >= kInfinity, special, rounded));
+  }
+};
+
+// No arithmetic on subnormal float32 numbers, which are flushed to zero while a kernel runs.
+struct F16 {
+  using Stored = uint16_t;
+  using Number = float;
+  INLINE float load(uint16_t h) {
+    uint32_t magnitude = static_cast<uint32_t>(h & 0x7FFFu) << 13;
+    uint32_t normal = magnitude + (112u << 23);
+    uint32_t subnormal = bits_of(float_of(magnitude + (113u << 23)) - float_of(113u << 23));
+    uint32_t special = magnitude + (224u << 23);
+    uint32_t u = select(magnitude < (1u << 23), subnormal, select(magnitude >= (31u << 23), special, normal));
+    return float_of(u | (static_cast<uint32_t>(h & 0x8000u) << 16));
+  }
+  INLINE uint16_t store(float x) {  // to nearest, ties to even
+    uint32_t u = bits_of(x), magnitude = u & ~kSign;
+    uint32_t normal = (magnitude - (112u << 23) + 0xFFFu + ((magnitude >> 13) & 1u)) >> 13;
+    uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);
+    uint32_t special = select(magnitude > kInfinity, 0x7E00u, 0x7C00u);
+    uint32_t h = select(magnitude < (113u << 23), subnormal, select(magnitude >= (143u << 23), special, normal));
+    return static_cast<uint16_t>(h | ((u >> 16) & 0x8000u));
+  }
+};
+
+template <class A, class B> struct Wider { using Type = float; };
+template <> struct Wider<F64, F64> { using Type = double; };
+
+// ---- the update ----
+
+// One element: m and v become the new moments; returns the new parameter.
+template <bool kGeneral, class T>
+INLINE T new_theta(T theta, T g, T &m, T &v, T *v_max, const T *c, bool l2, bool adapt) {
+  g = g * c[6];
+  if (kGeneral && l2) g = g + c[7] * theta;
+  m = m + c[0] * (g - m);
+  v = (v - v * c[1]) + c[2] * m * m;
+  T d = v + c[3];
+  if (kGeneral && v_max) {
+    d = *v_max > d ? *v_max : d;  // a NaN in d stays, as with torch.maximum
+    *v_max = d;
+  }
+  T root = sizeof(T) == 4 ? static_cast<T>(sqrtf(static_cast<float>(d))) : static_cast<T>(sqrt(d));
+  if (kGeneral && !adapt) root = 1;
+  return theta * c[4] + c[5] * m / root;
+}
+
+#define CONSTANTS(T, row)                                                                                   \
+  const T c[8] = {static_cast<T>(row.m_weight),        static_cast<T>(row.v_decay), static_cast<T>(row.v_weight), \
+                  static_cast<T>(row.accumulated_eps), static_cast<T>(row.shrink),  static_cast<T>(row.factor),   \
+                  static_cast<T>(row.grad_factor),     static_cast<T>(row.l2)};
+
+// Moments in float32 or float64.
+template <class P, class S, bool kGeneral> INLINE void update_plain(const Span &s, const Row &row) {
+  using T = typename Wider<P, S>::Type;
+  CONSTANTS(T, row)
+  typename P::Stored *RESTRICT p = static_cast<typename P::Stored *>(s.p);
+  const typename P::Stored *RESTRICT g = static_cast<const typename P::Stored *>(s.g);
+  T *RESTRICT m = static_cast<T *>(s.m);
+  T *RESTRICT v = static_cast<T *>(s.v);
+  T *RESTRICT v_max = static_cast<T *>(s.v_max);
+  const bool l2 = row.l2 != 0, adapt = row.adapt;
+  if (kGeneral && v_max) {
+    for (int64_t i = 0; i < s.n; ++i) {
+      T mi = m[i], vi = v[i], largest = v_max[i];
+      p[i] = P::store(new_theta<kGeneral, T>(P::load(p[i]), P::load(g[i]), mi, vi, &largest, c, l2, adapt));
+      m[i] = mi, v[i] = vi, v_max[i] = largest;
+    }
+    return;
+  }
+  for (int64_t i = 0; i < s.n; ++i) {
+    T mi = m[i], vi = v[i];
+    p[i] = P::store(new_theta<kGeneral, T>(P::load(p[i]), P::load(g[i]), mi, vi, nullptr, c, l2, adapt));
+    m[i] = mi, v[i] = vi;
+  }
+}
+
+// Moments in bfloat16, rounded stochastically.
+template <class P, bool kGeneral> INLINE void update_bf16(const Span &s, const Row &row) {
+  CONSTANTS(float, row)
+  typename P::Stored *RESTRICT p = static_cast<typename P::Stored *>(s.p);
+  const typename P::Stored *RESTRICT g = static_cast<const typename P::Stored *>(s.g);
+  uint16_t *RESTRICT m = static_cast<uint16_t *>(s.m);
+  uint16_t *RESTRICT v = static_cast<uint16_t *>(s.v);
+  const bool l2 = row.l2 != 0, adapt = row.adapt;
+  const uint32_t start = s.position * kByPosition, in_m = row.step * kByStepM, in_v = row.step * kByStepV;
+  for (int64_t i = 0; i < s.n; ++i) {
+    float mi = BF16::load(m[i]), vi = BF16::load(v[i]);
+    p[i] = P::store(new_theta<kGeneral, float>(P::load(p[i]), P::load(g[i]), mi, vi, nullptr, c, l2, adapt));
+    uint32_t random = start + static_cast<uint32_t>(i) * kByPosition;
+    m[i] = BF16::store_randomly(mi, random + in_m);
+    v[i] = BF16::store_randomly(vi, random + in_v);
+  }
+}
+
+// Moments in 8-bit codes: see adamomentum/torch/precision.py for the format.
+template <class P, bool kGeneral> INLINE void update_codes(const Span &s, const Row &row) {
+  const bool l2 = row.l2 != 0, adapt = row.adapt;
+  const uint32_t in_m = row.step * kByStepM, in_v = row.step * kByStepV;
+  float mb[kBlock], vb[kBlock];
+  for (int64_t begin = 0, block = 0; begin < s.n; begin += kBlock, ++block) {
+    CONSTANTS(float, row)
+    const int n = static_cast<int>(s.n - begin < kBlock ? s.n - begin : kBlock);
+    typename P::Stored *RESTRICT p = static_cast<typename P::Stored *>(s.p) + begin;
+    const typename P::Stored *RESTRICT g = static_cast<const typename P::Stored *>(s.g) + begin;
+    uint8_t *RESTRICT m = static_cast<uint8_t *>(s.m) + begin;
+    uint8_t *RESTRICT v = static_cast<uint8_t *>(s.v) + begin;
+
+    uint32_t low_m = (s.m_scale[block] - 14u) << 23, low_v = (s.v_scale[block] - 31u) << 23;
+    const float base = float_of(low_m);
+    const float spoil = s.m_scale[block] == 255 || s.v_scale[block] == 255 ? NAN : 0.0f;
+    int32_t largest_m = 0, largest_v = 0;
+    for (int i = 0; i < n; ++i) {
+      uint32_t code = m[i], steps = (code & 0x7Fu) << 20;
+      uint32_t linear = bits_of(float_of(low_m + steps) - base), above = low_m + steps - (1u << 23);
+      float mi = float_of(select(steps < (1u << 23), linear, above) | ((code & 0x80u) << 24));
+      float vi = float_of(low_v + (static_cast<uint32_t>(v[i]) << 20));
+      mi = mi + spoil;
+      p[i] = P::store(new_theta<kGeneral, float>(P::load(p[i]), P::load(g[i]), mi, vi, nullptr, c, l2, adapt));
+      mb[i] = mi, vb[i] = vi;
+      int32_t size_m = static_cast<int32_t>(bits_of(mi) & ~kSign), size_v = static_cast<int32_t>(bits_of(vi) & ~kSign);
+      largest_m = size_m > largest_m ? size_m : largest_m;
+      largest_v = size_v > largest_v ? size_v : largest_v;
+    }
+
+    // The exponents of the largest, so that rounding up stays within the codes.
+    uint32_t exponent_m = (static_cast<uint32_t>(largest_m) + 0xFFFFFu) >> 23;
+    uint32_t exponent_v = (static_cast<uint32_t>(largest_v) + 0xFFFFFu) >> 23;
+    exponent_m = exponent_m < 16 ? 16 : exponent_m > 255 ? 255 : exponent_m;
+    exponent_v = exponent_v < 32 ? 32 : exponent_v > 255 ? 255 : exponent_v;
+    s.m_scale[block] = static_cast<uint8_t>(exponent_m);
+    s.v_scale[block] = static_cast<uint8_t>(exponent_v);
+    low_m = (exponent_m - 14u) << 23, low_v = (exponent_v - 31u) << 23;
+    const float new_base = float_of(low_m);
+    const uint32_t start = (s.position + static_cast<uint32_t>(begin)) * kByPosition;
+    for (int i = 0; i < n; ++i) {
+      uint32_t random = start + static_cast<uint32_t>(i) * kByPosition;
+      uint32_t u = bits_of(mb[i]), magnitude = u & ~kSign;
+      uint32_t linear = bits_of(float_of(magnitude) + new_base) - low_m, above = magnitude - low_m + (1u << 23);
+      // Both are below 2^31, where a signed comparison is one instruction.
+      uint32_t steps = select(static_cast<int32_t>(magnitude) < static_cast<int32_t>(low_m), linear, above);
+      m[i] = static_cast<uint8_t>(((steps + ((random + in_m) >> 12)) >> 20) | ((u >> 24) & 0x80u));
+      int32_t steps_v = static_cast<int32_t>((bits_of(vb[i]) & ~kSign) - low_v);
+      steps_v = steps_v < 0 ? 0 : steps_v;
+      v[i] = static_cast<uint8_t>((static_cast<uint32_t>(steps_v) + ((random + in_v) >> 12)) >> 20);
+    }
+  }
+}
+
+// The plain update has no branch left; what is rarer shares the general one.
+INLINE bool is_general(const Span &s, const Row &row) { return s.v_max || row.l2 != 0 || !row.adapt; }
+
+template <class P, class S> void update(const Span &s, const Row &row) {
+  is_general(s, row) ? update_plain<P, S, true>(s, row) : update_plain<P, S, false>(s, row);
+}
+template <class P> void update16(const Span &s, const Row &row) {
+  is_general(s, row) ? update_bf16<P, true>(s, row) : update_bf16<P, false>(s, row);
+}
+template <class P> void update8(const Span &s, const Row &row) {
+  is_general(s, row) ? update_codes<P, true>(s, row) : update_codes<P, false>(s, row);
+}
+
+// ---- the sum of squares ----
+
+template <class P> double square_sum(const void *data, int64_t n) {
+  const typename P::Stored *RESTRICT g = static_cast<const typename P::Stored *>(data);
+  constexpr int kLanes = 16;  // fixed, so that every vector width adds in the same order
+  double sums[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int k = 0; k < kLanes; ++k) {
+      double x = static_cast<double>(P::load(g[i + k]));
+      sums[k] += x * x;
+    }
+  for (int k = 0; i < n; ++i, ++k) {
+    double x = static_cast<double>(P::load(g[i]));
+    sums[k] += x * x;
+  }
+  double total = 0;
+  for (int k = 0; k < kLanes; ++k) total += sums[k];
+  return total;
+}
+
+}  // namespace ISA
+
+#define NAME_OF(x) #x
+#define NAME(x) NAME_OF(x)
+#define TABLE_OF(isa) kernels_##isa
+#define TABLE(isa) TABLE_OF(isa)
+
+extern const Kernels TABLE(ISA) = {
+    NAME(ISA),
+    {
+        {ISA::update<ISA::F32, ISA::F32>, nullptr, ISA::update16<ISA::F32>, ISA::update8<ISA::F32>},
+        {nullptr, ISA::update<ISA::F64, ISA::F64>, nullptr, nullptr},
+        {ISA::update<ISA::F16, ISA::F32>, nullptr, ISA::update16<ISA::F16>, ISA::update8<ISA::F16>},
+        {ISA::update<ISA::BF16, ISA::F32>, nullptr, ISA::update16<ISA::BF16>, ISA::update8<ISA::BF16>},
+    },
+    {ISA::square_sum<ISA::F32>, ISA::square_sum<ISA::F64>, ISA::square_sum<ISA::F16>, ISA::square_sum<ISA::BF16>},
+};
+
+}  // namespace adamomentum
