@@ -15,6 +15,7 @@ constexpr int64_t kPerWorker = 65536;
 struct Names {
   PyObject *grad = PyUnicode_InternFromString("grad");
   PyObject *step = PyUnicode_InternFromString("step");
+  PyObject *is_neg = PyUnicode_InternFromString("is_neg");
   PyObject *m = PyUnicode_InternFromString("exp_avg");
   PyObject *v = PyUnicode_InternFromString("exp_avg_sq");
   PyObject *v_max = PyUnicode_InternFromString("max_exp_avg_sq");
@@ -50,6 +51,16 @@ bool is_plain(PyObject *object, PyObject *types) {
   for (Py_ssize_t i = 0, n = PyTuple_Size(types); i < n; ++i)
     if (PyTuple_GetItem(types, i) == type) return true;
   return false;
+}
+
+// Whether a gradient is stored with the opposite sign, which DLPack does not tell. Such tensors are imaginary parts of
+// lazily conjugated ones, whose strides are even: dense they are with one element alone.
+bool is_negated(PyObject *grad) {
+  PyObject *answer = PyObject_CallMethodObjArgs(grad, names().is_neg, nullptr);
+  const bool negated = answer != Py_False;
+  Py_XDECREF(answer);
+  PyErr_Clear();
+  return negated;
 }
 
 // A tensor of a state dict, borrowed.
@@ -103,7 +114,7 @@ void Batch::keep(PyObject *object) {
   kept_.push_back(object);
 }
 
-bool Batch::gather(PyObject *params, PyObject *state, bool amsgrad, PyObject *rest) {
+bool Batch::gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *position, PyObject *rest) {
   if (!params_) return false;
   const Py_ssize_t n = PyList_Size(params);
   if (n < 0) return false;
@@ -115,8 +126,16 @@ bool Batch::gather(PyObject *params, PyObject *state, bool amsgrad, PyObject *re
     PyObject *grad = PyObject_GetAttr(param, names().grad);
     bool failed = !grad, taken = grad == Py_None;
     if (!failed && !taken) {
-      PyObject *entry = PyDict_GetItemWithError(state, param);
-      failed = !entry && PyErr_Occurred();
+      // State is nearly always in the order of the parameters: the next entry is found without hashing, which for a
+      // tensor is a call into Python.
+      PyObject *key = nullptr, *entry = nullptr;
+      Py_ssize_t next = *position;
+      if (PyDict_Next(state, &next, &key, &entry) && key == param) {
+        *position = next;
+      } else {
+        entry = PyDict_GetItemWithError(state, param);
+        failed = !entry && PyErr_Occurred();
+      }
       taken = entry && add(param, grad, entry, amsgrad);
       failed = failed || PyErr_Occurred();
       if (!failed && !taken) failed = PyList_Append(rest, param) < 0;
@@ -147,7 +166,8 @@ bool Batch::read_item(PyObject *param, PyObject *grad, PyObject *state, bool ams
   if (!read(param, &p) || !p.on_cpu() || !param_type(p, &item->param) || !is_dense(p)) return false;
   if (!read(grad, &g) || !g.on_cpu() || !same_layout(p, g)) return false;
   Param grad_type;
-  if (!param_type(g, &grad_type) || grad_type != item->param) return false;
+  if (!param_type(g, &grad_type) || grad_type != item->param ) return false;
+  if (g.numel() == 1 && is_negated(grad)) return false;
 
   if (!read_entry(state, names().step, &object, &t) || !t.is_type(kFloat, 32) || t.numel() != 1) return false;
   keep(object);
@@ -181,6 +201,34 @@ bool Batch::read_item(PyObject *param, PyObject *grad, PyObject *state, bool ams
   }
   item->whole.p = p.memory();
   item->whole.g = g.memory();
+  return true;
+}
+
+bool Batch::gather_gradients(PyObject *params, PyObject *rest) {
+  if (!params_) return false;
+  for (Py_ssize_t i = 0; i < PyList_Size(params); ++i) {
+    PyObject *param = PyList_GetItem(params, i);
+    Py_INCREF(param);
+    PyObject *grad = PyObject_GetAttr(param, names().grad);
+    Py_DECREF(param);
+    if (!grad) return false;
+    Tensor g;
+    Item item{};
+    const bool taken = is_plain(grad, plain_types_) && read(grad, &g) && g.on_cpu() && is_dense(g) &&
+                       param_type(g, &item.param);
+    bool failed = false;
+    if (taken) {
+      keep(grad);
+      item.whole.g = g.memory();
+      item.whole.n = g.numel();
+      numel_ += item.whole.n;
+      items_.push_back(item);
+    } else if (grad != Py_None) {
+      failed = PyList_Append(rest, grad) < 0;
+    }
+    Py_DECREF(grad);
+    if (failed) return false;
+  }
   return true;
 }
 

@@ -23,10 +23,14 @@ class Batch {
 
   // Takes every parameter that has a gradient, complete state and memory the kernels can work on, and appends the
   // other parameters that have a gradient to `rest`. Returns false with a Python error set if the interpreter failed.
-  bool gather(PyObject *params, PyObject *state, bool amsgrad, PyObject *rest);
+  // `position` is where in `state` the entry of the first parameter is expected, and becomes where the next would be.
+  bool gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *position, PyObject *rest);
 
   // Takes one parameter; returns whether it could. `state` is the dict of its moments.
   bool add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad);
+
+  // For square_sum() alone: takes the gradients that it can read, and appends the others to `rest`.
+  bool gather_gradients(PyObject *params, PyObject *rest);
 
   // The distinct numbers of the step that each parameter takes next. Rows for run() come in this order.
   const std::vector<float> &next_steps();

@@ -97,6 +97,17 @@ template <> struct Wider<F64, F64> { using Type = double; };
 
 // ---- the update ----
 
+// What a strip will need is asked for this many elements ahead. The processor's own prefetching follows four streams at
+// once less well, and stops at each page: a tenth of the time on arrays larger than the caches.
+constexpr int64_t kStrip = 64, kAhead = 512;
+
+template <class X> INLINE void prefetch(const X *x, int64_t begin, int64_t n) {
+  if (begin + kAhead + kStrip > n) return;
+  const char *line = reinterpret_cast<const char *>(x + begin + kAhead);
+  for (int64_t k = 0; k < static_cast<int64_t>(kStrip * sizeof(X)); k += 64) __builtin_prefetch(line + k);
+}
+
+
 // One element: m and v become the new moments; returns the new parameter.
 template <bool kGeneral, class T>
 INLINE T new_theta(T theta, T g, T &m, T &v, T *v_max, const T *c, bool l2, bool adapt) {
@@ -137,10 +148,14 @@ template <class P, class S, bool kGeneral> INLINE void update_plain(const Span &
     }
     return;
   }
-  for (int64_t i = 0; i < s.n; ++i) {
-    T mi = m[i], vi = v[i];
-    p[i] = P::store(new_theta<kGeneral, T>(P::load(p[i]), P::load(g[i]), mi, vi, nullptr, c, l2, adapt));
-    m[i] = mi, v[i] = vi;
+  for (int64_t begin = 0; begin < s.n; begin += kStrip) {
+    const int64_t end = s.n - begin < kStrip ? s.n : begin + kStrip;
+    prefetch(p, begin, s.n), prefetch(g, begin, s.n), prefetch(m, begin, s.n), prefetch(v, begin, s.n);
+    for (int64_t i = begin; i < end; ++i) {
+      T mi = m[i], vi = v[i];
+      p[i] = P::store(new_theta<kGeneral, T>(P::load(p[i]), P::load(g[i]), mi, vi, nullptr, c, l2, adapt));
+      m[i] = mi, v[i] = vi;
+    }
   }
 }
 

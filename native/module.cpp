@@ -45,12 +45,12 @@ NB_MODULE(_native, m) {
            },
            nb::arg("plain_types"))
       .def("gather",
-           [](Batch &self, nb::list params, nb::dict state, bool amsgrad) {
+           [](Batch &self, nb::list params, nb::dict state, bool amsgrad, Py_ssize_t position) {
              nb::list rest;
-             if (!self.gather(params.ptr(), state.ptr(), amsgrad, rest.ptr())) throw nb::python_error();
-             return rest;
+             if (!self.gather(params.ptr(), state.ptr(), amsgrad, &position, rest.ptr())) throw nb::python_error();
+             return nb::make_tuple(rest, position);
            },
-           nb::arg("params"), nb::arg("state"), nb::arg("amsgrad"))
+           nb::arg("params"), nb::arg("state"), nb::arg("amsgrad"), nb::arg("position") = 0)
       .def("add",
            [](Batch &self, nb::handle param, nb::handle grad, nb::dict state, bool amsgrad) {
              bool taken = self.add(param.ptr(), grad.ptr(), state.ptr(), amsgrad);
@@ -58,6 +58,13 @@ NB_MODULE(_native, m) {
              return taken;
            },
            nb::arg("param"), nb::arg("grad"), nb::arg("state"), nb::arg("amsgrad"))
+      .def("gather_gradients",
+           [](Batch &self, nb::list params) {
+             nb::list rest;
+             if (!self.gather_gradients(params.ptr(), rest.ptr())) throw nb::python_error();
+             return rest;
+           },
+           nb::arg("params"))
       .def("next_steps", &Batch::next_steps)
       .def("run",
            [](Batch &self, nb::list numbers, double grad_factor, double l2, int threads) {

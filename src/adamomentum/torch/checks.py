@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -11,8 +11,18 @@ import torch
 from torch import Tensor
 
 from adamomentum.torch.functional import choose_path
+from adamomentum.torch.precision import StateDtype
 
-__all__ = ["STATE_DTYPES", "SWITCHES", "check_count", "check_options", "check_param", "check_step", "describe"]
+__all__ = [
+    "STATE_DTYPES",
+    "SWITCHES",
+    "check_capture",
+    "check_count",
+    "check_gradients",
+    "check_options",
+    "check_param",
+    "describe",
+]
 
 PARAM_DTYPES = (
     torch.float64,
@@ -100,20 +110,35 @@ def check_options(options: Mapping[str, Any], *, read_tensors: bool = True) -> N
         )
     if options["foreach"] and options["fused"]:
         raise ValueError("foreach=True and fused=True exclude each other; set at most one of them")
-    choose_path([], **{name: options[name] for name in ("foreach", "fused", "differentiable")})
     dtype = options["state_dtype"]
-    if dtype in (torch.float16, torch.bfloat16):
-        raise ValueError(
-            f"state_dtype must be torch.float32, torch.float64 or None, got {dtype}: rounded to nearest, a second "
-            "moment in half precision stops decaying or underflows"
+    known = dtype is None or dtype == "8bit" or dtype in (*STATE_DTYPES, torch.bfloat16)
+    if not known:
+        error = ValueError if isinstance(dtype, torch.dtype | str) else TypeError
+        more = ": in float16 a second moment underflows" if dtype == torch.float16 else ""
+        raise error(
+            f"state_dtype must be torch.float32, torch.float64, torch.bfloat16, '8bit' or None, got {dtype!r}{more}"
         )
-    if dtype is not None and dtype not in STATE_DTYPES:
-        error = ValueError if isinstance(dtype, torch.dtype) else TypeError
-        raise error(f"state_dtype must be torch.float32, torch.float64 or None, got {dtype!r}")
+    if dtype == "8bit" or dtype == torch.bfloat16:
+        for name, why in (
+            ("amsgrad", "the running maximum of randomly rounded numbers would drift upwards"),
+            ("differentiable", "rounding has no derivative"),
+        ):
+            if options[name]:
+                raise ValueError(
+                    f"{name}=True does not go with state_dtype={dtype!r}: {why}; use state_dtype=torch.float32"
+                )
+    choose_path(
+        list(options.get("params", [])),
+        **{name: options[name] for name in ("foreach", "fused", "differentiable", "state_dtype")},
+    )
 
 
-def check_param(p: Tensor) -> None:
+def check_param(p: Tensor, state_dtype: StateDtype = None) -> None:
     """Check that a parameter is of a kind that can be updated.
+
+    Args:
+        p: the parameter.
+        state_dtype: the option of that name.
 
     Raises:
         TypeError: if it is not.
@@ -124,6 +149,13 @@ def check_param(p: Tensor) -> None:
         raise TypeError(
             f"params must be floating-point or complex tensors (float64, float32, float16, bfloat16, complex128, "
             f"complex64), got {describe(p)}"
+        )
+    if p.is_complex() and (state_dtype == "8bit" or state_dtype == torch.bfloat16):
+        raise TypeError(f"params must be real with state_dtype={state_dtype!r}, got {describe(p)}")
+    if state_dtype == "8bit" and hasattr(p, "_local_tensor"):
+        raise TypeError(
+            f"params must not be distributed with state_dtype='8bit', got a {type(p).__name__} of shape "
+            f"{tuple(p.shape)}: blocks of codes do not survive another sharding; use state_dtype=torch.bfloat16"
         )
     if p.layout != torch.strided:
         raise TypeError(f"params must be dense tensors, got layout {p.layout} of shape {tuple(p.shape)}")
@@ -158,24 +190,23 @@ def _fit(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.device == b.device and a.is_complex() == b.is_complex()
 
 
-def check_step(group: Mapping[str, Any], state: Mapping[Tensor, Any], compiling: bool) -> None:
-    """Check what may have changed since the last step: the options, the gradients, the parameters under the state.
+def check_gradients(
+    params: Iterable[Tensor], group: Mapping[str, Any], state: Mapping[Tensor, Any]
+) -> None:
+    """Check what may have changed since the last step: the gradients, the parameters under the state.
 
     Args:
-        group: the parameter group.
+        params: those to check; what the native kernels took, they have checked.
+        group: their parameter group.
         state: the optimizer's state by parameter.
-        compiling: whether the step is compiled, so that tensor lr and betas are not to be waited for.
 
     Raises:
-        ValueError, TypeError: as :func:`check_options`, or if a gradient or the state does not fit its parameter.
-        RuntimeError: if a gradient is sparse, a leaf is to be updated differentiably, or a CUDA graph is captured
-            without ``capturable``.
+        ValueError: if a gradient or the state does not fit its parameter.
+        RuntimeError: if a gradient is sparse, or a leaf is to be updated differentiably.
     """
-    check_options(group, read_tensors=not (compiling or group["capturable"]))
-    for p in group["params"]:
+    for p in params:
         grad = p.grad
-        if grad is None:
-            continue
+        assert grad is not None
         if grad.layout != torch.strided:
             raise RuntimeError(
                 f"AdaMomentum does not support sparse gradients, got layout {grad.layout} for a parameter of shape "
@@ -199,6 +230,14 @@ def check_step(group: Mapping[str, Any], state: Mapping[Tensor, Any], compiling:
                 "differentiable=True updates parameters in place, which autograd does not allow for a leaf that "
                 "requires grad; give the optimizer clones, such as p.clone()"
             )
+
+
+def check_capture(group: Mapping[str, Any]) -> None:
+    """Check that a CUDA graph is captured only of steps that can be.
+
+    Raises:
+        RuntimeError: if one is captured without ``capturable``.
+    """
     on_cuda = not group["capturable"] and any(p.is_cuda for p in group["params"])
     if on_cuda and torch.cuda.is_current_stream_capturing():
         raise RuntimeError("capturing step() in a CUDA graph needs capturable=True, got False")

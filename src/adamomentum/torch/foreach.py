@@ -15,7 +15,7 @@ __all__ = ["CHUNK_ELEMENTS", "PLAIN_TENSORS", "foreach_update"]
 
 # Tensors are worked through in chunks of about this many elements, which caps the temporary memory whatever the size
 # of the model: 64 MiB on an accelerator for float32 parameters, twice that with half-precision parameters, with
-# maximize and L2 decay together or with capturable, and at most four times that with float64 state or several of
+# maximize or clipping and L2 decay together or with capturable, and at most four times that with float64 state or several of
 # these at once. On a CPU a chunk that stays in cache is also faster.
 CHUNK_ELEMENTS = {"cpu": 2**18, "default": 2**24}
 
@@ -83,8 +83,10 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
     n: Any = Numbers._make(zip(*numbers, strict=True))  # each field now holds one number a tensor
     dtype = torch.promote_types(params[0].dtype, exp_avgs[0].dtype)
     thetas, grads = _to(params, dtype), _to(grads, dtype)
-    if rule.maximize:
-        grads = list(torch._foreach_neg(grads))
+    if isinstance(rule.grad_factor, Tensor):
+        grads = list(torch._foreach_mul(grads, rule.grad_factor.to(grads[0].device, dtype)))
+    elif rule.grad_factor != 1:
+        grads = list(torch._foreach_mul(grads, rule.grad_factor))
     if rule.weight_decay and not rule.decoupled_weight_decay:
         grads = list(torch._foreach_add(grads, thetas, alpha=rule.weight_decay))
 

@@ -9,55 +9,100 @@ numbers for constant eps and beta2. With c1 = 1 - beta1^t and c2 = 1 - beta2^t, 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
+from adamomentum.torch import fused_cpu
 from adamomentum.torch.foreach import PLAIN_TENSORS, foreach_update
+from adamomentum.torch.precision import StateDtype, is_reduced, pack, unpack
 from adamomentum.torch.scalars import Numbers, Rule, Scalar, numbers_at, numbers_on_device
 
-__all__ = ["adamomentum", "as_real", "choose_path"]
+if TYPE_CHECKING:
+    from adamomentum._native import Batch
+
+__all__ = ["Path", "adamomentum", "as_real", "choose_path", "update"]
+
+Path = Literal["for-loop", "foreach", "fused"]
+
+# A parameter, its gradient and its state.
+Row = tuple[Tensor, Tensor, dict[str, Tensor]]
 
 _FOREACH_DEVICES = ("cuda", "xpu", "mtia", "cpu")
 
 
 def choose_path(
-    params: list[Tensor], *, foreach: bool | None, fused: bool | None, differentiable: bool
-) -> Literal["for-loop", "foreach"]:
+    params: list[Tensor],
+    *,
+    foreach: bool | None,
+    fused: bool | None,
+    differentiable: bool,
+    state_dtype: StateDtype = None,
+) -> Path:
     """Choose the path for one parameter group: an explicit request, else the fastest correct one.
 
-    With ``foreach=None`` that is foreach if every parameter is a plain tensor (no subclass such as DTensor) on a
-    device with foreach kernels and ``differentiable`` is off, else the for-loop.
+    With ``fused=None`` and ``foreach=None`` that is, for parameters on a CPU, the native kernels if they are
+    installed; tensors in the group that these cannot take (:mod:`adamomentum.torch.fused_cpu`) go the next way. That
+    is foreach if every parameter is a plain tensor (no subclass such as DTensor) on a device with foreach kernels and
+    moments are kept in float32 or wider, else the for-loop. With ``differentiable``, always the for-loop. Compiled
+    code, and code that a torch mode watches, never calls the native kernels.
 
     Args:
         params: the parameters to be updated.
         foreach: True or False to insist on a path, None to leave the choice here.
-        fused: True to insist on the native kernel, which this version does not have.
+        fused: the same for the native kernels.
         differentiable: whether autograd will run through the update.
+        state_dtype: the option of that name.
 
     Returns:
         The name of the path.
 
     Raises:
-        RuntimeError: if ``fused`` is True.
-        ValueError: if ``foreach`` and ``differentiable`` are both True.
+        RuntimeError: if ``fused`` is True and there are no kernels for these parameters.
+        ValueError: if the requests contradict each other or cannot be met.
     """
-    if fused:
-        raise RuntimeError(
-            "fused=True needs the native kernel, which this version of adamomentum does not include; "
-            "leave fused=None to get the fastest path there is"
+    reduced = state_dtype == "8bit" or state_dtype == torch.bfloat16
+    if fused and differentiable:
+        raise ValueError(
+            "fused=True does not go with differentiable=True: autograd does not run through the native kernels; leave "
+            "fused=None"
         )
     if foreach and differentiable:
         raise ValueError(
             "foreach=True does not go with differentiable=True: autograd does not run through foreach operations; "
             "leave foreach=None"
         )
+    if foreach and reduced:
+        raise ValueError(
+            f"foreach=True does not go with state_dtype={state_dtype!r}, which only the fused and the for-loop path "
+            "support; leave foreach=None"
+        )
+    if fused:
+        reason = _why_not_fused(params)
+        if reason:
+            raise RuntimeError(
+                f"fused=True needs the native kernels: {reason}; leave fused=None to get the fastest path there is"
+            )
+    tracing = torch.compiler.is_compiling() or fused_cpu.watched()
+    on_cpu = bool(params) and params[0].device.type == "cpu"
+    if fused and not tracing:
+        return "fused"
+    if fused is None and foreach is None and on_cpu and not (differentiable or tracing or fused_cpu.why_not()):
+        return "fused"
     if foreach is None:
-        foreach = not differentiable and all(
+        foreach = not (differentiable or reduced) and all(
             type(p) in PLAIN_TENSORS and p.device.type in _FOREACH_DEVICES for p in params
         )
     return "foreach" if foreach else "for-loop"
+
+
+def _why_not_fused(params: list[Tensor]) -> str | None:
+    """Why the native kernels can't be used for any of the parameters; None if they can."""
+    devices = {p.device.type for p in params} or {"cpu"}
+    if devices != {"cpu"}:
+        return f"they are for parameters on a CPU, got parameters on {sorted(devices)}"
+    return fused_cpu.why_not()
 
 
 def adamomentum(
@@ -83,6 +128,9 @@ def adamomentum(
     fused: bool | None = None,
     capturable: bool = False,
     differentiable: bool = False,
+    exp_avg_scales: list[Tensor] | None = None,
+    exp_avg_sq_scales: list[Tensor] | None = None,
+    grad_scale: Scalar = 1.0,
 ) -> None:
     """Take one AdaMomentum step on lists of tensors, in place.
 
@@ -92,7 +140,8 @@ def adamomentum(
     Args:
         params: parameters, of any floating-point or complex dtype.
         grads: their gradients, same shapes; read, never written.
-        exp_avgs: first moments, same shapes, float32 or float64, or complex for complex parameters.
+        exp_avgs: first moments, same shapes: float32 or float64, or complex for complex parameters; bfloat16; or uint8
+            codes as :mod:`adamomentum.torch.precision` makes them.
         exp_avg_sqs: second moments without eps, shaped and typed as the first.
         max_exp_avg_sqs: with ``amsgrad``, running maxima of the second moment with its eps; otherwise ignored.
         state_steps: 0-dim float32 tensors, the number of steps taken; on the parameter's device if ``capturable``.
@@ -111,29 +160,77 @@ def adamomentum(
         fused: see :func:`choose_path`.
         capturable: never read a tensor on the host.
         differentiable: keep the update differentiable.
+        exp_avg_scales: for uint8 codes, the exponents of their blocks.
+        exp_avg_sq_scales: the same for the second moment.
+        grad_scale: what the gradients were multiplied by: they are divided by it.
     """
-    path = choose_path(params, foreach=foreach, fused=fused, differentiable=differentiable)
+    reduced: StateDtype = None
+    if exp_avgs and is_reduced(exp_avgs[0].dtype):
+        reduced = "8bit" if exp_avgs[0].dtype == torch.uint8 else torch.bfloat16
+    path = choose_path(params, foreach=foreach, fused=fused, differentiable=differentiable, state_dtype=reduced)
     if not params:
         return
-    # The numbers stay tensors where the host may not wait for them, or autograd or a compiler follows them.
-    stay_tensors = capturable or differentiable or torch.compiler.is_compiling()
-    lr, beta1, beta2 = (x if stay_tensors and isinstance(x, Tensor) else float(x) for x in (lr, beta1, beta2))
-    eps, weight_decay = float(eps), float(weight_decay)
     rule = Rule(
         lr=lr,
         beta1=beta1,
         beta2=beta2,
-        eps=eps,
-        weight_decay=weight_decay,
+        eps=float(eps),
+        weight_decay=float(weight_decay),
         amsgrad=amsgrad,
         decoupled_weight_decay=decoupled_weight_decay,
         fixed_decay=fixed_decay,
         rectify=rectify,
         full_bias_correction=full_bias_correction,
-        maximize=maximize,
+        grad_factor=(-1.0 if maximize else 1.0) / grad_scale,
         differentiable=differentiable,
     )
+    states = []
+    for i, (step, m, v) in enumerate(zip(state_steps, exp_avgs, exp_avg_sqs, strict=True)):
+        states.append({"step": step, "exp_avg": m, "exp_avg_sq": v})
+        if amsgrad:
+            states[i]["max_exp_avg_sq"] = max_exp_avg_sqs[i]
+        if exp_avg_scales and exp_avg_sq_scales:
+            states[i].update(exp_avg_scale=exp_avg_scales[i], exp_avg_sq_scale=exp_avg_sq_scales[i])
+    rows = list(zip(params, grads, states, strict=True))
+    batch = None
+    if path == "fused":
+        batch = fused_cpu.new_batch()
+        rows = [row for row in rows if not batch.add(*row, amsgrad)]
+        path = choose_path([p for p, _, _ in rows], foreach=None, fused=False, differentiable=False, state_dtype=reduced)
+    update(rows, batch, rule, path, capturable=capturable)
 
+
+def update(
+    rows: list[Row],
+    batch: Batch | None,
+    rule: Rule,
+    path: Path,
+    *,
+    capturable: bool = False,
+) -> None:
+    """Take one step on parameters with their gradients and states, and on what a batch for the kernels holds.
+
+    Args:
+        rows: parameter, gradient and state (with the keys of the optimizer's state) of what ``path`` updates.
+        batch: what the native CPU kernels update.
+        rule: the options.
+        path: the path for ``rows``, "for-loop" or "foreach".
+        capturable: never read a tensor on the host.
+    """
+    if batch is not None and len(batch):
+        fused_cpu.run(batch, rule)
+    if not rows:
+        return
+    # The numbers stay tensors where the host may not wait for them, or autograd or a compiler follows them.
+    stay_tensors = capturable or rule.differentiable or torch.compiler.is_compiling()
+    if not stay_tensors:
+        lr, beta1, beta2, grad_factor = (float(x) for x in (rule.lr, rule.beta1, rule.beta2, rule.grad_factor))
+        rule = rule._replace(lr=lr, beta1=beta1, beta2=beta2, grad_factor=grad_factor)
+
+    params, grads = [p for p, _, _ in rows], [grad for _, grad, _ in rows]
+    states = [state for _, _, state in rows]
+    state_steps, exp_avgs = [s["step"] for s in states], [s["exp_avg"] for s in states]
+    exp_avg_sqs = [s["exp_avg_sq"] for s in states]
     if torch.compiler.is_compiling() or not state_steps[0].is_cpu:
         torch._foreach_add_(state_steps, 1)
     else:  # on a CPU the line above would wrap the 1 into a tensor again for each step
@@ -145,7 +242,12 @@ def adamomentum(
         at = {t: numbers_at(t, rule) for t in set(steps)}  # parameters nearly always share their step
         numbers = [at[t] for t in steps]
 
-    columns = [params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs if amsgrad else exp_avg_sqs]
+    if is_reduced(exp_avgs[0].dtype):
+        for param, grad, state, n in zip(params, grads, states, numbers, strict=True):
+            _reduced(param, grad, state, n, rule, state["step"] if stay_tensors else state["step"].item())
+        return
+    columns = [params, grads, exp_avgs, exp_avg_sqs]
+    columns.append([s["max_exp_avg_sq"] for s in states] if rule.amsgrad else exp_avg_sqs)
     if any(p.is_complex() for p in params):
         columns = [[as_real(t) for t in column] for column in columns]
     if path == "foreach":
@@ -173,8 +275,8 @@ def _for_loop(
     # A half-precision parameter is updated in float32 and rounded once, at the end.
     dtype = torch.promote_types(param.dtype, exp_avg.dtype)
     theta, grad = param.to(dtype), grad.to(dtype)
-    if rule.maximize:
-        grad = -grad
+    if isinstance(rule.grad_factor, Tensor) or rule.grad_factor != 1:
+        grad = grad * (rule.grad_factor.to(dtype) if isinstance(rule.grad_factor, Tensor) else rule.grad_factor)
     if rule.weight_decay and not rule.decoupled_weight_decay:
         grad = grad.add(theta, alpha=rule.weight_decay)
 
@@ -197,6 +299,18 @@ def _for_loop(
     _addcdiv_(theta, exp_avg, denom, n.factor)
     if theta is not param:
         param.copy_(theta)
+
+
+def _reduced(
+    param: Tensor, grad: Tensor, state: dict[str, Tensor], n: Numbers, rule: Rule, step: float | Tensor
+) -> None:
+    """The update rule with moments in reduced precision: in float32, then rounded to be stored."""
+    moments: tuple[tuple[str, Literal["m", "v"]], ...] = (("exp_avg", "m"), ("exp_avg_sq", "v"))
+    scales = {key: state.get(f"{key}_scale") for key, _ in moments}
+    m, v = (unpack(state[key], scales[key], moment) for key, moment in moments)
+    _for_loop(param, grad, m, v, v, n, rule)
+    for values, (key, moment) in zip((m, v), moments, strict=True):
+        pack(values, state[key], scales[key], moment, step)
 
 
 def _addcmul_(out: Tensor, a: Tensor, b: Tensor, value: Scalar) -> None:

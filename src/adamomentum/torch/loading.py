@@ -93,7 +93,9 @@ def _moment(where: str, value: Any, p: Tensor, group: Mapping[str, Any]) -> Tens
     return value.detach().to(p.device, dtype, copy=True)
 
 
-def state_dtype_for(p: Tensor, requested: torch.dtype | None) -> torch.dtype:
-    """The dtype of the moments of ``p``, where ``requested`` is the option ``state_dtype``."""
+def state_dtype_for(p: Tensor, requested: StateDtype) -> torch.dtype:
+    """The dtype of the moments of ``p``, where ``requested`` is the option ``state_dtype``: uint8 for 8-bit codes."""
+    if isinstance(requested, str):
+        return torch.uint8
     dtype = requested or torch.promote_types(p.dtype, torch.float32)
     return dtype.to_complex() if p.is_complex() else dtype

@@ -5,15 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from adamomentum.torch.checks import SWITCHES, check_options, check_param, check_step
-from adamomentum.torch.functional import adamomentum
+from adamomentum.torch import fused_cpu
+from adamomentum.torch.checks import check_capture, check_gradients, check_options, check_param
+from adamomentum.torch.functional import Path, Row, choose_path, update
 from adamomentum.torch.loading import Hidden, checked_and_hidden, state_dtype_for
+from adamomentum.torch.precision import StateDtype, empty_scales
+from adamomentum.torch.scalars import Rule, Scalar
+
+if TYPE_CHECKING:
+    from adamomentum._native import Batch
 
 __all__ = ["AdaMomentum"]
 
@@ -85,6 +91,9 @@ class AdaMomentum(Optimizer):
         RuntimeError: if ``fused`` is True.
     """
 
+    # What clip_grad_norm_ leaves for the next step: the factor of all gradients.
+    _clip: Scalar | None = None
+
     def __init__(
         self,
         params: ParamsT,
@@ -103,7 +112,7 @@ class AdaMomentum(Optimizer):
         fused: bool | None = None,
         capturable: bool = False,
         differentiable: bool = False,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: StateDtype = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -140,7 +149,7 @@ class AdaMomentum(Optimizer):
         try:
             check_options(self.param_groups[-1])
             for p in params:
-                check_param(p)
+                check_param(p, self.param_groups[-1]["state_dtype"])
             if len(params) != len(set(params)):
                 raise ValueError("params must not name a parameter twice in one group; remove the duplicates")
         except Exception:
@@ -162,6 +171,9 @@ class AdaMomentum(Optimizer):
         state: dict[str, Tensor] = self.state[p]
         if not state:
             dtype = state_dtype_for(p, group["state_dtype"])
+            if dtype == torch.uint8:
+                check_param(p, "8bit")  # it may have been a lazy one
+                state["exp_avg_scale"], state["exp_avg_sq_scale"] = empty_scales(p, "m"), empty_scales(p, "v")
             # On the CPU the host can read it without waiting for the device.
             state["step"] = torch.tensor(0.0, dtype=torch.float32, device=p.device if group["capturable"] else "cpu")
             state["exp_avg"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
@@ -201,49 +213,63 @@ class AdaMomentum(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        clip, self._clip = self._clip, None
+        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        if found_inf is not None and found_inf.item():  # GradScaler's verdict: skip this step
+            return loss
+        scale: Scalar = (1.0 if clip is None else clip) / (1.0 if grad_scale is None else grad_scale)
 
-        for group, tensors, lr, (beta1, beta2) in self._prepare(torch.compiler.is_compiling()):
+        for group, rows, batch, rule in self._prepare(torch.compiler.is_compiling(), scale):
+            path = choose_path(
+                [p for p, _, _ in rows],
+                foreach=group["foreach"],
+                fused=False,
+                differentiable=group["differentiable"],
+                state_dtype=group["state_dtype"],
+            )
             with torch.set_grad_enabled(group["differentiable"]):
-                adamomentum(
-                    *tensors,
-                    lr=lr,
-                    beta1=beta1,
-                    beta2=beta2,
-                    eps=group["eps"],
-                    weight_decay=group["weight_decay"],
-                    foreach=group["foreach"],
-                    fused=group["fused"],
-                    **{switch: group[switch] for switch in SWITCHES},
-                )
+                update(rows, batch, rule, path, capturable=group["capturable"])
         return loss
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _prepare(self, compiling: bool) -> list[tuple[dict[str, Any], list[list[Tensor]], Any, Any]]:
-        """Check everything, then gather for each group the tensor lists, lr and betas of the coming update."""
+    def _prepare(self, compiling: bool, scale: Scalar) -> list[tuple[dict[str, Any], list[Row], Batch | None, Rule]]:
+        """Check everything, then gather for each group what the coming update needs."""
+        gathered: list[tuple[dict[str, Any], list[Tensor], Batch | None]] = []
+        position = 0
         for group in self.param_groups:  # all checks come before the first change
-            check_step(group, self.state, compiling)
+            check_options(group, read_tensors=not (compiling or group["capturable"]))
+            batch = fused_cpu.new_batch() if not compiling and self._path_of(group) == "fused" else None
+            if batch is not None:  # checks what it takes
+                rest, position = batch.gather(group["params"], self.state, group["amsgrad"], position)
+            else:
+                rest = [p for p in group["params"] if p.grad is not None]
+            check_gradients(rest, group, self.state)
+            check_capture(group)
+            gathered.append((group, rest, batch))
         if not self.state and self._only_state_is_wanted():
             self.init_state()
             return []
+
         prepared = []
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            states = [self._state_of(p, group) for p in params]
-            tensors = [
-                params,
-                [p.grad for p in params],
-                [s["exp_avg"] for s in states],
-                [s["exp_avg_sq"] for s in states],
-                [s["max_exp_avg_sq"] for s in states] if group["amsgrad"] else [],
-                [s["step"] for s in states],
-            ]
-            lr, betas = group["lr"], group["betas"]
-            if compiling:  # compiled code is specialized to floats, and would be compiled anew when they change
-                lr, *betas = (torch.as_tensor(x, dtype=torch.float64) for x in (lr, *betas))
-            prepared.append((group, tensors, lr, betas))
+        for group, rest, batch in gathered:
+            rows = []
+            for p in rest:
+                state = self._state_of(p, group)
+                assert p.grad is not None
+                if batch is None or not batch.add(p, p.grad, state, group["amsgrad"]):
+                    rows.append((p, p.grad, state))
+            if rows or batch:
+                prepared.append((group, rows, batch, _rule_of(group, compiling, scale)))
         return prepared
+
+    def _path_of(self, group: dict[str, Any]) -> Path:
+        return choose_path(
+            group["params"],
+            foreach=group["foreach"],
+            fused=group["fused"],
+            differentiable=group["differentiable"],
+            state_dtype=group["state_dtype"],
+        )
 
     def _only_state_is_wanted(self) -> bool:
         """Whether lr and all gradients are 0, read only where that costs no wait in ordinary training."""
@@ -281,6 +307,27 @@ class AdaMomentum(Optimizer):
             for key, value in entries.items():
                 if isinstance(value, Hidden):
                     entries[key] = value.tensor
+
+
+def _rule_of(group: dict[str, Any], compiling: bool, scale: Scalar) -> Rule:
+    """The options of a group for the coming update, its gradients to be multiplied by ``scale``."""
+    lr, (beta1, beta2) = group["lr"], group["betas"]
+    if compiling:  # compiled code is specialized to floats, and would be compiled anew when they change
+        lr, beta1, beta2 = (torch.as_tensor(x, dtype=torch.float64) for x in (lr, beta1, beta2))
+    return Rule(
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        eps=float(group["eps"]),
+        weight_decay=float(group["weight_decay"]),
+        amsgrad=group["amsgrad"],
+        decoupled_weight_decay=group["decoupled_weight_decay"],
+        fixed_decay=group["fixed_decay"],
+        rectify=group["rectify"],
+        full_bias_correction=group["full_bias_correction"],
+        grad_factor=-scale if group["maximize"] else scale,
+        differentiable=group["differentiable"],
+    )
 
 
 # What an option is where a state dict or pickle of an older version does not have it.

@@ -39,8 +39,12 @@ __all__ = [
     "dither",
     "encode_m",
     "encode_v",
+    "empty_scales",
     "in_memory_order",
+    "is_reduced",
+    "pack",
     "round_to_bfloat16",
+    "unpack",
 ]
 
 # What the option state_dtype may be.
@@ -56,6 +60,51 @@ _BY_POSITION, _BY_STEP_M, _BY_STEP_V = 0xD1B54A33, 0xABC98389, 0x8CB92BA7
 # Exponents below these would make the constants of a block subnormal.
 _MIN_E_M, _MIN_E_V = 16, 32
 _POISONED = 255
+
+
+def is_reduced(dtype: torch.dtype) -> bool:
+    """Whether moments of this dtype are stored in reduced precision: bfloat16, or uint8 for codes."""
+    return dtype in (torch.bfloat16, torch.uint8)
+
+
+def empty_scales(p: Tensor, moment: Literal["m", "v"]) -> Tensor:
+    """The exponents of the blocks of ``p``'s moment while that is zero."""
+    fill = _MIN_E_M if moment == "m" else _MIN_E_V
+    return torch.full((block_count(p.numel()),), fill, dtype=torch.uint8, device=p.device)
+
+
+def unpack(stored: Tensor, scale: Tensor | None, moment: Literal["m", "v"]) -> Tensor:
+    """A float32 copy of a stored moment, shaped and laid out like it."""
+    if stored.dtype != torch.uint8:
+        return stored.float()
+    assert scale is not None
+    values = torch.empty_like(stored, dtype=torch.float32)
+    codes = in_memory_order(stored, stored)
+    in_memory_order(values, stored).copy_(decode_m(codes, scale) if moment == "m" else decode_v(codes, scale))
+    return values
+
+
+def pack(
+    values: Tensor, stored: Tensor, scale: Tensor | None, moment: Literal["m", "v"], step: float | Tensor
+) -> None:
+    """Store a float32 moment, rounded stochastically.
+
+    Args:
+        values: the moment.
+        stored: where it goes: bfloat16 or codes, of the same shape.
+        scale: where the exponents of the codes go.
+        moment: which one it is.
+        step: the step count t after which it is stored.
+    """
+    values, stored = getattr(values, "_local_tensor", values), getattr(stored, "_local_tensor", stored)
+    x = in_memory_order(values, stored)
+    random = dither(x.numel(), step, moment, x.device)
+    if scale is None:
+        in_memory_order(stored, stored).copy_(round_to_bfloat16(x, random))
+        return
+    codes, exponents = encode_m(x, random) if moment == "m" else encode_v(x, random)
+    in_memory_order(stored, stored).copy_(codes)
+    scale.copy_(exponents)
 
 
 def block_count(numel: int) -> int:
@@ -159,8 +208,9 @@ def _spread(scales: Tensor, numel: int) -> Tensor:
 def _block_exponents(x: Tensor, minimum: int) -> tuple[Tensor, Tensor]:
     """The exponent of each element's block, and the elements' own bits, both int32."""
     bits = x.view(torch.int32)
-    padding = block_count(x.numel()) * BLOCK - x.numel()
-    largest = torch.nn.functional.pad(bits & 0x7FFFFFFF, (0, padding)).view(-1, BLOCK).amax(1)
+    blocks = block_count(x.numel())
+    padded = torch.nn.functional.pad(bits & 0x7FFFFFFF, (0, blocks * BLOCK - x.numel()))
+    largest = padded.view(blocks, BLOCK).amax(1)
     # Rounding up by less than a code, 2^20, must not leave the block's highest binade.
     exponent = ((largest.to(torch.int64) + 0xFFFFF) >> 23).clamp(minimum, _POISONED).to(torch.int32)
     return _spread(exponent, x.numel()), bits

@@ -33,7 +33,7 @@ class Rule(NamedTuple):
     fixed_decay: bool
     rectify: bool
     full_bias_correction: bool
-    maximize: bool
+    grad_factor: Scalar  # of every gradient: -1 to maximize, times loss scale and clipping
     differentiable: bool
 
 

@@ -1,0 +1,87 @@
+"""Hands the tensors of a step to the native CPU kernels, and says why it can't where it can't."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from adamomentum.torch.foreach import PLAIN_TENSORS
+from adamomentum.torch.scalars import Rule, numbers_at
+
+if TYPE_CHECKING:
+    from adamomentum._native import Batch
+
+__all__ = ["details", "new_batch", "run", "square_sum", "watched", "why_not"]
+
+
+@cache
+def _load() -> tuple[Any, str | None]:
+    """The native module, connected to torch; or None and the reason."""
+    try:
+        from adamomentum import _native
+    except ImportError as error:
+        return None, (
+            "this installation of adamomentum has no native kernel (no C++ compiler when it was installed?): "
+            f"{error}; install a compiler, then run pip install --force-reinstall --no-deps adamomentum"
+        )
+    capsule = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+    if capsule is None or not _native.connect(capsule):
+        return None, f"it needs the DLPack exchange interface of torch 2.10 or newer, got torch {torch.__version__}"
+    _native.use_torch_threads(_torch_parallel_for())
+    return _native, None
+
+
+def _torch_parallel_for() -> int:
+    """The address of the entry to torch's thread pool, which torch exports as a C function; 0 if there is none."""
+    name = {"win32": "torch_cpu.dll", "darwin": "libtorch_cpu.dylib"}.get(sys.platform, "libtorch_cpu.so")
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
+        return ctypes.cast(library.torch_parallel_for, ctypes.c_void_p).value or 0
+    except (OSError, AttributeError):
+        return 0
+
+
+def why_not() -> str | None:
+    """Why the kernels can't be used in this process, as a sentence; None if they can."""
+    return _load()[1]
+
+
+def details() -> str:
+    """The instruction set and the threads in use."""
+    native = _load()[0]
+    return f"{native.isa} kernels, {native.thread_source()} threads"
+
+
+def watched() -> bool:
+    """Whether a torch mode wants to see every operation, as fake tensors and counters of operations do."""
+    return bool(torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack())
+
+
+def new_batch() -> Batch:
+    """An empty batch, for the tensors of one parameter group. :func:`why_not` must be None."""
+    batch: Batch = _load()[0].Batch(PLAIN_TENSORS)
+    return batch
+
+
+def run(batch: Batch, rule: Rule) -> None:
+    """Take the step for everything in a batch, and count it."""
+    lr, beta1, beta2 = float(rule.lr), float(rule.beta1), float(rule.beta2)
+    rule = rule._replace(lr=lr, beta1=beta1, beta2=beta2)
+    numbers = [tuple(numbers_at(t, rule)) for t in batch.next_steps()]
+    l2 = 0.0 if rule.decoupled_weight_decay else rule.weight_decay
+    batch.run(numbers, float(rule.grad_factor), l2, torch.get_num_threads())
+    # Written behind autograd's back: it must still notice when a graph needs the old values.
+    torch.autograd.graph.increment_version(batch.params)
+
+
+def square_sum(params: list[Tensor]) -> tuple[float, list[Tensor]]:
+    """The sum of the squares of the parameters' gradients, and the gradients that were not read for it."""
+    batch = new_batch()
+    rest = batch.gather_gradients(params)
+    return batch.square_sum(torch.get_num_threads()), rest
