@@ -40,6 +40,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
 PATHS: dict[str, dict[str, Any]] = {
     "for-loop": {"foreach": False},
     "foreach": {"foreach": True},
+    "fused": {"fused": True},
+    "default": {},
     "for-loop-capturable": {"foreach": False, "capturable": True},
     "foreach-capturable": {"foreach": True, "capturable": True},
     "differentiable": {"differentiable": True},

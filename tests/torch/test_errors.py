@@ -45,15 +45,23 @@ BAD_OPTIONS = [
     ({"maximize": "no"}, TypeError, r"maximize must be True or False, got 'no'"),
     ({"foreach": 1}, TypeError, r"foreach must be True, False or None, got 1"),
     ({"fused": "yes"}, TypeError, r"fused must be True, False or None, got 'yes'"),
-    ({"fused": True}, RuntimeError, r"fused=True needs the native kernel.*leave fused=None"),
+    ({"fused": True, "differentiable": True}, ValueError, r"fused=True does not go with differentiable=True"),
     ({"foreach": True, "fused": True}, ValueError, r"foreach=True and fused=True exclude each other"),
     ({"foreach": True, "differentiable": True}, ValueError, r"foreach=True does not go with differentiable=True"),
     ({"fixed_decay": True, "decoupled_weight_decay": False}, ValueError, r"fixed_decay=True needs decoupled"),
     ({"fixed_decay": True, "weight_decay": 1.5}, ValueError, r"weight_decay must be in \[0, 1\] with fixed_decay"),
-    ({"state_dtype": torch.bfloat16}, ValueError, r"state_dtype must be torch.float32, .* got torch.bfloat16"),
-    ({"state_dtype": torch.float16}, ValueError, r"state_dtype must be torch.float32, .* got torch.float16"),
+    (
+        {"state_dtype": torch.float16},
+        ValueError,
+        r"state_dtype must be torch.float32, .* got torch.float16: in float16",
+    ),
     ({"state_dtype": torch.int8}, ValueError, r"state_dtype must be torch.float32, .* got torch.int8"),
-    ({"state_dtype": "float32"}, TypeError, r"state_dtype must be torch.float32, .* got 'float32'"),
+    ({"state_dtype": "float32"}, ValueError, r"state_dtype must be torch.float32, .* got 'float32'"),
+    ({"state_dtype": 8}, TypeError, r"state_dtype must be torch.float32, .* got 8"),
+    ({"state_dtype": "8bit", "amsgrad": True}, ValueError, r"amsgrad=True does not go with state_dtype='8bit': the"),
+    ({"state_dtype": torch.bfloat16, "amsgrad": True}, ValueError, r"amsgrad=True does not go with .*bfloat16"),
+    ({"state_dtype": "8bit", "differentiable": True}, ValueError, r"differentiable=True does not go with state_dtype"),
+    ({"state_dtype": "8bit", "foreach": True}, ValueError, r"foreach=True does not go with state_dtype='8bit'"),
 ]
 
 
@@ -215,7 +223,8 @@ def test_state_on_another_device_or_of_another_kind():
         ("step", 2.5, "'step' must be a whole number >= 0, got 2.5"),
         ("step", torch.ones(3), "'step' must be a whole number >= 0, got tensor"),
         ("step", "1", "'step' must be a whole number >= 0, got '1'"),
-        ("exp_avg", torch.ones(3, dtype=torch.uint8), "'exp_avg' must be a dense real floating-point tensor"),
+        ("exp_avg", torch.ones(3, dtype=torch.int8), "'exp_avg' must be a dense real floating-point tensor"),
+        ("exp_avg", torch.ones(3, dtype=torch.uint8), r"'exp_avg_scale' must be a torch.uint8 tensor of shape \(1,\)"),
         ("exp_avg", torch.ones(3, dtype=torch.complex64), "'exp_avg' must be a dense real floating-point tensor"),
         ("exp_avg_sq", torch.ones(3).to_sparse(), "'exp_avg_sq' must be a dense real floating-point tensor"),
         ("exp_avg_sq", [1.0, 2.0, 3.0], r"'exp_avg_sq' must be .* got \[1.0, 2.0, 3.0\]"),
@@ -267,10 +276,16 @@ def test_path_choice():
 
     plain, other = [parameter()], [Own(torch.ones(1))]
     kw = {"foreach": None, "fused": None, "differentiable": False}
-    assert choose_path(plain, **kw) == "foreach"
+    assert choose_path(plain, **kw) == "fused"
+    assert choose_path(plain, **{**kw, "fused": True}) == "fused"
+    assert choose_path(plain, **{**kw, "fused": False}) == "foreach"
+    assert choose_path(plain, **{**kw, "foreach": True}) == "foreach"
     assert choose_path(plain, **{**kw, "foreach": False}) == "for-loop"
     assert choose_path(plain, **{**kw, "differentiable": True}) == "for-loop"
-    assert choose_path(other, **kw) == "for-loop"
+    assert choose_path(other, **{**kw, "fused": False}) == "for-loop"
+    for reduced in ("8bit", torch.bfloat16):
+        assert choose_path(plain, **kw, state_dtype=reduced) == "fused"
+        assert choose_path(plain, **{**kw, "fused": False}, state_dtype=reduced) == "for-loop"
     assert choose_path([torch.ones(1, device="meta")], **kw) == "for-loop"
 
 

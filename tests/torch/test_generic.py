@@ -127,11 +127,11 @@ def error_inputs(device: str, dtype: torch.dtype) -> list[ErrorOptimizerInput]:
         at_construction(
             {"fixed_decay": True, "weight_decay": 1.5}, ValueError, r"weight_decay must be in \[0, 1\] .* got 1.5"
         ),
-        at_construction({"fused": True}, RuntimeError, "native kernel"),
+        at_construction({"fused": True, "differentiable": True}, ValueError, "fused=True does not go"),
         at_construction({"foreach": True, "fused": True}, ValueError, "exclude each other"),
         at_construction({"foreach": True, "differentiable": True}, ValueError, "foreach=True does not go"),
-        at_construction({"state_dtype": torch.bfloat16}, ValueError, "state_dtype must be"),
-        at_construction({"state_dtype": "float32"}, TypeError, "state_dtype must be"),
+        at_construction({"state_dtype": torch.float16}, ValueError, "state_dtype must be"),
+        at_construction({"state_dtype": "float32"}, ValueError, "state_dtype must be"),
         at_construction({}, ValueError, "lr must be >= 0", params=[{"params": [parameter(device, dtype)], "lr": -1.0}]),
         at_step([sparse], {}, RuntimeError, "does not support sparse gradients"),
         at_step([resized], {}, ValueError, "must have the shape and device of its parameter"),
@@ -151,7 +151,7 @@ INFO = OptimizerInfo(
         [lambda opt: OneCycleLR(opt, max_lr=1e-2, total_steps=21)],
         [lambda opt: CyclicLR(opt, base_lr=1e-3, max_lr=1e-2, step_size_up=5)],
     ),
-    supported_impls=("foreach", "differentiable"),
+    supported_impls=("foreach", "fused", "differentiable"),
     # What a state dict of another version may lack.
     not_og_supported_flags=("maximize", "foreach", "fused", "capturable", "differentiable", "state_dtype"),
     has_capturable_arg=True,

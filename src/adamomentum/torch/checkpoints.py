@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from adamomentum.torch.checks import check_count
-from adamomentum.torch.functional import as_real
 from adamomentum.torch.groups import WRAPPED
 from adamomentum.torch.loading import state_dtype_for
 from adamomentum.torch.optimizer import AdaMomentum
+from adamomentum.torch.scalars import as_real
 
 __all__ = ["from_adam", "from_adam3"]
 

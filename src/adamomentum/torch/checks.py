@@ -19,6 +19,7 @@ __all__ = [
     "check_capture",
     "check_count",
     "check_gradients",
+    "check_max_norm",
     "check_options",
     "check_param",
     "describe",
@@ -127,10 +128,7 @@ def check_options(options: Mapping[str, Any], *, read_tensors: bool = True) -> N
                 raise ValueError(
                     f"{name}=True does not go with state_dtype={dtype!r}: {why}; use state_dtype=torch.float32"
                 )
-    choose_path(
-        list(options.get("params", [])),
-        **{name: options[name] for name in ("foreach", "fused", "differentiable", "state_dtype")},
-    )
+    choose_path([], **{name: options[name] for name in ("foreach", "fused", "differentiable", "state_dtype")})
 
 
 def check_param(p: Tensor, state_dtype: StateDtype = None) -> None:
@@ -171,6 +169,19 @@ def check_param(p: Tensor, state_dtype: StateDtype = None) -> None:
         )
 
 
+def check_max_norm(value: Any) -> None:
+    """Check what gradients are clipped to; infinity, which only measures, is allowed.
+
+    Raises:
+        TypeError: if it is not a number.
+        ValueError: if it is negative or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"max_norm must be a number, got {value!r}")
+    if not float(value) >= 0:
+        raise ValueError(f"max_norm must be >= 0, got {value}")
+
+
 def check_count(where: str, value: Any) -> float:
     """Check a saved number of steps: a whole number >= 0, or a one-element tensor of one.
 
@@ -190,9 +201,7 @@ def _fit(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.device == b.device and a.is_complex() == b.is_complex()
 
 
-def check_gradients(
-    params: Iterable[Tensor], group: Mapping[str, Any], state: Mapping[Tensor, Any]
-) -> None:
+def check_gradients(params: Iterable[Tensor], group: Mapping[str, Any], state: Mapping[Tensor, Any]) -> None:
     """Check what may have changed since the last step: the gradients, the parameters under the state.
 
     Args:

@@ -15,8 +15,8 @@ __all__ = ["CHUNK_ELEMENTS", "PLAIN_TENSORS", "foreach_update"]
 
 # Tensors are worked through in chunks of about this many elements, which caps the temporary memory whatever the size
 # of the model: 64 MiB on an accelerator for float32 parameters, twice that with half-precision parameters, with
-# maximize or clipping and L2 decay together or with capturable, and at most four times that with float64 state or several of
-# these at once. On a CPU a chunk that stays in cache is also faster.
+# maximize or clipping and L2 decay together or with capturable, and at most four times that with float64 state or
+# several of these at once. On a CPU a chunk that stays in cache is also faster.
 CHUNK_ELEMENTS = {"cpu": 2**18, "default": 2**24}
 
 # Subclasses such as DTensor promise neither foreach kernels nor views.

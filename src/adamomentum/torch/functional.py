@@ -17,12 +17,12 @@ from torch import Tensor
 from adamomentum.torch import fused_cpu
 from adamomentum.torch.foreach import PLAIN_TENSORS, foreach_update
 from adamomentum.torch.precision import StateDtype, is_reduced, pack, unpack
-from adamomentum.torch.scalars import Numbers, Rule, Scalar, numbers_at, numbers_on_device
+from adamomentum.torch.scalars import Numbers, Rule, Scalar, as_real, numbers_at, numbers_on_device
 
 if TYPE_CHECKING:
     from adamomentum._native import Batch
 
-__all__ = ["Path", "adamomentum", "as_real", "choose_path", "update"]
+__all__ = ["Path", "adamomentum", "choose_path", "update"]
 
 Path = Literal["for-loop", "foreach", "fused"]
 
@@ -99,7 +99,9 @@ def choose_path(
 
 def _why_not_fused(params: list[Tensor]) -> str | None:
     """Why the native kernels can't be used for any of the parameters; None if they can."""
-    devices = {p.device.type for p in params} or {"cpu"}
+    devices = {p.device.type for p in params}
+    if not devices:
+        return None
     if devices != {"cpu"}:
         return f"they are for parameters on a CPU, got parameters on {sorted(devices)}"
     return fused_cpu.why_not()
@@ -195,8 +197,10 @@ def adamomentum(
     batch = None
     if path == "fused":
         batch = fused_cpu.new_batch()
-        rows = [row for row in rows if not batch.add(*row, amsgrad)]
-        path = choose_path([p for p, _, _ in rows], foreach=None, fused=False, differentiable=False, state_dtype=reduced)
+        rows = [row for row in rows if not fused_cpu.add(batch, *row, amsgrad)]
+        path = choose_path(
+            [p for p, _, _ in rows], foreach=None, fused=False, differentiable=False, state_dtype=reduced
+        )
     update(rows, batch, rule, path, capturable=capturable)
 
 
@@ -223,9 +227,7 @@ def update(
         return
     # The numbers stay tensors where the host may not wait for them, or autograd or a compiler follows them.
     stay_tensors = capturable or rule.differentiable or torch.compiler.is_compiling()
-    if not stay_tensors:
-        lr, beta1, beta2, grad_factor = (float(x) for x in (rule.lr, rule.beta1, rule.beta2, rule.grad_factor))
-        rule = rule._replace(lr=lr, beta1=beta1, beta2=beta2, grad_factor=grad_factor)
+    rule = rule.with_floats(keep_tensors=stay_tensors)
 
     params, grads = [p for p, _, _ in rows], [grad for _, grad, _ in rows]
     states = [state for _, _, state in rows]
@@ -255,11 +257,6 @@ def update(
     else:
         for param, grad, m, v, v_max, n in zip(*columns, numbers, strict=True):
             _for_loop(param, grad, m, v, v_max, n, rule)
-
-
-def as_real(t: Tensor) -> Tensor:
-    """Real and imaginary part of a complex tensor as two real ones, in a last dimension of a view."""
-    return torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
 
 
 def _for_loop(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,12 @@ import torch
 from torch import Tensor
 
 from adamomentum.torch.foreach import PLAIN_TENSORS
-from adamomentum.torch.scalars import Rule, numbers_at
+from adamomentum.torch.scalars import Rule, as_real, numbers_at
 
 if TYPE_CHECKING:
     from adamomentum._native import Batch
 
-__all__ = ["details", "new_batch", "run", "square_sum", "watched", "why_not"]
+__all__ = ["add", "details", "new_batch", "run", "square_sum", "watched", "why_not"]
 
 
 @cache
@@ -69,10 +70,45 @@ def new_batch() -> Batch:
     return batch
 
 
+def add(batch: Batch, p: Tensor, grad: Tensor, state: Mapping[str, Tensor], amsgrad: bool) -> bool:
+    """Put one parameter into a batch, whatever kind of tensor it is, if the kernels can update it.
+
+    They take dense tensors in float32, float64, float16 or bfloat16 whose gradient and moments have the same layout,
+    the gradient the same dtype too; moments in float32 (float64 for float64), or in reduced precision but for float64.
+    Complex tensors go in as pairs of real numbers, and DTensors as what this process holds of them.
+
+    Returns:
+        Whether it is in the batch now.
+    """
+    if batch.add(p, grad, state, amsgrad):
+        return True
+    if p.is_complex():
+        return batch.add(as_real(p), as_real(grad), {k: as_real(t) for k, t in state.items()}, amsgrad)
+    parts = _local_parts(p, grad, state)
+    if parts is None or not batch.add(*parts, amsgrad):
+        return False
+    torch.autograd.graph.increment_version(p)  # run() does it for the part alone
+    return True
+
+
+def _local_parts(
+    p: Tensor, grad: Tensor, state: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor, dict[str, Tensor]] | None:
+    """This process's parts of DTensors that are all distributed alike; None for anything else."""
+    tensors: list[Any] = [p, grad, *(t for key, t in state.items() if key != "step")]
+    if not all(hasattr(t, "_local_tensor") and hasattr(t, "placements") for t in tensors):
+        return None
+    if any(t.placements != tensors[0].placements or t.device_mesh != tensors[0].device_mesh for t in tensors):
+        return None
+    if any(placement.is_partial() for placement in tensors[0].placements):
+        return None
+    local: dict[str, Any] = {key: getattr(t, "_local_tensor", t) for key, t in state.items()}
+    return tensors[0]._local_tensor, tensors[1]._local_tensor, local
+
+
 def run(batch: Batch, rule: Rule) -> None:
     """Take the step for everything in a batch, and count it."""
-    lr, beta1, beta2 = float(rule.lr), float(rule.beta1), float(rule.beta2)
-    rule = rule._replace(lr=lr, beta1=beta1, beta2=beta2)
+    rule = rule.with_floats()
     numbers = [tuple(numbers_at(t, rule)) for t in batch.next_steps()]
     l2 = 0.0 if rule.decoupled_weight_decay else rule.weight_decay
     batch.run(numbers, float(rule.grad_factor), l2, torch.get_num_threads())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from adamomentum.torch.checks import STATE_DTYPES, check_count, check_options, describe
+from adamomentum.torch.precision import StateDtype, block_count, empty_scales, pack
 
 __all__ = ["Hidden", "checked_and_hidden", "state_dtype_for"]
 
@@ -70,27 +71,61 @@ def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> di
     if missing:
         raise ValueError(f"{where} lacks {sorted(missing)}")
     loaded = dict(entries)
-    count = torch.tensor(check_count(f"{where}, 'step'", entries["step"]), dtype=torch.float32)
-    loaded["step"] = Hidden(count.to(p.device if group["capturable"] else "cpu"))
+    count = check_count(f"{where}, 'step'", entries["step"])
+    loaded["step"] = Hidden(torch.tensor(count, dtype=torch.float32, device=p.device if group["capturable"] else "cpu"))
     for key in (key for key in MOMENTS if key in entries):
-        loaded[key] = Hidden(_moment(f"{where}, {key!r}", entries[key], p, group))
+        moment = _moment(f"{where}, {key!r}", entries[key], p)
+        if moment.dtype == torch.uint8:
+            loaded[f"{key}_scale"] = Hidden(_scale(where, f"{key}_scale", entries, p))
+        elif key != "max_exp_avg_sq" and group["state_dtype"] in ("8bit", torch.bfloat16):
+            stored, scale = _stored(moment, "m" if key == "exp_avg" else "v", p, group["state_dtype"], count)
+            moment = stored
+            if scale is not None:
+                loaded[f"{key}_scale"] = Hidden(scale)
+        elif moment.dtype not in (*STATE_DTYPES, torch.complex64, torch.complex128):
+            # Half precision without the option was not ours: this optimizer computes in float32 at least.
+            moment = moment.to(state_dtype_for(p, group["state_dtype"]))
+        loaded[key] = Hidden(moment)
+    if len({loaded[key].tensor.dtype == torch.uint8 for key in ("exp_avg", "exp_avg_sq")}) > 1:
+        raise ValueError(f"{where}: 'exp_avg' and 'exp_avg_sq' must both be 8-bit codes or neither")
     return loaded
 
 
-def _moment(where: str, value: Any, p: Tensor, group: Mapping[str, Any]) -> Tensor:
-    """A copy of a saved moment, on the device and in the dtype that it is to have from now on."""
+def _moment(where: str, value: Any, p: Tensor) -> Tensor:
+    """A copy of a saved moment, on the device of its parameter; codes stay codes."""
     kind = "complex" if p.is_complex() else "real floating-point"
+    codes = isinstance(value, Tensor) and value.dtype == torch.uint8 and not p.is_complex()
     if (
         not isinstance(value, Tensor)
         or value.shape != p.shape
         or value.layout != torch.strided
-        or not (value.is_complex() if p.is_complex() else value.is_floating_point())
+        or not (codes or (value.is_complex() if p.is_complex() else value.is_floating_point()))
     ):
         raise ValueError(f"{where} must be a dense {kind} tensor of shape {tuple(p.shape)}, got {describe(value)}")
-    # Moments saved in half precision were not ours: this optimizer computes in float32 at least.
-    narrow = value.dtype not in (*STATE_DTYPES, torch.complex64, torch.complex128)
-    dtype = state_dtype_for(p, group["state_dtype"]) if narrow else value.dtype
-    return value.detach().to(p.device, dtype, copy=True)
+    return value.detach().to(p.device, copy=True)
+
+
+def _scale(where: str, key: str, entries: Mapping[str, Any], p: Tensor) -> Tensor:
+    """A copy of the saved exponents of a moment's codes."""
+    value, blocks = entries.get(key), block_count(p.numel())
+    if not isinstance(value, Tensor) or value.dtype != torch.uint8 or value.shape != (blocks,):
+        raise ValueError(
+            f"{where}, {key!r} must be a torch.uint8 tensor of shape ({blocks},) beside 8-bit codes, got "
+            f"{describe(value)}"
+        )
+    return value.detach().to(p.device, copy=True)
+
+
+def _stored(
+    moment: Tensor, which: Literal["m", "v"], p: Tensor, state_dtype: StateDtype, count: float
+) -> tuple[Tensor, Tensor | None]:
+    """A saved moment as the option state_dtype wants it, and the exponents of its codes."""
+    if moment.dtype == state_dtype:
+        return moment, None
+    stored = torch.empty_like(moment, dtype=state_dtype_for(p, state_dtype))
+    scale = empty_scales(p, which) if state_dtype == "8bit" else None
+    pack(moment.float(), stored, scale, which, count)
+    return stored, scale
 
 
 def state_dtype_for(p: Tensor, requested: StateDtype) -> torch.dtype:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from adamomentum.torch import fused_cpu
-from adamomentum.torch.checks import check_capture, check_gradients, check_options, check_param
+from adamomentum.torch.checks import check_capture, check_gradients, check_max_norm, check_options, check_param
+from adamomentum.torch.clipping import total_norm
 from adamomentum.torch.functional import Path, Row, choose_path, update
 from adamomentum.torch.loading import Hidden, checked_and_hidden, state_dtype_for
 from adamomentum.torch.precision import StateDtype, empty_scales
@@ -76,19 +77,24 @@ class AdaMomentum(Optimizer):
         maximize: maximize the objective.
         foreach: True or False to insist on or to exclude the foreach path; None, the default, takes the fastest
             correct one (:func:`~adamomentum.torch.functional.choose_path`).
-        fused: True raises: this version has no native kernel yet.
+        fused: the same for the native kernels, which None takes where they are installed, for parameters on a CPU.
+            Tensors they cannot take go through the foreach or for-loop path, the others through the kernels. With
+            True, ``GradScaler`` leaves unscaling to the step.
         capturable: keep ``step`` on the parameter's device and never wait for the device, so that ``step()`` can
             be captured in a CUDA graph; put tensor lr and betas on that device. Correct on any device, and slower
             where no graph is captured.
         differentiable: let autograd run through ``step()``.
         state_dtype: dtype of the moments, torch.float32 or torch.float64 (their complex counterparts for complex
             parameters), when they are created. None: the parameter's dtype, but float32 for half precision.
+            torch.bfloat16 (4 bytes a parameter for both) and "8bit" (2.01 bytes) round stochastically, see
+            :mod:`adamomentum.torch.precision`; for real parameters without ``amsgrad``. With "8bit" the state also
+            has ``exp_avg_scale`` and ``exp_avg_sq_scale``.
 
     Raises:
         ValueError: if an option is out of range or contradicts another one, or a parameter is named twice.
         TypeError: if an option has the wrong type, or a parameter cannot be updated: neither floating point nor
             complex, sparse, lazily conjugated or negated, or expanded.
-        RuntimeError: if ``fused`` is True.
+        RuntimeError: if ``fused`` is True and there are no native kernels for the parameters.
     """
 
     # What clip_grad_norm_ leaves for the next step: the factor of all gradients.
@@ -148,6 +154,7 @@ class AdaMomentum(Optimizer):
         params = self.param_groups[-1]["params"]
         try:
             check_options(self.param_groups[-1])
+            self._path_of(self.param_groups[-1])
             for p in params:
                 check_param(p, self.param_groups[-1]["state_dtype"])
             if len(params) != len(set(params)):
@@ -155,6 +162,51 @@ class AdaMomentum(Optimizer):
         except Exception:
             self.param_groups.pop()
             raise
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Tells GradScaler to leave unscaling to the step, as torch's own optimizers do with ``fused=True``."""
+        return all(group["fused"] for group in self.param_groups)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients, and forget what :meth:`clip_grad_norm_` left for the next step.
+
+        Args:
+            set_to_none: free the gradients instead of filling them with zeros.
+        """
+        self._clip = None
+        super().zero_grad(set_to_none)
+
+    def clip_grad_norm_(self, max_norm: float, *, error_if_nonfinite: bool = False) -> Tensor:
+        """Clip the gradients of all groups by their total 2-norm, within the next step.
+
+        Does what ``torch.nn.utils.clip_grad_norm_`` does but leaves the gradients as they are: the next
+        :meth:`step` multiplies them by min(1, max_norm / (norm + 1e-6)) as it reads them. ``zero_grad`` cancels
+        it. With a ``GradScaler``, call its ``unscale_`` first. On a CPU the native kernels compute the norm in
+        one pass, in float64, in an order that does not depend on the number of threads.
+
+        Args:
+            max_norm: the largest norm, >= 0.
+            error_if_nonfinite: raise if the norm is infinite or NaN. Without it, an infinite norm makes finite
+                gradients 0 and infinite ones NaN, and a NaN norm makes all NaN, as in torch.
+
+        Returns:
+            The norm before clipping, a 0-dim tensor in float32 or wider.
+
+        Raises:
+            ValueError: if ``max_norm`` is negative or NaN.
+            RuntimeError: if ``error_if_nonfinite`` and the norm is infinite or NaN; nothing is then clipped.
+        """
+        check_max_norm(max_norm)
+        norm = total_norm([p for group in self.param_groups for p in group["params"]])
+        if error_if_nonfinite and not norm.isfinite():
+            raise RuntimeError(
+                f"the total norm of the gradients is {norm.item()}, so they cannot be clipped; skip this step, or pass "
+                "error_if_nonfinite=False to go on"
+            )
+        factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        self._clip = factor.item() if factor.is_cpu else factor
+        return norm
 
     def init_state(self) -> None:
         """Create the state of every parameter that requires a gradient and has none yet, before any step.
@@ -206,8 +258,8 @@ class AdaMomentum(Optimizer):
             ValueError: if an option was set to an impossible value since the last step, or a gradient or the state
                 does not fit its parameter.
             TypeError: if an option was set to a value of the wrong type.
-            RuntimeError: if a gradient is sparse, ``fused`` was set, a leaf is to be updated differentiably, or a
-                CUDA graph is captured without ``capturable``.
+            RuntimeError: if a gradient is sparse, ``fused`` was set without kernels, a leaf is to be updated
+                differentiably, or a CUDA graph is captured without ``capturable``.
         """
         loss = None
         if closure is not None:
@@ -256,13 +308,14 @@ class AdaMomentum(Optimizer):
             for p in rest:
                 state = self._state_of(p, group)
                 assert p.grad is not None
-                if batch is None or not batch.add(p, p.grad, state, group["amsgrad"]):
+                if batch is None or not fused_cpu.add(batch, p, p.grad, state, group["amsgrad"]):
                     rows.append((p, p.grad, state))
             if rows or batch:
                 prepared.append((group, rows, batch, _rule_of(group, compiling, scale)))
         return prepared
 
-    def _path_of(self, group: dict[str, Any]) -> Path:
+    @staticmethod
+    def _path_of(group: dict[str, Any]) -> Path:
         return choose_path(
             group["params"],
             foreach=group["foreach"],

@@ -37,9 +37,9 @@ __all__ = [
     "decode_m",
     "decode_v",
     "dither",
+    "empty_scales",
     "encode_m",
     "encode_v",
-    "empty_scales",
     "in_memory_order",
     "is_reduced",
     "pack",
@@ -84,9 +84,7 @@ def unpack(stored: Tensor, scale: Tensor | None, moment: Literal["m", "v"]) -> T
     return values
 
 
-def pack(
-    values: Tensor, stored: Tensor, scale: Tensor | None, moment: Literal["m", "v"], step: float | Tensor
-) -> None:
+def pack(values: Tensor, stored: Tensor, scale: Tensor | None, moment: Literal["m", "v"], step: float | Tensor) -> None:
     """Store a float32 moment, rounded stochastically.
 
     Args:
@@ -134,7 +132,8 @@ def in_memory_order(t: Tensor, like: Tensor) -> Tensor:
     Returns:
         One dimension: a view of ``t`` where its layout allows that, as it always does for ``like`` itself.
     """
-    order = sorted(range(t.dim()), key=lambda d: (-like.stride(d), d))
+    strides = like.stride()
+    order = sorted(range(t.dim()), key=lambda d: (-strides[d], d))
     return t.permute(order).reshape(-1)
 
 

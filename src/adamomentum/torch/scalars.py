@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adamomentum.reference import rectification
 
-__all__ = ["Numbers", "Rule", "Scalar", "numbers_at", "numbers_on_device"]
+__all__ = ["Numbers", "Rule", "Scalar", "as_real", "numbers_at", "numbers_on_device"]
 
 # A float, or a 0-dim tensor.
 Scalar = float | Tensor
@@ -36,6 +36,19 @@ class Rule(NamedTuple):
     grad_factor: Scalar  # of every gradient: -1 to maximize, times loss scale and clipping
     differentiable: bool
 
+    def with_floats(self, *, keep_tensors: bool = False) -> Rule:
+        """The same rule with numbers of any kind as floats, but for tensors if they are to be kept."""
+
+        def number(x: Scalar) -> Scalar:
+            return x if keep_tensors and isinstance(x, Tensor) else float(x)
+
+        return self._replace(
+            lr=number(self.lr),
+            beta1=number(self.beta1),
+            beta2=number(self.beta2),
+            grad_factor=number(self.grad_factor),
+        )
+
 
 class Numbers(NamedTuple):
     """The numbers of one parameter's step: floats, or 0-dim tensors on its device."""
@@ -47,6 +60,11 @@ class Numbers(NamedTuple):
     shrink: Scalar  # what decoupled decay multiplies the parameter by
     factor: Scalar  # of m / sqrt(v + accumulated eps), or of m alone where not `adapt`, in the update: negative
     adapt: bool | Tensor  # False while rectification finds the variance intractable
+
+
+def as_real(t: Tensor) -> Tensor:
+    """Real and imaginary part of a complex tensor as two real ones, in a last dimension of a view."""
+    return torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
 
 
 def numbers_at(t: Scalar, rule: Rule) -> Numbers:
@@ -69,7 +87,9 @@ def numbers_at(t: Scalar, rule: Rule) -> Numbers:
         step_size = lr / correction1 if known is None else known * step_size
 
     shrink: Scalar = 1 - lr * rule.weight_decay
-    if rule.fixed_decay:  # a step of lr 0 moves nothing
+    if not rule.decoupled_weight_decay:
+        shrink = 1.0
+    elif rule.fixed_decay:  # a step of lr 0 moves nothing
         moves = (lr != 0).to(lr.dtype) if isinstance(lr, Tensor) else float(lr != 0)
         shrink = 1 - rule.weight_decay * moves
 
