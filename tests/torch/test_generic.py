@@ -28,6 +28,7 @@ from torch.testing._internal.common_optimizers import (
 from torch.testing._internal.common_utils import TestCase, parametrize
 
 import adamomentum.torch.foreach
+import adamomentum.torch.fused_cpu
 from adamomentum.torch import AdaMomentum
 from adamomentum.torch.foreach import CHUNK_ELEMENTS
 
@@ -155,6 +156,7 @@ INFO = OptimizerInfo(
     # What a state dict of another version may lack.
     not_og_supported_flags=("maximize", "foreach", "fused", "capturable", "differentiable", "state_dtype"),
     has_capturable_arg=True,
+    supports_fused_on=("cpu",),
 )
 # Relative and absolute differences between two ways of computing the same step.
 TOLERANCES = {
@@ -563,20 +565,24 @@ class TestGeneric(TestCase):
         class Sub(Tensor):
             pass
 
-        def takes_foreach(p: Tensor, **kwargs) -> bool:
+        def path_of(p: Tensor, **kwargs) -> str:
             p.grad = torch.ones_like(p)
-            update = adamomentum.torch.foreach.foreach_update
-            with patch("adamomentum.torch.functional.foreach_update", side_effect=update) as spy:
+            foreach, fused = adamomentum.torch.foreach.foreach_update, adamomentum.torch.fused_cpu.run
+            with (
+                patch("adamomentum.torch.functional.foreach_update", side_effect=foreach) as foreach_spy,
+                patch("adamomentum.torch.fused_cpu.run", side_effect=fused) as fused_spy,
+            ):
                 AdaMomentum([p], **kwargs).step()
-            return spy.called
+            return "foreach" if foreach_spy.called else "fused" if fused_spy.called else "for-loop"
 
-        plain = parameter(device, dtype)
-        self.assertTrue(takes_foreach(plain))
-        self.assertTrue(takes_foreach(plain.detach()))
-        self.assertTrue(takes_foreach(plain, foreach=True))
-        self.assertFalse(takes_foreach(plain, foreach=False))
-        self.assertFalse(takes_foreach(plain.clone(), differentiable=True))
-        self.assertFalse(takes_foreach(plain.detach().as_subclass(Sub)))
+        plain, fastest = parameter(device, dtype), "fused" if device == "cpu" else "foreach"
+        self.assertEqual(path_of(plain), fastest)
+        self.assertEqual(path_of(plain.detach()), fastest)
+        self.assertEqual(path_of(plain, foreach=True), "foreach")
+        self.assertEqual(path_of(plain, fused=False), "foreach")
+        self.assertEqual(path_of(plain, foreach=False), "for-loop")
+        self.assertEqual(path_of(plain.clone(), differentiable=True), "for-loop")
+        self.assertEqual(path_of(plain.detach().as_subclass(Sub)), "for-loop")
 
     @optims([INFO], dtypes=[torch.float32, torch.bfloat16])
     def test_foreach_peak_memory(self, device, dtype, optim_info):

@@ -1,0 +1,474 @@
+"""The native CPU kernels: nothing stale, nothing lost, the same numbers whatever runs them."""
+
+import os
+import subprocess
+import sys
+from copy import deepcopy
+
+import pytest
+import torch
+from lockstep import SWITCHES
+
+from adamomentum import AdaMomentum
+from adamomentum.torch import fused_cpu
+from adamomentum.torch.functional import adamomentum
+
+pytestmark = pytest.mark.skipif(fused_cpu.why_not() is not None, reason=str(fused_cpu.why_not()))
+
+SHAPES = [(5, 3), (), (0,), (7,), (300, 5)]
+STATES = [None, torch.bfloat16, "8bit"]
+
+
+@pytest.fixture
+def many_threads():
+    """Two threads however small the tensors."""
+    before = fused_cpu._load()[0].serial_below(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+    fused_cpu._load()[0].serial_below(before)
+
+
+def parameters(shapes=SHAPES, dtype=torch.float32):
+    torch.manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes]
+
+
+def gradients(*lists):
+    for params in zip(*lists, strict=True):
+        grad = torch.randn(params[0].shape)
+        for p in params:
+            p.grad = grad.to(p.dtype, copy=True)
+
+
+def step_pair(ours, opt, theirs, other, steps=3):
+    """Steps on the kernels and on the for-loop, then compares."""
+    for _ in range(steps):
+        gradients(ours, theirs)
+        opt.step()
+        other.step()
+    assert_close(ours, opt, theirs, other)
+
+
+def assert_close(ours, opt, theirs, other):
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(dict(opt.state[p]), dict(other.state[q]), rtol=1e-5, atol=1e-6)
+
+
+def pair(**options):
+    ours, theirs = parameters(), parameters()
+    return ours, AdaMomentum(ours, fused=True, **options), theirs, AdaMomentum(theirs, foreach=False, **options)
+
+
+def taken(opt, monkeypatch):
+    """How many parameters the kernels update in one step."""
+    counts = []
+    run = fused_cpu.run
+    monkeypatch.setattr(fused_cpu, "run", lambda batch, rule: (counts.append(len(batch)), run(batch, rule)))
+    opt.step()
+    return sum(counts)
+
+
+# ---- nothing stale ----
+
+
+def test_replaced_storage_of_parameters():
+    ours, opt, theirs, other = pair(weight_decay=0.1)
+    step_pair(ours, opt, theirs, other)
+    old = [p.data for p in ours]
+    before = [p.clone() for p in old]
+    for p, q in zip(ours, theirs, strict=True):
+        p.data = p.data.clone() + 1
+        q.data = q.data.clone() + 1
+    step_pair(ours, opt, theirs, other)
+    assert all(torch.equal(a, b) for a, b in zip(old, before, strict=True))
+
+
+def test_same_memory_with_another_layout():
+    p = torch.nn.Parameter(torch.arange(9.0).reshape(3, 3))
+    q = torch.nn.Parameter(p.detach().clone())
+    opt, other = AdaMomentum([p], fused=True), AdaMomentum([q], foreach=False)
+    step_pair([p], opt, [q], other)
+    p.data, q.data = p.data.t(), q.data.t()
+    p.grad = q.grad = None
+    step_pair([p], opt, [q], other)
+
+
+def test_resized_parameter_is_refused_in_words():
+    p = torch.nn.Parameter(torch.ones(6))
+    opt = AdaMomentum([p], fused=True)
+    p.grad = torch.ones(6)
+    opt.step()
+    p.grad = None
+    p.data = p.data[:4]
+    p.grad = torch.ones(4)
+    with pytest.raises(ValueError, match="the state no longer fits its parameter"):
+        opt.step()
+
+
+def test_conversion_of_the_module():
+    model, twin = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    twin.load_state_dict(model.state_dict())
+    opt, other = AdaMomentum(model.parameters(), fused=True), AdaMomentum(twin.parameters(), foreach=False)
+    step_pair(list(model.parameters()), opt, list(twin.parameters()), other)
+    for module in (model, twin):
+        module.to(torch.float64)
+        module.zero_grad()
+    step_pair(list(model.parameters()), opt, list(twin.parameters()), other)  # float32 state: not for the kernels
+    for module in (model, twin):
+        module.to(torch.float32)
+        module.zero_grad()
+    step_pair(list(model.parameters()), opt, list(twin.parameters()), other)
+
+
+def test_replaced_state():
+    ours, opt, theirs, other = pair(amsgrad=True)
+    step_pair(ours, opt, theirs, other)
+    saved = deepcopy(opt.state_dict())
+    step_pair(ours, opt, theirs, other)
+    for o in (opt, other):
+        o.load_state_dict({**deepcopy(saved), "param_groups": o.state_dict()["param_groups"]})
+    step_pair(ours, opt, theirs, other)
+    for o, params in ((opt, ours), (other, theirs)):
+        o.state[params[0]]["exp_avg"] = torch.ones(5, 3)
+        o.state[params[4]] = {k: v.clone() * 2 for k, v in o.state[params[4]].items()}
+    step_pair(ours, opt, theirs, other)
+    for o, params in ((opt, ours), (other, theirs)):
+        del o.state[params[3]]
+    step_pair(ours, opt, theirs, other)
+
+
+def test_groups_added_and_gradients_that_come_and_go():
+    ours, opt, theirs, other = pair()
+    step_pair(ours, opt, theirs, other)
+    more, also = parameters([(4,)]), parameters([(4,)])
+    opt.add_param_group({"params": more, "lr": 0.1, "fused": True})
+    other.add_param_group({"params": also, "lr": 0.1, "foreach": False})
+    ours, theirs = ours + more, theirs + also
+    for missing in ([0], [1, 5], [], [0, 1, 2, 3, 4]):
+        gradients(ours, theirs)
+        for i in missing:
+            ours[i].grad = theirs[i].grad = None
+        opt.step()
+        other.step()
+    assert_close(ours, opt, theirs, other)
+
+
+def test_options_that_change():
+    ours, opt, theirs, other = pair()
+    for change in ({"amsgrad": True}, {"rectify": True}, {"maximize": True}, {"decoupled_weight_decay": False}, {}):
+        for o in (opt, other):
+            o.param_groups[0].update(weight_decay=0.1, **change)
+        step_pair(ours, opt, theirs, other)
+
+
+def test_swapped_tensors():
+    ours, opt, theirs, other = pair()
+    step_pair(ours, opt, theirs, other)
+    for params in (ours, theirs):
+        for p in params:
+            p.grad = None
+        torch.utils.swap_tensors(params[0], torch.nn.Parameter(torch.full((5, 3), 2.0)))
+    step_pair(ours, opt, theirs, other)
+
+
+# ---- what the kernels take ----
+
+
+def test_unsuitable_tensors_go_another_way_alone(monkeypatch):
+    base = torch.randn(6, 8)
+    params = [
+        torch.randn(4),
+        base[:, ::2],  # gaps
+        torch.randn(3, 4).t(),  # dense in another order
+        torch.randn(3).bfloat16(),
+        torch.randn(2, dtype=torch.complex64),
+        torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+    ]
+    opt = AdaMomentum(params, fused=True)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    params[5].grad = torch.ones(2, 3, 4, 5)  # another order than its parameter's
+    before = [p.clone() for p in params]
+    assert taken(opt, monkeypatch) == 4
+    for p, b in zip(params, before, strict=True):
+        torch.testing.assert_close(p, (b - 0.01).to(b), rtol=1e-2, atol=1e-6)  # the first step: 10 lr
+
+
+def test_negated_gradients():
+    p = torch.zeros(1)
+    p.grad = torch.tensor([1j]).conj().imag
+    assert p.grad.is_neg() and p.grad.is_contiguous()
+    AdaMomentum([p], fused=True).step()
+    assert p > 0
+
+
+def test_gradients_in_another_dtype_or_sparse():
+    p = torch.zeros(3, dtype=torch.bfloat16, requires_grad=True)
+    p.grad_dtype = None
+    p.grad = torch.ones(3)
+    AdaMomentum([p], fused=True).step()
+    torch.testing.assert_close(p.float(), torch.full((3,), -0.01), rtol=1e-2, atol=0)
+    p = torch.zeros(3)
+    p.grad = torch.ones(3).to_sparse()
+    with pytest.raises(RuntimeError, match="does not support sparse gradients"):
+        AdaMomentum([p], fused=True).step()
+
+
+def test_modes_that_watch_operations_see_them():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    assert not fused_cpu.watched()
+    with FlopCounterMode(display=False):
+        assert fused_cpu.watched()
+        p = torch.ones(3)
+        p.grad = torch.ones(3)
+        AdaMomentum([p], fused=True).step()
+    torch.testing.assert_close(p, torch.full((3,), 0.99))
+
+
+def test_devices_without_kernels():
+    with pytest.raises(RuntimeError, match=r"fused=True needs the native kernels: .*\['meta'\]; leave fused=None"):
+        AdaMomentum([torch.ones(2, device="meta")], fused=True)
+
+
+def test_an_installation_without_kernels_says_so(monkeypatch):
+    monkeypatch.setattr(fused_cpu, "_load", lambda: (None, "this installation has none"))
+    p = torch.ones(2)
+    with pytest.raises(RuntimeError, match="fused=True needs the native kernels: this installation has none; leave"):
+        AdaMomentum([p], fused=True)
+    p.grad = torch.ones(2)
+    AdaMomentum([p], state_dtype="8bit").step()
+    AdaMomentum([p]).step()
+    assert p.allclose(torch.tensor(0.98))
+
+
+def test_autograd_notices_the_update():
+    p = torch.nn.Parameter(torch.ones(3))
+    loss = p.square().sum()
+    p.grad = torch.ones(3)
+    AdaMomentum([p], fused=True).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_functional_form():
+    ours, opt, theirs, other = pair(weight_decay=0.1)
+    step_pair(ours, opt, theirs, other, 2)
+    gradients(ours, theirs)
+    columns = [[opt.state[p][key] for p in ours] for key in ("exp_avg", "exp_avg_sq")]
+    with torch.no_grad():
+        adamomentum(
+            ours, [p.grad * 8 for p in ours], *columns, [], [opt.state[p]["step"] for p in ours],
+            lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-16, weight_decay=0.1, fused=True, grad_scale=8.0,
+        )  # fmt: skip
+    other.step()
+    assert_close(ours, opt, theirs, other)
+
+
+# ---- the same numbers whatever runs them ----
+
+
+def train(switches, dtype, state_dtype, threads, steps=5):
+    torch.set_num_threads(threads)
+    params = parameters([(100_003,), (33, 7), (5,), (70_000,), (1,)], dtype)
+    opt = AdaMomentum(params, fused=True, state_dtype=state_dtype, lr=0.01, **SWITCHES[switches])
+    for _ in range(steps):
+        gradients(params)
+        opt.step()
+    return [p.detach() for p in params], [opt.state[p] for p in params]
+
+
+@pytest.mark.usefixtures("many_threads")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("state_dtype", STATES)
+@pytest.mark.parametrize("switches", ["plain", "l2", "rectify"])
+def test_threads_change_nothing(switches, dtype, state_dtype):
+    one, two = train(switches, dtype, state_dtype, 1), train(switches, dtype, state_dtype, 2)
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+CHECKSUM = """
+import torch, hashlib, itertools
+from adamomentum import AdaMomentum, _native
+from adamomentum.torch import fused_cpu
+digest = hashlib.sha256()
+for dtype, state, decoupled in itertools.product(
+    (torch.float32, torch.bfloat16, torch.float16, torch.float64), (None, torch.bfloat16, "8bit"), (True, False)
+):
+    if dtype == torch.float64 and state is not None:
+        continue
+    torch.manual_seed(0)
+    params = [torch.randn(n).to(dtype) for n in (1000, 77, 1)]
+    opt = AdaMomentum(params, state_dtype=state, weight_decay=0.1, decoupled_weight_decay=decoupled, rectify=True)
+    for t in range(50):
+        for p in params:
+            p.grad = (torch.randn(p.shape) * 10.0 ** (t % 7 - 6)).to(dtype)
+        opt.step()
+    for t in [*params, *(x for p in params for x in opt.state[p].values())]:
+        digest.update(t.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+norm = fused_cpu.square_sum(params)[0]
+print(_native.isa, digest.hexdigest(), norm.hex())
+"""
+
+
+def test_instruction_sets_agree_bit_for_bit():
+    seen = {}
+    for wanted in ("", "base"):
+        environment = {**os.environ, "ADAMOMENTUM_ISA": wanted}
+        run = subprocess.run(
+            [sys.executable, "-c", CHECKSUM], env=environment, capture_output=True, text=True, check=True
+        )
+        isa, *rest = run.stdout.split()
+        seen[isa] = rest
+    if len(seen) < 2:
+        pytest.skip(f"this processor has the {next(iter(seen))} kernels only")
+    assert seen["base"] == seen["avx2"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("many_threads")
+def test_many_parallel_regions():
+    params = parameters([(1 + 997 * i,) for i in range(60)])
+    twins = parameters([(1 + 997 * i,) for i in range(60)])
+    opt, other = AdaMomentum(params, fused=True), AdaMomentum(twins, foreach=False)
+    for i in range(300):
+        torch.set_num_threads(1 + i % 4)
+        gradients(params, twins)
+        opt.clip_grad_norm_(torch.inf)
+        opt.step()
+        other.step()
+    assert_close(params, opt, twins, other)
+
+
+FORK = """
+import os, sys, torch
+from adamomentum import AdaMomentum, _native
+torch.set_num_threads(2)
+p = torch.zeros(1_000_000)
+p.grad = torch.ones_like(p)
+opt = AdaMomentum([p], fused=True)
+opt.step()
+assert _native.thread_source() == "torch"
+child = os.fork()
+opt.step()  # torch's own pool would hang in the child, for want of the parent's threads
+ok = all(p[i].item() < -0.015 for i in range(0, 1_000_000, 9973))  # no operation that uses the pool
+if child == 0:
+    os._exit(0 if ok and _native.thread_source() == "own" else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or not ok)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_steps():
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=60)
+
+
+def test_subnormal_mode_is_restored():
+    p = torch.full((1000,), 1e-30)
+    p.grad = torch.full((1000,), 1e-30)
+    AdaMomentum([p], fused=True).step()
+    assert (torch.tensor(1e-38) / 100) > 0
+
+
+# ---- clipping and loss scaling ----
+
+
+@pytest.mark.usefixtures("many_threads")
+@pytest.mark.parametrize("options", [{}, {"foreach": False}, {"foreach": True}])
+@pytest.mark.parametrize("max_norm", [0.0, 0.5, 1e9])
+def test_clipping_equals_torchs(options, max_norm):
+    ours, theirs = parameters([(100, 30), (7,), ()]), parameters([(100, 30), (7,), ()])
+    opt, other = AdaMomentum(ours, lr=0.1, weight_decay=0.1, **options), AdaMomentum(theirs, lr=0.1, weight_decay=0.1)
+    for _ in range(3):
+        gradients(ours, theirs)
+        kept = [p.grad.clone() for p in ours]
+        norm = opt.clip_grad_norm_(max_norm)
+        torch.testing.assert_close(norm, torch.nn.utils.clip_grad_norm_(theirs, max_norm), rtol=1e-5, atol=0)
+        opt.step()
+        other.step()
+        assert all(torch.equal(p.grad, k) for p, k in zip(ours, kept, strict=True))
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_clipping_is_for_one_step_and_zero_grad_forgets_it():
+    p = torch.zeros(1)
+    opt = AdaMomentum([p], betas=(0.0, 0.0))
+    p.grad = torch.ones(1)
+    opt.clip_grad_norm_(0.25)
+    opt.step()
+    torch.testing.assert_close(opt.state[p]["exp_avg"].item(), 0.25, rtol=1e-5, atol=0)
+    opt.step()
+    assert opt.state[p]["exp_avg"] == 1
+    opt.clip_grad_norm_(0.25)
+    opt.zero_grad()
+    p.grad = torch.ones(1)
+    opt.step()
+    assert opt.state[p]["exp_avg"] == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.complex64])
+def test_norm_of_every_dtype(dtype):
+    params = [torch.zeros(n, dtype=dtype) for n in (3, 1000)] + [torch.zeros(4, 6, dtype=dtype)[:, ::2]]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    norm = AdaMomentum(params).clip_grad_norm_(1.0)
+    assert norm.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    exact = sum(p.grad.to(torch.complex128).abs().square().sum() for p in params).sqrt()
+    torch.testing.assert_close(norm.double(), exact, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_norms_that_are_not_finite(bad):
+    p = torch.zeros(3)
+    opt = AdaMomentum([p])
+    p.grad = torch.tensor([1.0, bad, 1.0])
+    with pytest.raises(RuntimeError, match=r"the total norm of the gradients is (inf|nan), so they cannot be clipped"):
+        opt.clip_grad_norm_(1.0, error_if_nonfinite=True)
+    assert not opt.clip_grad_norm_(1.0).isfinite()
+    opt.step()
+    q = torch.zeros(3)
+    q.grad = p.grad.clone()
+    torch.nn.utils.clip_grad_norm_([q], 1.0)
+    AdaMomentum([q]).step()
+    torch.testing.assert_close(p, q, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(("value", "error"), [(-1.0, ValueError), (float("nan"), ValueError), ("1", TypeError)])
+def test_bad_max_norm(value, error):
+    p = torch.zeros(3)
+    p.grad = torch.ones(3)
+    with pytest.raises(error, match="max_norm must be"):
+        AdaMomentum([p]).clip_grad_norm_(value)
+
+
+def test_no_gradients_have_norm_zero():
+    assert AdaMomentum([torch.zeros(3)]).clip_grad_norm_(1.0) == 0
+
+
+@pytest.mark.parametrize("fused", [None, True])
+@pytest.mark.parametrize("unscale", [False, True])
+def test_grad_scaler(fused, unscale):
+    scaled, plain = (torch.nn.Parameter(torch.ones(4)) for _ in range(2))
+    opt, other = AdaMomentum([scaled], lr=0.1, fused=fused), AdaMomentum([plain], lr=0.1)
+    assert opt._step_supports_amp_scaling == bool(fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for t in range(10):
+        for p, o in ((scaled, opt), (plain, other)):
+            o.zero_grad()
+            loss = (p * torch.arange(4.0)).square().sum()
+            (scaler.scale(loss) if p is scaled else loss).backward()
+        if t == 5:
+            scaled.grad[0] = torch.inf
+        if unscale:
+            scaler.unscale_(opt)
+            opt.clip_grad_norm_(1e9)
+        scaler.step(opt)
+        scaler.update()
+        if t != 5:
+            other.step()
+    assert opt.state[scaled]["step"] == 9
+    torch.testing.assert_close(scaled, plain, rtol=1e-6, atol=0)
