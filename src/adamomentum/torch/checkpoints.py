@@ -13,6 +13,7 @@ from adamomentum.torch.checks import check_count
 from adamomentum.torch.groups import WRAPPED
 from adamomentum.torch.loading import state_dtype_for
 from adamomentum.torch.optimizer import AdaMomentum
+from adamomentum.torch.precision import is_reduced
 from adamomentum.torch.scalars import as_real
 
 __all__ = ["from_adam", "from_adam3"]
@@ -233,7 +234,9 @@ def _converted(
             raise ValueError(f"maximize differs for {where}, which turns the first moment around")
         entry = _Entry(where, saved_state[saved_id], saved_group, param, group)
         _check_keys(entry, second_moment_key)
-        dtype = state_dtype_for(param, group["state_dtype"])
+        # What is stored in reduced precision is rounded when it is loaded.
+        reduced = is_reduced(state_dtype_for(param, group["state_dtype"]))
+        dtype = state_dtype_for(param, torch.float32 if reduced else group["state_dtype"])
         state[new_ids[position]] = {
             "step": torch.tensor(float(entry.step), dtype=torch.float32),
             **{

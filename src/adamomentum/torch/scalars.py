@@ -17,7 +17,13 @@ __all__ = ["Numbers", "Rule", "Scalar", "as_real", "numbers_at", "numbers_on_dev
 # A float, or a 0-dim tensor.
 Scalar = float | Tensor
 
-_REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
+# The dtype of the numbers beside moments that are stored in another one: that of the arithmetic.
+_REAL = {
+    torch.complex64: torch.float32,
+    torch.complex128: torch.float64,
+    torch.bfloat16: torch.float32,
+    torch.uint8: torch.float32,
+}
 
 
 class Rule(NamedTuple):
