@@ -45,8 +45,9 @@ struct Kernels {
 };
 
 extern const Kernels kernels_base;
-#ifdef ADAMOMENTUM_AVX2
+#ifdef ADAMOMENTUM_X86
 extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
 #endif
 
 // The kernels for this processor.

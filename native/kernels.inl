@@ -64,9 +64,8 @@ struct BF16 {
   }
   INLINE uint16_t store_randomly(float x, uint32_t random) {  // random: 32 bits
     uint32_t u = bits_of(x);
-    uint32_t rounded = (u + (random >> 16)) >> 16;
-    uint32_t special = (u >> 16) | select((u & ~kSign) > kInfinity, 0x40u, 0u);
-    return static_cast<uint16_t>(select((u & ~kSign) >= kInfinity, special, rounded));
+    // An infinity stays one, and a NaN: those made by arithmetic have their mark in the upper half.
+    return static_cast<uint16_t>((u + select((u & kInfinity) == kInfinity, 0, random >> 16)) >> 16);
   }
 };
 
@@ -101,10 +100,10 @@ template <> struct Wider<F64, F64> { using Type = double; };
 // once less well, and stops at each page: a tenth of the time on arrays larger than the caches.
 constexpr int64_t kStrip = 64, kAhead = 512;
 
-template <class X> INLINE void prefetch(const X *x, int64_t begin, int64_t n) {
-  if (begin + kAhead + kStrip > n) return;
+template <int64_t kLength = kStrip, class X> INLINE void prefetch(const X *x, int64_t begin, int64_t n) {
+  if (begin + kAhead + kLength > n) return;
   const char *line = reinterpret_cast<const char *>(x + begin + kAhead);
-  for (int64_t k = 0; k < static_cast<int64_t>(kStrip * sizeof(X)); k += 64) __builtin_prefetch(line + k);
+  for (int64_t k = 0; k < static_cast<int64_t>(kLength * sizeof(X)); k += 64) __builtin_prefetch(line + k);
 }
 
 
@@ -125,15 +124,15 @@ INLINE T new_theta(T theta, T g, T &m, T &v, T *v_max, const T *c, bool l2, bool
   return theta * c[4] + c[5] * m / root;
 }
 
-#define CONSTANTS(T, row)                                                                                   \
-  const T c[8] = {static_cast<T>(row.m_weight),        static_cast<T>(row.v_decay), static_cast<T>(row.v_weight), \
+#define CONSTANTS(QUALIFIER, T, row)                                                                        \
+  QUALIFIER T c[8] = {static_cast<T>(row.m_weight),        static_cast<T>(row.v_decay), static_cast<T>(row.v_weight), \
                   static_cast<T>(row.accumulated_eps), static_cast<T>(row.shrink),  static_cast<T>(row.factor),   \
                   static_cast<T>(row.grad_factor),     static_cast<T>(row.l2)};
 
 // Moments in float32 or float64.
 template <class P, class S, bool kGeneral> INLINE void update_plain(const Span &s, const Row &row) {
   using T = typename Wider<P, S>::Type;
-  CONSTANTS(T, row)
+  CONSTANTS(const, T, row)
   typename P::Stored *RESTRICT p = static_cast<typename P::Stored *>(s.p);
   const typename P::Stored *RESTRICT g = static_cast<const typename P::Stored *>(s.g);
   T *RESTRICT m = static_cast<T *>(s.m);
@@ -161,19 +160,23 @@ template <class P, class S, bool kGeneral> INLINE void update_plain(const Span &
 
 // Moments in bfloat16, rounded stochastically.
 template <class P, bool kGeneral> INLINE void update_bf16(const Span &s, const Row &row) {
-  CONSTANTS(float, row)
+  CONSTANTS(const, float, row)
   typename P::Stored *RESTRICT p = static_cast<typename P::Stored *>(s.p);
   const typename P::Stored *RESTRICT g = static_cast<const typename P::Stored *>(s.g);
   uint16_t *RESTRICT m = static_cast<uint16_t *>(s.m);
   uint16_t *RESTRICT v = static_cast<uint16_t *>(s.v);
   const bool l2 = row.l2 != 0, adapt = row.adapt;
   const uint32_t start = s.position * kByPosition, in_m = row.step * kByStepM, in_v = row.step * kByStepV;
-  for (int64_t i = 0; i < s.n; ++i) {
-    float mi = BF16::load(m[i]), vi = BF16::load(v[i]);
-    p[i] = P::store(new_theta<kGeneral, float>(P::load(p[i]), P::load(g[i]), mi, vi, nullptr, c, l2, adapt));
-    uint32_t random = start + static_cast<uint32_t>(i) * kByPosition;
-    m[i] = BF16::store_randomly(mi, random + in_m);
-    v[i] = BF16::store_randomly(vi, random + in_v);
+  for (int64_t begin = 0; begin < s.n; begin += kStrip) {
+    const int64_t end = s.n - begin < kStrip ? s.n : begin + kStrip;
+    prefetch(p, begin, s.n), prefetch(g, begin, s.n), prefetch(m, begin, s.n), prefetch(v, begin, s.n);
+    for (int64_t i = begin; i < end; ++i) {
+      float mi = BF16::load(m[i]), vi = BF16::load(v[i]);
+      p[i] = P::store(new_theta<kGeneral, float>(P::load(p[i]), P::load(g[i]), mi, vi, nullptr, c, l2, adapt));
+      uint32_t random = start + static_cast<uint32_t>(i) * kByPosition;
+      m[i] = BF16::store_randomly(mi, random + in_m);
+      v[i] = BF16::store_randomly(vi, random + in_v);
+    }
   }
 }
 
@@ -183,8 +186,12 @@ template <class P, bool kGeneral> INLINE void update_codes(const Span &s, const 
   const uint32_t in_m = row.step * kByStepM, in_v = row.step * kByStepV;
   float mb[kBlock], vb[kBlock];
   for (int64_t begin = 0, block = 0; begin < s.n; begin += kBlock, ++block) {
-    CONSTANTS(float, row)
+    CONSTANTS(, float, row)
     const int n = static_cast<int>(s.n - begin < kBlock ? s.n - begin : kBlock);
+    prefetch<kBlock>(static_cast<const typename P::Stored *>(s.p), begin, s.n);
+    prefetch<kBlock>(static_cast<const typename P::Stored *>(s.g), begin, s.n);
+    prefetch<kBlock>(static_cast<const uint8_t *>(s.m), begin, s.n);
+    prefetch<kBlock>(static_cast<const uint8_t *>(s.v), begin, s.n);
     typename P::Stored *RESTRICT p = static_cast<typename P::Stored *>(s.p) + begin;
     const typename P::Stored *RESTRICT g = static_cast<const typename P::Stored *>(s.g) + begin;
     uint8_t *RESTRICT m = static_cast<uint8_t *>(s.m) + begin;
@@ -192,14 +199,13 @@ template <class P, bool kGeneral> INLINE void update_codes(const Span &s, const 
 
     uint32_t low_m = (s.m_scale[block] - 14u) << 23, low_v = (s.v_scale[block] - 31u) << 23;
     const float base = float_of(low_m);
-    const float spoil = s.m_scale[block] == 255 || s.v_scale[block] == 255 ? NAN : 0.0f;
+    if (s.m_scale[block] == 255 || s.v_scale[block] == 255) c[6] = NAN;  // spoiled: all that follows becomes NaN
     int32_t largest_m = 0, largest_v = 0;
     for (int i = 0; i < n; ++i) {
       uint32_t code = m[i], steps = (code & 0x7Fu) << 20;
       uint32_t linear = bits_of(float_of(low_m + steps) - base), above = low_m + steps - (1u << 23);
       float mi = float_of(select(steps < (1u << 23), linear, above) | ((code & 0x80u) << 24));
       float vi = float_of(low_v + (static_cast<uint32_t>(v[i]) << 20));
-      mi = mi + spoil;
       p[i] = P::store(new_theta<kGeneral, float>(P::load(p[i]), P::load(g[i]), mi, vi, nullptr, c, l2, adapt));
       mb[i] = mi, vb[i] = vi;
       int32_t size_m = static_cast<int32_t>(bits_of(mi) & ~kSign), size_v = static_cast<int32_t>(bits_of(vi) & ~kSign);
@@ -251,11 +257,13 @@ template <class P> double square_sum(const void *data, int64_t n) {
   constexpr int kLanes = 16;  // fixed, so that every vector width adds in the same order
   double sums[kLanes] = {};
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
+  for (; i + kLanes <= n; i += kLanes) {
+    prefetch<kLanes>(g, i, n);
     for (int k = 0; k < kLanes; ++k) {
       double x = static_cast<double>(P::load(g[i + k]));
       sums[k] += x * x;
     }
+  }
   for (int k = 0; i < n; ++i, ++k) {
     double x = static_cast<double>(P::load(g[i]));
     sums[k] += x * x;

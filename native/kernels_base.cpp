@@ -8,15 +8,21 @@
 namespace adamomentum {
 
 const Kernels &kernels() {
-#ifdef ADAMOMENTUM_AVX2
-  static const bool avx2 = [] {
+#ifdef ADAMOMENTUM_X86
+  static const Kernels &chosen = []() -> const Kernels & {
     __builtin_cpu_init();
-    const char *wanted = std::getenv("ADAMOMENTUM_ISA");  // for tests of the other table
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && !(wanted && !std::strcmp(wanted, "base"));
+    const char *most = std::getenv("ADAMOMENTUM_ISA");  // for tests of the other tables
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (most && !std::strcmp(most, "base")) return kernels_base;
+    if (avx512 && !(most && !std::strcmp(most, "avx2"))) return kernels_avx512;
+    return avx2 ? kernels_avx2 : kernels_base;
   }();
-  if (avx2) return kernels_avx2;
-#endif
+  return chosen;
+#else
   return kernels_base;
+#endif
 }
 
 }  // namespace adamomentum
