@@ -221,6 +221,7 @@ bool Batch::gather_gradients(PyObject *params, PyObject *rest) {
       keep(grad);
       item.whole.g = g.memory();
       item.whole.n = g.numel();
+      has_float64_ = has_float64_ || item.param == kFloat64;
       numel_ += item.whole.n;
       items_.push_back(item);
     } else if (grad != Py_None) {

@@ -41,7 +41,8 @@ class Batch {
   // The sum of the squares of all gradients, in an order that does not depend on the number of workers.
   double square_sum(int workers);
 
-  int64_t numel() const { return numel_; }
+  // Whether a gradient among them is in float64.
+  bool has_float64() const { return has_float64_; }
   PyObject *params() const { return params_; }  // borrowed
 
  private:
@@ -70,6 +71,7 @@ class Batch {
   PyObject *plain_types_;
   PyObject *params_;
   int64_t numel_ = 0;
+  bool has_float64_ = false;
 };
 
 // Elements below which a second thread does not pay.

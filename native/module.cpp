@@ -82,6 +82,7 @@ NB_MODULE(_native, m) {
              return self.square_sum(threads);
            },
            nb::arg("threads"))
+      .def_prop_ro("has_float64", &Batch::has_float64)
       .def_prop_ro("params", [](Batch &self) { return nb::borrow<nb::list>(self.params()); })
       .def("__len__", [](Batch &self) { return nb::len(nb::borrow<nb::list>(self.params())); });
 }

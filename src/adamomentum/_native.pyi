@@ -44,6 +44,10 @@ class Batch:
         """The sum of the squares of all gradients."""
 
     @property
+    def has_float64(self) -> bool:
+        """Whether a gradient from :meth:`gather_gradients` is in float64."""
+
+    @property
     def params(self) -> list[Tensor]:
         """The parameters taken."""
 

@@ -309,8 +309,7 @@ for dtype, state, decoupled in itertools.product(
         opt.step()
     for t in [*params, *(x for p in params for x in opt.state[p].values())]:
         digest.update(t.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-norm = fused_cpu.square_sum(params)[0]
-print(_native.isa, digest.hexdigest(), norm.hex())
+print(_native.isa, digest.hexdigest(), fused_cpu.norm(params)[0].item().hex())
 """
 
 

@@ -247,7 +247,7 @@ def check_capture(group: Mapping[str, Any]) -> None:
     Raises:
         RuntimeError: if one is captured without ``capturable``.
     """
-    if group["capturable"] or not torch.cuda.is_initialized():
+    if group["capturable"] or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return
     if any(p.is_cuda for p in group["params"]) and torch.cuda.is_current_stream_capturing():
         raise RuntimeError("capturing step() in a CUDA graph needs capturable=True, got False")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -23,13 +21,11 @@ def total_norm(params: list[Tensor]) -> Tensor:
     """
     if torch.compiler.is_compiling() or fused_cpu.watched() or fused_cpu.why_not():
         return _by_torch([p.grad for p in params if p.grad is not None])
-    squares, rest = fused_cpu.square_sum(params)
-    dtype = torch.float64 if any(p.dtype == torch.float64 for p in params) else torch.float32
-    norm = torch.tensor(math.sqrt(squares), dtype=dtype)
+    norm, rest = fused_cpu.norm(params)
     if not rest:
         return norm
     other = _by_torch(rest)
-    return torch.hypot(other, norm.to(other)) if squares else other
+    return torch.hypot(other, norm.to(other)) if len(rest) < len(params) else other
 
 
 def _by_torch(grads: list[Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -18,7 +19,7 @@ from adamomentum.torch.scalars import Rule, as_real, numbers_at
 if TYPE_CHECKING:
     from adamomentum._native import Batch
 
-__all__ = ["add", "details", "new_batch", "run", "square_sum", "watched", "why_not"]
+__all__ = ["add", "details", "new_batch", "norm", "run", "watched", "why_not"]
 
 
 @cache
@@ -116,8 +117,9 @@ def run(batch: Batch, rule: Rule) -> None:
     torch.autograd.graph.increment_version(batch.params)
 
 
-def square_sum(params: list[Tensor]) -> tuple[float, list[Tensor]]:
-    """The sum of the squares of the parameters' gradients, and the gradients that were not read for it."""
+def norm(params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """The 2-norm of the parameters' gradients, in float32 or wider, and the gradients that were not read for it."""
     batch = new_batch()
     rest = batch.gather_gradients(params)
-    return batch.square_sum(torch.get_num_threads()), rest
+    squares = batch.square_sum(torch.get_num_threads())
+    return torch.tensor(math.sqrt(squares), dtype=torch.float64 if batch.has_float64 else torch.float32), rest

@@ -204,8 +204,8 @@ class AdaMomentum(Optimizer):
                 f"the total norm of the gradients is {norm.item()}, so they cannot be clipped; skip this step, or pass "
                 "error_if_nonfinite=False to go on"
             )
-        factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-        self._clip = factor.item() if factor.is_cpu else factor
+        factor = max_norm / ((norm.item() if norm.is_cpu else norm) + 1e-6)
+        self._clip = factor.clamp(max=1.0) if isinstance(factor, Tensor) else 1.0 if factor > 1 else factor
         return norm
 
     def init_state(self) -> None:
@@ -271,7 +271,9 @@ class AdaMomentum(Optimizer):
             return loss
         scale: Scalar = (1.0 if clip is None else clip) / (1.0 if grad_scale is None else grad_scale)
 
-        for group, rows, batch, rule in self._prepare(torch.compiler.is_compiling(), scale):
+        compiling = torch.compiler.is_compiling()
+        prepared = self._prepare_untraced(scale) if compiling else self._prepare(False, scale)
+        for group, rows, batch, rule in prepared:
             path = choose_path(
                 [p for p, _, _ in rows],
                 foreach=group["foreach"],
@@ -284,6 +286,9 @@ class AdaMomentum(Optimizer):
         return loss
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _prepare_untraced(self, scale: Scalar) -> list[tuple[dict[str, Any], list[Row], Batch | None, Rule]]:
+        return self._prepare(True, scale)
+
     def _prepare(self, compiling: bool, scale: Scalar) -> list[tuple[dict[str, Any], list[Row], Batch | None, Rule]]:
         """Check everything, then gather for each group what the coming update needs."""
         gathered: list[tuple[dict[str, Any], list[Tensor], Batch | None]] = []
