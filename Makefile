@@ -8,7 +8,13 @@ OUT    ?= adamomentum-report
 JOBS   ?= 2
 
 BIN := $(VENV)/bin
+# The pins also hold for what builds the native kernels, by the name that older and that newer versions of pip read.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
+
+# What a change of asks for another install.
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 
 .PHONY: demo test test-slow lint types check clean
 
@@ -38,14 +44,14 @@ $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/.python
+$(VENV)/.demo: $(SOURCES) | $(VENV)/.python
 	$(INSTALL) -e ".[torch,study]"
 	@touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.python
+$(VENV)/.test: $(SOURCES) | $(VENV)/.python
 	$(INSTALL) -e ".[torch,study,test]"
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.python
+$(VENV)/.dev: $(SOURCES) | $(VENV)/.python
 	$(INSTALL) -e ".[torch,study,test,dev]"
 	@touch $@

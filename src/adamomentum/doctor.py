@@ -1,0 +1,39 @@
+"""What this installation can do, and why not where it can't: ``adamomentum doctor``."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+__all__ = ["report"]
+
+
+def report() -> str:
+    """The versions in use and the paths of the optimizer, each with the reason where it is not available.
+
+    Needs nothing beyond the base install.
+    """
+    rows = [("adamomentum", f"{version('adamomentum')} on Python {platform.python_version()}, {platform.platform()}")]
+    rows += [(name, _version(name)) for name in ("numpy", "torch", "triton")]
+    rows += [("", ""), *_paths()]
+    return "\n".join(f"{name:<28}{text}".rstrip() for name, text in rows)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _paths() -> list[tuple[str, str]]:
+    if find_spec("torch") is None:
+        return [("PyTorch optimizer", 'not available: run pip install "adamomentum[torch]"')]
+    from adamomentum.torch import fused_cpu
+
+    reason = fused_cpu.why_not()
+    return [
+        ("for-loop, foreach", "available"),
+        ("fused on a CPU", f"not available: {reason}" if reason else f"available: {fused_cpu.details()}"),
+    ]
