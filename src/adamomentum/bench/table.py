@@ -34,7 +34,9 @@ def significant(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """A time with three digits, in the unit that suits it."""
+    if seconds >= 999.5:
+        return f"{seconds:.0f} s"
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}" if seconds < 999.5 * size else f"{seconds / size:.0f} {unit}"
+        if seconds >= 0.9995 * size:
+            return f"{seconds / size:.3g} {unit}"
     return f"{seconds / 1e-6:.3g} µs"
