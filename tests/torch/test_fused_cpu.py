@@ -409,6 +409,19 @@ def test_clipping_is_for_one_step_and_zero_grad_forgets_it():
     assert opt.state[p]["exp_avg"] == 1
 
 
+def test_a_step_that_raises_leaves_the_clipping_for_the_next():
+    p = torch.zeros(1)
+    opt = AdaMomentum([p], betas=(0.0, 0.0))
+    p.grad = torch.ones(1)
+    opt.clip_grad_norm_(0.25)
+    opt.param_groups[0]["lr"] = -1.0
+    with pytest.raises(ValueError, match="lr must be >= 0"):
+        opt.step()
+    opt.param_groups[0]["lr"] = 1.0
+    opt.step()
+    torch.testing.assert_close(opt.state[p]["exp_avg"].item(), 0.25, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.complex64])
 def test_norm_of_every_dtype(dtype):
     params = [torch.zeros(n, dtype=dtype) for n in (3, 1000)] + [torch.zeros(4, 6, dtype=dtype)[:, ::2]]

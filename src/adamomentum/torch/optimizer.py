@@ -265,11 +265,11 @@ class AdaMomentum(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        clip, self._clip = self._clip, None
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if found_inf is not None and found_inf.item():  # GradScaler's verdict: skip this step
+            self._clip = None
             return loss
-        scale: Scalar = (1.0 if clip is None else clip) / (1.0 if grad_scale is None else grad_scale)
+        scale: Scalar = (1.0 if self._clip is None else self._clip) / (1.0 if grad_scale is None else grad_scale)
 
         compiling = torch.compiler.is_compiling()
         prepared = self._prepare_untraced(scale) if compiling else self._prepare(False, scale)
@@ -283,6 +283,7 @@ class AdaMomentum(Optimizer):
             )
             with torch.set_grad_enabled(group["differentiable"]):
                 update(rows, batch, rule, path, capturable=group["capturable"])
+        self._clip = None
         return loss
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
