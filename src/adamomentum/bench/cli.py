@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,7 +63,8 @@ def bench(
     say: Callable[[str], None] = lambda text: errors.print(text, highlight=False, markup=False, soft_wrap=True)
     command = "adamomentum " + shlex.join(sys.argv[1:])
     try:
-        results = run(workloads, settings, command, say, QUICK_ELEMENTS if quick else None)
+        with redirect_stdout(sys.stderr):  # where the peers' own messages do not get between the tables
+            results = run(workloads, settings, command, say, QUICK_ELEMENTS if quick else None)
         if out is not None:
             out.write_text(render(results) + "\n", encoding="utf-8")
         if json_file is not None:

@@ -58,7 +58,7 @@ def render(results: Results) -> str:
     """The whole page."""
     settings = results.settings
     allocations = (
-        f"All is repeated on {settings.allocations} fresh sets of tensors, over which medians and quartiles are taken."
+        f" All is repeated on {settings.allocations} fresh sets of tensors, over which medians and quartiles are taken."
         if settings.allocations > 1
         else ""
     )
@@ -204,9 +204,9 @@ def _limit(results: Results) -> list[str]:
                 row.append(f"{duration(median)} ({limit / median:.0%})" if median else "–")
             rows.append(row)
     intro = (
-        f"Torch operations on two float32 tensors a and b of {results.streamed / 1e6:,.0f} MB each, the best of five "
-        "runs. Counted are 4 bytes an element for each tensor read and for each written (copy_ and mul_ 8 in all, "
-        "add_ and lerp_ 12), not what a processor reads only to overwrite it."
+        f"Torch operations on two float32 tensors a and b of {results.streamed / 1e6:,.0f} MB each, the best of nine "
+        "runs on three allocations. Counted are 4 bytes an element for each tensor read and for each written (copy_ "
+        "and mul_ 8 in all, add_ and lerp_ 12), not what a processor reads only to overwrite it."
     )
     if not rows:
         return [intro, streams]
