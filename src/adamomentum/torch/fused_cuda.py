@@ -66,10 +66,8 @@ def why_not(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> str | None:
             return f"the {name} is not a plain dense tensor: {type(t).__name__}, {t.layout}"
         if t.device != p.device:
             return f"the {name} is on {t.device}, the parameter on {p.device}"
-    if p.device.type != "cuda" and not (p.is_cpu and available() is None and _interpreted(_kernel())):
-        return f"the parameter is on {p.device}, not on a CUDA device"
-    if p.is_cuda and _too_old(p.device):
-        return f"Triton needs compute capability 7.0, {torch.cuda.get_device_name(p.device)} is older"
+    if reason := _on_unusable_device(p):
+        return reason
     if p.dtype not in _PARAM_DTYPES:
         return f"the parameter's dtype is {p.dtype}, not float32, bfloat16 or float16"
     if g.dtype != p.dtype:
@@ -215,6 +213,16 @@ def _interpreted(kernel: Any) -> bool:
 
 def _in_triton(kernel: Any, dtype: torch.dtype) -> Any:
     return getattr(kernel.tl, str(dtype).removeprefix("torch."))
+
+
+def _on_unusable_device(p: Tensor) -> str | None:
+    if p.is_cpu and available() is None and _interpreted(_kernel()):
+        return None
+    if not p.is_cuda:
+        return f"the parameter is on {p.device}, not on a CUDA device"
+    if _too_old(p.device):
+        return f"Triton needs compute capability 7.0, {torch.cuda.get_device_name(p.device)} has less"
+    return None
 
 
 @functools.cache
