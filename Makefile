@@ -6,6 +6,8 @@ PIP_FLAGS ?=
 OUT    ?= adamomentum-report
 # pytest workers; the suite is sized for two cores.
 JOBS   ?= 2
+# Options for `make bench`, e.g. BENCH_FLAGS="--allocations 5".
+BENCH_FLAGS ?=
 
 BIN := $(VENV)/bin
 # The pins also hold for what builds the native kernels, by the name that older and that newer versions of pip read.
@@ -16,7 +18,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PI
 # What a change of asks for another install.
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 
-.PHONY: demo test test-slow lint types check clean
+.PHONY: demo test test-slow bench lint types check clean
 
 demo: $(VENV)/.demo ## train four optimizers on real images, write a report
 	$(BIN)/adamomentum compare --out $(OUT)
@@ -26,6 +28,9 @@ test: $(VENV)/.test ## the test suite, without what is marked slow
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(JOBS) -m slow
+
+bench: $(VENV)/.bench ## time and memory of a step beside peers, into docs/performance.md
+	$(BIN)/adamomentum bench --out docs/performance.md $(BENCH_FLAGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -50,6 +55,10 @@ $(VENV)/.demo: $(SOURCES) | $(VENV)/.python
 
 $(VENV)/.test: $(SOURCES) | $(VENV)/.python
 	$(INSTALL) -e ".[torch,study,test]"
+	@touch $@
+
+$(VENV)/.bench: $(SOURCES) | $(VENV)/.python
+	$(INSTALL) -e ".[torch,bench]"
 	@touch $@
 
 $(VENV)/.dev: $(SOURCES) | $(VENV)/.python

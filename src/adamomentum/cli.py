@@ -1,9 +1,15 @@
-"""The command line: ``adamomentum compare``."""
+"""The command line: ``adamomentum compare`` and ``adamomentum bench``."""
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    import typer
+
+# What each command needs beyond the base install is in the extra of this name.
+BENCH_EXTRA = {"rich", "torch", "typer"}
 STUDY_EXTRA = {
     "jinja2", "matplotlib", "pandas", "PIL", "platformdirs", "pydantic", "rich", "scipy", "torch", "typer",
 }  # fmt: skip
@@ -16,17 +22,38 @@ def main() -> None:
 
         print(f"adamomentum {__version__}")
         return
+    bench = sys.argv[1:2] == ["bench"]
     try:
-        from adamomentum.study.cli import app
-
-        app(prog_name="adamomentum")
+        (_bench_app() if bench else _whole_app())(prog_name="adamomentum")
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         sys.exit(130)  # what a shell reports for a program ended by Ctrl-C
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in STUDY_EXTRA:
+        extra, needs = ("bench", BENCH_EXTRA) if bench else ("study", STUDY_EXTRA)
+        if (error.name or "").partition(".")[0] not in needs:
             raise
-        sys.exit(f'adamomentum needs {error.name} for this: pip install "adamomentum[study]"')
+        sys.exit(f'adamomentum needs {error.name} for this: pip install "adamomentum[{extra}]"')
+
+
+def _whole_app() -> typer.Typer:
+    """All commands."""
+    from adamomentum.bench.cli import bench
+    from adamomentum.study.cli import app
+
+    app.command()(bench)
+    return app
+
+
+def _bench_app() -> typer.Typer:
+    """``bench`` alone, which does not need what the study needs."""
+    import typer
+
+    from adamomentum.bench.cli import bench
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.callback()(lambda: None)  # or typer would take the only command's name for its first argument
+    app.command()(bench)
+    return app
 
 
 if __name__ == "__main__":

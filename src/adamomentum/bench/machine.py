@@ -1,0 +1,43 @@
+"""What was measured on: the machine, and the versions of everything."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from adamomentum.bench.peers import STEP
+
+__all__ = ["cores", "describe", "versions"]
+
+
+def cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe(device: torch.device) -> str:
+    """The machine in a line: processor, cores, load, operating system, and the GPU if that is measured."""
+    parts = [f"{_processor()}, {cores()} cores"]
+    if device.type == "cuda":
+        parts.insert(0, torch.cuda.get_device_name(device))
+    if hasattr(os, "getloadavg"):
+        parts.append(f"load average {os.getloadavg()[0]:.1f} at the start")
+    return ", ".join([*parts, platform.system()])
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text(encoding="utf-8").splitlines() if info.exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of Python, this library, torch and the peers' packages."""
+    packages = dict.fromkeys(c.package for c in sorted(STEP, key=lambda c: not c.ours))
+    found = {c.package: c.version() for c in STEP}
+    return {"Python": platform.python_version(), **{p: v for p in packages if (v := found[p]) is not None}}
