@@ -234,3 +234,40 @@ def test_steps_that_differ_and_nothing_to_do():
     assert params[0][0] != params[1][0]
     empty = {"numbers": torch.empty(0, 7), "grad_factor": torch.tensor(1.0), "l2": 0.0, "found_inf": None}
     fused_cuda_update([], [], [], [], [], [], [], [], **empty)
+
+
+@pytest.mark.parametrize("state_dtype", [None, torch.bfloat16, "8bit"])
+def test_the_optimizers_way_to_the_kernel(state_dtype):
+    # On CUDA the optimizer ends in this call; here its rows are on the CPU, and one of them is not for the kernel.
+    from adamomentum import AdaMomentum
+    from adamomentum.torch.functional import update
+    from adamomentum.torch.optimizer import _rule_of
+
+    torch.manual_seed(0)
+    ours = [torch.randn(300), torch.randn(4, 6)[:, ::2], torch.randn(())]
+    theirs = [p.clone() for p in ours]
+    theirs[1] = torch.randn(4, 6)[:, ::2].copy_(ours[1])
+    options = {"weight_decay": 0.1, "state_dtype": state_dtype, "foreach": False}
+    opt, other = AdaMomentum(ours, **options), AdaMomentum(theirs, **options)
+    for p in ours:
+        p.grad = torch.zeros_like(p)
+    opt.init_state()
+    for t in range(4):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn(p.shape)
+            q.grad = p.grad.clone()
+        skip = torch.tensor([1.0 if t == 2 else 0.0])
+        rows = [(p, p.grad, opt.state[p]) for p in ours]
+        rule = _rule_of(opt.param_groups[0], False, 0.5)
+        with pytest.raises(RuntimeError, match="a captured step with a GradScaler needs the fused kernel for every"):
+            update(rows, None, rule, "fused", capturable=True, found_inf=skip)
+        found_inf = skip if t % 2 == 0 else None
+        update([rows[0], rows[2]], None, rule, "fused", capturable=True, found_inf=found_inf)
+        if t != 2:
+            update([rows[1]], None, rule, "fused")
+            for q in theirs:
+                q.grad *= 0.5
+            other.step()
+    for p, q in zip(ours, theirs, strict=True):
+        assert opt.state[p]["step"] == other.state[q]["step"] == 3
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5 if state_dtype is None else 1e-3)

@@ -21,6 +21,7 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed: it comes with CUDA builds of torch")
 
 
+@pytest.mark.slow
 @needs_triton
 def test_the_kernel_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
@@ -34,6 +35,7 @@ def test_the_kernel_in_the_interpreter():
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton is set to interpret")
 @pytest.mark.parametrize("capability", [80, 90])

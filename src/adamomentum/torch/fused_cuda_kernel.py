@@ -151,7 +151,7 @@ def _chunk(
         _store(v_max_at, d, inside, WIDE)
     denom = tl.where(adapt != 0, tl.sqrt_rn(d), 1.0)
     theta = theta * shrink + factor * tl.div_rn(m, denom)
-    _store(param_at, theta.to(PARAM), inside, WIDE)
+    _store(param_at, _rounded_to(theta, PARAM), inside, WIDE)
 
     if STATE == tl.float32:
         _store(m_at, m, inside, WIDE)
@@ -197,6 +197,17 @@ def _store(at, x, inside, WIDE: tl.constexpr):
         tl.store(at, x)
     else:
         tl.store(at, x, inside)
+
+
+@triton.jit
+def _rounded_to(x, DTYPE: tl.constexpr):
+    """To nearest, ties to even. For bfloat16 in integers, since Triton's interpreter cuts the bits off instead."""
+    if DTYPE == tl.bfloat16:
+        bits = x.to(tl.int32, bitcast=True)
+        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
+        return tl.where(x == x, rounded, x).to(tl.bfloat16)
+    else:
+        return x.to(DTYPE)
 
 
 @triton.jit
