@@ -154,7 +154,7 @@ class AdaMomentum(Optimizer):
         params = self.param_groups[-1]["params"]
         try:
             check_options(self.param_groups[-1])
-            self._path_of(self.param_groups[-1])
+            self._path_of(self.param_groups[-1], params)
             for p in params:
                 check_param(p, self.param_groups[-1]["state_dtype"])
             if len(params) != len(set(params)):
@@ -298,7 +298,8 @@ class AdaMomentum(Optimizer):
         position = 0
         for group in self.param_groups:  # all checks come before the first change
             check_options(group, read_tensors=not (compiling or group["capturable"]))
-            fused = not compiling and self._path_of(group) == "fused"
+            # Of the first, which stands for all: the kernels themselves leave out what they can't take.
+            fused = not compiling and self._path_of(group, group["params"][:1]) == "fused"
             batch = fused_cpu.new_batch() if fused and not self._on_cuda_kernel(group) else None
             if batch is not None:  # checks what it takes
                 rest, position = batch.gather(group["params"], self.state, group["amsgrad"], position)
@@ -329,9 +330,9 @@ class AdaMomentum(Optimizer):
         return bool(group["fused"] and group["params"] and group["params"][0].is_cuda)
 
     @staticmethod
-    def _path_of(group: dict[str, Any]) -> Path:
+    def _path_of(group: dict[str, Any], params: list[Tensor]) -> Path:
         return choose_path(
-            group["params"],
+            params,
             foreach=group["foreach"],
             fused=group["fused"],
             differentiable=group["differentiable"],
