@@ -26,7 +26,7 @@ demo: $(VENV)/.demo ## train four optimizers on real images, write a report
 test: $(VENV)/.test ## the test suite, without what is marked slow
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
-test-slow: $(VENV)/.test
+test-slow: $(VENV)/.slow
 	$(BIN)/python -m pytest -n $(JOBS) -m slow
 
 bench: $(VENV)/.bench ## time and memory of a step beside peers, into docs/performance.md
@@ -59,6 +59,10 @@ $(VENV)/.test: $(SOURCES) | $(VENV)/.python
 
 $(VENV)/.bench: $(SOURCES) | $(VENV)/.python
 	$(INSTALL) -e ".[torch,bench]"
+	@touch $@
+
+$(VENV)/.slow: $(SOURCES) | $(VENV)/.python
+	$(INSTALL) -e ".[torch,study,test,triton]"
 	@touch $@
 
 $(VENV)/.dev: $(SOURCES) | $(VENV)/.python

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from study.arrays import make_arrays
 from typer.testing import CliRunner
 
+from adamomentum import cli as command_line
 from adamomentum.study import cli
 from adamomentum.study.cli import app
 
@@ -250,3 +252,23 @@ def test_help_lists_the_options_and_imports_no_torch() -> None:
     for option in ("--optimizers", "--seeds", "--epochs", "--lr", "--out", "--device", "--data"):
         assert option in result.stdout
     assert result.stdout.strip().endswith("False False")
+
+
+def test_doctor(capsys, monkeypatch):
+    from adamomentum.torch import fused_cpu
+
+    monkeypatch.setattr("sys.argv", ["adamomentum", "doctor"])
+    command_line.main()
+    printed = capsys.readouterr().out
+    assert f"torch                       {torch.__version__}" in printed
+    assert f"fused on a CPU              {'not available' if fused_cpu.why_not() else 'available: '}" in printed
+    monkeypatch.setattr(fused_cpu, "why_not", lambda: "there is no compiler here")
+    command_line.main()
+    assert "fused on a CPU              not available: there is no compiler here\n" in capsys.readouterr().out
+
+
+def test_doctor_without_torch(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["adamomentum", "doctor"])
+    monkeypatch.setattr("adamomentum.doctor.find_spec", lambda name: None)
+    command_line.main()
+    assert 'not available: run pip install "adamomentum[torch]"' in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The command line: ``adamomentum compare`` and ``adamomentum bench``."""
+"""The command line: ``adamomentum compare``, ``bench`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ def main() -> None:
 
         print(f"adamomentum {__version__}")
         return
+    if sys.argv[1:] == ["doctor"]:  # and so must what tells which extras are missing
+        doctor()
+        return
     bench = sys.argv[1:2] == ["bench"]
     try:
         (_bench_app() if bench else _whole_app())(prog_name="adamomentum")
@@ -41,7 +44,15 @@ def _whole_app() -> typer.Typer:
     from adamomentum.study.cli import app
 
     app.command()(bench)
+    app.command()(doctor)
     return app
+
+
+def doctor() -> None:
+    """Say which paths of the optimizer are available here, and why not where they are not."""
+    from adamomentum.doctor import report
+
+    print(report())
 
 
 def _bench_app() -> typer.Typer:

@@ -30,10 +30,11 @@ def _version(name: str) -> str:
 def _paths() -> list[tuple[str, str]]:
     if find_spec("torch") is None:
         return [("PyTorch optimizer", 'not available: run pip install "adamomentum[torch]"')]
-    from adamomentum.torch import fused_cpu
+    from adamomentum.torch import fused_cpu, fused_cuda
 
-    reason = fused_cpu.why_not()
+    reason, on_cuda = fused_cpu.why_not(), fused_cuda.available()
     return [
         ("for-loop, foreach", "available"),
         ("fused on a CPU", f"not available: {reason}" if reason else f"available: {fused_cpu.details()}"),
+        ("fused on CUDA", f"not available: {on_cuda}" if on_cuda else "available, with fused=True"),
     ]

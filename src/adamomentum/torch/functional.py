@@ -9,15 +9,16 @@ numbers for constant eps and beta2. With c1 = 1 - beta1^t and c2 = 1 - beta2^t, 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from adamomentum.torch import fused_cpu
+from adamomentum.torch import fused_cpu, fused_cuda
 from adamomentum.torch.foreach import PLAIN_TENSORS, foreach_update
 from adamomentum.torch.precision import StateDtype, is_reduced, pack, unpack
-from adamomentum.torch.scalars import Numbers, Rule, Scalar, as_real, numbers_at, numbers_on_device
+from adamomentum.torch.scalars import Numbers, Rule, Scalar, as_real, numbers_at, numbers_matrix, numbers_on_device
 
 if TYPE_CHECKING:
     from adamomentum._native import Batch
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Path", "adamomentum", "choose_path", "update"]
 
 Path = Literal["for-loop", "foreach", "fused"]
+
+_STATE_KEYS = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_avg_scale", "exp_avg_sq_scale")
 
 # A parameter, its gradient and its state.
 Row = tuple[Tensor, Tensor, dict[str, Tensor]]
@@ -43,7 +46,8 @@ def choose_path(
     """Choose the path for one parameter group: an explicit request, else the fastest correct one.
 
     With ``fused=None`` and ``foreach=None`` that is, for parameters on a CPU, the native kernels if they are
-    installed; tensors in the group that these cannot take (:mod:`adamomentum.torch.fused_cpu`) go the next way. That
+    installed; tensors in the group that these cannot take (:mod:`adamomentum.torch.fused_cpu`) go the next way. On CUDA
+    they are taken on request alone, since they have not been measured there yet. The next way
     is foreach if every parameter is a plain tensor (no subclass such as DTensor) on a device with foreach kernels and
     moments are kept in float32 or wider, else the for-loop. With ``differentiable``, always the for-loop. Compiled
     code, and code that a torch mode watches, never calls the native kernels.
@@ -98,13 +102,13 @@ def choose_path(
 
 
 def _why_not_fused(params: list[Tensor]) -> str | None:
-    """Why the native kernels can't be used for any of the parameters; None if they can."""
+    """Why the native kernels can't be used for any of the parameters; None if they can, or there are none yet."""
     devices = {p.device.type for p in params}
-    if not devices:
-        return None
-    if devices != {"cpu"}:
-        return f"they are for parameters on a CPU, got parameters on {sorted(devices)}"
-    return fused_cpu.why_not()
+    if devices == {"cpu"}:
+        return fused_cpu.why_not()
+    if devices == {"cuda"}:
+        return fused_cuda.available()
+    return f"they are for parameters on a CPU or on CUDA, got parameters on {sorted(devices)}" if devices else None
 
 
 def adamomentum(
@@ -195,7 +199,7 @@ def adamomentum(
             states[i].update(exp_avg_scale=exp_avg_scales[i], exp_avg_sq_scale=exp_avg_sq_scales[i])
     rows = list(zip(params, grads, states, strict=True))
     batch = None
-    if path == "fused":
+    if path == "fused" and params[0].is_cpu:
         batch = fused_cpu.new_batch()
         rows = [row for row in rows if not fused_cpu.add(batch, *row, amsgrad)]
         path = choose_path(
@@ -211,6 +215,7 @@ def update(
     path: Path,
     *,
     capturable: bool = False,
+    found_inf: Tensor | None = None,
 ) -> None:
     """Take one step on parameters with their gradients and states, and on what a batch for the kernels holds.
 
@@ -218,11 +223,19 @@ def update(
         rows: parameter, gradient and state (with the keys of the optimizer's state) of what ``path`` updates.
         batch: what the native CPU kernels update.
         rule: the options.
-        path: the path for ``rows``, "for-loop" or "foreach".
+        path: the path for ``rows``; what the CUDA kernel of "fused" can't take goes another way.
         capturable: never read a tensor on the host.
+        found_inf: one float32 number on the device: if it is not 0, nothing changes. For "fused" and ``capturable``
+            alone; elsewhere the caller reads it.
+
+    Raises:
+        RuntimeError: if there is a ``found_inf`` and a tensor that the CUDA kernel can't take.
     """
     if batch is not None and len(batch):
         fused_cpu.run(batch, rule)
+    if path == "fused":
+        rows = _fused_cuda(rows, rule, capturable, found_inf)
+        path = choose_path([p for p, _, _ in rows], foreach=None, fused=False, differentiable=False)
     if not rows:
         return
     # The numbers stay tensors where the host may not wait for them, or autograd or a compiler follows them.
@@ -296,6 +309,52 @@ def _for_loop(
     _addcdiv_(theta, exp_avg, denom, n.factor)
     if theta is not param:
         param.copy_(theta)
+
+
+def _fused_cuda(rows: list[Row], rule: Rule, capturable: bool, found_inf: Tensor | None) -> list[Row]:
+    """The update of what the CUDA kernel can take, device by device; returns the rest."""
+    alike: dict[torch.device, list[Row]] = defaultdict(list)
+    rest = []
+    for p, grad, state in rows:
+        reason = fused_cuda.why_not(p, grad, state["exp_avg"], state["exp_avg_sq"])
+        if reason and found_inf is not None:
+            raise RuntimeError(
+                f"a captured step with a GradScaler needs the fused kernel for every tensor, but {reason}; give that "
+                "parameter to another optimizer"
+            )
+        if reason:
+            rest.append((p, grad, state))
+        else:
+            alike[p.device].append((p, grad, state))
+    rule = (
+        rule.with_floats(keep_tensors=True)
+        if capturable
+        else rule._replace(lr=float(rule.lr), beta1=float(rule.beta1), beta2=float(rule.beta2))
+    )
+    for device, members in alike.items():
+        params, grads = [p for p, _, _ in members], [grad for _, grad, _ in members]
+        columns = {key: [state[key] for _, _, state in members if key in state] for key in _STATE_KEYS}
+        steps, factor = columns["step"], rule.grad_factor
+        torch._foreach_add_(steps, 1.0 if found_inf is None else (found_inf == 0).to(torch.float32).reshape(()))
+        fused_cuda.fused_cuda_update(
+            params,
+            grads,
+            columns["exp_avg"],
+            columns["exp_avg_sq"],
+            columns["max_exp_avg_sq"] if rule.amsgrad else [],
+            columns["exp_avg_scale"],
+            columns["exp_avg_sq_scale"],
+            steps,
+            numbers=numbers_matrix(steps, rule, device),
+            grad_factor=(
+                factor.to(device, torch.float32).reshape(())
+                if isinstance(factor, Tensor)
+                else torch.full((), factor, dtype=torch.float32, device=device)
+            ),
+            l2=0.0 if rule.decoupled_weight_decay else rule.weight_decay,
+            found_inf=found_inf,
+        )
+    return rest
 
 
 def _reduced(

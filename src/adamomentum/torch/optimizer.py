@@ -154,7 +154,7 @@ class AdaMomentum(Optimizer):
         params = self.param_groups[-1]["params"]
         try:
             check_options(self.param_groups[-1])
-            self._path_of(self.param_groups[-1])
+            self._path_of(self.param_groups[-1], params)
             for p in params:
                 check_param(p, self.param_groups[-1]["state_dtype"])
             if len(params) != len(set(params)):
@@ -266,9 +266,11 @@ class AdaMomentum(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        if found_inf is not None and found_inf.item():  # GradScaler's verdict: skip this step
-            self._clip = None
-            return loss
+        if found_inf is not None and not all(g["capturable"] and self._on_cuda_kernel(g) for g in self.param_groups):
+            if found_inf.item():  # GradScaler's verdict: skip this step
+                self._clip = None
+                return loss
+            found_inf = None
         scale: Scalar = (1.0 if self._clip is None else self._clip) / (1.0 if grad_scale is None else grad_scale)
 
         compiling = torch.compiler.is_compiling()
@@ -277,12 +279,12 @@ class AdaMomentum(Optimizer):
             path = choose_path(
                 [p for p, _, _ in rows],
                 foreach=group["foreach"],
-                fused=False,
+                fused=group["fused"] if self._on_cuda_kernel(group) else False,
                 differentiable=group["differentiable"],
                 state_dtype=group["state_dtype"],
             )
             with torch.set_grad_enabled(group["differentiable"]):
-                update(rows, batch, rule, path, capturable=group["capturable"])
+                update(rows, batch, rule, path, capturable=group["capturable"], found_inf=found_inf)
         self._clip = None
         return loss
 
@@ -296,7 +298,9 @@ class AdaMomentum(Optimizer):
         position = 0
         for group in self.param_groups:  # all checks come before the first change
             check_options(group, read_tensors=not (compiling or group["capturable"]))
-            batch = fused_cpu.new_batch() if not compiling and self._path_of(group) == "fused" else None
+            # Of the first, which stands for all: the kernels themselves leave out what they can't take.
+            fused = not compiling and self._path_of(group, group["params"][:1]) == "fused"
+            batch = fused_cpu.new_batch() if fused and not self._on_cuda_kernel(group) else None
             if batch is not None:  # checks what it takes
                 rest, position = batch.gather(group["params"], self.state, group["amsgrad"], position)
             else:
@@ -321,9 +325,14 @@ class AdaMomentum(Optimizer):
         return prepared
 
     @staticmethod
-    def _path_of(group: dict[str, Any]) -> Path:
+    def _on_cuda_kernel(group: dict[str, Any]) -> bool:
+        """Whether the fused path of a group is that of CUDA."""
+        return bool(group["fused"] and group["params"] and group["params"][0].is_cuda)
+
+    @staticmethod
+    def _path_of(group: dict[str, Any], params: list[Tensor]) -> Path:
         return choose_path(
-            group["params"],
+            params,
             foreach=group["foreach"],
             fused=group["fused"],
             differentiable=group["differentiable"],

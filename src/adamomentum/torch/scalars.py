@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adamomentum.reference import rectification
 
-__all__ = ["Numbers", "Rule", "Scalar", "as_real", "numbers_at", "numbers_on_device"]
+__all__ = ["Numbers", "Rule", "Scalar", "as_real", "numbers_at", "numbers_matrix", "numbers_on_device"]
 
 # A float, or a 0-dim tensor.
 Scalar = float | Tensor
@@ -135,12 +135,7 @@ def numbers_on_device(state_steps: list[Tensor], exp_avgs: list[Tensor], rule: R
 def _numbers_of_vector(
     state_steps: list[Tensor], device: torch.device, dtype: torch.dtype, rule: Rule
 ) -> Iterator[Numbers]:
-    # 1 - beta2^t cancels: in float32 it would lose four digits at the first steps. MPS has no float64.
-    wide = torch.float32 if device.type == "mps" else torch.float64
     narrow = _REAL.get(dtype, dtype)
-
-    def widen(x: Scalar) -> Scalar:
-        return x.reshape(()).to(device, wide) if isinstance(x, Tensor) else x
 
     def rows(x: Scalar) -> Iterable[Scalar]:
         if not isinstance(x, Tensor):
@@ -149,9 +144,54 @@ def _numbers_of_vector(
             x = x.to(narrow)
         return x.unbind() if x.dim() else repeat(x, len(state_steps))
 
+    return map(Numbers, *map(rows, _wide_numbers(state_steps, device, rule)))
+
+
+def _wide_numbers(state_steps: list[Tensor], device: torch.device, rule: Rule) -> Numbers:
+    """The numbers of all steps at once: vectors, or what :func:`numbers_at` leaves floats or 0-dim tensors."""
+    # 1 - beta2^t cancels: in float32 it would lose four digits at the first steps. MPS has no float64.
+    wide = torch.float32 if device.type == "mps" else torch.float64
+
+    def widen(x: Scalar) -> Scalar:
+        return x.reshape(()).to(device, wide) if isinstance(x, Tensor) else x
+
     t = torch.stack(state_steps).to(device, wide)
-    n = numbers_at(t, rule._replace(lr=widen(rule.lr), beta1=widen(rule.beta1), beta2=widen(rule.beta2)))
-    return map(Numbers, *map(rows, n))
+    return numbers_at(t, rule._replace(lr=widen(rule.lr), beta1=widen(rule.beta1), beta2=widen(rule.beta2)))
+
+
+def numbers_matrix(state_steps: list[Tensor], rule: Rule, device: torch.device) -> Tensor:
+    """:func:`numbers_at` for each parameter, as the fused kernels take them.
+
+    Steps and options that are tensors on a device are not read on the host.
+
+    Args:
+        state_steps: the number of steps, counting this one, of each parameter.
+        rule: the options.
+        device: where to put the numbers.
+
+    Returns:
+        float32, a row a parameter. The columns are the fields of :class:`Numbers`, but 1 - beta2 in place of beta2,
+        which float32 holds more precisely.
+    """
+
+    def columns(n: Numbers) -> list[Scalar]:
+        return [n.m_weight, 1 - n.beta2, n.v_weight, n.accumulated_eps, n.shrink, n.factor, n.adapt]
+
+    options_are_floats = not any(isinstance(x, Tensor) for x in (rule.lr, rule.beta1, rule.beta2))
+    if options_are_floats and all(step.is_cpu for step in state_steps):
+        steps = [step.item() for step in state_steps]
+        at = {t: columns(numbers_at(t, rule)) for t in set(steps)}
+        # Pinned, since a copy from other memory would wait for the device.
+        matrix = torch.tensor([at[t] for t in steps], dtype=torch.float32, pin_memory=device.type == "cuda")
+        return matrix.view(-1, 7).to(device, non_blocking=True)
+
+    matrix = torch.empty(len(state_steps), 7, dtype=torch.float32, device=device)
+    for column, x in zip(matrix.unbind(1), columns(_wide_numbers(state_steps, device, rule)), strict=True):
+        if isinstance(x, Tensor):
+            column.copy_(x)
+        else:
+            column.fill_(x)
+    return matrix
 
 
 def _rectification_on_device(t: Tensor, beta2: Scalar) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,247 @@
+"""The fused path on CUDA: one launch updates all tensors of a group that share their dtypes.
+
+The kernel finds its tensors through a table of addresses. The table is made anew at every step and nothing is kept:
+to notice a tensor that moved, all addresses would have to be read anyway, and gradients do move. Outside of CUDA
+graphs the table travels from pinned memory, which torch's allocator does not reuse before the copy is done, so the
+host never waits. While a graph is captured, the table is written by kernels that carry its numbers as arguments: they
+become part of the graph, as the memory of the table does, and the graph refers to no memory of the host.
+
+The kernel itself is in :mod:`adamomentum.torch.fused_cuda_kernel`. Triton is imported when it is first needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections import defaultdict
+from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adamomentum.torch.foreach import PLAIN_TENSORS
+
+__all__ = ["available", "fused_cuda_update", "why_not"]
+
+_PARAM_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_STATE_DTYPES = (torch.float32, torch.bfloat16, torch.uint8)
+
+
+@functools.cache
+def available() -> str | None:
+    """None if this path can be used here, else the reason why not, a sentence."""
+    try:
+        kernel = _kernel()
+    except RuntimeError as error:
+        return str(error)
+    if _interpreted(kernel):
+        return None
+    if not torch.cuda.is_available():
+        return "fused=True on CUDA needs a CUDA device, and torch finds none"
+    try:
+        # Triton compiles a small C program at its start: the usual cause of failure is a missing C compiler.
+        kernel.triton.runtime.driver.active.get_current_target()
+    except Exception as error:
+        return f"fused=True on CUDA needs Triton, which fails to start: {error}"
+    return None
+
+
+def why_not(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> str | None:
+    """Say why :func:`fused_cuda_update` can't update these tensors.
+
+    Args:
+        p: a parameter.
+        g: its gradient.
+        m: its first moment.
+        v: its second moment.
+
+    Returns:
+        The reason, in words that continue "fused=True can't be used: "; None if there is none.
+    """
+    tensors = {"parameter": p, "gradient": g, "exp_avg": m, "exp_avg_sq": v}
+    for name, t in tensors.items():
+        if type(t) not in PLAIN_TENSORS or t.layout != torch.strided or t.is_neg():
+            return f"the {name} is not a plain dense tensor: {type(t).__name__}, {t.layout}"
+        if t.device != p.device:
+            return f"the {name} is on {t.device}, the parameter on {p.device}"
+    if reason := _on_unusable_device(p):
+        return reason
+    if p.dtype not in _PARAM_DTYPES:
+        return f"the parameter's dtype is {p.dtype}, not float32, bfloat16 or float16"
+    if g.dtype != p.dtype:
+        return f"the gradient's dtype is {g.dtype}, the parameter's {p.dtype}"
+    if m.dtype not in _STATE_DTYPES or v.dtype != m.dtype:
+        return f"the dtypes of the moments are {m.dtype} and {v.dtype}, not both float32, bfloat16 or 8-bit codes"
+    for name, t in tensors.items():
+        codes_in_order = t.dtype == torch.uint8 and t.dim() == 1 and t.numel() == p.numel() and t.is_contiguous()
+        if not codes_in_order and _layout(t) != _layout(p):
+            return f"the {name} has another shape or memory layout than the parameter"
+    if not _dense(p):
+        return "the parameter's elements do not lie together in memory"
+    return None
+
+
+def fused_cuda_update(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    max_exp_avg_sqs: list[Tensor],
+    exp_avg_scales: list[Tensor],
+    exp_avg_sq_scales: list[Tensor],
+    state_steps: list[Tensor],
+    *,
+    numbers: Tensor,
+    grad_factor: Tensor,
+    l2: float,
+    found_inf: Tensor | None,
+) -> None:
+    """Update lists of tensors in place, without a wait of the host.
+
+    The tensors are on one device and :func:`why_not` has no objection to them; the i-th of all lists belong together.
+
+    Args:
+        params: parameters.
+        grads: gradients; never written.
+        exp_avgs: first moments: float32, bfloat16, or uint8 codes.
+        exp_avg_sqs: second moments, typed as the first.
+        max_exp_avg_sqs: for amsgrad, float32 maxima of the second moment with its eps; else empty. Float32 state only.
+        exp_avg_scales: the exponents of the blocks of ``exp_avgs``, uint8; empty unless those are codes.
+        exp_avg_sq_scales: the same of ``exp_avg_sqs``.
+        state_steps: 0-dim float32 tensors, all on the device or all on the CPU: the step counts, this one included.
+            In reduced state formats the random bits of the rounding depend on them.
+        numbers: what :func:`adamomentum.torch.scalars.numbers_matrix` returned.
+        grad_factor: one float32 number on the device, by which the gradients are multiplied.
+        l2: this times the parameter is added to the gradient.
+        found_inf: one float32 number on the device: if it is not 0, nothing is written. None for 0.
+
+    Raises:
+        RuntimeError: if Triton is missing.
+    """
+    kernel = _kernel()
+    alike: dict[tuple[torch.dtype, torch.dtype], list[int]] = defaultdict(list)
+    for i, (p, m) in enumerate(zip(params, exp_avgs, strict=True)):
+        if p.numel():
+            alike[(p.dtype, m.dtype)].append(i)
+    if not alike:
+        return
+
+    device = params[0].device
+    on_device: AbstractContextManager[Any] = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    with on_device:
+        for (param_dtype, state_dtype), indices in alike.items():
+            steps_on_device = _steps_on_device(state_steps[indices[0]], device)
+            amsgrad = bool(max_exp_avg_sqs) and state_dtype == torch.float32
+            rows: list[tuple[int, ...]] = []  # in the order of the kernel's COLUMNS
+            starts: list[int] = []
+            chunks = 0
+            for i in indices:
+                numel = params[i].numel()
+                step = v_max = m_scale = v_scale = 0
+                if state_dtype != torch.float32:
+                    step = state_steps[i].data_ptr() if steps_on_device else int(state_steps[i].item())
+                if state_dtype == torch.uint8:
+                    m_scale, v_scale = exp_avg_scales[i].data_ptr(), exp_avg_sq_scales[i].data_ptr()
+                if amsgrad:
+                    v_max = max_exp_avg_sqs[i].data_ptr()
+                addresses = [column[i].data_ptr() for column in (params, grads, exp_avgs, exp_avg_sqs)]
+                rows.append((*addresses, numel, chunks, i, step, v_max, m_scale, v_scale))
+                starts.append(chunks)
+                chunks += -(-numel // kernel.CHUNK)
+            table = _upload([*chain.from_iterable(rows), *starts], device)
+            # For each chunk, its tensor: how many tensors start at or before it.
+            owners = torch.searchsorted(
+                table[-len(starts) :], torch.arange(chunks, device=device), right=True, out_int32=True
+            )
+            kernel.update[(chunks,)](
+                table,
+                owners,
+                numbers,
+                grad_factor,
+                float(l2),
+                found_inf,
+                PARAM=_in_triton(kernel, param_dtype),
+                STATE=_in_triton(kernel, state_dtype),
+                AMSGRAD=amsgrad,
+                HAS_L2=l2 != 0,
+                STEP_ON_DEVICE=steps_on_device,
+                CHUNK=kernel.CHUNK,
+                num_warps=kernel.WARPS,
+                enable_fp_fusion=False,  # the same roundings on every device, and in the interpreter
+            )
+
+
+def _upload(values: list[int], device: torch.device) -> Tensor:
+    """An int64 tensor on the device, made without a wait of the host."""
+    if device.type != "cuda":
+        return torch.tensor(values, dtype=torch.int64, device=device)
+    if torch.cuda.is_current_stream_capturing():
+        return _by_value(values, device)
+    return torch.tensor(values, dtype=torch.int64, pin_memory=True).to(device, non_blocking=True)
+
+
+def _by_value(values: list[int], device: torch.device) -> Tensor:
+    """:func:`_upload` by launches that carry the values, about a hundred each, as foreach operations do scalars."""
+    table = torch.zeros(len(values), dtype=torch.int64, device=device)
+    torch._foreach_add_(list(table.unbind()), values)
+    return table
+
+
+def _steps_on_device(step: Tensor, device: torch.device) -> bool:
+    return step.device == device
+
+
+@functools.cache
+def _kernel() -> Any:
+    """The module of the kernel."""
+    try:
+        return importlib.import_module("adamomentum.torch.fused_cuda_kernel")
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise RuntimeError(
+            "fused=True on CUDA needs Triton: it comes with the CUDA builds of PyTorch; pip install triton"
+        ) from None
+
+
+def _interpreted(kernel: Any) -> bool:
+    """Whether Triton was told, by TRITON_INTERPRET=1, to run its kernels in Python, on the CPU."""
+    return not isinstance(kernel.update, kernel.triton.JITFunction)
+
+
+def _in_triton(kernel: Any, dtype: torch.dtype) -> Any:
+    return getattr(kernel.tl, str(dtype).removeprefix("torch."))
+
+
+def _on_unusable_device(p: Tensor) -> str | None:
+    if p.is_cpu and available() is None and _interpreted(_kernel()):
+        return None
+    if not p.is_cuda:
+        return f"the parameter is on {p.device}, not on a CUDA device"
+    if _too_old(p.device):
+        return f"Triton needs compute capability 7.0, {torch.cuda.get_device_name(p.device)} has less"
+    return None
+
+
+@functools.cache
+def _too_old(device: torch.device) -> bool:
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0)
+
+
+def _layout(t: Tensor) -> tuple[torch.Size, list[int]]:
+    """Shape and strides, without the strides that do not matter."""
+    return t.shape, [stride for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1 and t.numel()]
+
+
+def _dense(t: Tensor) -> bool:
+    """Whether the elements fill a stretch of memory, each its own place."""
+    if t.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted((stride, size) for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True

@@ -1,0 +1,272 @@
+"""The Triton kernel behind :mod:`adamomentum.torch.fused_cuda`, which imports this file on first use.
+
+One program updates :data:`CHUNK` elements of one tensor, as a tile whose rows are the blocks of the 8-bit format. The
+formats of the moments and the random bits of their rounding are specified in :mod:`adamomentum.torch.precision`.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# Elements a program updates, a multiple of BLOCK; and its warps, one a block.
+CHUNK = 2048
+WARPS = 8
+
+# As in precision.py: a kernel sees the globals of its own file only.
+_BLOCK = tl.constexpr(256)
+_BY_POSITION = tl.constexpr(0xD1B54A33)
+_BY_STEP_M = tl.constexpr(0xABC98389)
+_BY_STEP_V = tl.constexpr(0x8CB92BA7)
+
+# What a row of the table holds, one row a tensor: addresses, and numbers the kernel needs to find its way. The last
+# four are 0 where the kind of state has no use for them.
+COLUMNS = ("param", "grad", "m", "v", "numel", "start", "row", "step", "v_max", "m_scale", "v_scale")
+_COLUMNS = tl.constexpr(len(COLUMNS))
+_PARAM = tl.constexpr(COLUMNS.index("param"))
+_GRAD = tl.constexpr(COLUMNS.index("grad"))
+_M = tl.constexpr(COLUMNS.index("m"))
+_V = tl.constexpr(COLUMNS.index("v"))
+_NUMEL = tl.constexpr(COLUMNS.index("numel"))
+_START = tl.constexpr(COLUMNS.index("start"))
+_ROW = tl.constexpr(COLUMNS.index("row"))
+_STEP = tl.constexpr(COLUMNS.index("step"))
+_V_MAX = tl.constexpr(COLUMNS.index("v_max"))
+_M_SCALE = tl.constexpr(COLUMNS.index("m_scale"))
+_V_SCALE = tl.constexpr(COLUMNS.index("v_scale"))
+
+# The columns of the numbers, as scalars.numbers_matrix makes them.
+_NUMBERS = tl.constexpr(7)
+
+
+@triton.jit
+def update(
+    table,
+    owners,
+    numbers,
+    grad_factor,
+    l2,
+    found_inf,
+    PARAM: tl.constexpr,
+    STATE: tl.constexpr,
+    AMSGRAD: tl.constexpr,
+    HAS_L2: tl.constexpr,
+    STEP_ON_DEVICE: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Update the chunk that the program's number stands for.
+
+    Args:
+        table: int64, a row of COLUMNS a tensor. ``start`` is the number of the tensor's first chunk, ``row`` its row
+            of ``numbers``, ``step`` its step count or, with STEP_ON_DEVICE, the address of that.
+        owners: int32, for each chunk its tensor's row in the table plus 1.
+        numbers: float32, see :func:`adamomentum.torch.fused_cuda.fused_cuda_update`.
+        grad_factor: one float32.
+        l2: a float.
+        found_inf: one float32, or None.
+        PARAM: dtype of parameters and gradients.
+        STATE: dtype of the moments; uint8 for the 8-bit format.
+        AMSGRAD: whether there are maxima of the second moment.
+        HAS_L2: whether l2 is not 0.
+        STEP_ON_DEVICE: see ``table``.
+        CHUNK: elements a program.
+    """
+    if found_inf is not None:
+        if tl.load(found_inf) != 0:
+            return
+    program = tl.program_id(0)
+    tensor = tl.load(owners + program) - 1
+    row = table + tensor.to(tl.int64) * _COLUMNS
+    first = (program - tl.load(row + _START)) * CHUNK
+    numel = tl.load(row + _NUMEL)
+
+    addresses = tl.load(row + _PARAM) | tl.load(row + _GRAD) | tl.load(row + _M) | tl.load(row + _V)
+    if AMSGRAD:
+        addresses |= tl.load(row + _V_MAX)
+    # Only without a mask, and from addresses known to be multiples of 16, are loads and stores 16 bytes wide.
+    if (numel - first >= CHUNK) & (addresses % 16 == 0):
+        _chunk(row, first, numel, numbers, grad_factor, l2, PARAM, STATE, AMSGRAD, HAS_L2, STEP_ON_DEVICE, CHUNK, True)
+    else:
+        _chunk(row, first, numel, numbers, grad_factor, l2, PARAM, STATE, AMSGRAD, HAS_L2, STEP_ON_DEVICE, CHUNK, False)
+
+
+@triton.jit
+def _chunk(
+    row,
+    first,
+    numel,
+    numbers,
+    grad_factor,
+    l2,
+    PARAM: tl.constexpr,
+    STATE: tl.constexpr,
+    AMSGRAD: tl.constexpr,
+    HAS_L2: tl.constexpr,
+    STEP_ON_DEVICE: tl.constexpr,
+    CHUNK: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """Update the elements from ``first`` on: as many as a chunk has, if WIDE, else those below ``numel``."""
+    ROWS: tl.constexpr = CHUNK // _BLOCK
+    offsets = first + tl.arange(0, ROWS)[:, None] * _BLOCK + tl.arange(0, _BLOCK)[None, :]
+    inside = offsets < numel
+
+    n = numbers + tl.load(row + _ROW) * _NUMBERS
+    m_weight = tl.load(n)
+    v_decay = tl.load(n + 1)
+    v_weight = tl.load(n + 2)
+    accumulated_eps = tl.load(n + 3)
+    shrink = tl.load(n + 4)
+    factor = tl.load(n + 5)
+    adapt = tl.load(n + 6)
+
+    param_at = _at(row + _PARAM, offsets, PARAM, WIDE)
+    m_at = _at(row + _M, offsets, STATE, WIDE)
+    v_at = _at(row + _V, offsets, STATE, WIDE)
+    theta = _load(param_at, inside, WIDE).to(tl.float32)
+    g = _load(_at(row + _GRAD, offsets, PARAM, WIDE), inside, WIDE).to(tl.float32)
+    m = _load(m_at, inside, WIDE)
+    v = _load(v_at, inside, WIDE)
+    if STATE == tl.uint8:
+        block = first // _BLOCK + tl.arange(0, ROWS)[:, None]
+        has_block = block * _BLOCK < numel
+        m_scale_at = tl.load(row + _M_SCALE).to(tl.pointer_type(tl.uint8)) + block
+        v_scale_at = tl.load(row + _V_SCALE).to(tl.pointer_type(tl.uint8)) + block
+        m = _decode_m(m, tl.load(m_scale_at, has_block, other=0))
+        v = _decode_v(v, tl.load(v_scale_at, has_block, other=0))
+    else:
+        m = m.to(tl.float32)
+        v = v.to(tl.float32)
+
+    g *= tl.load(grad_factor)
+    if HAS_L2:
+        g += l2 * theta
+    m += m_weight * (g - m)
+    v = (v - v * v_decay) + v_weight * m * m
+    d = v + accumulated_eps
+    if AMSGRAD:
+        v_max_at = _at(row + _V_MAX, offsets, tl.float32, WIDE)
+        # As torch.maximum does, keep a NaN of either, so that it shows.
+        d = tl.maximum(_load(v_max_at, inside, WIDE), d, propagate_nan=tl.PropagateNan.ALL)
+        _store(v_max_at, d, inside, WIDE)
+    denom = tl.where(adapt != 0, tl.sqrt_rn(d), 1.0)
+    theta = theta * shrink + factor * tl.div_rn(m, denom)
+    _store(param_at, _rounded_to(theta, PARAM), inside, WIDE)
+
+    if STATE == tl.float32:
+        _store(m_at, m, inside, WIDE)
+        _store(v_at, v, inside, WIDE)
+    else:
+        step = tl.load(row + _STEP)
+        if STEP_ON_DEVICE:
+            step = tl.load(step.to(tl.pointer_type(tl.float32))).to(tl.int64)
+        random_m = _dither(offsets, step, _BY_STEP_M)
+        random_v = _dither(offsets, step, _BY_STEP_V)
+        if STATE == tl.uint8:
+            m_codes, m_scale = _encode_m(m, random_m, inside)
+            v_codes, v_scale = _encode_v(v, random_v, inside)
+            _store(m_at, m_codes, inside, WIDE)
+            _store(v_at, v_codes, inside, WIDE)
+            tl.store(m_scale_at, m_scale, has_block)
+            tl.store(v_scale_at, v_scale, has_block)
+        else:
+            _store(m_at, _round_to_bfloat16(m, random_m), inside, WIDE)
+            _store(v_at, _round_to_bfloat16(v, random_v), inside, WIDE)
+
+
+@triton.jit
+def _at(cell, offsets, DTYPE: tl.constexpr, WIDE: tl.constexpr):
+    """Where the elements are of the tensor whose address a cell of the table holds."""
+    base = tl.load(cell).to(tl.pointer_type(DTYPE))
+    if WIDE:
+        base = tl.multiple_of(base, 16)
+    return base + offsets
+
+
+@triton.jit
+def _load(at, inside, WIDE: tl.constexpr):
+    if WIDE:
+        return tl.load(at)
+    else:
+        return tl.load(at, inside, other=0)
+
+
+@triton.jit
+def _store(at, x, inside, WIDE: tl.constexpr):
+    if WIDE:
+        tl.store(at, x)
+    else:
+        tl.store(at, x, inside)
+
+
+@triton.jit
+def _rounded_to(x, DTYPE: tl.constexpr):
+    """To nearest, ties to even. For bfloat16 in integers, since Triton's interpreter cuts the bits off instead."""
+    if DTYPE == tl.bfloat16:
+        bits = x.to(tl.int32, bitcast=True)
+        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
+        return tl.where(x == x, rounded, x).to(tl.bfloat16)
+    else:
+        return x.to(DTYPE)
+
+
+@triton.jit
+def _dither(offsets, step, BY_STEP: tl.constexpr):
+    start = (step * BY_STEP).to(tl.uint32)
+    return offsets.to(tl.uint32) * _BY_POSITION + start
+
+
+@triton.jit
+def _round_to_bfloat16(x, random):
+    bits = x.to(tl.int32, bitcast=True)
+    rounded = ((bits + (random >> 16).to(tl.int32)) & -65536).to(tl.float32, bitcast=True)
+    finite = (bits & 0x7F800000) != 0x7F800000
+    return tl.where(finite, rounded, x).to(tl.bfloat16)
+
+
+@triton.jit
+def _decode_m(codes, scale):
+    exponent = scale.to(tl.int32)
+    code = codes.to(tl.int32)
+    low = (exponent - 14) << 23
+    steps = (code & 0x7F) << 20
+    linear = (low + steps).to(tl.float32, bitcast=True) - low.to(tl.float32, bitcast=True)
+    magnitude = tl.where(steps < (1 << 23), linear, (low + steps - (1 << 23)).to(tl.float32, bitcast=True))
+    x = tl.where(code >= 0x80, -magnitude, magnitude)
+    return tl.where(exponent == 255, float("nan"), x)
+
+
+@triton.jit
+def _decode_v(codes, scale):
+    exponent = scale.to(tl.int32)
+    x = (((exponent - 31) << 23) + (codes.to(tl.int32) << 20)).to(tl.float32, bitcast=True)
+    return tl.where(exponent == 255, float("nan"), x)
+
+
+@triton.jit
+def _encode_m(x, random, inside):
+    bits = x.to(tl.int32, bitcast=True)
+    magnitude = bits & 0x7FFFFFFF
+    exponent = _block_exponent(magnitude, inside, 16)
+    low = (exponent - 14) << 23
+    base = low.to(tl.float32, bitcast=True)
+    linear = (magnitude.to(tl.float32, bitcast=True) + base).to(tl.int32, bitcast=True) - low
+    steps = tl.where(magnitude < low, linear, magnitude - low + (1 << 23))
+    code = ((steps + (random >> 12).to(tl.int32)) >> 20) | ((bits >> 24) & 0x80)
+    return code.to(tl.uint8), exponent.to(tl.uint8)
+
+
+@triton.jit
+def _encode_v(x, random, inside):
+    bits = x.to(tl.int32, bitcast=True)
+    exponent = _block_exponent(bits & 0x7FFFFFFF, inside, 32)
+    steps = tl.maximum(bits - ((exponent - 31) << 23), 0)
+    return ((steps + (random >> 12).to(tl.int32)) >> 20).to(tl.uint8), exponent.to(tl.uint8)
+
+
+@triton.jit
+def _block_exponent(magnitude, inside, MINIMUM: tl.constexpr):
+    largest = tl.max(tl.where(inside, magnitude, 0), axis=1, keep_dims=True)
+    # Unsigned, since the bits of a NaN plus what rounding can add may pass 2^31.
+    exponent = ((largest.to(tl.uint32) + 0xFFFFF) >> 23).to(tl.int32)
+    return tl.minimum(tl.maximum(exponent, MINIMUM), 255)

@@ -1,0 +1,273 @@
+"""The Triton kernel in Triton's interpreter, on the CPU. test_fused_cuda.py runs this file in a process of its own."""
+
+import os
+
+import pytest
+import torch
+from fused_steps import FusedCuda, rule_of
+from lockstep import GRADIENTS, SWITCHES, Lockstep
+
+from adamomentum.torch import fused_cuda
+from adamomentum.torch.fused_cuda import available, fused_cuda_update, why_not
+from adamomentum.torch.precision import dither, encode_m, encode_v, round_to_bfloat16
+from adamomentum.torch.scalars import numbers_matrix
+
+pytest.importorskip("triton")
+assert os.environ.get("TRITON_INTERPRET") == "1", "run test_fused_cuda.py instead"
+
+SIZES = [(0,), (1,), (255,), (256,), (257,), (1000,), (5000,)]
+STATES = [torch.float32, torch.bfloat16, torch.uint8]
+CPU = torch.device("cpu")
+
+
+def lockstep(shapes, options, dtype=torch.float32, **kwargs):
+    run = Lockstep(shapes, options, {}, dtype=dtype, **kwargs)
+    run.opt = FusedCuda(run.params, **run.options)
+    return run
+
+
+def test_it_is_available():
+    assert available() is None
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+@pytest.mark.parametrize("gradients", ["noise", "tiny", "sparse"])
+def test_float32_to_1e_5_of_the_reference(switches, gradients):
+    shapes = [(4, 3), (), (300,)]
+    run = lockstep(shapes, SWITCHES[switches], start=0.0 if gradients == "tiny" else 1.0)
+    for _ in range(5 if gradients == "tiny" else 25):
+        run.theta = [p.double().numpy().copy() for p in run.params]
+        run.step([GRADIENTS[gradients](run.rng, shape, run.states[0].step) for shape in shapes])
+        run.check(1e-5)
+
+
+def test_many_tensors_of_odd_sizes():
+    run = lockstep(SIZES * 2, SWITCHES["all"])
+    for _ in range(8):
+        run.theta = [p.double().numpy().copy() for p in run.params]
+        run.step([run.rng.standard_normal(shape) for shape in SIZES * 2])
+        run.check(1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("switches", ["plain", "l2", "all"])
+def test_half_precision_parameters_are_rounded_once(dtype, switches):
+    run = lockstep([(300,)], SWITCHES[switches], dtype)
+    (p,) = run.params
+    for t in range(25):
+        run.theta[0] = p.double().numpy().copy()
+        run.step([run.rng.standard_normal((300,)) * 10.0 ** (t % 5 - 3)])
+        exact = torch.tensor(run.theta[0])
+        binade = 2.0 ** torch.floor(torch.log2(exact.abs()))
+        spacing = torch.finfo(dtype).eps * binade.clamp(min=torch.finfo(dtype).smallest_normal)
+        assert ((p.double() - exact).abs() <= 0.51 * spacing).all()
+
+
+def expected_step(opt, i, g, t):
+    """Parameter and stored moments after a step, from precision.py and the rule written out."""
+    p = opt.params[i]
+    m, v = opt.moments(i)
+    m_weight, v_decay, v_weight, eps, shrink, factor, adapt = numbers_matrix(
+        [torch.tensor(float(t))], rule_of(**opt.options), CPU
+    )[0]
+    m = m + m_weight * (g.float() - m)
+    v = (v - v * v_decay) + v_weight * m * m
+    theta = p.float() * shrink + factor * (m / (v + eps).sqrt() if adapt else m)
+    random_m, random_v = (dither(p.numel(), t, moment, CPU) for moment in ("m", "v"))
+    if opt.state[p]["exp_avg"].dtype == torch.uint8:
+        return theta.to(p.dtype), *encode_m(m, random_m), *encode_v(v, random_v)
+    return theta.to(p.dtype), round_to_bfloat16(m, random_m), round_to_bfloat16(v, random_v)
+
+
+def as_codes(t):
+    return t.view(torch.int16).int() if t.dtype == torch.bfloat16 else t.int()
+
+
+@pytest.mark.parametrize("steps_on_device", [True, False])
+@pytest.mark.parametrize("options", [{}, {"rectify": True, "weight_decay": 0.1}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("state_dtype", [torch.bfloat16, torch.uint8])
+def test_reduced_state_is_stored_as_specified(monkeypatch, state_dtype, dtype, options, steps_on_device):
+    monkeypatch.setattr(fused_cuda, "_steps_on_device", lambda step, device: steps_on_device)
+    torch.manual_seed(0)
+    opt = FusedCuda([torch.randn(shape).to(dtype) for shape in SIZES], state_dtype, lr=1e-2, **options)
+    elements = off_by_one = 0
+    for t in range(1, 16):
+        for p in opt.params:  # magnitudes far apart within a block, a block of zeros, and a sudden drop
+            p.grad = (torch.randn_like(p) * 10 ** torch.empty_like(p).uniform_(-6, 0)) * (1e-3 if t > 10 else 1)
+            p.grad[512:768] = 0
+        expected = [expected_step(opt, i, p.grad, t) for i, p in enumerate(opt.params)]
+        opt.step()
+        for i, (p, (theta, *stored)) in enumerate(zip(opt.params, expected, strict=True)):
+            torch.testing.assert_close(p, theta, rtol=1e-2 if dtype == torch.bfloat16 else 1e-6, atol=1e-7)
+            m, v = opt.state[p]["exp_avg"], opt.state[p]["exp_avg_sq"]
+            ours = [m, v]
+            if state_dtype == torch.uint8:
+                assert torch.equal(opt.scales[i][0], stored[1])
+                assert torch.equal(opt.scales[i][1], stored[3])
+                stored = stored[::2]
+            for a, b in zip(ours, stored, strict=True):
+                difference = (as_codes(a) - as_codes(b)).abs()
+                assert not p.numel() or difference.max() <= 1
+                elements += p.numel()
+                off_by_one += int(difference.sum())
+    print(f"{off_by_one} of {elements} codes off by one")
+    assert off_by_one < 0.005 * elements
+
+
+@pytest.mark.parametrize("state_dtype", STATES)
+def test_infinity_and_nan_show(state_dtype):
+    torch.manual_seed(0)
+    p = torch.randn(3000)
+    opt = FusedCuda([p], state_dtype)
+    for t in range(3):
+        p.grad = torch.randn(3000)
+        if t == 1:
+            p.grad[300], p.grad[2700] = torch.inf, torch.nan
+        opt.step()
+    m, v = opt.moments(0)
+    spoiled = torch.zeros(3000, dtype=torch.bool)
+    if state_dtype == torch.uint8:  # the whole of blocks 1 and 10
+        spoiled[256:512] = spoiled[2560:2816] = True
+    else:
+        spoiled[300] = spoiled[2700] = True
+    assert torch.equal(~m.isfinite(), spoiled)
+    assert torch.equal(~v.isfinite(), spoiled)
+    assert torch.equal(p.isnan(), spoiled)
+
+
+def test_amsgrad_keeps_nan():
+    p = torch.ones(3)
+    opt = FusedCuda([p], amsgrad=True)
+    p.grad = torch.tensor([1.0, torch.nan, 1.0])
+    opt.step()
+    assert opt.state[p]["max_exp_avg_sq"].isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("state_dtype", STATES)
+def test_found_inf_leaves_everything_alone(state_dtype):
+    torch.manual_seed(0)
+    params = [torch.randn(shape) for shape in SIZES]
+    opt = FusedCuda(params, state_dtype, weight_decay=0.1, amsgrad=state_dtype == torch.float32)
+    for found in (0.0, 1.0, 0.0):
+        for p in params:
+            p.grad = torch.randn_like(p) + (torch.nan if found else 0.0)
+        before = opt.everything()
+        opt.step(found_inf=torch.tensor([found]))
+        same = [torch.equal(a, b) for a, b in zip(before, opt.everything(), strict=True) if a.numel()]
+        assert all(same) if found else not any(same[: len(SIZES) - 1])
+        if found:
+            torch._foreach_sub_(opt.column("step"), 1)
+
+
+def test_grad_factor_scales_the_gradients_it_never_writes():
+    torch.manual_seed(0)
+    a, b = (FusedCuda([torch.ones(300)]) for _ in range(2))
+    for _ in range(3):
+        g = torch.randn(300)
+        a.params[0].grad, b.params[0].grad = g, 1024 * g
+        kept = b.params[0].grad.clone()
+        a.step()
+        b.step(factor=1 / 1024)
+        assert torch.equal(b.params[0].grad, kept)
+    assert torch.equal(a.params[0], b.params[0])
+
+
+def test_dtypes_share_a_call():
+    torch.manual_seed(0)
+    kinds = [(p, s) for p in (torch.float32, torch.bfloat16, torch.float16) for s in (torch.float32, torch.bfloat16)]
+    starts = [torch.randn(300).to(dtype) for dtype, _ in kinds]
+    together = FusedCuda([p.clone() for p in starts], [s for _, s in kinds])
+    alone = [FusedCuda([p.clone()], s) for p, (_, s) in zip(starts, kinds, strict=True)]
+    for _ in range(3):
+        for p, opt in zip(together.params, alone, strict=True):
+            p.grad = opt.params[0].grad = torch.randn(300).to(p.dtype)
+            opt.step()
+        together.step()
+    for p, opt in zip(together.params, alone, strict=True):
+        assert torch.equal(p, opt.params[0])
+
+
+@pytest.mark.parametrize("state_dtype", STATES)
+def test_addresses_that_are_not_multiples_of_16(state_dtype):
+    torch.manual_seed(0)
+    start = torch.randn(5000)
+    aligned, shifted = start.clone(), torch.empty(5003)[3:].copy_(start)
+    a, b = FusedCuda([aligned], state_dtype), FusedCuda([shifted], state_dtype)
+    for _ in range(2):
+        aligned.grad = shifted.grad = torch.randn(5000)
+        a.step()
+        b.step()
+    assert all(torch.equal(x, y) for x, y in zip(a.everything(), b.everything(), strict=True))
+
+
+@pytest.mark.parametrize("like", [torch.empty(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.empty(7, 60).T])
+def test_any_dense_layout(like):
+    run = lockstep([tuple(like.shape)], {"weight_decay": 0.1})
+    p = torch.empty_like(like).copy_(run.params[0])
+    run.params = [p]
+    run.opt = FusedCuda([p], **run.options)
+    assert not p.is_contiguous()
+    for _ in range(3):
+        p.grad = torch.empty_like(like).normal_()
+        state = run.opt.state[p]
+        assert why_not(p, p.grad, state["exp_avg"], state["exp_avg_sq"]) is None
+        g = p.grad.double().numpy()
+        run.opt.step()
+        run.theta[0], run.states[0] = run_reference(run, g)
+    torch.testing.assert_close(p.double(), torch.tensor(run.theta[0]), rtol=1e-5, atol=1e-6)
+
+
+def run_reference(run, g):
+    from adamomentum import reference
+
+    return reference.step(run.theta[0], g, run.states[0], **run.options)
+
+
+def test_steps_that_differ_and_nothing_to_do():
+    params = [torch.ones(5), torch.ones(5)]
+    opt = FusedCuda(params, lr=0.1)
+    opt.state[params[1]]["step"] += 100
+    for p in params:
+        p.grad = torch.ones(5)
+    opt.step()
+    assert params[0][0] != params[1][0]
+    empty = {"numbers": torch.empty(0, 7), "grad_factor": torch.tensor(1.0), "l2": 0.0, "found_inf": None}
+    fused_cuda_update([], [], [], [], [], [], [], [], **empty)
+
+
+@pytest.mark.parametrize("state_dtype", [None, torch.bfloat16, "8bit"])
+def test_the_optimizers_way_to_the_kernel(state_dtype):
+    # On CUDA the optimizer ends in this call; here its rows are on the CPU, and one of them is not for the kernel.
+    from adamomentum import AdaMomentum
+    from adamomentum.torch.functional import update
+    from adamomentum.torch.optimizer import _rule_of
+
+    torch.manual_seed(0)
+    ours = [torch.randn(300), torch.randn(4, 6)[:, ::2], torch.randn(())]
+    theirs = [p.clone() for p in ours]
+    theirs[1] = torch.randn(4, 6)[:, ::2].copy_(ours[1])
+    options = {"weight_decay": 0.1, "state_dtype": state_dtype, "foreach": False}
+    opt, other = AdaMomentum(ours, **options), AdaMomentum(theirs, **options)
+    for p in ours:
+        p.grad = torch.zeros_like(p)
+    opt.init_state()
+    for t in range(4):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn(p.shape)
+            q.grad = p.grad.clone()
+        skip = torch.tensor([1.0 if t == 2 else 0.0])
+        rows = [(p, p.grad, opt.state[p]) for p in ours]
+        rule = _rule_of(opt.param_groups[0], False, 0.5)
+        with pytest.raises(RuntimeError, match="a captured step with a GradScaler needs the fused kernel for every"):
+            update(rows, None, rule, "fused", capturable=True, found_inf=skip)
+        found_inf = skip if t % 2 == 0 else None
+        update([rows[0], rows[2]], None, rule, "fused", capturable=True, found_inf=found_inf)
+        if t != 2:
+            update([rows[1]], None, rule, "fused")
+            for q in theirs:
+                q.grad *= 0.5
+            other.step()
+    for p, q in zip(ours, theirs, strict=True):
+        assert opt.state[p]["step"] == other.state[q]["step"] == 3
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5 if state_dtype is None else 1e-3)

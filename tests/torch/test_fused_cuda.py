@@ -1,0 +1,259 @@
+"""The fused path on CUDA. Without a GPU its kernel runs in Triton's interpreter, in a process of its own."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fused_steps import FusedCuda, rule_of
+from lockstep import SWITCHES
+
+from adamomentum import AdaMomentum
+from adamomentum.torch import fused_cuda
+from adamomentum.torch.fused_cuda import fused_cuda_update, why_not
+from adamomentum.torch.scalars import numbers_at, numbers_matrix
+
+CPU = torch.device("cpu")
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed: it comes with CUDA builds of torch")
+
+
+@pytest.mark.slow
+@needs_triton
+def test_the_kernel_in_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    run = subprocess.run(
+        [*command, str(Path(__file__).with_name("fused_cuda_interpreted.py"))],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
+
+
+@pytest.mark.slow
+@needs_triton
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton is set to interpret")
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    ("param", "state", "amsgrad"),
+    [("fp32", "fp32", True), ("bf16", "fp32", False), ("fp16", "bf16", False), ("bf16", "u8", False)],
+)
+def test_it_compiles_without_a_gpu(monkeypatch, tmp_path, capability, param, state, amsgrad):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    kernel = fused_cuda._kernel()
+    tl = kernel.tl
+    dtypes = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16, "u8": tl.uint8}
+    constants = {"PARAM": dtypes[param], "STATE": dtypes[state], "AMSGRAD": amsgrad, "CHUNK": kernel.CHUNK}
+    constants |= {"HAS_L2": True, "STEP_ON_DEVICE": True}
+    arguments = {"table": "*i64", "owners": "*i32", "numbers": "*fp32", "grad_factor": "*fp32", "l2": "fp32"}
+    signature = {**arguments, "found_inf": "*fp32", **dict.fromkeys(constants, "constexpr")}
+    compiled = triton.compile(
+        triton.compiler.ASTSource(kernel.update, signature, constants),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": kernel.WARPS, "enable_fp_fusion": False},
+    )
+    # Loads of four numbers at once, 16 bytes of float32: what memory bandwidth hangs on.
+    assert "ld.global.v4.b32" in compiled.asm["ptx"]
+    assert "sqrt.rn.f32" in compiled.asm["ptx"]
+
+
+def test_importing_the_library_does_not_import_triton():
+    # Torch may have imported it already, so look whether it could be done without.
+    code = "import sys; sys.modules['triton'] = None; import adamomentum.torch.fused_cuda"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_triton_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "adamomentum.torch.fused_cuda_kernel", raising=False)
+    caches = (fused_cuda.available, fused_cuda._kernel)
+    for function in caches:
+        function.cache_clear()
+    try:
+        assert "pip install triton" in fused_cuda.available()
+        options = {"numbers": torch.empty(0, 7), "grad_factor": torch.tensor(1.0), "l2": 0.0, "found_inf": None}
+        with pytest.raises(RuntimeError, match=r"fused=True on CUDA needs Triton: .* pip install triton"):
+            fused_cuda_update([], [], [], [], [], [], [], [], **options)
+    finally:
+        for function in caches:
+            function.cache_clear()
+
+
+@pytest.mark.skipif(not HAS_TRITON or torch.cuda.is_available(), reason="for machines with Triton and no GPU")
+def test_available_asks_for_a_gpu():
+    assert fused_cuda.available() == "fused=True on CUDA needs a CUDA device, and torch finds none"
+
+
+def test_table_of_a_graph():
+    values = [2**46 + 16, 0, 1, -3] * 100
+    assert fused_cuda._by_value(values, CPU).tolist() == values
+
+
+def on_meta(dtype=torch.float32, shape=(4, 6)):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, None),
+        ({"p": torch.zeros(4, 6)}, "gradient is on meta"),
+        ({"p": on_meta(torch.float64), "g": on_meta(torch.float64)}, "parameter's dtype is torch.float64"),
+        ({"g": on_meta(torch.bfloat16)}, "gradient's dtype is torch.bfloat16"),
+        ({"m": on_meta(torch.bfloat16)}, "dtypes of the moments"),
+        ({"m": on_meta(torch.float64), "v": on_meta(torch.float64)}, "dtypes of the moments"),
+        ({"g": on_meta(shape=(6, 4)).T}, "gradient has another shape or memory layout"),
+        ({"v": on_meta(shape=(4,))}, "exp_avg_sq has another shape"),
+        ({"m": on_meta(torch.uint8, (24,)), "v": on_meta(torch.uint8, (24,))}, None),
+        ({"m": on_meta(torch.uint8, (23,)), "v": on_meta(torch.uint8, (24,))}, "exp_avg has another shape"),
+        (dict.fromkeys("pgmv", on_meta(shape=(4, 12))[:, ::2]), "do not lie together"),
+        (dict.fromkeys("pgmv", on_meta(shape=(6, 4)).T), None),
+        (dict.fromkeys("pgmv", on_meta(shape=(0, 3)).T), None),
+        (dict.fromkeys("pgmv", on_meta(shape=(1, 6)).expand(4, 6)), "do not lie together"),
+        ({"g": torch.sparse_coo_tensor(size=(4, 6), device="meta")}, "gradient is not a plain dense tensor"),
+    ],
+)
+def test_why_not(monkeypatch, change, reason):
+    tensors = {name: on_meta() for name in "pgmv"} | change
+    refusal = why_not(*[tensors[name] for name in "pgmv"])
+    if not change:
+        assert refusal == "the parameter is on meta, not on a CUDA device"
+    monkeypatch.setattr(fused_cuda, "_on_unusable_device", lambda p: None)
+    refusal = why_not(*[tensors[name] for name in "pgmv"])
+    assert refusal is None if reason is None else reason in refusal
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_numbers_matrix(switches):
+    options = {"lr": 0.01, **SWITCHES[switches]}
+    rule = rule_of(**options)
+    steps = [torch.tensor(float(t)) for t in (1, 2, 6, 6, 1000)]
+    matrix = numbers_matrix(steps, rule, CPU)
+    for row, t in zip(matrix, steps, strict=True):
+        n = numbers_at(t.item(), rule)
+        shrink = n.shrink if rule.decoupled_weight_decay else 1.0
+        expected = [n.m_weight, 1 - n.beta2, n.v_weight, n.accumulated_eps, shrink, n.factor, float(n.adapt)]
+        assert torch.equal(row, torch.tensor(expected))
+    lr, beta1, beta2 = (torch.tensor(x, dtype=torch.float64) for x in (rule.lr, rule.beta1, rule.beta2))
+    for tensors in ({"lr": lr}, {"beta1": beta1, "beta2": beta2}):
+        torch.testing.assert_close(numbers_matrix(steps, rule._replace(**tensors), CPU), matrix, rtol=1e-6, atol=0)
+    assert numbers_matrix([], rule, CPU).shape == (0, 7)
+
+
+# On the device.
+
+gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    needs_triton,
+]
+SHAPES = [(0,), (1,), (255,), (257,), (2048,), (5000,), (300, 1000)]
+STATES = [torch.float32, torch.bfloat16, torch.uint8]
+
+
+def cuda_params(dtype=torch.float32):
+    torch.manual_seed(0)
+    return [torch.randn(shape, device="cuda").to(dtype) for shape in SHAPES]
+
+
+class TestOnTheDevice:
+    pytestmark = gpu
+
+    @pytest.mark.parametrize("steps_on", ["cpu", "cuda"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("switches", SWITCHES)
+    def test_it_agrees_with_the_for_loop(self, switches, dtype, steps_on):
+        options = {"lr": 1e-2, **SWITCHES[switches]}
+        ours, theirs = cuda_params(dtype), cuda_params(dtype)
+        fused = FusedCuda(ours, steps_on=torch.device(steps_on), **options)
+        loop = AdaMomentum(theirs, foreach=False, **options)
+        for _ in range(20):
+            for p, q in zip(ours, theirs, strict=True):
+                q.copy_(p)
+                p.grad = q.grad = torch.randn_like(p)
+                assert why_not(p, p.grad, *[fused.state[p][key] for key in ("exp_avg", "exp_avg_sq")]) is None
+            fused.step()
+            loop.step()
+            for p, q in zip(ours, theirs, strict=True):
+                spacing = 2 * torch.finfo(dtype).eps  # a half-precision number may round to either side
+                torch.testing.assert_close(p, q, rtol=spacing if dtype != torch.float32 else 1e-5, atol=1e-6)
+                for key in loop.state[q].keys() - {"step"}:
+                    torch.testing.assert_close(fused.state[p][key], loop.state[q][key], rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("state_dtype", STATES)
+    def test_a_graph_replays_with_other_gradients(self, state_dtype):
+        captured, plain = (FusedCuda(cuda_params(), state_dtype, weight_decay=0.1) for _ in range(2))
+        sources = [torch.empty_like(p) for p in captured.params]
+        found_inf = torch.zeros(1, device="cuda")
+
+        def step():
+            for p, source in zip(captured.params, sources, strict=True):
+                p.grad = 2 * source  # made anew, in the graph's memory
+            captured.step(factor=torch.full((), 0.5, device="cuda"), found_inf=found_inf)
+
+        def step_both(do):
+            for p, source in zip(plain.params, sources, strict=True):
+                p.grad = source.normal_()
+            plain.step()
+            do()
+
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                step_both(step)
+        torch.cuda.current_stream().wait_stream(side)
+        for p in captured.params:
+            p.grad = None
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        for p in captured.params:
+            p.grad = None
+        for _ in range(10):
+            step_both(graph.replay)
+            # Whatever memory the graph does not own is written over.
+            garbage = [torch.full((n,), -1, dtype=torch.int64, device="cuda") for n in (10, 100, 1000, 10**6)]
+            assert all(torch.equal(a, b) for a, b in zip(captured.everything(), plain.everything(), strict=True))
+            del garbage
+        before = captured.everything()
+        found_inf.fill_(1)
+        graph.replay()
+        assert all(torch.equal(a, b) for a, b in zip(before, captured.everything(), strict=True))
+
+    @pytest.mark.parametrize("state_dtype", STATES)
+    def test_another_stream(self, state_dtype):
+        a, b = (FusedCuda(cuda_params(), state_dtype) for _ in range(2))
+        side = torch.cuda.Stream()
+        for _ in range(20):
+            for p, q in zip(a.params, b.params, strict=True):
+                p.grad = q.grad = torch.randn_like(p)
+            a.step()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                torch.cuda._sleep(1_000_000)  # the host runs ahead, and reuses its pinned memory if it may
+                b.step()
+            torch.cuda.current_stream().wait_stream(side)
+        assert all(torch.equal(x, y) for x, y in zip(a.everything(), b.everything(), strict=True))
+
+    def test_the_host_never_waits(self):
+        opt = FusedCuda(cuda_params())
+        for p in opt.params:
+            p.grad = torch.randn_like(p)
+        opt.step()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            opt.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    def test_the_interpreter_is_off(self):
+        assert fused_cuda.available() is None
