@@ -307,3 +307,33 @@ def test_importing_the_package_imports_no_framework():
 
     code = "import sys, adamomentum; sys.exit(any(m in sys.modules for m in ('torch', 'jax', 'keras', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"foreach": False}, {"foreach": True}])
+def test_state_that_was_tampered_with_changes_nothing(options):
+    first, p = parameter(), parameter()
+    opt = AdaMomentum([{"params": [first]}, {"params": [p]}], **options)
+    first.grad, p.grad = torch.ones(3), torch.ones(3)
+    opt.step()
+    before, saved = first.detach().clone(), opt.state[p]["exp_avg_sq"]
+    for bad, message in (
+        (torch.ones(4), r"the state no longer fits its parameter: 'exp_avg_sq' is torch.float32 of shape \(4,\)"),
+        (torch.ones(3, dtype=torch.float64), r"the moments of a parameter must share a dtype"),
+    ):
+        opt.state[p]["exp_avg_sq"] = bad
+        with pytest.raises(ValueError, match=message):
+            opt.step()
+        assert torch.equal(first, before)
+        assert opt.state[p]["step"] == 1
+    opt.state[p]["exp_avg_sq"] = saved
+    opt.step()
+
+
+def test_amsgrad_switched_on_over_reduced_state():
+    p = parameter()
+    opt = AdaMomentum([p], state_dtype="8bit")
+    p.grad = torch.ones(3)
+    opt.step()
+    opt.param_groups[0].update(state_dtype=None, amsgrad=True)
+    with pytest.raises(ValueError, match="do not go with moments stored in bfloat16 or 8 bits"):
+        opt.step()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from adamomentum.torch.functional import choose_path
-from adamomentum.torch.precision import StateDtype
+from adamomentum.torch.precision import StateDtype, is_reduced
 
 __all__ = [
     "STATE_DTYPES",
@@ -201,6 +201,29 @@ def _fit(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.device == b.device and a.is_complex() == b.is_complex()
 
 
+def _check_moments(p: Tensor, group: Mapping[str, Any], entries: Mapping[str, Any]) -> None:
+    """Check that a parameter's state, if it has one, still goes with it and with its group."""
+    moments = {key: entries[key] for key in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if key in entries}
+    for key, moment in moments.items():
+        if not _fit(moment, p):
+            raise ValueError(
+                f"the state no longer fits its parameter: {key!r} is {describe(moment)} on {moment.device} for "
+                f"{describe(p)} on {p.device}; build a new optimizer after replacing or moving a parameter's data, and "
+                "load this one's state_dict() into it to keep the moments"
+            )
+    if len({moment.dtype for moment in moments.values()}) > 1:
+        raise ValueError(
+            f"the moments of a parameter must share a dtype, got { {k: m.dtype for k, m in moments.items()} } for "
+            f"{describe(p)}; load a state_dict() that this optimizer saved"
+        )
+    reduced = bool(moments) and is_reduced(next(iter(moments.values())).dtype)
+    if reduced and (group["amsgrad"] or group["differentiable"]):
+        raise ValueError(
+            "amsgrad=True and differentiable=True do not go with moments stored in bfloat16 or 8 bits, got such a "
+            f"state for {describe(p)}; set them back to False"
+        )
+
+
 def check_gradients(params: Iterable[Tensor], group: Mapping[str, Any], state: Mapping[Tensor, Any]) -> None:
     """Check what may have changed since the last step: the gradients, the parameters under the state.
 
@@ -227,13 +250,7 @@ def check_gradients(params: Iterable[Tensor], group: Mapping[str, Any], state: M
                 f"{describe(grad)} on {grad.device} for {describe(p)} on {p.device}; call zero_grad() after replacing "
                 "a parameter's data"
             )
-        exp_avg = state.get(p, {}).get("exp_avg", p)
-        if not _fit(exp_avg, p):
-            raise ValueError(
-                f"the state no longer fits its parameter: {describe(exp_avg)} on {exp_avg.device} for {describe(p)} on "
-                f"{p.device}; build a new optimizer after replacing or moving a parameter's data, and load this one's "
-                "state_dict() into it to keep the moments"
-            )
+        _check_moments(p, group, state.get(p, {}))
         if group["differentiable"] and p.is_leaf and p.requires_grad:
             raise RuntimeError(
                 "differentiable=True updates parameters in place, which autograd does not allow for a leaf that "
