@@ -285,8 +285,22 @@ template <class Run> void Batch::for_all_units(int workers, Run run) {
               &context);
 }
 
+bool Batch::overlap() const {
+  std::vector<std::pair<const char *, const char *>> ranges;
+  ranges.reserve(items_.size());
+  for (const Item &item : items_) {
+    auto *begin = static_cast<const char *>(item.whole.p);
+    if (item.whole.n) ranges.emplace_back(begin, begin + item.whole.n * static_cast<int64_t>(size_of(item.param)));
+  }
+  std::sort(ranges.begin(), ranges.end());
+  for (size_t i = 1; i < ranges.size(); ++i)
+    if (ranges[i].first < ranges[i - 1].second) return true;
+  return false;
+}
+
 void Batch::run(const std::vector<Row> &rows, int workers) {
   divide();
+  if (workers > 1 && numel_ >= serial_below && overlap()) workers = 1;  // one update after the other
   const Kernels &table = kernels();
   for_all_units(workers, [&](size_t, const Unit &unit) {
     for (uint32_t i = unit.first; i < unit.last; ++i) {

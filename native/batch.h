@@ -62,6 +62,7 @@ class Batch {
   bool read_item(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad, Item *item);
   void keep(PyObject *object);
   void divide();
+  bool overlap() const;  // whether parameters share memory
   template <class Run> void for_all_units(int workers, Run run);
 
   std::vector<Item> items_;

@@ -14,7 +14,7 @@ constexpr int64_t kBlock = 256;
 // The numbers of a step, as adamomentum/torch/scalars.py computes them.
 struct Row {
   double m_weight;         // 1 - beta1
-  double v_decay;          // 1 - beta2
+  double beta2;
   double v_weight;         // of m^2
   double accumulated_eps;  // added to v under the root
   double shrink;           // decoupled decay

@@ -113,7 +113,7 @@ INLINE T new_theta(T theta, T g, T &m, T &v, T *v_max, const T *c, bool l2, bool
   g = g * c[6];
   if (kGeneral && l2) g = g + c[7] * theta;
   m = m + c[0] * (g - m);
-  v = (v - v * c[1]) + c[2] * m * m;
+  v = v * c[1] + c[2] * m * m;
   T d = v + c[3];
   if (kGeneral && v_max) {
     d = *v_max > d ? *v_max : d;  // a NaN in d stays, as with torch.maximum
@@ -125,7 +125,7 @@ INLINE T new_theta(T theta, T g, T &m, T &v, T *v_max, const T *c, bool l2, bool
 }
 
 #define CONSTANTS(QUALIFIER, T, row)                                                                        \
-  QUALIFIER T c[8] = {static_cast<T>(row.m_weight),        static_cast<T>(row.v_decay), static_cast<T>(row.v_weight), \
+  QUALIFIER T c[8] = {static_cast<T>(row.m_weight),        static_cast<T>(row.beta2)  , static_cast<T>(row.v_weight), \
                   static_cast<T>(row.accumulated_eps), static_cast<T>(row.shrink),  static_cast<T>(row.factor),   \
                   static_cast<T>(row.grad_factor),     static_cast<T>(row.l2)};
 

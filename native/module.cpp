@@ -15,7 +15,7 @@ Row row_of(nb::handle numbers, float step, double grad_factor, double l2) {
   auto number = [&](int i) { return nb::cast<double>(numbers[i]); };
   Row row{};
   row.m_weight = number(0);
-  row.v_decay = 1.0 - number(1);
+  row.beta2 = number(1);
   row.v_weight = number(2);
   row.accumulated_eps = number(3);
   row.shrink = number(4);

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from adamomentum import AdaMomentum, reference
+from adamomentum.torch import fused_cpu
 
 # The switches of the algorithm, alone and in combinations that interact.
 SWITCHES: dict[str, dict[str, Any]] = {
@@ -84,6 +86,7 @@ class Lockstep:
         seed: int = 0,
     ) -> None:
         self.options = {"lr": lr, **options}
+        self.fused = bool(path.get("fused"))
         self.rng = np.random.default_rng(seed)
         self.params = [torch.tensor(start * self.rng.standard_normal(shape), dtype=dtype) for shape in shapes]
         self.opt = AdaMomentum(self.params, **self.options, **path)
@@ -102,7 +105,11 @@ class Lockstep:
             self.reach[i] += (
                 self.options["lr"] * size * (1 / np.sqrt(self.states[i].v) + self.options.get("rectify", 0))
             )
-        self.opt.step()
+        run, taken = fused_cpu.run, []
+        with patch.object(fused_cpu, "run", lambda batch, rule: (taken.append(len(batch)), run(batch, rule))):
+            self.opt.step()
+        if self.fused:
+            assert sum(taken) == len(self.params), "not all parameters were updated by the native kernels"
 
     def pairs(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
         """Name, our value, the reference's, and the magnitude that rounding errors are relative to."""

@@ -19,6 +19,34 @@ SHAPES = [(5, 3), (), (0,), (7,), (300, 5)]
 STATES = [None, torch.bfloat16, "8bit"]
 
 
+# Tests of what the kernels do not take.
+WITHOUT_KERNELS = (
+    "modes_that_watch",
+    "devices_without",
+    "without_kernels",
+    "bad_max_norm",
+    "no_gradients",
+    "norm_of_every",
+    "negated",
+    "another_dtype",
+    "several_kinds",
+)
+
+
+@pytest.fixture(autouse=True)
+def kernels_ran(request, monkeypatch):
+    """Fails a test in which the kernels updated nothing: it would compare the for-loop with itself."""
+    if any(name in request.node.name for name in WITHOUT_KERNELS):
+        yield
+        return
+    counts, run = [], fused_cpu.run
+    monkeypatch.setattr(fused_cpu, "run", lambda batch, rule: (counts.append(len(batch)), run(batch, rule)))
+    yield
+    elsewhere = request.node.get_closest_marker("parametrize") and "foreach" in request.node.name
+    if not elsewhere and not any(name in request.node.name for name in ("instruction_sets", "forked")):
+        assert sum(counts), "no parameter was updated by the kernels"
+
+
 @pytest.fixture
 def many_threads():
     """Two threads however small the tensors."""
@@ -372,6 +400,61 @@ def test_subnormal_mode_is_restored():
     assert (torch.tensor(1e-38) / 100) > 0
 
 
+def test_parameters_that_share_memory():
+    shared = torch.zeros(200_000)
+    params = [torch.nn.Parameter(shared) for _ in range(4)]
+    for p in params:
+        p.grad = torch.ones(200_000)
+    opt = AdaMomentum(params, fused=True)
+    for t in range(1, 6):
+        opt.step()
+        assert shared.unique().numel() == 1, f"step {t}"
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_default_device_changes_nothing(device):
+    ours, opt, theirs, other = pair()
+    with torch.device(device):
+        assert not fused_cpu.watched()
+        for params, o in ((ours, opt), (theirs, other)):
+            for p in params:
+                p.grad = torch.ones(p.shape, device="cpu")
+            assert o.clip_grad_norm_(1e9).item() > 0
+            o.step()
+            o.step()
+    assert_close(ours, opt, theirs, other)
+    assert all(o.state[p]["step"] == 2 for o, params in ((opt, ours), (other, theirs)) for p in params)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_an_infinite_second_moment_stops_instead_of_spoiling():
+    p = torch.zeros(3)
+    opt = AdaMomentum([p], fused=True)
+    for g in (1e25, 1.0, 1.0):
+        p.grad = torch.full((3,), g)
+        opt.step()
+    assert p.isfinite().all()
+    assert opt.state[p]["exp_avg_sq"].isinf().all()
+
+
+@pytest.mark.parametrize("first", [None, "8bit", torch.bfloat16])
+@pytest.mark.parametrize("later", [None, "8bit", torch.bfloat16])
+@pytest.mark.parametrize("options", [{"foreach": False}, {}])
+def test_states_of_several_kinds_in_one_group(first, later, options):
+    p, q = torch.zeros(300), torch.zeros(300)
+    opt = AdaMomentum([p, q], state_dtype=first, **options)
+    p.grad = torch.ones(300)
+    opt.step()
+    opt.param_groups[0]["state_dtype"] = later
+    q.grad = torch.ones(300)
+    opt.step()
+    torch.testing.assert_close(q, torch.full((300,), -0.01), rtol=1e-5, atol=0)
+    assert (opt.state[p]["step"], opt.state[q]["step"]) == (2, 1)
+    kinds = {None: torch.float32, "8bit": torch.uint8}
+    assert opt.state[p]["exp_avg"].dtype == kinds.get(first, first)
+    assert opt.state[q]["exp_avg"].dtype == kinds.get(later, later)
+
+
 # ---- clipping and loss scaling ----
 
 
@@ -407,6 +490,18 @@ def test_clipping_is_for_one_step_and_zero_grad_forgets_it():
     p.grad = torch.ones(1)
     opt.step()
     assert opt.state[p]["exp_avg"] == 1
+
+
+def test_clipping_twice_is_clipping_what_is_left():
+    p, q = torch.zeros(1), torch.zeros(1)
+    opt = AdaMomentum([p], betas=(0.0, 0.0))
+    for limits in ((1.0, torch.inf), (0.5, 1.0), (1.0, 0.5)):
+        p.grad, q.grad = torch.full((1,), 100.0), torch.full((1,), 100.0)
+        for limit in limits:
+            ours, theirs = opt.clip_grad_norm_(limit), torch.nn.utils.clip_grad_norm_([q], limit)
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
+        opt.step()
+        torch.testing.assert_close(opt.state[p]["exp_avg"], q.grad, rtol=1e-5, atol=0)
 
 
 def test_a_step_that_raises_leaves_the_clipping_for_the_next():

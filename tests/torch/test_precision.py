@@ -257,6 +257,16 @@ def test_codes_of_another_size_are_refused():
         opt.load_state_dict({**saved, "param_groups": [{**saved["param_groups"][0], "state_dtype": None}]})
 
 
+def test_codes_that_a_loader_cast_to_floats_are_refused():
+    p = torch.nn.Parameter(torch.randn(600))
+    opt = AdaMomentum([p], state_dtype="8bit")
+    train([p], opt, 1)
+    saved = opt.state_dict()
+    state = {k: v.float() for k, v in saved["state"][0].items() if not k.endswith("scale")}
+    with pytest.raises(ValueError, match="'exp_avg' looks like 8-bit codes that were cast to"):
+        opt.load_state_dict({**saved, "state": {0: state}})
+
+
 def test_complex_parameters_are_refused():
     for state_dtype in REDUCED:
         with pytest.raises(TypeError, match="params must be real with state_dtype"):

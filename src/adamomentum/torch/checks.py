@@ -205,7 +205,7 @@ def _check_moments(p: Tensor, group: Mapping[str, Any], entries: Mapping[str, An
     """Check that a parameter's state, if it has one, still goes with it and with its group."""
     moments = {key: entries[key] for key in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if key in entries}
     for key, moment in moments.items():
-        if not _fit(moment, p):
+        if not _fit(moment, p) or hasattr(moment, "placements") != hasattr(p, "placements"):
             raise ValueError(
                 f"the state no longer fits its parameter: {key!r} is {describe(moment)} on {moment.device} for "
                 f"{describe(p)} on {p.device}; build a new optimizer after replacing or moving a parameter's data, and "
@@ -238,7 +238,8 @@ def check_gradients(params: Iterable[Tensor], group: Mapping[str, Any], state: M
     """
     for p in params:
         grad = p.grad
-        assert grad is not None
+        if grad is None:
+            continue
         if grad.layout != torch.strided:
             raise RuntimeError(
                 f"AdaMomentum does not support sparse gradients, got layout {grad.layout} for a parameter of shape "

@@ -30,7 +30,7 @@ def total_norm(params: list[Tensor]) -> Tensor:
 
 def _by_torch(grads: list[Tensor]) -> Tensor:
     if not grads:
-        return torch.tensor(0.0)
+        return torch.tensor(0.0, device="cpu")
     wide = [
         g if g.dtype in (torch.float64, torch.complex128) else g.to(torch.promote_types(g.dtype, torch.float32))
         for g in grads

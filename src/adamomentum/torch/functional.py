@@ -236,6 +236,10 @@ def update(
     if path == "fused":
         rows = _fused_cuda(rows, rule, capturable, found_inf)
         path = choose_path([p for p, _, _ in rows], foreach=None, fused=False, differentiable=False)
+    wide = [row for row in rows if not is_reduced(row[2]["exp_avg"].dtype)]
+    if 0 < len(wide) < len(rows):  # the option was changed between the first steps of some and of others
+        update(wide, None, rule, path, capturable=capturable)
+        rows = [row for row in rows if is_reduced(row[2]["exp_avg"].dtype)]
     if not rows:
         return
     # The numbers stay tensors where the host may not wait for them, or autograd or a compiler follows them.
@@ -249,7 +253,7 @@ def update(
     if torch.compiler.is_compiling() or not state_steps[0].is_cpu:
         torch._foreach_add_(state_steps, 1)
     else:  # on a CPU the line above would wrap the 1 into a tensor again for each step
-        torch._foreach_add_(state_steps, torch.tensor(1.0), alpha=1.0)
+        torch._foreach_add_(state_steps, torch.tensor(1.0, device="cpu"), alpha=1.0)
     if stay_tensors:
         numbers = numbers_on_device(state_steps, exp_avgs, rule)
     else:

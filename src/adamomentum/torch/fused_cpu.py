@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from adamomentum.torch.foreach import PLAIN_TENSORS
 from adamomentum.torch.scalars import Rule, as_real, numbers_at
@@ -62,7 +64,13 @@ def details() -> str:
 
 def watched() -> bool:
     """Whether a torch mode wants to see every operation, as fake tensors and counters of operations do."""
-    return bool(torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack())
+    if torch._C._len_torch_dispatch_stack():
+        return True
+    if not torch._C._len_torch_function_stack():
+        return False
+    # A default device is such a mode too, but one that only looks at what creates tensors.
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return not all(isinstance(mode, DeviceContext) for mode in modes)
 
 
 def new_batch() -> Batch:
@@ -122,4 +130,9 @@ def norm(params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     batch = new_batch()
     rest = batch.gather_gradients(params)
     squares = batch.square_sum(torch.get_num_threads())
-    return torch.tensor(math.sqrt(squares), dtype=torch.float64 if batch.has_float64 else torch.float32), rest
+    return torch.tensor(
+        math.sqrt(squares), dtype=torch.float64 if batch.has_float64 else torch.float32, device="cpu"
+    ), rest
+
+
+_load()  # now, so that a process forked later knows that it was

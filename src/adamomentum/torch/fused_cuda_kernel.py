@@ -142,7 +142,7 @@ def _chunk(
     if HAS_L2:
         g += l2 * theta
     m += m_weight * (g - m)
-    v = (v - v * v_decay) + v_weight * m * m
+    v = v * (1 - v_decay) + v_weight * m * m  # not v - v * v_decay: an infinite v stays infinite
     d = v + accumulated_eps
     if AMSGRAD:
         v_max_at = _at(row + _V_MAX, offsets, tl.float32, WIDE)

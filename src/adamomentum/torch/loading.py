@@ -78,6 +78,12 @@ def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> di
         if moment.dtype == torch.uint8:
             loaded[f"{key}_scale"] = Hidden(_scale(where, f"{key}_scale", entries, p))
         elif key != "max_exp_avg_sq" and group["state_dtype"] in ("8bit", torch.bfloat16):
+            if group["state_dtype"] == "8bit" and key == "exp_avg" and _look_like_codes(moment):
+                raise ValueError(
+                    f"{where}, {key!r} looks like 8-bit codes that were cast to {moment.dtype}: loaders that fill the "
+                    "existing state in place, as torch.distributed.checkpoint does, need an optimizer built with "
+                    "state_dtype='8bit'"
+                )
             stored, scale = _stored(moment, "m" if key == "exp_avg" else "v", p, group["state_dtype"], count)
             moment = stored
             if scale is not None:
@@ -103,6 +109,12 @@ def _moment(where: str, value: Any, p: Tensor) -> Tensor:
     ):
         raise ValueError(f"{where} must be a dense {kind} tensor of shape {tuple(p.shape)}, got {describe(value)}")
     return value.detach().to(p.device, copy=True)
+
+
+def _look_like_codes(moment: Tensor) -> bool:
+    """Whether all numbers are whole ones from 0 to 255, which no average of gradients is."""
+    x = moment.detach()
+    return bool(x.any() and ((x >= 0) & (x <= 255) & (x == x.round())).all())
 
 
 def _scale(where: str, key: str, entries: Mapping[str, Any], p: Tensor) -> Tensor:

@@ -199,13 +199,15 @@ class AdaMomentum(Optimizer):
         """
         check_max_norm(max_norm)
         norm = total_norm([p for group in self.param_groups for p in group["params"]])
+        before: Scalar = 1.0 if self._clip is None else self._clip  # as if it had been done at once
+        norm = norm * before if self._clip is not None else norm
         if error_if_nonfinite and not norm.isfinite():
             raise RuntimeError(
                 f"the total norm of the gradients is {norm.item()}, so they cannot be clipped; skip this step, or pass "
                 "error_if_nonfinite=False to go on"
             )
         factor = max_norm / ((norm.item() if norm.is_cpu else norm) + 1e-6)
-        self._clip = factor.clamp(max=1.0) if isinstance(factor, Tensor) else 1.0 if factor > 1 else factor
+        self._clip = before * (factor.clamp(max=1.0) if isinstance(factor, Tensor) else 1.0 if factor > 1 else factor)
         return norm
 
     def init_state(self) -> None:
@@ -316,10 +318,12 @@ class AdaMomentum(Optimizer):
         for group, rest, batch in gathered:
             rows = []
             for p in rest:
+                grad = p.grad
+                if grad is None:  # another thread took it away
+                    continue
                 state = self._state_of(p, group)
-                assert p.grad is not None
-                if batch is None or not fused_cpu.add(batch, p, p.grad, state, group["amsgrad"]):
-                    rows.append((p, p.grad, state))
+                if batch is None or not fused_cpu.add(batch, p, grad, state, group["amsgrad"]):
+                    rows.append((p, grad, state))
             if rows or batch:
                 prepared.append((group, rows, batch, _rule_of(group, compiling, scale)))
         return prepared
@@ -359,6 +363,7 @@ class AdaMomentum(Optimizer):
         Raises:
             ValueError: if it was written by another optimizer, or does not fit this one's parameters.
         """
+        self._clip = None
         # Registered now, it runs after the user's own hooks, which may still change the dict.
         handle = self.register_load_state_dict_pre_hook(partial(checked_and_hidden, _DEFAULTS))
         try:
@@ -381,7 +386,10 @@ def _rule_of(group: dict[str, Any], compiling: bool, scale: Scalar) -> Rule:
     """The options of a group for the coming update, its gradients to be multiplied by ``scale``."""
     lr, (beta1, beta2) = group["lr"], group["betas"]
     if compiling:  # compiled code is specialized to floats, and would be compiled anew when they change
-        lr, beta1, beta2 = (torch.as_tensor(x, dtype=torch.float64) for x in (lr, beta1, beta2))
+        lr, beta1, beta2 = (
+            x.to(torch.float64) if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64, device="cpu")
+            for x in (lr, beta1, beta2)
+        )
     return Rule(
         lr=lr,
         beta1=beta1,
