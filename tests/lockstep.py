@@ -42,12 +42,13 @@ SWITCHES: dict[str, dict[str, Any]] = {
 PATHS: dict[str, dict[str, Any]] = {
     "for-loop": {"foreach": False},
     "foreach": {"foreach": True},
-    "fused": {"fused": True},
     "default": {},
     "for-loop-capturable": {"foreach": False, "capturable": True},
     "foreach-capturable": {"foreach": True, "capturable": True},
     "differentiable": {"differentiable": True},
 }
+if fused_cpu.why_not() is None:  # an installation without a compiler has no native kernels
+    PATHS["fused"] = {"fused": True}
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, ...], t: int) -> np.ndarray:
