@@ -9,13 +9,9 @@
 
 #include "kernels.h"
 
-#if defined(_MSC_VER)
-#define INLINE static __forceinline
-#define RESTRICT __restrict
-#else
+// Compilers that know these attributes and builtins: GCC and Clang. Others build the library without its kernels.
 #define INLINE static inline __attribute__((always_inline))
 #define RESTRICT __restrict__
-#endif
 
 namespace adamomentum {
 namespace ISA {

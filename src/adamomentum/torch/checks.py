@@ -83,7 +83,6 @@ def check_options(options: Mapping[str, Any], *, read_tensors: bool = True) -> N
     Raises:
         ValueError: if an option is out of range or contradicts another one.
         TypeError: if an option has the wrong type.
-        RuntimeError: if ``fused`` is True.
     """
     _check_scheduled("lr", options["lr"], read_tensors)
     betas = options["betas"]
@@ -119,7 +118,7 @@ def check_options(options: Mapping[str, Any], *, read_tensors: bool = True) -> N
         raise error(
             f"state_dtype must be torch.float32, torch.float64, torch.bfloat16, '8bit' or None, got {dtype!r}{more}"
         )
-    if dtype == "8bit" or dtype == torch.bfloat16:
+    if is_reduced(dtype):
         for name, why in (
             ("amsgrad", "the running maximum of randomly rounded numbers would drift upwards"),
             ("differentiable", "rounding has no derivative"),
@@ -148,7 +147,7 @@ def check_param(p: Tensor, state_dtype: StateDtype = None) -> None:
             f"params must be floating-point or complex tensors (float64, float32, float16, bfloat16, complex128, "
             f"complex64), got {describe(p)}"
         )
-    if p.is_complex() and (state_dtype == "8bit" or state_dtype == torch.bfloat16):
+    if p.is_complex() and is_reduced(state_dtype):
         raise TypeError(f"params must be real with state_dtype={state_dtype!r}, got {describe(p)}")
     if state_dtype == "8bit" and hasattr(p, "_local_tensor"):
         raise TypeError(

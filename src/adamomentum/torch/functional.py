@@ -9,7 +9,6 @@ numbers for constant eps and beta2. With c1 = 1 - beta1^t and c2 = 1 - beta2^t, 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from adamomentum.torch import fused_cpu, fused_cuda
 from adamomentum.torch.foreach import PLAIN_TENSORS, foreach_update
 from adamomentum.torch.precision import StateDtype, is_reduced, pack, unpack
-from adamomentum.torch.scalars import Numbers, Rule, Scalar, as_real, numbers_at, numbers_matrix, numbers_on_device
+from adamomentum.torch.scalars import Numbers, Rule, Scalar, as_real, numbers_on_device, numbers_on_host, with_floats
 
 if TYPE_CHECKING:
     from adamomentum._native import Batch
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Path", "adamomentum", "choose_path", "update"]
 
 Path = Literal["for-loop", "foreach", "fused"]
-
-_STATE_KEYS = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_avg_scale", "exp_avg_sq_scale")
 
 # A parameter, its gradient and its state.
 Row = tuple[Tensor, Tensor, dict[str, Tensor]]
@@ -46,11 +43,11 @@ def choose_path(
     """Choose the path for one parameter group: an explicit request, else the fastest correct one.
 
     With ``fused=None`` and ``foreach=None`` that is, for parameters on a CPU, the native kernels if they are
-    installed; tensors in the group that these cannot take (:mod:`adamomentum.torch.fused_cpu`) go the next way. On CUDA
-    they are taken on request alone, since they have not been measured there yet. The next way
+    installed. Tensors in the group that these cannot take (:mod:`adamomentum.torch.fused_cpu`) go the next way, which
     is foreach if every parameter is a plain tensor (no subclass such as DTensor) on a device with foreach kernels and
-    moments are kept in float32 or wider, else the for-loop. With ``differentiable``, always the for-loop. Compiled
-    code, and code that a torch mode watches, never calls the native kernels.
+    moments are kept in float32 or wider, else the for-loop. On CUDA the fused kernel is taken on request alone, since
+    it has not been measured there yet. With ``differentiable``, always the for-loop. Compiled code, and code that a
+    torch mode watches, never calls the native kernels.
 
     Args:
         params: the parameters to be updated.
@@ -66,7 +63,7 @@ def choose_path(
         RuntimeError: if ``fused`` is True and there are no kernels for these parameters.
         ValueError: if the requests contradict each other or cannot be met.
     """
-    reduced = state_dtype == "8bit" or state_dtype == torch.bfloat16
+    reduced = is_reduced(state_dtype)
     if fused and differentiable:
         raise ValueError(
             "fused=True does not go with differentiable=True: autograd does not run through the native kernels; leave "
@@ -234,7 +231,7 @@ def update(
     if batch is not None and len(batch):
         fused_cpu.run(batch, rule)
     if path == "fused":
-        rows = _fused_cuda(rows, rule, capturable, found_inf)
+        rows = fused_cuda.run(rows, rule, capturable=capturable, found_inf=found_inf)
         path = choose_path([p for p, _, _ in rows], foreach=None, fused=False, differentiable=False)
     wide = [row for row in rows if not is_reduced(row[2]["exp_avg"].dtype)]
     if 0 < len(wide) < len(rows):  # the option was changed between the first steps of some and of others
@@ -244,7 +241,7 @@ def update(
         return
     # The numbers stay tensors where the host may not wait for them, or autograd or a compiler follows them.
     stay_tensors = capturable or rule.differentiable or torch.compiler.is_compiling()
-    rule = rule.with_floats(keep_tensors=stay_tensors)
+    rule = with_floats(rule, keep_tensors=stay_tensors)
 
     params, grads = [p for p, _, _ in rows], [grad for _, grad, _ in rows]
     states = [state for _, _, state in rows]
@@ -254,12 +251,7 @@ def update(
         torch._foreach_add_(state_steps, 1)
     else:  # on a CPU the line above would wrap the 1 into a tensor again for each step
         torch._foreach_add_(state_steps, torch.tensor(1.0, device="cpu"), alpha=1.0)
-    if stay_tensors:
-        numbers = numbers_on_device(state_steps, exp_avgs, rule)
-    else:
-        steps = [s.item() for s in state_steps]
-        at = {t: numbers_at(t, rule) for t in set(steps)}  # parameters nearly always share their step
-        numbers = [at[t] for t in steps]
+    numbers = numbers_on_device(state_steps, exp_avgs, rule) if stay_tensors else numbers_on_host(state_steps, rule)
 
     if is_reduced(exp_avgs[0].dtype):
         for param, grad, state, n in zip(params, grads, states, numbers, strict=True):
@@ -313,52 +305,6 @@ def _for_loop(
     _addcdiv_(theta, exp_avg, denom, n.factor)
     if theta is not param:
         param.copy_(theta)
-
-
-def _fused_cuda(rows: list[Row], rule: Rule, capturable: bool, found_inf: Tensor | None) -> list[Row]:
-    """The update of what the CUDA kernel can take, device by device; returns the rest."""
-    alike: dict[torch.device, list[Row]] = defaultdict(list)
-    rest = []
-    for p, grad, state in rows:
-        reason = fused_cuda.why_not(p, grad, state["exp_avg"], state["exp_avg_sq"])
-        if reason and found_inf is not None:
-            raise RuntimeError(
-                f"a captured step with a GradScaler needs the fused kernel for every tensor, but {reason}; give that "
-                "parameter to another optimizer"
-            )
-        if reason:
-            rest.append((p, grad, state))
-        else:
-            alike[p.device].append((p, grad, state))
-    rule = (
-        rule.with_floats(keep_tensors=True)
-        if capturable
-        else rule._replace(lr=float(rule.lr), beta1=float(rule.beta1), beta2=float(rule.beta2))
-    )
-    for device, members in alike.items():
-        params, grads = [p for p, _, _ in members], [grad for _, grad, _ in members]
-        columns = {key: [state[key] for _, _, state in members if key in state] for key in _STATE_KEYS}
-        steps, factor = columns["step"], rule.grad_factor
-        torch._foreach_add_(steps, 1.0 if found_inf is None else (found_inf == 0).to(torch.float32).reshape(()))
-        fused_cuda.fused_cuda_update(
-            params,
-            grads,
-            columns["exp_avg"],
-            columns["exp_avg_sq"],
-            columns["max_exp_avg_sq"] if rule.amsgrad else [],
-            columns["exp_avg_scale"],
-            columns["exp_avg_sq_scale"],
-            steps,
-            numbers=numbers_matrix(steps, rule, device),
-            grad_factor=(
-                factor.to(device, torch.float32).reshape(())
-                if isinstance(factor, Tensor)
-                else torch.full((), factor, dtype=torch.float32, device=device)
-            ),
-            l2=0.0 if rule.decoupled_weight_decay else rule.weight_decay,
-            found_inf=found_inf,
-        )
-    return rest
 
 
 def _reduced(

@@ -16,7 +16,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 from adamomentum.torch.foreach import PLAIN_TENSORS
-from adamomentum.torch.scalars import Rule, as_real, numbers_at
+from adamomentum.torch.scalars import Rule, as_real, l2_of, numbers_at, with_floats
 
 if TYPE_CHECKING:
     from adamomentum._native import Batch
@@ -117,10 +117,9 @@ def _local_parts(
 
 def run(batch: Batch, rule: Rule) -> None:
     """Take the step for everything in a batch, and count it."""
-    rule = rule.with_floats()
+    rule = with_floats(rule)
     numbers = [tuple(numbers_at(t, rule)) for t in batch.next_steps()]
-    l2 = 0.0 if rule.decoupled_weight_decay else rule.weight_decay
-    batch.run(numbers, float(rule.grad_factor), l2, torch.get_num_threads())
+    batch.run(numbers, float(rule.grad_factor), l2_of(rule), torch.get_num_threads())
     # Written behind autograd's back: it must still notice when a graph needs the old values.
     torch.autograd.graph.increment_version(batch.params)
 
@@ -130,9 +129,8 @@ def norm(params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     batch = new_batch()
     rest = batch.gather_gradients(params)
     squares = batch.square_sum(torch.get_num_threads())
-    return torch.tensor(
-        math.sqrt(squares), dtype=torch.float64 if batch.has_float64 else torch.float32, device="cpu"
-    ), rest
+    dtype = torch.float64 if batch.has_float64 else torch.float32
+    return torch.tensor(math.sqrt(squares), dtype=dtype, device="cpu"), rest
 
 
 _load()  # now, so that a process forked later knows that it was

@@ -17,15 +17,20 @@ from array import array
 from collections import defaultdict
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from adamomentum.torch.foreach import PLAIN_TENSORS
+from adamomentum.torch.scalars import Rule, l2_of, numbers_matrix, with_floats
 
-__all__ = ["available", "fused_cuda_update", "why_not"]
+if TYPE_CHECKING:
+    from adamomentum.torch.functional import Row
 
+__all__ = ["available", "fused_cuda_update", "run", "why_not"]
+
+_STATE_KEYS = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_avg_scale", "exp_avg_sq_scale")
 _NAMES = ("parameter", "gradient", "exp_avg", "exp_avg_sq")
 _PARAM_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _STATE_DTYPES = (torch.float32, torch.bfloat16, torch.uint8)
@@ -87,6 +92,62 @@ def why_not(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> str | None:
     if not _dense(p):
         return "the parameter's elements do not lie together in memory"
     return None
+
+
+def run(rows: list[Row], rule: Rule, *, capturable: bool, found_inf: Tensor | None) -> list[Row]:
+    """Take the step for what the kernel can take, device by device, and count it.
+
+    Args:
+        rows: parameter, gradient and state of each tensor.
+        rule: the options.
+        capturable: never read a tensor on the host.
+        found_inf: one float32 number on the device: if it is not 0, nothing changes.
+
+    Returns:
+        The rows that the kernel can't take.
+
+    Raises:
+        RuntimeError: if there are such rows and a ``found_inf``, which only the kernel can obey.
+    """
+    alike: dict[torch.device, list[Row]] = defaultdict(list)
+    rest = []
+    for p, grad, state in rows:
+        reason = why_not(p, grad, state["exp_avg"], state["exp_avg_sq"])
+        if reason and found_inf is not None:
+            raise RuntimeError(
+                f"a captured step with a GradScaler needs the fused kernel for every tensor, but {reason}; give that "
+                "parameter to another optimizer"
+            )
+        if reason:
+            rest.append((p, grad, state))
+        else:
+            alike[p.device].append((p, grad, state))
+    factor = rule.grad_factor  # one that is a tensor stays on its device in any case
+    rule = with_floats(rule._replace(grad_factor=1.0), keep_tensors=capturable)
+    for device, members in alike.items():
+        params, grads = [p for p, _, _ in members], [grad for _, grad, _ in members]
+        columns = {key: [state[key] for _, _, state in members if key in state] for key in _STATE_KEYS}
+        steps = columns["step"]
+        torch._foreach_add_(steps, 1.0 if found_inf is None else (found_inf == 0).to(torch.float32).reshape(()))
+        fused_cuda_update(
+            params,
+            grads,
+            columns["exp_avg"],
+            columns["exp_avg_sq"],
+            columns["max_exp_avg_sq"] if rule.amsgrad else [],
+            columns["exp_avg_scale"],
+            columns["exp_avg_sq_scale"],
+            steps,
+            numbers=numbers_matrix(steps, rule, device),
+            grad_factor=(
+                factor.to(device, torch.float32).reshape(())
+                if isinstance(factor, Tensor)
+                else torch.full((), factor, dtype=torch.float32, device=device)
+            ),
+            l2=l2_of(rule),
+            found_inf=found_inf,
+        )
+    return rest
 
 
 def fused_cuda_update(

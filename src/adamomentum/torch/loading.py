@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from adamomentum.torch.checks import STATE_DTYPES, check_count, check_options, describe
-from adamomentum.torch.precision import StateDtype, block_count, empty_scales, pack
+from adamomentum.torch.precision import StateDtype, block_count, empty_scales, is_reduced, pack
 
 __all__ = ["Hidden", "checked_and_hidden", "state_dtype_for"]
 
@@ -77,15 +77,14 @@ def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> di
         moment = _moment(f"{where}, {key!r}", entries[key], p)
         if moment.dtype == torch.uint8:
             loaded[f"{key}_scale"] = Hidden(_scale(where, f"{key}_scale", entries, p))
-        elif key != "max_exp_avg_sq" and group["state_dtype"] in ("8bit", torch.bfloat16):
+        elif key != "max_exp_avg_sq" and is_reduced(group["state_dtype"]):
             if group["state_dtype"] == "8bit" and key == "exp_avg" and _look_like_codes(moment):
                 raise ValueError(
                     f"{where}, {key!r} looks like 8-bit codes that were cast to {moment.dtype}: loaders that fill the "
                     "existing state in place, as torch.distributed.checkpoint does, need an optimizer built with "
                     "state_dtype='8bit'"
                 )
-            stored, scale = _stored(moment, "m" if key == "exp_avg" else "v", p, group["state_dtype"], count)
-            moment = stored
+            moment, scale = _stored(moment, "m" if key == "exp_avg" else "v", p, group["state_dtype"], count)
             if scale is not None:
                 loaded[f"{key}_scale"] = Hidden(scale)
         elif moment.dtype not in (*STATE_DTYPES, torch.complex64, torch.complex128):
@@ -113,8 +112,7 @@ def _moment(where: str, value: Any, p: Tensor) -> Tensor:
 
 def _look_like_codes(moment: Tensor) -> bool:
     """Whether all numbers are whole ones from 0 to 255, which no average of gradients is."""
-    x = moment.detach()
-    return bool(x.any() and ((x >= 0) & (x <= 255) & (x == x.round())).all())
+    return bool(moment.any() and ((moment >= 0) & (moment <= 255) & (moment == moment.round())).all())
 
 
 def _scale(where: str, key: str, entries: Mapping[str, Any], p: Tensor) -> Tensor:

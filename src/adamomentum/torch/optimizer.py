@@ -154,7 +154,7 @@ class AdaMomentum(Optimizer):
         params = self.param_groups[-1]["params"]
         try:
             check_options(self.param_groups[-1])
-            self._path_of(self.param_groups[-1], params)
+            self._path_of(self.param_groups[-1], params, self.param_groups[-1]["fused"])
             for p in params:
                 check_param(p, self.param_groups[-1]["state_dtype"])
             if len(params) != len(set(params)):
@@ -198,9 +198,8 @@ class AdaMomentum(Optimizer):
             RuntimeError: if ``error_if_nonfinite`` and the norm is infinite or NaN; nothing is then clipped.
         """
         check_max_norm(max_norm)
-        norm = total_norm([p for group in self.param_groups for p in group["params"]])
         before: Scalar = 1.0 if self._clip is None else self._clip  # as if it had been done at once
-        norm = norm * before if self._clip is not None else norm
+        norm = total_norm([p for group in self.param_groups for p in group["params"]]) * before
         if error_if_nonfinite and not norm.isfinite():
             raise RuntimeError(
                 f"the total norm of the gradients is {norm.item()}, so they cannot be clipped; skip this step, or pass "
@@ -278,13 +277,8 @@ class AdaMomentum(Optimizer):
         compiling = torch.compiler.is_compiling()
         prepared = self._prepare_untraced(scale) if compiling else self._prepare(False, scale)
         for group, rows, batch, rule in prepared:
-            path = choose_path(
-                [p for p, _, _ in rows],
-                foreach=group["foreach"],
-                fused=group["fused"] if self._on_cuda_kernel(group) else False,
-                differentiable=group["differentiable"],
-                state_dtype=group["state_dtype"],
-            )
+            fused = group["fused"] if self._on_cuda_kernel(group) else False
+            path = self._path_of(group, [p for p, _, _ in rows], fused)
             with torch.set_grad_enabled(group["differentiable"]):
                 update(rows, batch, rule, path, capturable=group["capturable"], found_inf=found_inf)
         self._clip = None
@@ -301,7 +295,7 @@ class AdaMomentum(Optimizer):
         for group in self.param_groups:  # all checks come before the first change
             check_options(group, read_tensors=not (compiling or group["capturable"]))
             # Of the first, which stands for all: the kernels themselves leave out what they can't take.
-            fused = not compiling and self._path_of(group, group["params"][:1]) == "fused"
+            fused = not compiling and self._path_of(group, group["params"][:1], group["fused"]) == "fused"
             batch = fused_cpu.new_batch() if fused and not self._on_cuda_kernel(group) else None
             if batch is not None:  # checks what it takes
                 rest, position = batch.gather(group["params"], self.state, group["amsgrad"], position)
@@ -334,11 +328,12 @@ class AdaMomentum(Optimizer):
         return bool(group["fused"] and group["params"] and group["params"][0].is_cuda)
 
     @staticmethod
-    def _path_of(group: dict[str, Any], params: list[Tensor]) -> Path:
+    def _path_of(group: dict[str, Any], params: list[Tensor], fused: bool | None) -> Path:
+        """The path that some parameters of a group take, where ``fused`` is wanted."""
         return choose_path(
             params,
             foreach=group["foreach"],
-            fused=group["fused"],
+            fused=fused,
             differentiable=group["differentiable"],
             state_dtype=group["state_dtype"],
         )

@@ -62,9 +62,9 @@ _MIN_E_M, _MIN_E_V = 16, 32
 _POISONED = 255
 
 
-def is_reduced(dtype: torch.dtype) -> bool:
-    """Whether moments of this dtype are stored in reduced precision: bfloat16, or uint8 for codes."""
-    return dtype in (torch.bfloat16, torch.uint8)
+def is_reduced(dtype: StateDtype) -> bool:
+    """Whether an option ``state_dtype``, or the dtype that moments are stored in, is one of reduced precision."""
+    return dtype in (torch.bfloat16, "8bit", torch.uint8)  # uint8: the codes
 
 
 def empty_scales(p: Tensor, moment: Literal["m", "v"]) -> Tensor:

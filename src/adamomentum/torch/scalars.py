@@ -12,7 +12,18 @@ from torch import Tensor
 
 from adamomentum.reference import rectification
 
-__all__ = ["Numbers", "Rule", "Scalar", "as_real", "numbers_at", "numbers_matrix", "numbers_on_device"]
+__all__ = [
+    "Numbers",
+    "Rule",
+    "Scalar",
+    "as_real",
+    "l2_of",
+    "numbers_at",
+    "numbers_matrix",
+    "numbers_on_device",
+    "numbers_on_host",
+    "with_floats",
+]
 
 # A float, or a 0-dim tensor.
 Scalar = float | Tensor
@@ -42,19 +53,6 @@ class Rule(NamedTuple):
     grad_factor: Scalar  # of every gradient: -1 to maximize, times loss scale and clipping
     differentiable: bool
 
-    def with_floats(self, *, keep_tensors: bool = False) -> Rule:
-        """The same rule with numbers of any kind as floats, but for tensors if they are to be kept."""
-
-        def number(x: Scalar) -> Scalar:
-            return x if keep_tensors and isinstance(x, Tensor) else float(x)
-
-        return self._replace(
-            lr=number(self.lr),
-            beta1=number(self.beta1),
-            beta2=number(self.beta2),
-            grad_factor=number(self.grad_factor),
-        )
-
 
 class Numbers(NamedTuple):
     """The numbers of one parameter's step: floats, or 0-dim tensors on its device."""
@@ -66,6 +64,25 @@ class Numbers(NamedTuple):
     shrink: Scalar  # what decoupled decay multiplies the parameter by
     factor: Scalar  # of m / sqrt(v + accumulated eps), or of m alone where not `adapt`, in the update: negative
     adapt: bool | Tensor  # False while rectification finds the variance intractable
+
+
+def with_floats(rule: Rule, *, keep_tensors: bool = False) -> Rule:
+    """The same rule with numbers of any kind as floats, but for tensors if they are to be kept."""
+
+    def number(x: Scalar) -> Scalar:
+        return x if keep_tensors and isinstance(x, Tensor) else float(x)
+
+    return rule._replace(
+        lr=number(rule.lr),
+        beta1=number(rule.beta1),
+        beta2=number(rule.beta2),
+        grad_factor=number(rule.grad_factor),
+    )
+
+
+def l2_of(rule: Rule) -> float:
+    """What the gradient gets of the parameter: the weight decay where it is not decoupled."""
+    return 0.0 if rule.decoupled_weight_decay else rule.weight_decay
 
 
 def as_real(t: Tensor) -> Tensor:
@@ -108,6 +125,18 @@ def numbers_at(t: Scalar, rule: Rule) -> Numbers:
         factor=-step_size,
         adapt=adapt,
     )
+
+
+def numbers_on_host(state_steps: list[Tensor], rule: Rule) -> list[Numbers]:
+    """:func:`numbers_at` for each parameter, as floats; reads the steps.
+
+    Args:
+        state_steps: the number of steps, counting this one, of each parameter.
+        rule: the options, floats.
+    """
+    steps = [step.item() for step in state_steps]
+    at = {t: numbers_at(t, rule) for t in set(steps)}  # parameters nearly always share their step
+    return [at[t] for t in steps]
 
 
 def numbers_on_device(state_steps: list[Tensor], exp_avgs: list[Tensor], rule: Rule) -> list[Numbers]:
@@ -179,10 +208,9 @@ def numbers_matrix(state_steps: list[Tensor], rule: Rule, device: torch.device) 
 
     options_are_floats = not any(isinstance(x, Tensor) for x in (rule.lr, rule.beta1, rule.beta2))
     if options_are_floats and all(step.is_cpu for step in state_steps):
-        steps = [step.item() for step in state_steps]
-        at = {t: columns(numbers_at(t, rule)) for t in set(steps)}
+        rows = [columns(n) for n in numbers_on_host(state_steps, rule)]
         # Pinned, since a copy from other memory would wait for the device.
-        matrix = torch.tensor([at[t] for t in steps], dtype=torch.float32, pin_memory=device.type == "cuda")
+        matrix = torch.tensor(rows, dtype=torch.float32, pin_memory=device.type == "cuda")
         return matrix.view(-1, 7).to(device, non_blocking=True)
 
     matrix = torch.empty(len(state_steps), 7, dtype=torch.float32, device=device)
