@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 
+from adamomentum.cores import available_cores
 from adamomentum.study import registry
 from adamomentum.study.data.images import mnist5k
-from adamomentum.study.execute.local import LocalExecutor, available_cores
+from adamomentum.study.execute.local import LocalExecutor
 from adamomentum.study.spec import Budget, TaskSpec, TrialSpec
 from adamomentum.study.stats import paired_difference, t_interval, verdict
 from adamomentum.study.tasks import IMAGE_CLASSIFICATION

@@ -3,7 +3,7 @@
 import io
 import pickle
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import chain
@@ -29,6 +29,7 @@ from torch.testing._internal.common_utils import TestCase, parametrize
 
 import adamomentum.torch.foreach
 import adamomentum.torch.fused_cpu
+from adamomentum.bench.memory import peak_bytes
 from adamomentum.torch import AdaMomentum
 from adamomentum.torch.foreach import CHUNK_ELEMENTS
 
@@ -262,30 +263,6 @@ class Regression:
         loss = self.loss()
         loss.backward()
         return loss
-
-
-def cpu_peak(run: Callable[[], object]) -> int:
-    """The most bytes that ``run`` held at once in memory from PyTorch's CPU allocator, beyond what there was."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run()
-    events, allocations = list(profile.profiler.kineto_results.experimental_event_tree()), []
-    while events:
-        event = events.pop()
-        events += event.children
-        if event.tag == torch._C._profiler._EventType.Allocation:
-            allocations.append((event.start_time_ns, event.extra_fields.alloc_size))
-    live = peak = 0
-    for _, size in sorted(allocations, key=lambda x: x[0]):
-        live += size
-        peak = max(peak, live)
-    return peak
-
-
-def cuda_peak(run: Callable[[], object]) -> int:
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    run()
-    return torch.cuda.max_memory_allocated() - before
 
 
 class TestGeneric(TestCase):
@@ -588,7 +565,6 @@ class TestGeneric(TestCase):
 
     @optims([INFO], dtypes=[torch.float32, torch.bfloat16])
     def test_foreach_peak_memory(self, device, dtype, optim_info):
-        peak_of = cuda_peak if torch.device(device).type == "cuda" else cpu_peak
         limit, key = 2**14, "cpu" if torch.device(device).type == "cpu" else "default"
         # Chunks of one large tensor, and chunks gathered from many small ones; float32 states.
         shapes = [(16 * limit,), *[(limit // 8,)] * 64]
@@ -609,9 +585,9 @@ class TestGeneric(TestCase):
                 held += 2 * kwargs.get("capturable", False)  # products and quotients by tensors are new tensors
                 small_numbers = 512 * 40 * len(params) if kwargs.get("capturable") else 2**12
                 with patch.dict(CHUNK_ELEMENTS, {key: limit}):
-                    chunked = peak_of(optimizer.step)
+                    chunked = peak_bytes(optimizer.step, torch.device(device))
                 with patch.dict(CHUNK_ELEMENTS, {key: 2**60}):
-                    whole = peak_of(optimizer.step)
+                    whole = peak_bytes(optimizer.step, torch.device(device))
                 self.assertLessEqual(chunked, held * 4 * limit + small_numbers)
                 # Otherwise the bound above would hold whatever the optimizer does.
                 self.assertGreaterEqual(whole, total)

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from adamomentum.bench.workloads import WORKLOADS, choose
+from adamomentum.cores import available_cores
 
 if TYPE_CHECKING:
     from adamomentum.bench.measure import Settings
@@ -97,7 +98,6 @@ def _settings(device: str, threads: list[int] | None, rounds: int, allocations: 
 
     import torch
 
-    from adamomentum.bench.machine import cores
     from adamomentum.bench.measure import Settings
 
     if device == "cuda":
@@ -108,9 +108,11 @@ def _settings(device: str, threads: list[int] | None, rounds: int, allocations: 
                 f"torch {torch.__version__} finds no cuda device here; allowed here: cpu", param_hint="--device"
             )
     for n in threads or []:
-        if n > cores():
-            raise typer.BadParameter(f"must be at most {cores()}, the cores there are, got {n}", param_hint="--threads")
-    default = [torch.get_num_threads()] if device == "cuda" else [1, cores()]
+        if n > available_cores():
+            raise typer.BadParameter(
+                f"must be at most {available_cores()}, the cores there are, got {n}", param_hint="--threads"
+            )
+    default = [torch.get_num_threads()] if device == "cuda" else [1, available_cores()]
     return Settings(
         device=torch.device(device),
         threads=tuple(sorted(set(threads or default))),

@@ -9,18 +9,14 @@ from pathlib import Path
 import torch
 
 from adamomentum.bench.peers import STEP
+from adamomentum.cores import available_cores
 
-__all__ = ["cores", "describe", "versions"]
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+__all__ = ["describe", "versions"]
 
 
 def describe(device: torch.device) -> str:
     """The machine in a line: processor, cores, load, operating system, and the GPU if that is measured."""
-    parts = [f"{_processor()}, {cores()} cores"]
+    parts = [f"{_processor()}, {available_cores()} cores"]
     if device.type == "cuda":
         parts.insert(0, torch.cuda.get_device_name(device))
     if hasattr(os, "getloadavg"):

@@ -18,11 +18,12 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from adamomentum.cores import available_cores
 from adamomentum.study import registry
 from adamomentum.study.compare import Outcome, run_comparison
 from adamomentum.study.data.images import ImageData, load, mnist5k
 from adamomentum.study.data.wheel import DataError
-from adamomentum.study.execute.local import LocalExecutor, available_cores
+from adamomentum.study.execute.local import LocalExecutor
 from adamomentum.study.plan import Comparison
 from adamomentum.study.spec import TaskSpec, TrialSpec
 from adamomentum.study.store import Store, StoreError, StoreWarning

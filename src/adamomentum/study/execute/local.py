@@ -23,13 +23,6 @@ _data: Any = None
 _run: RunTrial = run_trial
 
 
-def available_cores() -> int:
-    """Returns how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _start_worker(data: Any, run: RunTrial) -> None:
     global _data, _run
     _data, _run = data, run
