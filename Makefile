@@ -49,22 +49,13 @@ $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.demo: $(SOURCES) | $(VENV)/.python
-	$(INSTALL) -e ".[torch,study]"
-	@touch $@
+# What each target needs beside the library.
+EXTRAS_demo  := torch,study
+EXTRAS_test  := torch,study,test
+EXTRAS_bench := torch,bench
+EXTRAS_slow  := torch,study,test,triton
+EXTRAS_dev   := torch,study,test,dev
 
-$(VENV)/.test: $(SOURCES) | $(VENV)/.python
-	$(INSTALL) -e ".[torch,study,test]"
-	@touch $@
-
-$(VENV)/.bench: $(SOURCES) | $(VENV)/.python
-	$(INSTALL) -e ".[torch,bench]"
-	@touch $@
-
-$(VENV)/.slow: $(SOURCES) | $(VENV)/.python
-	$(INSTALL) -e ".[torch,study,test,triton]"
-	@touch $@
-
-$(VENV)/.dev: $(SOURCES) | $(VENV)/.python
-	$(INSTALL) -e ".[torch,study,test,dev]"
+$(addprefix $(VENV)/.,demo test bench slow dev): $(VENV)/.%: $(SOURCES) | $(VENV)/.python
+	$(INSTALL) -e ".[$(EXTRAS_$*)]"
 	@touch $@

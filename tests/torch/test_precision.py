@@ -63,20 +63,14 @@ def test_the_step_may_be_a_tensor():
         assert torch.equal(dither(50, t, "m", CPU), dither(50, torch.tensor(float(t)), "m", CPU))
 
 
-@pytest.mark.parametrize("exponent", [16, 17, 100, 254])
+@pytest.mark.parametrize(
+    ("encode", "decode", "exponent"),
+    [(encode_m, decode_m, e) for e in (16, 17, 100, 254)] + [(encode_v, decode_v, e) for e in (32, 33, 100, 254)],
+)
 @pytest.mark.parametrize("random", [0, -1])
-def test_every_code_of_m_is_kept(exponent, random):
+def test_every_code_is_kept(encode, decode, exponent, random):
     codes, scale = torch.arange(256, dtype=torch.uint8), torch.tensor([exponent], dtype=torch.uint8)
-    again = encode_m(decode_m(codes, scale), torch.full((256,), random, dtype=torch.int32))
-    assert torch.equal(again[0], codes)
-    assert torch.equal(again[1], scale)
-
-
-@pytest.mark.parametrize("exponent", [32, 33, 100, 254])
-@pytest.mark.parametrize("random", [0, -1])
-def test_every_code_of_v_is_kept(exponent, random):
-    codes, scale = torch.arange(256, dtype=torch.uint8), torch.tensor([exponent], dtype=torch.uint8)
-    again = encode_v(decode_v(codes, scale), torch.full((256,), random, dtype=torch.int32))
+    again = encode(decode(codes, scale), torch.full((256,), random, dtype=torch.int32))
     assert torch.equal(again[0], codes)
     assert torch.equal(again[1], scale)
 
