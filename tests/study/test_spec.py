@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from adamomentum.study import registry
-from adamomentum.study.spec import Budget, OptimizerSpec, ScheduleSpec, TaskSpec, TrialSpec
+from adamomentum.study.spec import Budget, OptimizerSpec, CosineSchedule, TaskSpec, TrialSpec
 
 scalars = st.one_of(st.booleans(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=8), st.none())
 hyperparameters = st.dictionaries(st.text(min_size=1, max_size=8), scalars, max_size=6)
@@ -65,7 +65,7 @@ def test_equal_numbers_give_equal_ids() -> None:
         {"replicate": 1},
         {"num_threads": 2},
         {"device_kind": "cuda"},
-        {"schedule": ScheduleSpec(warmup_fraction=0.2)},
+        {"schedule": CosineSchedule(warmup_fraction=0.2)},
         {"budget": Budget(epochs=9, evaluations=16)},
         {"task": TaskSpec(name="image-classification", version=1, data_fingerprint="1" * 16)},
         {"task": TaskSpec(name="image-classification", version=2, data_fingerprint="0" * 16)},
@@ -108,7 +108,7 @@ def test_seeds_ignore_the_optimizer_and_tell_everything_else_apart() -> None:
 
 @given(st.integers(1, 500), st.sampled_from([0.0, 0.1, 0.5]))
 def test_schedule_rises_to_one_then_falls_and_never_stops(total, warmup) -> None:
-    schedule = ScheduleSpec(warmup_fraction=warmup)
+    schedule = CosineSchedule(warmup_fraction=warmup)
     factors = [schedule.factor(step, total) for step in range(total)]
     peak = factors.index(max(factors))
     assert max(factors) == 1

@@ -27,7 +27,7 @@ from adamomentum.study.execute.local import LocalExecutor
 from adamomentum.study.plan import Comparison
 from adamomentum.study.spec import TaskSpec, TrialSpec
 from adamomentum.study.store import Store, StoreError, StoreWarning
-from adamomentum.study.tasks import IMAGE_CLASSIFICATION
+from adamomentum.study.tasks import FAMILIES
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.tune import Choice
 
@@ -92,9 +92,9 @@ def compare(
         store = Store(out / "store")
         images = load(data) if data is not None else mnist5k()
         _say(console, images.describe())
-        task, version = IMAGE_CLASSIFICATION
+        family = FAMILIES["image-classification"]
         comparison = Comparison(
-            task=TaskSpec(name=task, version=version, data_fingerprint=images.fingerprint),
+            task=TaskSpec(name=family.name, version=family.version, data_fingerprint=images.fingerprint),
             grids=grids,
             seeds=seeds,
             epochs=epochs,

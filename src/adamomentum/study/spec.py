@@ -7,11 +7,15 @@ import json
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-SPEC_SCHEMA = 1
+SPEC_SCHEMA = 2
 
 Stage = Literal["tune", "final"]
+"""Whose seeds a trial uses: those on which settings are chosen, or those on which they are judged."""
+
+Precision = Literal["float32", "bfloat16", "float16"]
+"""What a forward pass computes in; parameters, optimizer state and updates are float32 in any case."""
 
 
 def _plain_number(value: Any) -> Any:
@@ -52,26 +56,95 @@ class TaskSpec(_Frozen):
     params: dict[str, Value] = {}
 
 
-class ScheduleSpec(_Frozen):
-    """Learning-rate factor over steps: linear warm-up to 1, then a half cosine to 0."""
+class CosineSchedule(_Frozen):
+    """Linear warm-up to the peak, then a half cosine towards 0."""
 
     name: Literal["cosine"] = "cosine"
     warmup_fraction: Annotated[Finite, Field(ge=0, lt=1)] = 0.1
 
-    def factor(self, step: int, total: int) -> float:
-        """Returns the factor on the peak learning rate for ``step`` in 0..total-1; never 0."""
+    def rate(self, step: int, total: int, peak: float) -> float:
+        """Returns the learning rate for ``step`` in 0..total-1; never 0."""
         warmup = max(1, round(self.warmup_fraction * total))
         if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+            return peak * ((step + 1) / warmup)
+        return peak * (0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))))
+
+
+class ConstantSchedule(_Frozen):
+    """The peak throughout, after an optional linear warm-up."""
+
+    name: Literal["constant"]
+    warmup_fraction: Annotated[Finite, Field(ge=0, lt=1)] = 0.0
+
+    def rate(self, step: int, total: int, peak: float) -> float:
+        """Returns the learning rate for ``step`` in 0..total-1."""
+        warmup = round(self.warmup_fraction * total)
+        return peak if step >= warmup else peak * (step + 1) / warmup
+
+
+class StepSchedule(_Frozen):
+    """The peak, multiplied by ``factor`` at each of ``milestones`` (fractions of the whole run, e.g. 60 / 200)."""
+
+    name: Literal["step"]
+    milestones: Annotated[tuple[Annotated[Finite, Field(gt=0, lt=1)], ...], Field(min_length=1)]
+    factor: Annotated[Finite, Field(gt=0, lt=1)]
+
+    def rate(self, step: int, total: int, peak: float) -> float:
+        """Returns the learning rate for ``step`` in 0..total-1."""
+        passed = sum(step >= round(milestone * total) for milestone in self.milestones)
+        return peak * self.factor**passed
+
+
+class InverseSqrtSchedule(_Frozen):
+    """Linear warm-up from ``start`` to the peak over ``warmup_steps``, then as 1 / sqrt(step), not below ``floor``.
+
+    ``start`` and ``floor`` are learning rates, not factors. A run shorter than ten warm-ups warms up for a tenth of
+    its steps, so that a smoke run has the same shape.
+    """
+
+    name: Literal["inverse_sqrt"]
+    warmup_steps: Annotated[int, Field(ge=1)]
+    start: Annotated[Finite, Field(ge=0)] = 1e-7
+    floor: Annotated[Finite, Field(ge=0)] = 1e-9
+
+    def rate(self, step: int, total: int, peak: float) -> float:
+        """Returns the learning rate for ``step`` in 0..total-1."""
+        warmup = min(self.warmup_steps, max(1, total // 10))
+        if step < warmup:
+            return self.start + (peak - self.start) * (step + 1) / warmup
+        return max(self.floor, peak * math.sqrt(warmup / (step + 1)))
+
+
+ScheduleSpec = Annotated[
+    CosineSchedule | ConstantSchedule | StepSchedule | InverseSqrtSchedule, Field(discriminator="name")
+]
+"""How the learning rate moves over a run; ``lr`` of the optimizer is the peak."""
 
 
 class Budget(_Frozen):
-    """How long a trial trains and how often it looks at the validation split (evenly spaced)."""
+    """How long a trial trains, and how often it looks at the validation split (evenly spaced).
 
-    epochs: Annotated[int, Field(ge=1)]
+    Attributes:
+        epochs: passes over the training split; give this or ``steps``.
+        steps: optimizer updates.
+        batch_size: examples an update: images, parallel text streams (language model), target tokens (translation).
+        evaluations: points of the learning curve, the last step included.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    steps: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 32
     evaluations: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Budget:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps")
+        return self
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Returns the number of updates, where an epoch has ``steps_per_epoch`` of them."""
+        return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
 
 
 class TrialSpec(_Frozen):
@@ -85,12 +158,13 @@ class TrialSpec(_Frozen):
     stage: Stage
     task: TaskSpec
     optimizer: OptimizerSpec
-    schedule: ScheduleSpec = ScheduleSpec()
+    schedule: ScheduleSpec = CosineSchedule()
     budget: Budget
     replicate: Annotated[int, Field(ge=0)]
-    precision: Literal["float32"] = "float32"
+    precision: Precision = "float32"
     device_kind: str = "cpu"
     num_threads: Annotated[int, Field(ge=1)] = 1
+    processes: Annotated[int, Field(ge=1)] = 1
 
     def canonical(self) -> str:
         """Returns the spec as JSON with sorted keys: the text that is hashed."""

@@ -87,7 +87,7 @@ class Store:
             if TrialSpec.model_validate(record["spec"]) != spec:
                 raise ValueError("it holds another trial")
             result = TrialResult.model_validate(record["result"])
-            if "val_loss" not in result.final or "step" not in result.curve:
+            if not result.final or "step" not in result.curve:
                 raise ValueError("it has no results")
             return result
         except FileNotFoundError:

@@ -12,28 +12,25 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from adamomentum.study import registry
+from adamomentum.study import parallel, registry, tasks
+from adamomentum.study.checkpoint import Checkpoints, Log
+from adamomentum.study.diagnostics import diagnostics
+from adamomentum.study.numbers import Number, number
 from adamomentum.study.spec import TrialSpec
-from adamomentum.study.tasks.base import Context, Task
-
-Number = float | None
-"""A metric; None stands for a value that is not finite, which JSON cannot hold."""
 
 Status = Literal["ok", "diverged", "error"]
-
-DIVERGED = 1.5
-"""A final training loss above so many times the untrained network's is a divergence."""
 
 
 class TrialResult(BaseModel):
     """What came out of a trial.
 
     Attributes:
-        status: ``diverged`` means a loss that is not finite, or a final training loss above 1.5 times that of
-            the untrained network: a result like any other. ``error`` means that the trial could not be run to its end.
+        status: ``diverged`` means a loss that is not finite, or an end that is worse than the beginning (each task
+            says by how much): a result like any other. ``error`` means that the trial could not be run to its end.
         final: metrics at the last step, e.g. ``val_accuracy``; ``test_*`` only in the final stage.
         curve: equally long lists: ``step``, ``train_loss`` (mean since the last point), ``val_*``.
-        timing: ``ms_per_step`` (median over steps), ``train_seconds``; evaluation is off the clock.
+        timing: ``ms_per_step`` (median over steps), ``train_seconds`` (evaluation is off the clock), ``seconds``.
+        samples: a few outputs to look at, of the first final seed.
         provenance: versions and machine.
         error: the traceback of an ``error``.
     """
@@ -44,28 +41,21 @@ class TrialResult(BaseModel):
     final: dict[str, Number] = {}
     curve: dict[str, list[Number]] = {}
     timing: dict[str, float] = {}
+    samples: dict[str, Any] = {}
     provenance: dict[str, str] = {}
     error: str = ""
 
 
-def task_of(spec: TrialSpec) -> Task:
-    """Returns the task that ``spec`` names.
-
-    Raises:
-        ValueError: if this version of the library has no such task.
-    """
-    from adamomentum.study.tasks.vision import ImageClassification
-
-    task = ImageClassification()
-    if (spec.task.name, spec.task.version) != (task.name, task.version):
-        raise ValueError(f"unknown task {spec.task.name!r} version {spec.task.version}")
-    return task
-
-
-def run_trial(spec: TrialSpec, data: Any) -> TrialResult:
+def run_trial(spec: TrialSpec, data: Any, checkpoints: Checkpoints | None = None) -> TrialResult:
     """Trains and evaluates what ``spec`` describes on ``data``.
 
-    On CPU the same spec and data give the same numbers bit for bit, timings aside.
+    On CPU the same spec and data give the same numbers bit for bit, timings aside, whether in one go or from a
+    checkpoint.
+
+    Args:
+        spec: what to run.
+        data: the data set that ``spec`` was planned for.
+        checkpoints: where a long trial keeps its state; None: nowhere.
 
     Raises:
         ValueError: if ``data`` is not what ``spec`` was planned for, or the task is unknown.
@@ -74,69 +64,99 @@ def run_trial(spec: TrialSpec, data: Any) -> TrialResult:
 
     if data.fingerprint != spec.task.data_fingerprint:
         raise ValueError(f"data has fingerprint {data.fingerprint}, the trial needs {spec.task.data_fingerprint}")
+    family = tasks.family(spec.task.name)
+    if spec.task.version != family.version:
+        raise ValueError(f"{family.name} is at version {family.version}, the trial is of version {spec.task.version}")
+    group = parallel.Group.of_this_process(spec)
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.num_threads)
     try:
-        return _train(spec, data)
+        # Whoever calls keeps its random state; a worker does not hand one trial's on to the next.
+        with torch.random.fork_rng(devices=[group.device] if group.device.type == "cuda" else []):
+            return _train(spec, data, group, checkpoints)
     finally:
         torch.set_num_threads(threads)
 
 
-def _train(spec: TrialSpec, data: Any) -> TrialResult:
+def _train(spec: TrialSpec, data: Any, group: parallel.Group, checkpoints: Checkpoints | None) -> TrialResult:
     import torch
+
+    from adamomentum.study.tasks.base import Context
 
     optimizers: list[torch.optim.Optimizer] = []
 
-    def make_optimizer(params: Iterable[Any]) -> torch.optim.Optimizer:
+    def build_optimizer(params: Iterable[Any]) -> torch.optim.Optimizer:
         optimizers.append(registry.build(spec.optimizer, params))
         return optimizers[-1]
 
-    run = task_of(spec).setup(
+    def evaluate(split: str) -> dict[str, float]:
+        if group.rank:
+            return {}
+        with torch.random.fork_rng(devices=[group.device] if group.device.type == "cuda" else []):
+            torch.manual_seed(spec.seed(f"evaluate {split}"))
+            return run.evaluate(split)
+
+    torch.manual_seed(spec.seed("init"))
+    run = tasks.task(spec.task.name).setup(
         Context(
             data=data,
+            params=spec.task.params,
             budget=spec.budget,
-            device=torch.device(spec.device_kind),
+            device=group.device,
             seed=spec.seed,
-            make_optimizer=make_optimizer,
+            build_optimizer=build_optimizer,
+            precision=spec.precision,
+            rank=group.rank,
+            world=group.world,
         )
     )
-    untrained_loss = run.evaluate("val")["loss"]
+    torch.manual_seed(spec.seed("noise" if group.rank == 0 else f"noise of rank {group.rank}"))
     total = run.total_steps
     points = {math.ceil(total * (k + 1) / spec.budget.evaluations) for k in range(spec.budget.evaluations)}
-    losses: list[float] = []
-    seconds: list[float] = []
-    curve: dict[str, list[Number]] = {"step": [], "train_loss": []}
-    seen = 0
-    diverged = False
-    for step in range(total):
+    kept = checkpoints.load(spec, run, group.rank) if checkpoints is not None else None
+    log = kept or Log(untrained=evaluate("val"))
+    broken = False
+    while log.step < total and not broken:
         for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = spec.optimizer.lr * spec.schedule.factor(step, total)
+            for param_group in optimizer.param_groups:
+                param_group["lr"] = spec.schedule.rate(log.step, total, spec.optimizer.lr)
         start = time.perf_counter()
         loss = run.step()
-        seconds.append(time.perf_counter() - start)
-        losses.append(loss)
-        if not math.isfinite(loss):
-            diverged = True
-            break
-        if step + 1 in points:
-            curve["step"].append(step + 1)
-            curve["train_loss"].append(statistics.fmean(losses[seen:]))
-            seen = step + 1
-            for name, value in run.evaluate("val").items():
-                curve.setdefault(f"val_{name}", []).append(_number(value))
-    # The test split is read here and nowhere else, and never by a trial that serves to choose.
-    final: dict[str, Number] = {}
-    for split in ("val", "test") if spec.stage == "final" else ("val",):
-        final |= {f"{split}_{name}": _number(value) for name, value in run.evaluate(split).items()}
-    final["train_loss"] = None if diverged else statistics.fmean(losses[-max(1, total // 10) :])
-    # Against the whole validation split before the first step: the first batch's own loss is too noisy to judge by.
-    diverged = diverged or final["val_loss"] is None or (final["train_loss"] or 0.0) > DIVERGED * untrained_loss
+        log.seconds.append(time.perf_counter() - start)
+        due = checkpoints is not None and checkpoints.due()
+        loss, due = group.agree(loss, due)
+        log.step += 1
+        log.losses.append(loss)
+        broken = not math.isfinite(loss)
+        if log.step in points and not broken:
+            log.add_point(evaluate("val"))
+        if due and not broken and log.step < total and checkpoints is not None:
+            checkpoints.save(spec, run, log, group)
+    if group.rank:
+        return TrialResult(status="ok")
+    # A run to the end has evaluated its last step for the curve. The test split is read here and nowhere else, and
+    # never by a trial that serves to choose.
+    metrics = {"val": evaluate("val") if broken else dict(log.last)}
+    if spec.stage == "final":
+        metrics["test"] = evaluate("test")
+    if not broken:
+        for split in metrics:
+            metrics[split] |= run.finish(split)
+    final = {f"{split}_{name}": number(value) for split, found in metrics.items() for name, value in found.items()}
+    final["train_loss"] = None if broken else statistics.fmean(log.losses[-max(1, total // 10) :])
+    final |= diagnostics(optimizers)
+    lost = broken or any(not math.isfinite(value) for value in log.last.values())
+    diverged = lost or run.diverged(log.untrained, final["train_loss"] or 0.0, metrics["val"])
     return TrialResult(
         status="diverged" if diverged else "ok",
         final=final,
-        curve=curve,
-        timing={"ms_per_step": 1e3 * statistics.median(seconds), "train_seconds": sum(seconds)},
+        curve=log.curve,
+        timing={
+            "ms_per_step": 1e3 * statistics.median(log.seconds),
+            "train_seconds": sum(log.seconds),
+            "seconds": time.perf_counter() - log.started,
+        },
+        samples=run.samples() if spec.stage == "final" and spec.replicate == 0 and not broken else {},
         provenance=provenance(),
     )
 
@@ -161,7 +181,3 @@ def provenance() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
-
-
-def _number(value: float) -> Number:
-    return value if math.isfinite(value) else None

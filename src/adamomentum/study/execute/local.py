@@ -28,15 +28,19 @@ def _start_worker(data: Any, run: RunTrial) -> None:
     _data, _run = data, run
     # The driver decides when to stop; a worker that dies of Ctrl-C itself would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_driver, daemon=True).start()
+    exit_with_parent()
 
 
-def _exit_with_driver() -> None:
-    """Ends this worker when the driver is gone, even if it was killed and could not say so."""
-    driver = multiprocessing.parent_process()
-    if driver is not None:
-        driver.join()
-        os._exit(1)
+def exit_with_parent() -> None:
+    """Ends this process as soon as the one that started it is gone, even if that was killed and could not say so."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _run_in_worker(spec: TrialSpec) -> TrialResult:

