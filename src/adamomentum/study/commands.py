@@ -1,0 +1,507 @@
+"""``adamomentum study``: init, plan, run, trial, status, report, show, export, import, doctor."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from adamomentum.cores import available_cores
+from adamomentum.study import stages, studyfile, tasks
+from adamomentum.study.data.wheel import DataError
+from adamomentum.study.engine import DataInfo, Folder, as_record, plan_now, run_study
+from adamomentum.study.execute.base import Executor
+from adamomentum.study.files import write_atomic
+from adamomentum.study.spec import TrialSpec
+from adamomentum.study.stages import ROLES, Plan, Planned
+from adamomentum.study.store import StoreError
+from adamomentum.study.studyfile import Study, StudyError
+from adamomentum.study.trial import TrialResult
+from adamomentum.study.work import Setup, run_planned
+
+INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+EXPORT = "trials.jsonl.gz"
+# What a trial takes on one core where neither the study nor a finished trial says.
+UNKNOWN_MINUTES = 1.0
+
+app = typer.Typer(
+    name="study",
+    help="Compare optimizers by a study file: plan, run, resume, report.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Source = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of one that comes along.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder of the study. Default: adamomentum-study/NAME in the current folder.")
+]
+Smoke = Annotated[bool, typer.Option("--smoke", help="The smallest budget that runs everything.")]
+Only = Annotated[str, typer.Option("--tasks", help="Comma-separated: these tasks of the study alone.")]
+Device = Annotated[str, typer.Option(help="Kind of device the trials train on: cpu, cuda or mps.")]
+
+
+class _Failed(Exception):
+    """A command cannot go on; the message says why."""
+
+
+@contextmanager
+def _errors(console: Console) -> Iterator[None]:
+    try:
+        yield
+    except (StudyError, DataError, StoreError, _Failed, OSError) as error:
+        _say(console, f"Error: {error}")
+        raise typer.Exit(1) from None
+
+
+def _say(console: Console, text: str) -> None:
+    # Names and messages may hold brackets, which rich would take for its markup.
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _study(source: str, smoke: bool, only: str) -> Study:
+    study = studyfile.read(source)
+    study = study.smoked() if smoke else study
+    names = tuple(name.strip() for name in only.split(",") if name.strip())
+    return study.only(names) if names else study
+
+
+def _folder(study: Study, out: Path | None) -> Folder:
+    return Folder(out if out is not None else Path("adamomentum-study") / study.name, study)
+
+
+@app.command()
+def init(
+    source: Annotated[str, typer.Argument(metavar="NAME", help="Which of the studies that come along.")] = "paper-mini",
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("study.toml"),
+) -> None:
+    """Write one of the library's study files, to be changed and run."""
+    with _errors(Console(stderr=True)):
+        texts = studyfile.built_in()
+        if source not in texts:
+            raise _Failed(f"there is no study {source!r}; there are: {', '.join(texts)}")
+        if path.exists():
+            raise _Failed(f"{path} exists already; choose another name")
+        path.write_text(texts[source])
+        _say(Console(), f"{path} written; run it with: adamomentum study run {path}")
+
+
+@app.command()
+def plan(
+    source: Source = "paper-mini",
+    out: Out = None,
+    smoke: Smoke = False,
+    only: Only = "",
+    data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Your own copy of a data set.")] = None,
+    device: Device = "cpu",
+    workers: Annotated[int | None, typer.Option(min=1, help="Trials at a time, for the estimate.")] = None,
+) -> None:
+    """Say what would be run, and how long it would take, without running it."""
+    console = Console()
+    with _errors(Console(stderr=True)):
+        study = _study(source, smoke, only)
+        folder = _folder(study, out)
+        known = folder.data()
+        for entry in study.tasks:
+            # Counting needs no data, so none is downloaded for it.
+            known.setdefault(entry.name, DataInfo("0" * 16, "", {}))
+        results = _kept(folder, known, device)
+        made = plan_now(study, known, results, device)
+        _say(console, f"{study.name} ({study.hash}): {study.title}")
+        console.print(_plan_table(study, made, results))
+        count = workers or available_cores()
+        seconds = _remaining_seconds(study, made, results)
+        _say(console, f"Left: about {_duration(seconds / count)} with {count} trials at a time, estimated from "
+             f"{'finished trials' if results else 'what the study declares'}.")  # fmt: skip
+
+
+def _kept(folder: Folder, known: Mapping[str, DataInfo], device: str) -> dict[str, TrialResult]:
+    """What the store holds of the plan; nothing if there is no folder yet, which is not made for asking."""
+    if not folder.root.exists():
+        return {}
+    store, results = folder.store, dict[str, TrialResult]()
+    while True:
+        made = plan_now(folder.study, known, results, device)
+        found = {
+            t.spec.trial_id: kept
+            for t in made.trials
+            if t.spec.trial_id not in results and (kept := store.get(t.spec)) is not None
+        }
+        if not found:
+            return results
+        results |= found
+
+
+def _plan_table(study: Study, made: Plan, results: Mapping[str, TrialResult]) -> Table:
+    table = Table("task", *ROLES, "done", "left", title_justify="left")
+    for entry in study.tasks:
+        unique = {t.spec.trial_id: t for t in made.trials if t.task == entry.name}
+        counts = Counter(t.role for t in made.trials if t.task == entry.name)
+        done = sum(key in results for key in unique)
+        table.add_row(entry.name, *(str(counts[role]) for role in ROLES), str(done), str(len(unique) - done))
+    waiting = {role: n for role, n in made.open.items() if n}
+    if waiting:
+        table.add_row("not planned yet (at most)", *(str(waiting.get(role, "")) for role in ROLES), "", "")
+    return table
+
+
+def _remaining_seconds(study: Study, made: Plan, results: Mapping[str, TrialResult]) -> float:
+    """Sums the trials that are left, each at the median of its finished like, or as the study declares."""
+    timed: dict[tuple[str, str], list[float]] = {}
+    for t in made.trials:
+        result = results.get(t.spec.trial_id)
+        if result is not None and "seconds" in result.timing:
+            for key in ((t.task, t.spec.optimizer.name), (t.task, "")):
+                timed.setdefault(key, []).append(result.timing["seconds"])
+
+    def seconds(task: str, optimizer: str) -> float:
+        found = timed.get((task, optimizer)) or timed.get((task, ""))
+        if found:
+            return sorted(found)[len(found) // 2]
+        minutes = study.task(task).minutes
+        return 60 * (minutes if minutes is not None else 0.1 if study.name.endswith("-smoke") else UNKNOWN_MINUTES)
+
+    left = {t.spec.trial_id: seconds(t.task, t.spec.optimizer.name) for t in made.trials}
+    later = sum(made.open.values()) * sum(seconds(t.name, "") for t in study.tasks) / len(study.tasks)
+    return sum(s for key, s in left.items() if key not in results) + later
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _sources(study: Study, values: list[str]) -> dict[str, Path]:
+    names = {str(t.params.get("data", "")) for t in study.tasks} - {""}
+    sources = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not equals or name not in names:
+            raise _Failed(f"--data takes NAME=PATH with NAME one of {', '.join(sorted(names))}, got {value!r}")
+        if not Path(path).exists():
+            raise _Failed(f"--data {name}: {path} does not exist")
+        sources[name] = Path(path).resolve()
+    return sources
+
+
+def _executor(kind: str, setup: Setup, workers: int, address: str | None) -> Executor:
+    if kind == "local":
+        if address is not None:
+            raise _Failed("--address goes with --executor ray")
+        from adamomentum.study.execute.local import LocalExecutor
+
+        return LocalExecutor(setup, workers, run_planned)
+    if kind == "ray":
+        from adamomentum.study.execute.ray import RayExecutor
+
+        try:
+            return RayExecutor(setup, workers, run_planned, address)
+        except ModuleNotFoundError:
+            raise _Failed('--executor ray needs Ray: pip install "adamomentum[ray]"') from None
+        except ConnectionError as error:
+            raise _Failed(f"there is no Ray cluster at {address}: {error}") from None
+    raise _Failed(f"unknown executor {kind!r}; allowed: local, ray")
+
+
+@app.command()
+def run(
+    source: Source = "paper-mini",
+    out: Out = None,
+    smoke: Smoke = False,
+    only: Only = "",
+    executor: Annotated[str, typer.Option(help="Where trials run: local processes, or ray.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster, e.g. auto. Default: one is started here.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Trials at a time. Default: one a core or GPU.")] = None,
+    data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Your own copy of a data set.")] = None,
+    device: Device = "cpu",
+    checkpoint_minutes: Annotated[
+        float, typer.Option(min=0, help="Time between two checkpoints of a trial that takes longer than this.")
+    ] = 5.0,
+) -> None:
+    """Run what is not done yet, then write the report. The same command goes on after any interruption."""
+    console, errors = Console(), Console(stderr=True)
+    started = time.perf_counter()
+    with _errors(errors):
+        study = _study(source, smoke, only)
+        sources = _sources(study, data or [])
+        folder = _folder(study, out)
+        with folder.locked():
+            _say(console, f"{study.name} ({study.hash}) in {folder.root}")
+            known = folder.prepare_data(sources, lambda text: _say(console, text))
+            folder.register()
+            setup = Setup(sources, folder.checkpoints.resolve(), 60 * checkpoint_minutes)
+            count = workers or _default_workers(device)
+            try:
+                with _executor(executor, setup, count, address) as running:
+                    made, results = _run(folder, known, running, device, console)
+            except KeyboardInterrupt:
+                _say(errors, f"Stopped: finished trials are kept in {folder.root}; the same command goes on.")
+                raise typer.Exit(INTERRUPTED) from None
+            _say(console, f"{_duration(time.perf_counter() - started)} in all")
+            failed = {t.spec.trial_id: t for t in made.trials if results[t.spec.trial_id].status == "error"}
+            for key, t in failed.items():
+                _say(errors, f"Failed: {key} {t.task} {t.role} {t.optimizer}: {_last_line(results[key].error)}")
+        _write_report(folder, device, console)
+        if failed:
+            _say(errors, "The same command tries what failed again.")
+            raise typer.Exit(1)
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["unknown error"])[-1]
+
+
+def _default_workers(device: str) -> int:
+    if device == "cpu":
+        return available_cores()
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise _Failed("--device cuda: torch finds no CUDA device here")
+    return torch.cuda.device_count() if device == "cuda" else 1
+
+
+def _run(
+    folder: Folder, known: Mapping[str, DataInfo], executor: Executor, device: str, console: Console
+) -> tuple[Plan, dict[str, TrialResult]]:
+    """Runs the study under a progress bar a task, or line by line where nobody watches."""
+    study = folder.study
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[state]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    bars = {entry.name: progress.add_task(entry.name, total=None, state="") for entry in study.tasks}
+    totals: dict[str, int] = {}
+    done: Counter[str] = Counter()
+
+    def on_plan(made: Plan, results: dict[str, TrialResult]) -> None:
+        for entry in study.tasks:
+            keys = {t.spec.trial_id for t in made.trials if t.task == entry.name}
+            totals[entry.name] = len(keys)
+            done[entry.name] = sum(key in results for key in keys)
+            progress.update(bars[entry.name], total=len(keys), completed=done[entry.name])
+        left = _remaining_seconds(study, made, results)
+        missing = len({t.spec.trial_id for t in made.trials} - results.keys())
+        if missing:
+            _say(console, f"{missing} trials to run now; about {_duration(left)} of one core to the end")
+
+    def on_trial(planned: Planned, result: TrialResult) -> None:
+        done[planned.task] += 1
+        metric = f"val_{tasks.family(study.task(planned.task).family).select}"
+        value = result.final.get(metric)
+        score = result.status if value is None else f"{metric} {value:.4g}"
+        state = f"{planned.role} {planned.optimizer} lr {planned.spec.optimizer.lr:g}: {score}"
+        progress.update(bars[planned.task], completed=done[planned.task], state=state)
+        if not console.is_terminal:
+            place = f"{done[planned.task]}/{totals[planned.task]}"
+            _say(console, f"{time.strftime('%H:%M:%S')} {planned.task} {place} {state}")
+
+    with progress:
+        return run_study(folder, known, executor, device, on_plan, on_trial)
+
+
+def _write_report(folder: Folder, device: str, console: Console) -> None:
+    from adamomentum.study.report import study as study_report
+
+    path = study_report.write(folder, device, "adamomentum " + shlex.join(sys.argv[1:]))
+    _say(console, f"Report: {path}")
+
+
+@app.command()
+def report(
+    source: Source = "paper-mini", out: Out = None, smoke: Smoke = False, only: Only = "", device: Device = "cpu"
+) -> None:
+    """Write the report from what is finished, and say what is missing."""
+    with _errors(Console(stderr=True)):
+        _write_report(_folder(_study(source, smoke, only), out), device, Console())
+
+
+@app.command()
+def status(
+    source: Source = "paper-mini", out: Out = None, smoke: Smoke = False, only: Only = "", device: Device = "cpu"
+) -> None:
+    """Say what is finished, what is left, what was chosen and what failed."""
+    console = Console()
+    with _errors(Console(stderr=True)):
+        study = _study(source, smoke, only)
+        folder = _folder(study, out)
+        made, results = folder.results(device)
+        _say(console, f"{study.name} ({study.hash}) in {folder.root}")
+        console.print(_plan_table(study, made, results))
+        if made.choices:
+            table = Table("task", "optimizer", "chosen", "validation", "edge", title_justify="left")
+            for (task, name), choice in made.choices.items():
+                setting = choice.setting or {}
+                chosen = ", ".join(f"{key} {value:g}" for key, value in setting.items()) or "nothing could be trained"
+                score = f"{choice.score:.4g}" if setting else "-"
+                table.add_row(task, stages.label(study, name), chosen, score, ", ".join(choice.edges))
+            console.print(table)
+        diverged = Counter((t.task, t.optimizer) for t in made.trials
+                           if (r := results.get(t.spec.trial_id)) and r.status == "diverged")  # fmt: skip
+        for (task, name), count in diverged.items():
+            _say(console, f"{count} diverged: {task} {name}")
+        for path in sorted((folder.root / "store" / "failed").glob("*.json")):
+            record = json.loads(path.read_text())
+            _say(console, f"Failed: {path.stem} {record['spec']['optimizer']['name']}: "
+                 f"{_last_line(record['result']['error'])}")  # fmt: skip
+        left = _remaining_seconds(study, made, results)
+        _say(console, f"Left: about {_duration(left)} of one core" if left else "Complete.")
+
+
+@app.command()
+def show(
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Id of a trial, or its first digits.")],
+    out: Annotated[Path, typer.Option(help="Folder of the study, or one above it.")] = Path("adamomentum-study"),
+) -> None:
+    """Print all that is kept of a trial: specification, result, learning curve, traceback."""
+    with _errors(Console(stderr=True)):
+        found = sorted(out.glob(f"**/store/*/{trial}*.json"))
+        if len(found) != 1:
+            names = ", ".join(path.stem for path in found[:10])
+            raise _Failed(f"{len(found)} trials in {out} begin with {trial!r}{': ' + names if found else ''}")
+        record = json.loads(found[0].read_text())
+        error = record["result"].pop("error", "")
+        Console().print_json(json.dumps(record))
+        if error:
+            _say(Console(), error)
+
+
+@app.command()
+def trial(
+    source: Source,
+    trial_id: Annotated[str, typer.Argument(metavar="TRIAL", help="Id of a planned trial.")],
+    out: Out = None,
+    smoke: Smoke = False,
+    data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Your own copy of a data set.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Run one trial here and keep its result; under torchrun, with all its processes, also on several machines."""
+    import os
+
+    from adamomentum.study import parallel
+
+    with _errors(Console(stderr=True)):
+        study = _study(source, smoke, "")
+        sources = _sources(study, data or [])
+        folder = _folder(study, out)
+        if not folder.data():
+            folder.prepare_data(sources, lambda text: None)
+        made, _ = folder.results(device)
+        planned = {t.spec.trial_id: t for t in made.trials}
+        if trial_id not in planned:
+            raise _Failed(f"no trial {trial_id} can be planned now; `adamomentum study status` says what is open")
+        spec = planned[trial_id].spec
+        if "RANK" in os.environ:
+            parallel.join(spec)
+        result = run_planned(spec, Setup(sources, folder.checkpoints.resolve()))
+        if int(os.environ.get("RANK", 0)) == 0:
+            folder.store.put(spec, result)
+            _say(Console(), f"{trial_id}: {result.status}, kept in {folder.root}")
+
+
+@app.command()
+def export(
+    source: Source = "paper-mini",
+    out: Out = None,
+    smoke: Smoke = False,
+    device: Device = "cpu",
+    to: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("export"),
+) -> None:
+    """Write all finished trials as one file that `import` reads, and as Parquet tables."""
+    from adamomentum.study.results import gather
+
+    with _errors(Console(stderr=True)):
+        folder = _folder(_study(source, smoke, ""), out)
+        made, results = folder.results(device)
+        unique = {t.spec.trial_id: t.spec for t in made.trials if t.spec.trial_id in results}
+        lines = [json.dumps(as_record(unique[key], results[key]), sort_keys=True) + "\n" for key in sorted(unique)]
+        # No time stamp: the same trials make the same file.
+        write_atomic(to / EXPORT, gzip.compress("".join(lines).encode(), mtime=0))
+        write_atomic(to / "data.json", (folder.root / "data.json").read_bytes())
+        write_atomic(to / "study.json", (folder.root / "study.json").read_bytes())
+        tables = gather(folder, device)
+        tables.trials.to_parquet(to / "trials.parquet", index=False)
+        tables.curves.to_parquet(to / "curves.parquet", index=False)
+        _say(Console(), f"{len(lines)} trials in {to}")
+
+
+@app.command("import")
+def import_(
+    source: Source,
+    exported: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `export` wrote.")],
+    out: Out = None,
+    smoke: Smoke = False,
+) -> None:
+    """Take up exported trials, to report on them or to go on from them."""
+    with _errors(Console(stderr=True)):
+        folder = _folder(_study(source, smoke, ""), out)
+        path = exported / EXPORT
+        if not path.is_file():
+            raise _Failed(f"{exported} holds no {EXPORT}; give the folder that `adamomentum study export` wrote")
+        with folder.locked():
+            store = folder.store
+            count = 0
+            for line in gzip.decompress(path.read_bytes()).decode().splitlines():
+                record = json.loads(line)
+                try:
+                    spec = TrialSpec.model_validate(record["spec"])
+                    result = TrialResult.model_validate(record["result"])
+                except ValidationError as error:
+                    raise _Failed(f"{path} is of another version: {error.errors()[0]['msg']}") from None
+                if not store.path(spec.trial_id).exists():
+                    store.put(spec, result)
+                    count += 1
+            for name in ("data.json", "study.json"):
+                if not (folder.root / name).exists():
+                    write_atomic(folder.root / name, (exported / name).read_bytes())
+        _say(Console(), f"{count} trials taken up into {folder.root}")
+
+
+@app.command()
+def doctor(source: Source = "paper-mini") -> None:
+    """Say what a study needs and whether it is here: packages, data, devices, memory."""
+    import shutil
+
+    console = Console()
+    with _errors(Console(stderr=True)):
+        study = studyfile.read(source)
+        _say(console, f"{study.name} ({study.hash}): {len(study.tasks)} tasks, {len(study.optimizers)} optimizers")
+        for package in ("torch", "scipy", "pandas", "pyarrow", "pytorch-optimizer", "sacrebleu", "sentencepiece", "ray"):
+            try:
+                _say(console, f"{package} {version(package)}")
+            except PackageNotFoundError:
+                _say(console, f"{package}: not installed")
+        _say(console, f"cores: {available_cores()}")
+        free = shutil.disk_usage(Path.cwd()).free / 2**30
+        _say(console, f"free disk here: {free:.0f} GiB")
+        bad = 0
+        for entry in study.tasks:
+            from adamomentum.study.work import load
+
+            try:
+                _say(console, f"{entry.name}: {load(entry.family, entry.params, {}).describe()}")
+            except DataError as error:
+                bad += 1
+                _say(console, f"{entry.name}: {error}")
+        if bad:
+            raise typer.Exit(1)

@@ -1,0 +1,220 @@
+"""Runs a study: plans, runs what the store lacks, plans again, until nothing is left.
+
+The folder of a study:
+
+    study.json      the study as read, its hash, and every earlier version of it that was run here
+    data.json       fingerprint, description and trivial baselines of each task's data
+    store/          finished trials (see store.py)
+    checkpoints/    the state of long trials under way
+    report/         what ``study report`` writes
+
+Everything but the store is derived or informative; killing the process at any moment costs the trials under way.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from adamomentum.study import stages, tasks
+from adamomentum.study.checkpoint import Checkpoints
+from adamomentum.study.execute.base import Executor
+from adamomentum.study.files import write_atomic
+from adamomentum.study.spec import TrialSpec
+from adamomentum.study.stages import Plan, Planned
+from adamomentum.study.store import Store
+from adamomentum.study.studyfile import Study, StudyError
+from adamomentum.study.trial import TrialResult
+from adamomentum.study.work import load
+
+OnTrial = Callable[[Planned, TrialResult], None]
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What is known of a task's data without loading it.
+
+    Attributes:
+        fingerprint: of the contents.
+        description: one line.
+        baselines: what trivial methods reach, name -> metric -> value.
+    """
+
+    fingerprint: str
+    description: str
+    baselines: Mapping[str, Mapping[str, float]]
+
+
+class Folder:
+    """The folder of a study.
+
+    Args:
+        root: where; created when something is written.
+        study: the study as it is now.
+    """
+
+    def __init__(self, root: Path, study: Study) -> None:
+        self.root, self.study = root, study
+        self.checkpoints = root / "checkpoints"
+        self.report = root / "report"
+
+    @property
+    def store(self) -> Store:
+        """The finished trials."""
+        return Store(self.root / "store")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder against a second run; the lock goes with the process, however that ends.
+
+        Raises:
+            StudyError: if another process runs the study here.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise StudyError(
+                    f"another process runs a study in {self.root}; wait for it or choose another --out"
+                ) from None
+            yield
+
+    def register(self) -> None:
+        """Writes down the study; an earlier version of it that differs is kept, with the time of the change."""
+        path = self.root / "study.json"
+        entry = {"hash": self.study.hash, "since": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
+        history = self.history()
+        if history and history[-1]["hash"] == self.study.hash:
+            return
+        record = {"history": [*history, entry], "study": self.study.model_dump(mode="json", exclude_defaults=True)}
+        write_atomic(path, json.dumps(record, indent=1).encode())
+
+    def history(self) -> list[dict[str, str]]:
+        """Returns hash and time of each version of the study that was run here, the present one last."""
+        try:
+            return list(json.loads((self.root / "study.json").read_text())["history"])
+        except (OSError, ValueError, KeyError):
+            return []
+
+    def data(self) -> dict[str, DataInfo]:
+        """Returns what is known of each task's data from an earlier run."""
+        try:
+            known = json.loads((self.root / "data.json").read_text())
+            return {name: DataInfo(**info) for name, info in known.items()}
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    def prepare_data(self, sources: Mapping[str, Path], say: Callable[[str], None]) -> dict[str, DataInfo]:
+        """Loads, or downloads, the data of every task and writes down what is known of it.
+
+        Raises:
+            DataError: if some data cannot be had.
+        """
+        known = self.data()
+        for entry in self.study.tasks:
+            data = load(entry.family, entry.params, sources)
+            say(f"{entry.name}: {data.describe()}")
+            if entry.name not in known or known[entry.name].fingerprint != data.fingerprint:
+                baselines = tasks.task(entry.family).baselines(data)
+                known[entry.name] = DataInfo(data.fingerprint, data.describe(), baselines)
+        text = json.dumps({name: vars(info) for name, info in known.items()}, indent=1)
+        write_atomic(self.root / "data.json", text.encode())
+        return known
+
+    def results(self, device: str = "cpu") -> tuple[Plan, dict[str, TrialResult]]:
+        """Returns the plan and all finished trials it holds, by trial id.
+
+        Raises:
+            StudyError: if the study was never run here, so that its data is unknown.
+        """
+        data = self.data()
+        missing = [task.name for task in self.study.tasks if task.name not in data]
+        if missing:
+            raise StudyError(f"{self.root} knows nothing of {', '.join(missing)}; run `adamomentum study run` first")
+        store, results = self.store, dict[str, TrialResult]()
+        while True:
+            made = plan_now(self.study, data, results, device)
+            new = {t.spec.trial_id: t.spec for t in made.trials if t.spec.trial_id not in results}
+            found = {key: kept for key, spec in new.items() if (kept := store.get(spec)) is not None}
+            if not found:
+                return made, results
+            results |= found
+
+
+def plan_now(study: Study, data: Mapping[str, DataInfo], results: stages.Results, device: str) -> Plan:
+    """Returns the plan as far as ``results`` allow.
+
+    Raises:
+        StudyError: if the study asks for what an optimizer does not have.
+    """
+    try:
+        return stages.plan(study, {name: info.fingerprint for name, info in data.items()}, results, device)
+    except ValueError as error:
+        raise StudyError(f"study {study.name}: {error}") from None
+
+
+def run_study(
+    folder: Folder,
+    data: Mapping[str, DataInfo],
+    executor: Executor,
+    device: str,
+    on_plan: Callable[[Plan, dict[str, TrialResult]], None],
+    on_trial: OnTrial,
+) -> tuple[Plan, dict[str, TrialResult]]:
+    """Runs what the folder's store lacks; returns the whole plan and all results by trial id.
+
+    A trial that ends in an error is not tried again in this run: it counts as done, says nothing, and is tried anew
+    by the next one.
+
+    Args:
+        folder: of the study.
+        data: what is known of each task's data.
+        executor: where trials run.
+        device: kind of device.
+        on_plan: called with each plan before its missing trials run, and all results so far.
+        on_trial: called with each trial that finishes now.
+    """
+    store, checkpoints = folder.store, Checkpoints(folder.checkpoints)
+    results: dict[str, TrialResult] = {}
+    while True:
+        made = plan_now(folder.study, data, results, device)
+        missing: dict[str, Planned] = {}
+        for planned in made.trials:
+            key = planned.spec.trial_id
+            if key in results or key in missing:
+                continue
+            kept = store.get(planned.spec)
+            if kept is None:
+                missing[key] = planned
+            else:
+                results[key] = kept
+        # What the store had may already allow to plan further.
+        further = plan_now(folder.study, data, results, device)
+        if len(further.trials) > len(made.trials):
+            continue
+        on_plan(made, results)
+        if not missing:
+            return made, results
+        for spec, result in executor.run([planned.spec for planned in missing.values()]):
+            _keep(store, checkpoints, spec, result)
+            results[spec.trial_id] = result
+            on_trial(missing[spec.trial_id], result)
+
+
+def _keep(store: Store, checkpoints: Checkpoints, spec: TrialSpec, result: TrialResult) -> None:
+    store.put(spec, result)
+    # Only now: until its result is stored, a checkpoint is all there is of a trial.
+    if result.status != "error":
+        checkpoints.discard(spec)
+
+
+def as_record(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
+    """Returns a finished trial as plain data, as an export holds it."""
+    return {"spec": spec.model_dump(mode="json"), "result": result.model_dump(mode="json")}

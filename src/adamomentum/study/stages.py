@@ -1,0 +1,381 @@
+"""From a study and the results so far to the trials that can be planned now.
+
+    tune -> (extension) -> default, final -> sensitivity, controls
+
+All is a pure function of the study, the data's fingerprints and the finished trials: resuming needs no state of its
+own. A trial may serve several stages (a sensitivity sweep passes through the chosen setting): it is run once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from adamomentum.study import tasks
+from adamomentum.study.registry import Optimizer
+from adamomentum.study.spec import OptimizerSpec, ScheduleSpec, Stage, TaskSpec, TrialSpec, Value
+from adamomentum.study.studyfile import Control, Study, TaskEntry
+from adamomentum.study.trial import TrialResult
+
+Role = Literal["tune", "default", "final", "sensitivity", "control"]
+ROLES: tuple[Role, ...] = ("tune", "default", "final", "sensitivity", "control")
+
+EDGE = 0.1
+"""The outer part of a range, on its logarithmic scale, in which the best point counts as lying at the edge."""
+
+EXTENSION = 1 / 3
+"""How far a range is extended beyond an edge, as a part of its logarithmic length."""
+
+Results = Mapping[str, TrialResult]
+Setting = Mapping[str, float]
+"""Values of what was searched for, ``lr`` among them."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A trial and why it is run.
+
+    Attributes:
+        role: the stage.
+        task: name of the task in the study.
+        optimizer: name of the optimizer in the study, or of the control.
+        point: index of the tuning point; half decades from the chosen lr in a sensitivity sweep; else 0.
+        spec: the trial.
+    """
+
+    role: Role
+    task: str
+    optimizer: str
+    point: int
+    spec: TrialSpec
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What tuning chose for an optimizer on a task.
+
+    Attributes:
+        setting: the values chosen; None if no point could be trained.
+        score: the mean validation metric there; infinite without a setting.
+        edges: searched values that lie at the edge even of the extended range, e.g. ``("lr",)``.
+        points: number of points tried.
+        failed: tuning trials that ended in an error and so say nothing.
+    """
+
+    setting: Setting | None
+    score: float
+    edges: tuple[str, ...]
+    points: int
+    failed: int
+
+
+@dataclass
+class Plan:
+    """What can be said now.
+
+    Attributes:
+        trials: in the order in which they should run; those of later stages appear as the earlier ones finish.
+        choices: per task and optimizer, where tuning is complete.
+        open: how many trials of later stages cannot be planned yet, by role.
+    """
+
+    trials: list[Planned] = field(default_factory=list)
+    choices: dict[tuple[str, str], Choice] = field(default_factory=dict)
+    open: dict[Role, int] = field(default_factory=lambda: dict.fromkeys(ROLES, 0))
+
+
+def sobol(count: int, dimensions: int, start: int = 0) -> list[tuple[float, ...]]:
+    """Returns points ``start`` .. ``start + count - 1`` of the Sobol sequence in the open unit cube.
+
+    Each sits in the middle of its cell, so that a first power of two of them is spread evenly in every dimension.
+    """
+    from scipy.stats import qmc
+
+    if count < 1:
+        return []
+    total = start + count
+    first = 2 ** math.ceil(math.log2(max(start or count, 1)))
+    exponent = math.ceil(math.log2(max(total, 2)))
+    points = qmc.Sobol(dimensions, scramble=False).random_base2(exponent)[start:total]
+    return [tuple(float(u + 0.5 / first) % 1.0 for u in row) for row in points]
+
+
+class _Planner:
+    def __init__(self, study: Study, fingerprints: Mapping[str, str], results: Results, device: str) -> None:
+        self.study, self.fingerprints, self.results, self.device = study, fingerprints, results, device
+        self.optimizers = {name: study.optimizer(name) for name in study.optimizers}
+        self.plan = Plan()
+
+    # --- a trial ---
+
+    def hyperparameters(self, task: TaskEntry, name: str) -> dict[str, Value]:
+        """What the task sets for the optimizer, without its learning rate."""
+        given = {k: v for k, v in task.optimizers.get(name, {}).items() if k != "lr"}
+        return {**self.optimizers[name].hyperparameters, **given}
+
+    def spec(
+        self,
+        stage: Stage,
+        task: TaskEntry,
+        optimizer: OptimizerSpec,
+        replicate: int,
+        schedule: ScheduleSpec | None = None,
+    ) -> TrialSpec:
+        family = tasks.family(task.family)
+        return TrialSpec(
+            stage=stage,
+            task=TaskSpec(
+                name=family.name,
+                version=family.version,
+                data_fingerprint=self.fingerprints[task.name],
+                params=task.params,
+            ),
+            optimizer=optimizer,
+            schedule=schedule or task.schedule,
+            budget=task.budget,
+            replicate=replicate,
+            precision=task.precision,
+            device_kind=self.device,
+            processes=task.processes,
+        )
+
+    def optimizer(
+        self, task: TaskEntry, name: str, setting: Setting, changes: Mapping[str, Value] | None = None
+    ) -> OptimizerSpec:
+        values = {**self.hyperparameters(task, name), **setting, **(changes or {})}
+        lr = values.pop("lr")
+        known = self.optimizers[name].hyperparameters
+        unknown = values.keys() - known.keys()
+        if unknown and ":" not in self.optimizers[name].name:
+            raise ValueError(
+                f"{name} has no hyper-parameter {', '.join(sorted(unknown))}; it has: lr, {', '.join(known)}"
+            )
+        return OptimizerSpec(name=self.optimizers[name].name, lr=lr, hyperparameters=values)  # type: ignore[arg-type]
+
+    # --- tuning ---
+
+    def searched(self, task: TaskEntry, name: str) -> list[str]:
+        return [key for key in task.tune if key in self.optimizers[name].space]
+
+    def trials_of(self, task: TaskEntry) -> int:
+        return self.study.tuning.trials if task.trials is None else task.trials
+
+    def points(self, task: TaskEntry, name: str) -> list[dict[str, float]]:
+        """The points of the first search: the same in the unit cube for every optimizer."""
+        unit = sobol(self.trials_of(task), max(1, len(task.tune)))
+        where = {key: task.tune.index(key) for key in self.searched(task, name)}
+        space = self.optimizers[name].space
+        return [{key: space[key].at(point[k]) for key, k in where.items()} for point in unit]
+
+    def extension(self, task: TaskEntry, name: str, choice: Choice) -> list[dict[str, float]]:
+        """Further points: beyond the edge where the best lies at one, else the next of the sequence."""
+        count, start = self.study.tuning.extension, self.trials_of(task)
+        unit = sobol(count, max(1, len(task.tune)), start)
+        space, where = self.optimizers[name].space, {k: task.tune.index(k) for k in self.searched(task, name)}
+        sides = {key: self.side(task, name, key, choice.setting) for key in where} if choice.setting else {}
+        moved = []
+        for j, point in enumerate(unit):
+            values = {}
+            for key, k in where.items():
+                beyond = EXTENSION * (j + 1) / count
+                u = {1: 1 + beyond, -1: -beyond}.get(sides.get(key, 0), point[k])
+                values[key] = space[key].at(u)
+            moved.append(values)
+        return moved
+
+    def side(self, task: TaskEntry, name: str, key: str, setting: Setting | None) -> int:
+        """1 or -1 if the setting lies at the upper or lower edge of its range, else 0."""
+        if setting is None:
+            return 0
+        u = self.optimizers[name].space[key].position(setting[key])
+        return 1 if u > 1 - EDGE else -1 if u < EDGE else 0
+
+    def tuning(self, task: TaskEntry, name: str, points: list[dict[str, float]], start: int = 0) -> list[Planned]:
+        return [
+            Planned("tune", task.name, name, start + k, self.spec("tune", task, self.optimizer(task, name, p), seed))
+            for seed in range(self.study.tuning.seeds)
+            for k, p in enumerate(points)
+        ]
+
+    def choose(self, task: TaskEntry, name: str, trials: list[Planned], points: list[dict[str, float]]) -> Choice:
+        """The point with the best mean validation metric; a diverged trial counts as infinitely bad."""
+        metric = f"val_{tasks.family(task.family).select}"
+        scores: dict[int, list[float]] = {}
+        failed = 0
+        for trial in trials:
+            result = self.results[trial.spec.trial_id]
+            if result.status == "error":
+                failed += 1
+                continue
+            value = result.final.get(metric) if result.status == "ok" else None
+            scores.setdefault(trial.point, []).append(math.inf if value is None else value)
+        means = {k: math.fsum(v) / len(v) for k, v in scores.items()}
+        best = min(means, key=lambda k: (means[k], points[k]["lr"]), default=None)
+        if best is None or not math.isfinite(means[best]):
+            return Choice(None, math.inf, (), len(points), failed)
+        return Choice(points[best], means[best], (), len(points), failed)
+
+    def tune(self, task: TaskEntry) -> dict[str, Choice] | None:
+        """Plans the search on a task; returns the choices once it is complete."""
+        names = list(self.study.optimizers)
+        points = {name: self.points(task, name) for name in names}
+        first = {name: self.tuning(task, name, points[name]) for name in names}
+        self.plan.trials += _interleaved(first.values())
+        extra = self.study.tuning.extension
+        if not self.done(first.values()):
+            self.plan.open["tune"] += extra * self.study.tuning.seeds * len(names)
+            return None
+        choices = {name: self.choose(task, name, first[name], points[name]) for name in names}
+        at_edge = any(self.side(task, n, k, c.setting) for n, c in choices.items() for k in self.searched(task, n))
+        if extra and at_edge:
+            more = {name: self.extension(task, name, choices[name]) for name in names}
+            second = {name: self.tuning(task, name, more[name], self.trials_of(task)) for name in names}
+            self.plan.trials += _interleaved(second.values())
+            if not self.done(second.values()):
+                return None
+            points = {name: points[name] + more[name] for name in names}
+            choices = {name: self.choose(task, name, first[name] + second[name], points[name]) for name in names}
+        return {name: self.with_edges(task, name, choices[name], points[name]) for name in names}
+
+    def with_edges(self, task: TaskEntry, name: str, choice: Choice, points: list[dict[str, float]]) -> Choice:
+        """Notes where the best point is the outermost one that was tried, or nearly so."""
+        edges = []
+        for key in self.searched(task, name) if choice.setting else ():
+            position = self.optimizers[name].space[key].position
+            tried = sorted(position(p[key]) for p in points)
+            here = position(choice.setting[key]) if choice.setting else 0.0
+            low, high = min(0.0, tried[0]), max(1.0, tried[-1])
+            if here < low + EDGE * (high - low) or here > high - EDGE * (high - low):
+                edges.append(key)
+        return Choice(choice.setting, choice.score, tuple(edges), choice.points, choice.failed)
+
+    def done(self, groups: Iterable[list[Planned]]) -> bool:
+        return all(trial.spec.trial_id in self.results for group in groups for trial in group)
+
+    # --- what comes after ---
+
+    def default(self, task: TaskEntry) -> None:
+        """Published settings: the registry's, or what the task says was run."""
+        groups = []
+        for name, optimizer in self.optimizers.items():
+            lr = task.optimizers.get(name, {}).get("lr", optimizer.default_lr)
+            spec = self.optimizer(task, name, {"lr": float(lr)})  # type: ignore[arg-type]
+            groups.append(
+                [
+                    Planned("default", task.name, name, 0, self.spec("final", task, spec, seed))
+                    for seed in range(self.study.default.seeds)
+                ]
+            )
+        self.plan.trials += _interleaved(groups)
+
+    def final(self, task: TaskEntry, choices: Mapping[str, Choice]) -> None:
+        # The baselines first: the target of time-to-target is theirs, fixed before the reference has run.
+        names = sorted(self.optimizers, key=lambda n: n not in self.study.baselines)
+        groups = [
+            [
+                Planned("final", task.name, n, 0, self.spec("final", task, self.optimizer(task, n, s), seed))
+                for seed in range(self.study.final.seeds)
+            ]
+            for n in names
+            if (s := choices[n].setting) is not None
+        ]
+        baselines = [g for g in groups if g and g[0].optimizer in self.study.baselines]
+        self.plan.trials += _interleaved(baselines) + _interleaved([g for g in groups if g not in baselines])
+
+    def sensitivity(self, task: TaskEntry, choices: Mapping[str, Choice]) -> None:
+        reach = self.study.sensitivity.half_decades
+        groups = []
+        for name in self.study.sensitivity.optimizers:
+            setting = choices[name].setting
+            if setting is None:
+                continue
+            for k in range(-reach, reach + 1):
+                there = setting if k == 0 else {**setting, "lr": float(f"{setting['lr'] * 10 ** (k / 2):.3g}")}
+                spec = self.optimizer(task, name, there)
+                groups.append(
+                    [
+                        Planned("sensitivity", task.name, name, k, self.spec("final", task, spec, seed))
+                        for seed in range(self.study.sensitivity.seeds)
+                    ]
+                )
+        self.plan.trials += _interleaved(groups)
+
+    def control(self, task: TaskEntry, choices: Mapping[str, Choice], control: Control) -> None:
+        setting = choices[control.lr_from or control.optimizer].setting
+        if setting is None:
+            return
+        # Of another optimizer's setting only the learning rate means the same.
+        if control.lr_from not in ("", control.optimizer):
+            setting = {"lr": setting["lr"]}
+        lr = float(f"{setting['lr'] * control.lr_factor:.3g}")
+        spec = self.optimizer(task, control.optimizer, {**setting, "lr": lr}, control.hyperparameters)
+        self.plan.trials += [
+            Planned("control", task.name, control.name, 0, self.spec("final", task, spec, seed, control.schedule))
+            for seed in range(control.seeds)
+        ]
+
+    def controls(self, task: TaskEntry) -> list[Control]:
+        return [c for c in self.study.controls if not c.tasks or task.name in c.tasks]
+
+
+def _interleaved(groups: Iterable[list[Planned]]) -> list[Planned]:
+    """One of each group in turn, so that a run that is cut short has something of everything."""
+    groups = list(groups)
+    longest = max((len(group) for group in groups), default=0)
+    return [group[k] for k in range(longest) for group in groups if k < len(group)]
+
+
+def plan(study: Study, fingerprints: Mapping[str, str], results: Results, device: str = "cpu") -> Plan:
+    """Returns what is to be run, as far as ``results`` (by trial id) allow to say.
+
+    Args:
+        study: what to compare.
+        fingerprints: of each task's data, by the task's name in the study.
+        results: finished trials, those that ended in an error included.
+        device: kind of device the trials train on.
+
+    Raises:
+        ValueError: if the study sets a hyper-parameter that an optimizer does not have.
+    """
+    planner = _Planner(study, fingerprints, results, device)
+    made, names = planner.plan, study.optimizers
+    chosen: dict[str, dict[str, Choice]] = {}
+    for task in study.tasks:
+        if planner.trials_of(task):
+            choices = planner.tune(task)
+            if choices is not None:
+                chosen[task.name] = choices
+                made.choices |= {(task.name, name): choice for name, choice in choices.items()}
+    for task in study.tasks:
+        planner.default(task)
+    sweep = len(study.sensitivity.optimizers) * study.sensitivity.seeds * (2 * study.sensitivity.half_decades + 1)
+    for task in study.tasks:
+        if task.name in chosen:
+            planner.final(task, chosen[task.name])
+        elif planner.trials_of(task):
+            made.open["final"] += study.final.seeds * len(names)
+    for task in study.tasks:
+        controls = planner.controls(task)
+        if task.name in chosen:
+            for control in controls:
+                planner.control(task, chosen[task.name], control)
+            planner.sensitivity(task, chosen[task.name])
+        elif planner.trials_of(task):
+            made.open["control"] += sum(control.seeds for control in controls)
+            made.open["sensitivity"] += sweep
+    return made
+
+
+def label(study: Study, name: str) -> str:
+    """Returns how the optimizer or control ``name`` is called in tables."""
+    if name in study.optimizers:
+        return study.optimizers[name].label or optimizer_of(study, name).label
+    return name
+
+
+def optimizer_of(study: Study, name: str) -> Optimizer:
+    """Returns the optimizer behind ``name``, which may be a control."""
+    controls = {control.name: control.optimizer for control in study.controls}
+    return study.optimizer(controls.get(name, name))

@@ -1,0 +1,364 @@
+"""The study file: what is compared, on what, with which budgets. TOML, checked when it is read.
+
+Everything that can change a result is in this file or in the registry of optimizers; the hash of what was read is
+printed in the report, so that a study can be registered before it is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from adamomentum.study import registry, tasks
+from adamomentum.study.registry import Optimizer, Range
+from adamomentum.study.spec import Budget, CosineSchedule, Finite, Precision, ScheduleSpec, Value
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+PACKAGE = "adamomentum.study.studies"
+
+
+class StudyError(Exception):
+    """A study file cannot be used; the message says where it is wrong and what would be right."""
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SpaceEntry(_Entry):
+    """A range that is searched on a logarithmic scale."""
+
+    low: Annotated[Finite, Field(gt=0)]
+    high: Annotated[Finite, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SpaceEntry:
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high, got {self.low:g} and {self.high:g}")
+        return self
+
+
+class OptimizerEntry(_Entry):
+    """An optimizer of the study.
+
+    Attributes:
+        base: name in the registry, or ``module:Class`` of your own; by default the entry's own name.
+        label: shown in tables; by default the registry's.
+        hyperparameters: what differs from the registry's published defaults.
+        default_lr: published learning rate; for your own optimizer it must be given.
+        space: hyper-parameter -> range; replaces the registry's, name by name.
+        control: it serves to explain and is no baseline: left out of the correction over baselines and of targets.
+    """
+
+    base: str = ""
+    label: str = ""
+    hyperparameters: dict[str, Value] = {}
+    default_lr: Annotated[Finite, Field(gt=0)] | None = None
+    space: dict[str, SpaceEntry] = {}
+    control: bool = False
+
+
+class SmokeTask(_Entry):
+    """What ``--smoke`` changes in a task."""
+
+    budget: Budget | None = None
+    params: dict[str, Value] = {}
+
+
+class TaskEntry(_Entry):
+    """A task of the study.
+
+    Attributes:
+        name: how it is called in tables and on the command line.
+        title: one line for the reader.
+        family: which code trains it.
+        params: parameters of the family, e.g. data set and model.
+        budget: length, batch size, evaluations; the same for every optimizer.
+        schedule: of the learning rate; the same for every optimizer.
+        precision: of the forward pass.
+        processes: how many train one trial together.
+        tune: what is searched for; a hyper-parameter that an optimizer's space lacks is left alone for it.
+        trials: tuning trials of each optimizer, if not the study's.
+        optimizers: per optimizer what is set for this task: ``lr`` is that of the default track only.
+        minutes: what a trial takes on one core of a laptop, for the plan's estimate until trials have been timed.
+        notes: what a reader must know, e.g. where settings as printed and as run differ.
+        smoke: what ``--smoke`` changes.
+    """
+
+    name: Annotated[str, Field(pattern=NAME)]
+    title: str = ""
+    family: str
+    params: dict[str, Value] = {}
+    budget: Budget
+    schedule: ScheduleSpec = CosineSchedule()
+    precision: Precision = "float32"
+    processes: Annotated[int, Field(ge=1)] = 1
+    tune: tuple[str, ...] = ("lr",)
+    trials: Annotated[int, Field(ge=0)] | None = None
+    optimizers: dict[str, dict[str, Value]] = {}
+    minutes: Annotated[Finite, Field(gt=0)] | None = None
+    notes: tuple[str, ...] = ()
+    smoke: SmokeTask = SmokeTask()
+
+    @field_validator("family")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return tasks.family(name).name
+
+
+class Tuning(_Entry):
+    """How settings are chosen.
+
+    Attributes:
+        trials: points of each optimizer on each task; 0: nothing is tuned, only the default track runs.
+        seeds: runs of each point.
+        extension: further points for every optimizer of a task on which one has its best at the edge of its range.
+    """
+
+    trials: Annotated[int, Field(ge=0)] = 8
+    seeds: Annotated[int, Field(ge=1)] = 1
+    extension: Annotated[int, Field(ge=0)] = 3
+
+
+class Seeds(_Entry):
+    """How many evaluation runs."""
+
+    seeds: Annotated[int, Field(ge=0)]
+
+
+class Sensitivity(_Entry):
+    """Learning rates around the chosen one.
+
+    Attributes:
+        optimizers: which; none by default.
+        seeds: runs of each point.
+        half_decades: how far to each side, in half decades.
+    """
+
+    optimizers: tuple[str, ...] = ()
+    seeds: Annotated[int, Field(ge=1)] = 3
+    half_decades: Annotated[int, Field(ge=1)] = 3
+
+
+class Control(_Entry):
+    """A run that explains a difference: an optimizer at a setting that is derived, not tuned.
+
+    Attributes:
+        name: how it is called.
+        optimizer: which, by its name in the study.
+        lr_from: the optimizer whose chosen setting it takes over; by default its own.
+        lr_factor: what that learning rate is multiplied by.
+        hyperparameters: what is changed besides.
+        schedule: instead of the task's.
+        tasks: on which; all by default.
+        seeds: how many evaluation runs.
+        about: what it is there to show.
+    """
+
+    name: Annotated[str, Field(pattern=NAME)]
+    optimizer: str
+    lr_from: str = ""
+    lr_factor: Annotated[Finite, Field(gt=0)] = 1.0
+    hyperparameters: dict[str, Value] = {}
+    schedule: ScheduleSpec | None = None
+    tasks: tuple[str, ...] = ()
+    seeds: Annotated[int, Field(ge=1)] = 5
+    about: str = ""
+
+
+class Smoke(_Entry):
+    """What ``--smoke`` puts in place of the study's numbers."""
+
+    trials: Annotated[int, Field(ge=0)] = 2
+    extension: Annotated[int, Field(ge=0)] = 1
+    default: Annotated[int, Field(ge=0)] = 1
+    final: Annotated[int, Field(ge=0)] = 2
+    sensitivity: Annotated[int, Field(ge=1)] = 1
+    half_decades: Annotated[int, Field(ge=1)] = 1
+    controls: Annotated[int, Field(ge=1)] = 1
+
+
+class Study(_Entry):
+    """A study as its file describes it.
+
+    Attributes:
+        name: also the name of its folder.
+        title: one line for the reader.
+        reference: the optimizer that is compared with each of the others.
+        optimizers: by name; an empty entry takes the registry's optimizer of that name as it is.
+        tasks: in the order in which they are reported.
+        tuning: how settings are chosen.
+        default: runs at published settings.
+        final: runs at the chosen settings.
+        sensitivity: learning rates around the chosen ones.
+        controls: runs that explain.
+        smoke: what ``--smoke`` changes.
+    """
+
+    name: Annotated[str, Field(pattern=NAME)]
+    title: str = ""
+    reference: str = "adamomentum"
+    optimizers: Annotated[dict[Annotated[str, Field(pattern=NAME)], OptimizerEntry], Field(min_length=1)]
+    tasks: Annotated[tuple[TaskEntry, ...], Field(min_length=1)]
+    tuning: Tuning = Tuning()
+    default: Seeds = Seeds(seeds=5)
+    final: Seeds = Seeds(seeds=10)
+    sensitivity: Sensitivity = Sensitivity()
+    controls: tuple[Control, ...] = ()
+    smoke: Smoke = Smoke()
+
+    @model_validator(mode="after")
+    def _names_meet(self) -> Study:
+        def check(name: str, known: Mapping[str, Any], where: str) -> None:
+            if name not in known:
+                raise ValueError(f"{where} names {name!r}, which is not in the study; there are: {', '.join(known)}")
+
+        by_name = {task.name: task for task in self.tasks}
+        for names, what in ((list(t.name for t in self.tasks), "tasks"), ([c.name for c in self.controls], "controls")):
+            twice = {name for name in names if names.count(name) > 1}
+            if twice:
+                raise ValueError(f"{what} must have different names, got {', '.join(sorted(twice))} more than once")
+        check(self.reference, self.optimizers, "reference")
+        for task in self.tasks:
+            for name in task.optimizers:
+                check(name, self.optimizers, f"tasks.{task.name}.optimizers")
+        for name in self.sensitivity.optimizers:
+            check(name, self.optimizers, "sensitivity.optimizers")
+        for control in self.controls:
+            check(control.optimizer, self.optimizers, f"controls.{control.name}.optimizer")
+            check(control.lr_from or control.optimizer, self.optimizers, f"controls.{control.name}.lr_from")
+            for name in control.tasks:
+                check(name, by_name, f"controls.{control.name}.tasks")
+        for name in self.optimizers:
+            self.optimizer(name)
+        return self
+
+    def optimizer(self, name: str) -> Optimizer:
+        """Returns the optimizer that the study calls ``name``, with what the study changes in it.
+
+        Raises:
+            ValueError: if it is neither in the registry nor complete.
+        """
+        entry = self.optimizers[name]
+        base = entry.base or name
+        space = {key: Range(r.low, r.high) for key, r in entry.space.items()}
+        if ":" in base:
+            if entry.default_lr is None or "lr" not in space:
+                raise ValueError(
+                    f"optimizers.{name}: an optimizer of your own needs default_lr and space.lr, "
+                    "e.g. space = { lr = { low = 1e-4, high = 1e-2 } }"
+                )
+            return registry.custom(
+                base,
+                label=entry.label or base.partition(":")[2],
+                default_lr=entry.default_lr,
+                hyperparameters=entry.hyperparameters,
+                space=space,
+            )
+        return registry.get(base).changed(
+            label=entry.label, hyperparameters=entry.hyperparameters, default_lr=entry.default_lr, space=space
+        )
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """The optimizers that the reference is compared with: neither itself nor a control."""
+        return tuple(n for n, entry in self.optimizers.items() if n != self.reference and not entry.control)
+
+    def task(self, name: str) -> TaskEntry:
+        """Returns the task called ``name``."""
+        return next(task for task in self.tasks if task.name == name)
+
+    @property
+    def hash(self) -> str:
+        """The first 16 hex digits of the SHA-256 of the study's canonical JSON, defaults included."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def smoked(self) -> Study:
+        """Returns the same study at a budget that only shows that everything runs."""
+        s = self.smoke
+        return self.model_copy(
+            update={
+                "name": f"{self.name}-smoke",
+                "tuning": self.tuning.model_copy(
+                    update={"trials": min(self.tuning.trials, s.trials), "seeds": 1, "extension": s.extension}
+                ),
+                "default": Seeds(seeds=min(self.default.seeds, s.default)),
+                "final": Seeds(seeds=min(self.final.seeds, s.final)),
+                "sensitivity": self.sensitivity.model_copy(
+                    update={"seeds": s.sensitivity, "half_decades": s.half_decades}
+                ),
+                "controls": tuple(c.model_copy(update={"seeds": s.controls}) for c in self.controls),
+                "tasks": tuple(
+                    t.model_copy(
+                        update={
+                            "budget": t.smoke.budget or t.budget,
+                            "params": {**t.params, **t.smoke.params},
+                            "trials": None if t.trials is None else min(t.trials, s.trials),
+                            "minutes": None,
+                        }
+                    )
+                    for t in self.tasks
+                ),
+            }
+        )
+
+    def only(self, task_names: tuple[str, ...]) -> Study:
+        """Returns the study with these tasks alone; finished trials stay valid, since none depends on another task.
+
+        Raises:
+            StudyError: if there is no task of a name.
+        """
+        known = [task.name for task in self.tasks]
+        for name in task_names:
+            if name not in known:
+                raise StudyError(f"study {self.name} has no task {name!r}; there are: {', '.join(known)}")
+        return self.model_copy(update={"tasks": tuple(t for t in self.tasks if t.name in task_names)})
+
+
+def built_in() -> dict[str, str]:
+    """Returns the text of the study files that come with the library, by name."""
+    folder = resources.files(PACKAGE)
+    return {f.name.removesuffix(".toml"): f.read_text() for f in sorted(folder.iterdir(), key=lambda f: f.name)
+            if f.name.endswith(".toml")}  # fmt: skip
+
+
+def read(source: str) -> Study:
+    """Returns the study at path ``source``, or the one of that name that comes with the library.
+
+    Raises:
+        StudyError: if there is none, or it is wrong.
+    """
+    path = Path(source)
+    if path.is_file():
+        return parse(path.read_text(), str(path))
+    texts = built_in()
+    if source in texts:
+        return parse(texts[source], f"{source}.toml")
+    raise StudyError(f"there is no file {source} and no study of that name; there are: {', '.join(texts)}")
+
+
+def parse(text: str, where: str) -> Study:
+    """Returns the study that ``text`` describes.
+
+    Raises:
+        StudyError: if it is wrong; the message has a line for each fault, with its place in the file ``where``.
+    """
+    try:
+        return Study.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise StudyError(f"{where} is not TOML: {error}") from None
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors(include_url=False):
+            place = ".".join(str(part) for part in fault["loc"]) or "study"
+            got = "" if fault["type"] in ("missing", "value_error") else f", got {fault['input']!r}"
+            lines.append(f"{where}: {place}: {fault['msg'].removeprefix('Value error, ')}{got}")
+        raise StudyError("\n".join(lines)) from None

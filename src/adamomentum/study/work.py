@@ -1,0 +1,57 @@
+"""What a worker does with a trial: load its data, run it, in several processes if it asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from adamomentum.study import tasks
+from adamomentum.study.checkpoint import Checkpoints
+from adamomentum.study.parallel import run_in_group
+from adamomentum.study.spec import TrialSpec, Value
+from adamomentum.study.trial import TrialResult, run_trial
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where a worker finds what is not part of a trial.
+
+    Attributes:
+        sources: the user's own data, by the task's ``data`` parameter.
+        checkpoints: folder for the state of long trials; None: nowhere.
+        checkpoint_seconds: time between two checkpoints of a trial.
+    """
+
+    sources: Mapping[str, Path] = field(default_factory=dict)
+    checkpoints: Path | None = None
+    checkpoint_seconds: float = 300.0
+
+
+def load(family: str, params: Mapping[str, Value], sources: Mapping[str, Path]) -> Any:
+    """Returns the data of a task; what was loaded last stays in memory, so that a worker reads it once a stage.
+
+    Raises:
+        DataError: if it cannot be had.
+    """
+    source = sources.get(str(params.get("data", "")))
+    return _load(family, tuple(sorted(params.items())), source)
+
+
+# Two: neighbouring trials are mostly of the same task, and full-size data must not pile up.
+@lru_cache(maxsize=2)
+def _load(family: str, params: tuple[tuple[str, Value], ...], source: Path | None) -> Any:
+    return tasks.task(family).load(dict(params), source)
+
+
+def run_planned(spec: TrialSpec, setup: Setup) -> TrialResult:
+    """Runs ``spec``: the function that executors hand to their workers."""
+    from torch import distributed
+
+    if spec.processes > 1 and not (distributed.is_available() and distributed.is_initialized()):
+        return run_in_group(spec, partial(run_planned, setup=setup))
+    data = load(spec.task.name, spec.task.params, setup.sources)
+    checkpoints = Checkpoints(setup.checkpoints, setup.checkpoint_seconds) if setup.checkpoints else None
+    return run_trial(spec, data, checkpoints)
