@@ -113,7 +113,8 @@ class _Planner:
     def hyperparameters(self, task: TaskEntry, name: str) -> dict[str, Value]:
         """What the task sets for the optimizer, without its learning rate."""
         given = {k: v for k, v in task.optimizers.get(name, {}).items() if k != "lr"}
-        return {**self.optimizers[name].hyperparameters, **given}
+        own = self.optimizers[name].hyperparameters
+        return {**own, **{k: v for k, v in task.hyperparameters.items() if k in own}, **given}
 
     def spec(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
+import sys
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -19,6 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from adamomentum.study import registry, tasks
 from adamomentum.study.registry import Optimizer, Range
 from adamomentum.study.spec import Budget, CosineSchedule, Finite, Precision, ScheduleSpec, Value
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 PACKAGE = "adamomentum.study.studies"
@@ -86,6 +91,7 @@ class TaskEntry(_Entry):
         processes: how many train one trial together.
         tune: what is searched for; a hyper-parameter that an optimizer's space lacks is left alone for it.
         trials: tuning trials of each optimizer, if not the study's.
+        hyperparameters: what is set for every optimizer that has it, e.g. ``betas``.
         optimizers: per optimizer what is set for this task: ``lr`` is that of the default track only.
         minutes: what a trial takes on one core of a laptop, for the plan's estimate until trials have been timed.
         notes: what a reader must know, e.g. where settings as printed and as run differ.
@@ -102,6 +108,7 @@ class TaskEntry(_Entry):
     processes: Annotated[int, Field(ge=1)] = 1
     tune: tuple[str, ...] = ("lr",)
     trials: Annotated[int, Field(ge=0)] | None = None
+    hyperparameters: dict[str, Value] = {}
     optimizers: dict[str, dict[str, Value]] = {}
     minutes: Annotated[Finite, Field(gt=0)] | None = None
     notes: tuple[str, ...] = ()
