@@ -1,4 +1,4 @@
-"""The command line: ``adamomentum compare``, ``bench`` and ``doctor``."""
+"""The command line: ``adamomentum compare``, ``study``, ``bench`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ def main() -> None:
 def _whole_app() -> typer.Typer:
     """All commands."""
     from adamomentum.bench.cli import bench
+    from adamomentum.study import commands
     from adamomentum.study.cli import app
 
+    app.add_typer(commands.app)
     app.command()(bench)
     app.command()(doctor)
     return app

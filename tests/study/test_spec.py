@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from adamomentum.study import registry
-from adamomentum.study.spec import Budget, OptimizerSpec, CosineSchedule, TaskSpec, TrialSpec
+from adamomentum.study.spec import (
+    Budget,
+    ConstantSchedule,
+    CosineSchedule,
+    InverseSqrtSchedule,
+    OptimizerSpec,
+    StepSchedule,
+    TaskSpec,
+    TrialSpec,
+)
 
 scalars = st.one_of(st.booleans(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=8), st.none())
 hyperparameters = st.dictionaries(st.text(min_size=1, max_size=8), scalars, max_size=6)
@@ -49,7 +58,7 @@ def test_a_spec_survives_json(values) -> None:
 
 def test_golden_id() -> None:
     # Stored trials are found by this value: a change orphans every store out there.
-    assert spec().trial_id == "128bd34eb52a069c"
+    assert spec().trial_id == "6f140d2945d47cab"
 
 
 def test_equal_numbers_give_equal_ids() -> None:
@@ -64,6 +73,8 @@ def test_equal_numbers_give_equal_ids() -> None:
         {"stage": "tune"},
         {"replicate": 1},
         {"num_threads": 2},
+        {"processes": 2},
+        {"precision": "bfloat16"},
         {"device_kind": "cuda"},
         {"schedule": CosineSchedule(warmup_fraction=0.2)},
         {"budget": Budget(epochs=9, evaluations=16)},
@@ -109,12 +120,51 @@ def test_seeds_ignore_the_optimizer_and_tell_everything_else_apart() -> None:
 @given(st.integers(1, 500), st.sampled_from([0.0, 0.1, 0.5]))
 def test_schedule_rises_to_one_then_falls_and_never_stops(total, warmup) -> None:
     schedule = CosineSchedule(warmup_fraction=warmup)
-    factors = [schedule.factor(step, total) for step in range(total)]
+    factors = [schedule.rate(step, total, 1.0) for step in range(total)]
     peak = factors.index(max(factors))
     assert max(factors) == 1
     assert min(factors) > 0
     assert factors[: peak + 1] == sorted(factors[: peak + 1])
     assert factors[peak:] == sorted(factors[peak:], reverse=True)
+
+
+def test_cosine_scales_with_the_peak() -> None:
+    schedule = CosineSchedule()
+    assert [schedule.rate(k, 20, 0.5) for k in range(20)] == [0.5 * schedule.rate(k, 20, 1.0) for k in range(20)]
+
+
+def test_constant_schedule_with_and_without_warmup() -> None:
+    assert {ConstantSchedule(name="constant").rate(k, 10, 0.3) for k in range(10)} == {0.3}
+    rates = [ConstantSchedule(name="constant", warmup_fraction=0.4).rate(k, 10, 1.0) for k in range(10)]
+    assert rates == [0.25, 0.5, 0.75] + [1.0] * 7
+
+
+def test_step_schedule_drops_at_its_milestones() -> None:
+    schedule = StepSchedule(name="step", milestones=(60 / 200, 120 / 200, 160 / 200), factor=0.2)
+    rates = [schedule.rate(k, 200, 1.0) for k in range(200)]
+    assert rates[59] == 1.0
+    assert rates[60] == pytest.approx(0.2)
+    assert rates[120] == pytest.approx(0.04)
+    assert rates[199] == pytest.approx(0.008)
+
+
+def test_inverse_sqrt_schedule_is_that_of_the_translation_runs() -> None:
+    schedule = InverseSqrtSchedule(name="inverse_sqrt", warmup_steps=8000, start=1e-7, floor=1e-9)
+    rate = lambda step: schedule.rate(step, 200_000, 5e-4)
+    assert rate(0) == pytest.approx(1e-7 + (5e-4 - 1e-7) / 8000)
+    assert rate(7999) == pytest.approx(5e-4)
+    assert rate(4 * 8000 - 1) == pytest.approx(2.5e-4)
+    assert schedule.rate(10**17, 10**18, 5e-4) == 1e-9
+    # A short run keeps the shape.
+    assert max(range(100), key=lambda k: schedule.rate(k, 100, 1.0)) == 9
+
+
+def test_a_budget_has_one_length() -> None:
+    assert Budget(steps=7).total_steps(100) == 7
+    assert Budget(epochs=3).total_steps(100) == 300
+    for wrong in ({}, {"steps": 3, "epochs": 3}):
+        with pytest.raises(ValidationError, match="either epochs or steps"):
+            Budget(**wrong)
 
 
 def test_registry_resolves_everything_that_torch_would_default() -> None:

@@ -1,0 +1,175 @@
+"""Planning: the same points for all, choices from validation alone, stages that open as earlier ones finish."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from study.mini import MINI, fake_result, finish, fingerprints
+
+from adamomentum.study import stages, studyfile
+from adamomentum.study.stages import sobol
+
+
+def run_to_the_end(study, loss):
+    """Finishes every planned trial with ``loss(planned)`` until nothing new is planned."""
+    results = {}
+    for _ in range(10):
+        made = stages.plan(study, fingerprints(study), results)
+        if not finish(made, results, loss):
+            return made, results
+    raise AssertionError("the plan never closes")
+
+
+def by_role(made, role, optimizer=None):
+    return [t for t in made.trials if t.role == role and optimizer in (None, t.optimizer)]
+
+
+def bowl(best):
+    """Validation loss with its minimum at ``best[optimizer]``."""
+
+    def loss(t):
+        return 1 + abs(math.log10(t.spec.optimizer.lr / best.get(t.spec.optimizer.name, 1e-3)))
+
+    return loss
+
+
+@given(st.integers(1, 4), st.integers(1, 3))
+def test_sobol_fills_every_cell_once(exponent, dimensions) -> None:
+    count = 2**exponent
+    points = sobol(count, dimensions)
+    for k in range(dimensions):
+        assert sorted(int(p[k] * count) for p in points) == list(range(count))
+        assert all(0 < p[k] < 1 for p in points)
+
+
+def test_further_points_are_new_ones() -> None:
+    first, more = sobol(8, 2), sobol(5, 2, start=8)
+    assert len({*first, *more}) == 13
+    assert sobol(13, 2, start=0) != first + more  # cells of their own size each, see the docstring
+
+
+def test_every_optimizer_gets_the_same_points_of_its_own_space() -> None:
+    study = studyfile.parse(MINI, "mini")
+    made = stages.plan(study, fingerprints(study), {})
+    positions = {}
+    for name in study.optimizers:
+        space = study.optimizer(name).space["lr"]
+        lrs = [t.spec.optimizer.lr for t in by_role(made, "tune", name) if t.task == "one"]
+        assert len(lrs) == study.tuning.trials
+        positions[name] = [round(space.position(lr), 2) for lr in lrs]
+    assert len({tuple(p) for p in positions.values()}) == 1
+
+
+def test_stages_open_one_after_the_other() -> None:
+    study = studyfile.parse(MINI, "mini")
+    results = {}
+    made = stages.plan(study, fingerprints(study), results)
+    assert by_role(made, "tune") and by_role(made, "default")
+    assert not by_role(made, "final") and made.open["final"] and made.open["control"] and made.open["sensitivity"]
+    made, results = run_to_the_end(study, bowl({}))
+    assert not any(made.open.values())
+    for role, per in (("final", study.final.seeds), ("default", study.default.seeds)):
+        for name in study.optimizers:
+            for task in study.tasks:
+                mine = [t for t in by_role(made, role, name) if t.task == task.name]
+                assert sorted(t.spec.replicate for t in mine) == list(range(per))
+    assert all(t.spec.trial_id in results for t in made.trials)
+
+
+def test_choice_is_the_best_of_validation_and_never_sees_the_test() -> None:
+    study = studyfile.parse(MINI, "mini")
+    made, results = run_to_the_end(study, bowl({"adamw": 3e-3, "sgdm": 0.3, "adamomentum": 7e-4}))
+    for name, best in (("adamw", 3e-3), ("sgdm", 0.3), ("adamomentum", 7e-4)):
+        choice = made.choices["one", name]
+        tried = {t.spec.optimizer.lr for t in by_role(made, "tune", name) if t.task == "one"}
+        assert choice.setting["lr"] == min(tried, key=lambda lr: abs(math.log(lr / best)))
+        assert not choice.edges
+    assert all(t.spec.stage == "tune" for t in by_role(made, "tune"))
+    assert all(t.spec.stage == "final" for t in made.trials if t.role != "tune")
+
+
+def test_an_edge_extends_the_search_for_all_alike_and_stays_flagged_if_it_moves_along() -> None:
+    study = studyfile.parse(MINI, "mini")
+    made, _ = run_to_the_end(study, bowl({"adamw": 1e3, "sgdm": 0.3}))
+    counts = {n: len({t.point for t in by_role(made, "tune", n) if t.task == "one"}) for n in study.optimizers}
+    assert set(counts.values()) == {study.tuning.trials + study.tuning.extension}
+    assert made.choices["one", "adamw"].edges == ("lr",)
+    assert made.choices["one", "sgdm"].edges == ()
+    high = study.optimizer("adamw").space["lr"].high
+    beyond = [t.spec.optimizer.lr for t in by_role(made, "tune", "adamw") if t.spec.optimizer.lr > high]
+    assert len(beyond) == study.tuning.extension * len(study.tasks)
+    inner, _ = run_to_the_end(study, bowl({"adamw": 3e-3, "sgdm": 0.3, "adamomentum": 7e-4}))
+    assert len({t.point for t in by_role(inner, "tune", "adamw")}) == study.tuning.trials
+
+
+def test_an_optimizer_that_never_trains_has_no_final_runs_and_stops_nobody() -> None:
+    study = studyfile.parse(MINI, "mini")
+    made, _ = run_to_the_end(study, lambda t: None if t.spec.optimizer.name == "sgdm" else bowl({})(t))
+    assert made.choices["one", "sgdm"].setting is None
+    assert not by_role(made, "final", "sgdm")
+    assert by_role(made, "final", "adamw")
+
+
+def test_a_failed_tuning_trial_says_nothing() -> None:
+    study = studyfile.parse(MINI, "mini")
+    results = {}
+    made = stages.plan(study, fingerprints(study), results)
+    finish(made, results, bowl({}))
+    best = min(by_role(made, "tune", "adamw"), key=lambda t: results[t.spec.trial_id].final["val_loss"])
+    results[best.spec.trial_id] = fake_result(None, "error")
+    again, _ = made, stages.plan(study, fingerprints(study), results)
+    choice = stages.plan(study, fingerprints(study), results).choices.get(("one", "adamw"))
+    if choice is None:  # the extension is open
+        more = stages.plan(study, fingerprints(study), results)
+        finish(more, results, bowl({}))
+        choice = stages.plan(study, fingerprints(study), results).choices["one", "adamw"]
+    assert choice.failed == 1
+    assert choice.setting["lr"] != best.spec.optimizer.lr
+
+
+def test_sensitivity_passes_through_the_choice_without_running_it_twice() -> None:
+    study = studyfile.parse(MINI, "mini")
+    made, _ = run_to_the_end(study, bowl({}))
+    sweep = by_role(made, "sensitivity", "adamw")
+    assert sorted({t.point for t in sweep}) == [-1, 0, 1]
+    middle = {t.spec.trial_id for t in sweep if t.point == 0}
+    assert middle <= {t.spec.trial_id for t in by_role(made, "final", "adamw")}
+    lr = made.choices["one", "adamw"].setting["lr"]
+    up = next(t.spec.optimizer.lr for t in sweep if t.point == 1 and t.task == "one")
+    assert up == pytest.approx(lr * 10**0.5, rel=1e-2)
+
+
+def test_controls_take_over_a_choice_and_change_it() -> None:
+    study = studyfile.parse(MINI, "mini")
+    made, _ = run_to_the_end(study, bowl({}))
+    control = by_role(made, "control", "faster")[0].spec.optimizer
+    lr = made.choices["one", "adamomentum"].setting["lr"]
+    assert control.name == "adam"
+    assert control.lr == pytest.approx(4.36 * lr, rel=1e-2)
+    assert control.hyperparameters["eps"] == 1e-6
+    assert {t.task for t in by_role(made, "control", "faster")} == {"one"}
+
+
+def test_baselines_run_before_the_reference_whose_target_they_set() -> None:
+    study = studyfile.parse(MINI, "mini")
+    made, _ = run_to_the_end(study, bowl({}))
+    final = [t.optimizer for t in by_role(made, "final") if t.task == "one"]
+    assert max(k for k, n in enumerate(final) if n in study.baselines) < final.index("adamomentum")
+
+
+def test_what_an_optimizer_lacks_is_an_error_with_its_name() -> None:
+    study = studyfile.parse(MINI.replace("eps = 1e-6", "epsilon = 1e-6"), "mini")
+    with pytest.raises(ValueError, match="epsilon"):
+        run_to_the_end(study, bowl({}))
+
+
+def test_the_plan_depends_on_data_and_device() -> None:
+    study = studyfile.parse(MINI, "mini")
+    ids = {t.spec.trial_id for t in stages.plan(study, fingerprints(study), {}).trials}
+    other = {t.spec.trial_id for t in stages.plan(study, dict.fromkeys(fingerprints(study), "f" * 16), {}).trials}
+    cuda = {t.spec.trial_id for t in stages.plan(study, fingerprints(study), {}, "cuda").trials}
+    assert not ids & other
+    assert not ids & cuda

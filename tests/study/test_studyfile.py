@@ -1,0 +1,90 @@
+"""The study file: faults are named with their place; the hash covers what can change a result."""
+
+from __future__ import annotations
+
+import pytest
+from study.mini import MINI
+
+from adamomentum.study import studyfile
+from adamomentum.study.studyfile import StudyError, parse
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("trials = 4", "trials = -1", r"mini.toml: tuning.trials: .*greater than or equal to 0, got -1"),
+        ("trials = 4", 'trials = "many"', r"tuning.trials: .*'many'"),
+        ("extension = 2", "extention = 2", r"tuning.extention: .*not permitted"),
+        ('family = "image-classification"', 'family = "images"', r"tasks.0.family: unknown family 'images'; allowed"),
+        ("budget = { steps = 3, batch_size = 8 }", "budget = { batch_size = 8 }", r"tasks.1.budget: .*epochs or steps"),
+        ('name = "constant"', 'name = "linear"', r"tasks.1.schedule: .*'cosine'"),
+        ('lr_from = "adamomentum"', 'lr_from = "lion"', r"controls.faster.lr_from names 'lion'.*there are"),
+        ('base = "adam"', 'base = "adamx"', r"unknown optimizer 'adamx'; allowed"),
+        ('base = "adam"', 'base = "my.module:Lion"', r"needs default_lr and space.lr"),
+        ('name = "two"', 'name = "one"', r"different names, got one"),
+        ('name = "mini"', 'name = "../mini"', r"name: .*pattern"),
+        ("[tuning]", "[tuning", r"mini.toml is not TOML: .*line 3"),
+        ('optimizers = ["adamw"]', 'optimizers = ["adam"]', r"sensitivity.optimizers names 'adam'"),
+    ],
+)
+def test_faults_are_named_with_their_place(old, new, message) -> None:
+    assert old in MINI
+    with pytest.raises(StudyError, match=f"(?s){message}"):
+        parse(MINI.replace(old, new, 1), "mini.toml")
+
+
+def test_all_faults_at_once() -> None:
+    with pytest.raises(StudyError) as caught:
+        parse(MINI.replace("trials = 4", "trials = -1").replace("half_decades = 1", "half_decades = 0"), "mini.toml")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_the_hash_ignores_layout_and_sees_every_value() -> None:
+    hashes = {
+        parse(MINI, "a").hash,
+        parse("# a comment\n" + MINI, "b").hash,
+        parse(MINI.replace("seeds = 3", "seeds = 3  # three"), "c").hash,
+    }
+    assert len(hashes) == 1
+    for change in (("steps = 6", "steps = 7"), ("extension = 2", "extension = 1"), ("4.36", "4.35")):
+        assert parse(MINI.replace(*change), "d").hash not in hashes
+
+
+def test_smoke_keeps_everything_but_the_budget() -> None:
+    study = parse(MINI, "mini")
+    smoke = study.smoked()
+    assert smoke.name == "mini-smoke"
+    assert smoke.optimizers == study.optimizers
+    assert [t.name for t in smoke.tasks] == [t.name for t in study.tasks]
+    assert smoke.tasks[0].budget.steps == 2
+    assert smoke.tasks[1].budget == study.tasks[1].budget
+    assert smoke.final.seeds == 2
+    assert smoke.hash != study.hash
+
+
+def test_some_tasks_alone() -> None:
+    study = parse(MINI, "mini")
+    assert [t.name for t in study.only(("two",)).tasks] == ["two"]
+    with pytest.raises(StudyError, match="no task 'three'; there are: one, two"):
+        study.only(("three",))
+
+
+@pytest.mark.parametrize("name", list(studyfile.built_in()))
+def test_what_comes_along_is_valid(name) -> None:
+    study = studyfile.read(name)
+    assert study.name == name
+    assert study.title
+    assert study.smoked().tasks
+
+
+def test_an_unknown_study_lists_what_there_is() -> None:
+    with pytest.raises(StudyError, match="paper-mini"):
+        studyfile.read("paper-maxi")
+
+
+def test_an_own_optimizer_needs_no_registry() -> None:
+    text = MINI.replace('base = "adam"\n', 'base = "study.own:Lion"\ndefault_lr = 1e-4\n'
+                        "space = { lr = { low = 1e-5, high = 1e-2 } }\nhyperparameters = { beta = 0.9 }\n")
+    optimizer = parse(text.replace("hyperparameters = { eps = 1e-6 }", ""), "mini").optimizer("plain")
+    assert (optimizer.label, optimizer.default_lr, optimizer.space["lr"].high) == ("Lion", 1e-4, 1e-2)
+    assert dict(optimizer.hyperparameters) == {"beta": 0.9}
