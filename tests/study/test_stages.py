@@ -7,7 +7,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from study.mini import MINI, fake_result, finish, fingerprints
+from study.mini import MINI, fake_result, fingerprints, finish
 
 from adamomentum.study import stages, studyfile
 from adamomentum.study.stages import sobol
@@ -81,7 +81,7 @@ def test_stages_open_one_after_the_other() -> None:
 
 def test_choice_is_the_best_of_validation_and_never_sees_the_test() -> None:
     study = studyfile.parse(MINI, "mini")
-    made, results = run_to_the_end(study, bowl({"adamw": 3e-3, "sgdm": 0.3, "adamomentum": 7e-4}))
+    made, _results = run_to_the_end(study, bowl({"adamw": 3e-3, "sgdm": 0.3, "adamomentum": 7e-4}))
     for name, best in (("adamw", 3e-3), ("sgdm", 0.3), ("adamomentum", 7e-4)):
         choice = made.choices["one", name]
         tried = {t.spec.optimizer.lr for t in by_role(made, "tune", name) if t.task == "one"}
@@ -120,7 +120,6 @@ def test_a_failed_tuning_trial_says_nothing() -> None:
     finish(made, results, bowl({}))
     best = min(by_role(made, "tune", "adamw"), key=lambda t: results[t.spec.trial_id].final["val_loss"])
     results[best.spec.trial_id] = fake_result(None, "error")
-    again, _ = made, stages.plan(study, fingerprints(study), results)
     choice = stages.plan(study, fingerprints(study), results).choices.get(("one", "adamw"))
     if choice is None:  # the extension is open
         more = stages.plan(study, fingerprints(study), results)

@@ -83,8 +83,11 @@ def test_an_unknown_study_lists_what_there_is() -> None:
 
 
 def test_an_own_optimizer_needs_no_registry() -> None:
-    text = MINI.replace('base = "adam"\n', 'base = "study.own:Lion"\ndefault_lr = 1e-4\n'
-                        "space = { lr = { low = 1e-5, high = 1e-2 } }\nhyperparameters = { beta = 0.9 }\n")
+    text = MINI.replace(
+        'base = "adam"\n',
+        'base = "study.own:Lion"\ndefault_lr = 1e-4\n'
+        "space = { lr = { low = 1e-5, high = 1e-2 } }\nhyperparameters = { beta = 0.9 }\n",
+    )
     optimizer = parse(text.replace("hyperparameters = { eps = 1e-6 }", ""), "mini").optimizer("plain")
     assert (optimizer.label, optimizer.default_lr, optimizer.space["lr"].high) == ("Lion", 1e-4, 1e-2)
     assert dict(optimizer.hyperparameters) == {"beta": 0.9}

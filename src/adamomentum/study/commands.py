@@ -35,6 +35,7 @@ from adamomentum.study.trial import TrialResult
 from adamomentum.study.work import Setup, run_planned
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+PACKAGES = ("torch", "scipy", "pandas", "pyarrow", "pytorch-optimizer", "sacrebleu", "sentencepiece", "ray")
 EXPORT = "trials.jsonl.gz"
 # What a trial takes on one core where neither the study nor a finished trial says.
 UNKNOWN_MINUTES = 1.0
@@ -197,13 +198,15 @@ def _sources(study: Study, values: list[str]) -> dict[str, Path]:
     return sources
 
 
-def _executor(kind: str, setup: Setup, workers: int, address: str | None) -> Executor:
+def _executor(kind: str, setup: Setup, workers: int, address: str | None, gpus: int) -> Executor:
     if kind == "local":
         if address is not None:
             raise _Failed("--address goes with --executor ray")
         from adamomentum.study.execute.local import LocalExecutor
 
-        return LocalExecutor(setup, workers, run_planned)
+        # More trials than GPUs share them all; fewer get several each, for trials of several processes.
+        shared = range(gpus) if gpus >= workers else None
+        return LocalExecutor(setup, workers, run_planned, shared)
     if kind == "ray":
         from adamomentum.study.execute.ray import RayExecutor
 
@@ -245,9 +248,9 @@ def run(
             known = folder.prepare_data(sources, lambda text: _say(console, text))
             folder.register()
             setup = Setup(sources, folder.checkpoints.resolve(), 60 * checkpoint_minutes)
-            count = workers or _default_workers(device)
+            count = workers or _default_workers(study, device)
             try:
-                with _executor(executor, setup, count, address) as running:
+                with _executor(executor, setup, count, address, _gpus(device)) as running:
                     made, results = _run(folder, known, running, device, console)
             except KeyboardInterrupt:
                 _say(errors, f"Stopped: finished trials are kept in {folder.root}; the same command goes on.")
@@ -266,14 +269,22 @@ def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["unknown error"])[-1]
 
 
-def _default_workers(device: str) -> int:
-    if device == "cpu":
-        return available_cores()
+def _gpus(device: str) -> int:
+    """Returns how many CUDA devices trials may use."""
+    if device != "cuda":
+        return 0
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         raise _Failed("--device cuda: torch finds no CUDA device here")
-    return torch.cuda.device_count() if device == "cuda" else 1
+    return torch.cuda.device_count()
+
+
+def _default_workers(study: Study, device: str) -> int:
+    """One trial a core, or as many as the GPUs hold."""
+    if device == "cpu":
+        return available_cores()
+    return max(1, _gpus(device) // max(task.processes for task in study.tasks))
 
 
 def _run(
@@ -486,7 +497,16 @@ def doctor(source: Source = "paper-mini") -> None:
     with _errors(Console(stderr=True)):
         study = studyfile.read(source)
         _say(console, f"{study.name} ({study.hash}): {len(study.tasks)} tasks, {len(study.optimizers)} optimizers")
-        for package in ("torch", "scipy", "pandas", "pyarrow", "pytorch-optimizer", "sacrebleu", "sentencepiece", "ray"):
+        for package in (
+            "torch",
+            "scipy",
+            "pandas",
+            "pyarrow",
+            "pytorch-optimizer",
+            "sacrebleu",
+            "sentencepiece",
+            "ray",
+        ):
             try:
                 _say(console, f"{package} {version(package)}")
             except PackageNotFoundError:

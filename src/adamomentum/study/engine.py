@@ -182,6 +182,8 @@ def run_study(
         on_trial: called with each trial that finishes now.
     """
     store, checkpoints = folder.store, Checkpoints(folder.checkpoints)
+    for unfinished in folder.root.rglob(".*.tmp"):  # left by a kill in the middle of writing
+        unfinished.unlink(missing_ok=True)
     results: dict[str, TrialResult] = {}
     while True:
         made = plan_now(folder.study, data, results, device)

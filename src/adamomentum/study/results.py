@@ -17,7 +17,19 @@ from adamomentum.study.trial import TrialResult
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-KEYS = ["task", "family", "role", "optimizer", "label", "point", "replicate", "lr", "weight_decay", "status", "trial_id"]
+KEYS = [
+    "task",
+    "family",
+    "role",
+    "optimizer",
+    "label",
+    "point",
+    "replicate",
+    "lr",
+    "weight_decay",
+    "status",
+    "trial_id",
+]
 CURVE_KEYS = ["task", "role", "optimizer", "replicate", "trial_id"]
 
 

@@ -9,9 +9,10 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnContext
 from typing import Any
 
 from adamomentum.study.spec import TrialSpec
@@ -23,9 +24,12 @@ _data: Any = None
 _run: RunTrial = run_trial
 
 
-def _start_worker(data: Any, run: RunTrial) -> None:
+def _start_worker(data: Any, run: RunTrial, gpus: Any) -> None:
     global _data, _run
     _data, _run = data, run
+    if gpus is not None:
+        # Before torch looks for devices: each worker sees one GPU, or its share, as its only ones.
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
     # The driver decides when to stop; a worker that dies of Ctrl-C itself would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     exit_with_parent()
@@ -70,12 +74,16 @@ class LocalExecutor:
         data: the data set, sent to each worker once.
         workers: number of processes.
         run: what a worker does with a spec; must be importable from its module.
+        gpus: CUDA devices to share out among the workers, by index; None: every worker sees all there are.
     """
 
-    def __init__(self, data: Any, workers: int, run: RunTrial = run_trial) -> None:
+    def __init__(self, data: Any, workers: int, run: RunTrial = run_trial, gpus: Sequence[int] | None = None) -> None:
         if workers < 1:
             raise ValueError(f"workers must be >= 1, got {workers}")
+        if gpus is not None and len(gpus) < workers:
+            raise ValueError(f"workers must be <= {len(gpus)}, the number of GPUs, got {workers}")
         self._workers = workers
+        self._gpus = gpus
         self._arguments = (data, run)
         self._pool: ProcessPoolExecutor | None = None
         self._others = set(multiprocessing.active_children())
@@ -140,15 +148,26 @@ class LocalExecutor:
                 running.clear()
                 self.close()
 
+    def _shared_gpus(self, context: SpawnContext) -> Any:
+        """Returns a queue from which each worker takes the list of its GPUs."""
+        if self._gpus is None:
+            return None
+        queue = context.Queue()
+        share = len(self._gpus) // self._workers
+        for k in range(self._workers):
+            queue.put(",".join(str(gpu) for gpu in self._gpus[k * share : (k + 1) * share]))
+        return queue
+
     def _submit(self, spec: TrialSpec) -> Future[TrialResult]:
         with _sigint_held():
             if self._pool is None:
                 # Spawned, not forked: torch's threads do not survive a fork.
+                context = multiprocessing.get_context("spawn")
                 self._pool = ProcessPoolExecutor(
                     self._workers,
-                    mp_context=multiprocessing.get_context("spawn"),
+                    mp_context=context,
                     initializer=_start_worker,
-                    initargs=self._arguments,
+                    initargs=(*self._arguments, self._shared_gpus(context)),
                 )
             try:
                 return self._pool.submit(_run_in_worker, spec)

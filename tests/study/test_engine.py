@@ -1,0 +1,234 @@
+"""Running a study: real trials on tiny images, resumed, interrupted, reported as they are."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+from study.mini import MINI
+
+from adamomentum.study import studyfile
+from adamomentum.study.checkpoint import Checkpoints
+from adamomentum.study.engine import Folder, run_study
+from adamomentum.study.results import gather
+from adamomentum.study.studyfile import StudyError
+from adamomentum.study.trial import TrialResult
+from adamomentum.study.work import Setup, run_planned
+
+
+class Inline:
+    """Runs trials in this process; ``before`` may raise to stand for an interruption."""
+
+    def __init__(self, setup, before=lambda spec, count: None, run=run_planned) -> None:
+        self.setup, self.before, self.run_trial, self.count = setup, before, run, 0
+
+    def run(self, specs):
+        for spec in specs:
+            self.before(spec, self.count)
+            self.count += 1
+            yield spec, self.run_trial(spec, self.setup)
+
+
+@pytest.fixture(scope="module")
+def study():
+    return studyfile.parse(MINI, "mini")
+
+
+def run(folder, npz, **options):
+    sources = {"folder": npz}
+    executor = Inline(Setup(sources), **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        known = folder.prepare_data(sources, lambda text: None)
+        folder.register()
+        made, results = run_study(folder, known, executor, "cpu", lambda *a: None, lambda *a: None)
+    return made, results, executor.count
+
+
+def numbers(results):
+    """Everything but the clock and the machine."""
+    return {key: (r.status, r.final, r.curve) for key, r in results.items()}
+
+
+def test_a_study_runs_to_its_end_and_then_has_nothing_to_do(tmp_path, tiny_npz, study) -> None:
+    folder = Folder(tmp_path / "a", study)
+    made, results, count = run(folder, tiny_npz)
+    planned = {t.spec.trial_id for t in made.trials}
+    assert planned == results.keys()
+    assert count == len(planned)
+    assert not any(made.open.values())
+    again, kept, more = run(folder, tiny_npz)
+    assert more == 0
+    assert numbers(kept) == numbers(results)
+    assert {t.spec.trial_id for t in again.trials} == planned
+
+
+def test_an_interrupted_study_goes_on_and_ends_as_if_nothing_had_been(tmp_path, tiny_npz, study) -> None:
+    whole = Folder(tmp_path / "whole", study)
+    _, undisturbed, _ = run(whole, tiny_npz)
+    folder = Folder(tmp_path / "cut", study)
+
+    def stop_after_five(spec, count) -> None:
+        if count == 5:
+            raise KeyboardInterrupt
+
+    total = 0
+    while True:
+        try:
+            _, results, count = run(folder, tiny_npz, before=stop_after_five)
+            break
+        except KeyboardInterrupt:
+            total += 5
+    assert total + count == len(undisturbed)
+    assert numbers(results) == numbers(undisturbed)
+
+
+def test_a_trial_that_fails_is_recorded_stops_nobody_and_is_tried_again(tmp_path, tiny_npz, study) -> None:
+    folder = Folder(tmp_path / "a", study)
+
+    def fail_for_sgd(spec, setup):
+        if spec.optimizer.name == "sgdm" and spec.replicate == 1:
+            return TrialResult(status="error", error="Traceback (most recent call last):\nValueError: broken")
+        return run_planned(spec, setup)
+
+    _, results, _ = run(folder, tiny_npz, run=fail_for_sgd)
+    failed = [key for key, r in results.items() if r.status == "error"]
+    assert failed
+    for key in failed:
+        record = json.loads(folder.store.failed_path(key).read_text())
+        assert "ValueError: broken" in record["result"]["error"]
+    _made, kept = folder.results()
+    assert len(kept) == len(results) - len(failed)
+    _, healed, count = run(folder, tiny_npz)
+    assert count >= len(failed)
+    assert all(r.status != "error" for r in healed.values())
+    assert not any(folder.store.failed_path(key).exists() for key in failed)
+
+
+def test_results_are_tidy(tmp_path, tiny_npz, study) -> None:
+    folder = Folder(tmp_path / "a", study)
+    made, results, _ = run(folder, tiny_npz)
+    found = gather(folder)
+    assert len(found.trials) == len(made.trials)
+    final = found.trials[(found.trials.role == "final") & (found.trials.task == "one")]
+    assert set(final.optimizer) == {"adamomentum", "adamw", "sgdm", "plain"}
+    assert final.test_accuracy.between(0, 1).all()
+    tuning = found.trials[found.trials.role == "tune"]
+    assert tuning.test_accuracy.isna().all()
+    assert found.missing == {}
+    row = final.iloc[0]
+    assert row.test_loss == results[row.trial_id].final["test_loss"]
+    points = found.curves[found.curves.trial_id == row.trial_id]
+    assert list(points.step) == results[row.trial_id].curve["step"]
+
+
+def test_results_of_a_part_say_what_is_missing(tmp_path, tiny_npz, study) -> None:
+    folder = Folder(tmp_path / "a", study)
+
+    def stop(spec, count) -> None:
+        if count == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, tiny_npz, before=stop)
+    found = gather(folder)
+    assert len(found.trials) == 7
+    assert sum(found.missing.values()) == len(found.plan.trials) - 7
+    assert found.plan.open["final"] > 0
+
+
+def test_a_changed_study_is_on_record_and_reuses_what_did_not_change(tmp_path, tiny_npz, study) -> None:
+    run(Folder(tmp_path / "a", study), tiny_npz)
+    changed = studyfile.parse(MINI.replace("seeds = 3", "seeds = 4"), "mini")
+    folder = Folder(tmp_path / "a", changed)
+    _, _, count = run(folder, tiny_npz)
+    assert count == 4 * 2  # one more final seed for each optimizer on each task
+    assert [entry["hash"] for entry in folder.history()] == [study.hash, changed.hash]
+    run(folder, tiny_npz)
+    assert len(folder.history()) == 2
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path, study) -> None:
+    folder = Folder(tmp_path / "a", study)
+    with folder.locked(), pytest.raises(StudyError, match="another process runs"), Folder(folder.root, study).locked():
+        pass
+    with folder.locked():
+        pass
+
+
+def test_a_folder_where_nothing_ran_says_so(tmp_path, study) -> None:
+    with pytest.raises(StudyError, match="study run"):
+        Folder(tmp_path / "a", study).results()
+
+
+def test_a_trial_goes_on_from_its_checkpoint_bit_for_bit(tmp_path, tiny_npz, study) -> None:
+    spec = next(t.spec for t in run(Folder(tmp_path / "a", study), tiny_npz)[0].trials if t.role == "final")
+    whole = run_planned(spec, Setup({"folder": tiny_npz}))
+
+    class Stop(Exception):
+        pass
+
+    class Stopping(Checkpoints):
+        def due(self) -> bool:
+            return True
+
+        def save(self, spec, run, log, group) -> None:
+            super().save(spec, run, log, group)
+            if log.step == 4:
+                raise Stop
+
+    from adamomentum.study.trial import run_trial
+    from adamomentum.study.work import load
+
+    data = load(spec.task.name, spec.task.params, {"folder": tiny_npz})
+    with pytest.raises(Stop):
+        run_trial(spec, data, Stopping(tmp_path / "checkpoints"))
+    assert list((tmp_path / "checkpoints").glob("*"))
+    seen = []
+    original = Checkpoints.load
+
+    def load_and_look(self, spec, run, rank=0):
+        log = original(self, spec, run, rank)
+        seen.append(log.step)
+        return log
+
+    Checkpoints.load = load_and_look
+    try:
+        resumed = run_planned(spec, Setup({"folder": tiny_npz}, tmp_path / "checkpoints"))
+    finally:
+        Checkpoints.load = original
+    assert seen == [4]
+    assert numbers({"": resumed}) == numbers({"": whole})
+
+
+def test_a_broken_checkpoint_costs_time_and_nothing_else(tmp_path, tiny_npz, study) -> None:
+    spec = next(t.spec for t in run(Folder(tmp_path / "a", study), tiny_npz)[0].trials if t.role == "final")
+    whole = run_planned(spec, Setup({"folder": tiny_npz}))
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.folder.mkdir()
+    checkpoints.path(spec).write_bytes(b"not a checkpoint")
+    with pytest.warns(UserWarning, match="starts over"):
+        again = run_planned(spec, Setup({"folder": tiny_npz}, checkpoints.folder))
+    assert numbers({"": again}) == numbers({"": whole})
+
+
+@pytest.mark.distributed
+def test_two_processes_train_one_trial(tmp_path, tiny_npz, study) -> None:
+    spec = next(t.spec for t in run(Folder(tmp_path / "a", study), tiny_npz)[0].trials if t.role == "final")
+    both = spec.model_copy(update={"processes": 2})
+    first = run_planned(both, Setup({"folder": tiny_npz}))
+    second = run_planned(both, Setup({"folder": tiny_npz}))
+    assert first.status == "ok", first.error
+    assert numbers({"": first}) == numbers({"": second})
+    # Half the batch on each: batch norm sees other statistics, so the numbers are close, not equal.
+    alone = run_planned(spec, Setup({"folder": tiny_npz}))
+    assert first.final["train_loss"] == pytest.approx(alone.final["train_loss"], rel=0.3)
+    assert first.final["train_loss"] != alone.final["train_loss"]
+
+
+def test_a_process_of_a_group_that_fails_is_an_error_with_its_traceback(tmp_path, study, tiny_npz) -> None:
+    spec = next(t.spec for t in run(Folder(tmp_path / "a", study), tiny_npz)[0].trials if t.role == "final")
+    three = spec.model_copy(update={"processes": 3})  # a batch of 8 cannot be shared by three
+    with pytest.raises(RuntimeError, match="batch_size must be a multiple of processes, got 8 and 3"):
+        run_planned(three, Setup({"folder": tiny_npz}))

@@ -1,0 +1,104 @@
+"""SIGKILL at random moments, the driver or a worker: the store ends up complete and as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from study.mini import MINI
+
+KILLS = 20
+# Long enough that a kill mostly hits trials under way.
+LONGER = MINI.replace("steps = 6", "steps = 60").replace("steps = 3", "steps = 60")
+
+
+def start(study: Path, data: Path, out: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "adamomentum.cli", "study", "run", str(study), "--data", f"folder={data}"]
+    command += ["--out", str(out), "--checkpoint-minutes", "0.002", *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finished(out: Path) -> dict[str, dict]:
+    """All stored trials by id, without clock and machine; every file must be whole."""
+    found = {}
+    for path in out.glob("store/[0-9a-f][0-9a-f]/*.json"):
+        record = json.loads(path.read_text())
+        result = record["result"]
+        found[path.stem] = {"spec": record["spec"], **{k: result[k] for k in ("status", "final", "curve", "samples")}}
+    return found
+
+
+def children(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
+    return [int(p) for p in listed]
+
+
+def to_the_end(study: Path, data: Path, out: Path, *options: str) -> str:
+    process = start(study, data, out, *options)
+    output, _ = process.communicate(timeout=560)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture
+def files(tmp_path, tiny_npz):
+    study = tmp_path / "mini.toml"
+    study.write_text(LONGER)
+    return study, tiny_npz
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_twenty_kills_change_nothing(tmp_path, files) -> None:
+    to_the_end(*files, tmp_path / "undisturbed")
+    whole = finished(tmp_path / "undisturbed")
+    out = tmp_path / "killed"
+    rng = random.Random(0)
+    counts = []
+    for k in range(KILLS):
+        process = start(*files, out)
+        time.sleep(rng.uniform(2.0, 7.0))
+        workers = children(process.pid)
+        if k % 4 == 3 and workers:
+            # A worker dies: the run itself must go on, and is then killed too.
+            os.kill(rng.choice(workers), signal.SIGKILL)
+            time.sleep(rng.uniform(0.5, 2.0))
+        process.kill()
+        process.wait()
+        for worker in workers:
+            wait_for_the_end_of(worker)
+        counts.append(len(finished(out)))
+    assert counts == sorted(counts)
+    assert counts[-1] > 0
+    to_the_end(*files, out)
+    assert finished(out) == whole
+    assert not list(out.glob("store/failed/*.json"))
+    assert not list((out / "checkpoints").glob("*.pt"))
+
+
+def wait_for_the_end_of(pid: int) -> None:
+    """A worker leaves with its driver, even if that could not say good-bye."""
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        if Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"worker {pid} outlived its driver")
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_results(tmp_path, files) -> None:
+    pytest.importorskip("ray")
+    to_the_end(*files, tmp_path / "local")
+    to_the_end(*files, tmp_path / "ray", "--executor", "ray", "--workers", "2")
+    assert finished(tmp_path / "ray") == finished(tmp_path / "local")
