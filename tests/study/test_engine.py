@@ -221,9 +221,9 @@ def test_two_processes_train_one_trial(tmp_path, tiny_npz, study) -> None:
     second = run_planned(both, Setup({"folder": tiny_npz}))
     assert first.status == "ok", first.error
     assert numbers({"": first}) == numbers({"": second})
-    # Half the batch on each: batch norm sees other statistics, so the numbers are close, not equal.
     alone = run_planned(spec, Setup({"folder": tiny_npz}))
-    assert first.final["train_loss"] == pytest.approx(alone.final["train_loss"], rel=0.3)
+    # The same initial weights, seen before the first step by rank 0 alone; other batch statistics after it.
+    assert first.curve["step"] == alone.curve["step"]
     assert first.final["train_loss"] != alone.final["train_loss"]
 
 

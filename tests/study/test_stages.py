@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from study.mini import MINI, fake_result, fingerprints, finish
 
@@ -36,6 +36,7 @@ def bowl(best):
     return loss
 
 
+@settings(deadline=None)  # the first call imports scipy
 @given(st.integers(1, 4), st.integers(1, 3))
 def test_sobol_fills_every_cell_once(exponent, dimensions) -> None:
     count = 2**exponent
@@ -59,8 +60,9 @@ def test_every_optimizer_gets_the_same_points_of_its_own_space() -> None:
         space = study.optimizer(name).space["lr"]
         lrs = [t.spec.optimizer.lr for t in by_role(made, "tune", name) if t.task == "one"]
         assert len(lrs) == study.tuning.trials
-        positions[name] = [round(space.position(lr), 2) for lr in lrs]
-    assert len({tuple(p) for p in positions.values()}) == 1
+        positions[name] = [space.position(lr) for lr in lrs]
+    for found in positions.values():
+        assert found == pytest.approx(positions["adamomentum"], abs=2e-3)  # settings are rounded to 3 digits
 
 
 def test_stages_open_one_after_the_other() -> None:

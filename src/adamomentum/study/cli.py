@@ -50,7 +50,7 @@ def _adamomentum(
 def compare(
     optimizers: Annotated[
         str, typer.Option(help="Comma-separated, out of: " + ", ".join(registry.OPTIMIZERS) + ".")
-    ] = ",".join(registry.OPTIMIZERS),
+    ] = ",".join(registry.COMPARED),
     seeds: Annotated[int, typer.Option(min=1, help="Final runs of each optimizer.")] = 5,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images, in every run.")] = 8,
     lr: Annotated[

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from adamomentum.study import tasks
@@ -23,7 +23,7 @@ Role = Literal["tune", "default", "final", "sensitivity", "control"]
 ROLES: tuple[Role, ...] = ("tune", "default", "final", "sensitivity", "control")
 
 EDGE = 0.1
-"""The outer part of a range, on its logarithmic scale, in which the best point counts as lying at the edge."""
+"""The outer part of what was tried, on its logarithmic scale, in which the best point counts as lying at the edge."""
 
 EXTENSION = 1 / 3
 """How far a range is extended beyond an edge, as a part of its logarithmic length."""
@@ -175,7 +175,8 @@ class _Planner:
         count, start = self.study.tuning.extension, self.trials_of(task)
         unit = sobol(count, max(1, len(task.tune)), start)
         space, where = self.optimizers[name].space, {k: task.tune.index(k) for k in self.searched(task, name)}
-        sides = {key: self.side(task, name, key, choice.setting) for key in where} if choice.setting else {}
+        first = self.points(task, name)
+        sides = {key: self.side(task, name, key, choice.setting, first) for key in where}
         moved = []
         for j, point in enumerate(unit):
             values = {}
@@ -186,12 +187,19 @@ class _Planner:
             moved.append(values)
         return moved
 
-    def side(self, task: TaskEntry, name: str, key: str, setting: Setting | None) -> int:
-        """1 or -1 if the setting lies at the upper or lower edge of its range, else 0."""
+    def side(
+        self, task: TaskEntry, name: str, key: str, setting: Setting | None, points: list[dict[str, float]]
+    ) -> int:
+        """1 or -1 if the setting is an outermost one of ``points`` or lies near an end of what they span, else 0."""
         if setting is None:
             return 0
-        u = self.optimizers[name].space[key].position(setting[key])
-        return 1 if u > 1 - EDGE else -1 if u < EDGE else 0
+        position = self.optimizers[name].space[key].position
+        here, tried = position(setting[key]), [position(p[key]) for p in points]
+        # A few points leave the ends of the range untried; points beyond it move its ends.
+        low, high = min(0.0, *tried), max(1.0, *tried)
+        if here >= min(max(tried), high - EDGE * (high - low)):
+            return 1
+        return -1 if here <= max(min(tried), low + EDGE * (high - low)) else 0
 
     def tuning(self, task: TaskEntry, name: str, points: list[dict[str, float]], start: int = 0) -> list[Planned]:
         return [
@@ -229,7 +237,9 @@ class _Planner:
             self.plan.open["tune"] += extra * self.study.tuning.seeds * len(names)
             return None
         choices = {name: self.choose(task, name, first[name], points[name]) for name in names}
-        at_edge = any(self.side(task, n, k, c.setting) for n, c in choices.items() for k in self.searched(task, n))
+        at_edge = any(
+            self.side(task, n, k, c.setting, points[n]) for n, c in choices.items() for k in self.searched(task, n)
+        )
         if extra and at_edge:
             more = {name: self.extension(task, name, choices[name]) for name in names}
             second = {name: self.tuning(task, name, more[name], self.trials_of(task)) for name in names}
@@ -238,19 +248,10 @@ class _Planner:
                 return None
             points = {name: points[name] + more[name] for name in names}
             choices = {name: self.choose(task, name, first[name] + second[name], points[name]) for name in names}
-        return {name: self.with_edges(task, name, choices[name], points[name]) for name in names}
-
-    def with_edges(self, task: TaskEntry, name: str, choice: Choice, points: list[dict[str, float]]) -> Choice:
-        """Notes where the best point is the outermost one that was tried, or nearly so."""
-        edges = []
-        for key in self.searched(task, name) if choice.setting else ():
-            position = self.optimizers[name].space[key].position
-            tried = sorted(position(p[key]) for p in points)
-            here = position(choice.setting[key]) if choice.setting else 0.0
-            low, high = min(0.0, tried[0]), max(1.0, tried[-1])
-            if here < low + EDGE * (high - low) or here > high - EDGE * (high - low):
-                edges.append(key)
-        return Choice(choice.setting, choice.score, tuple(edges), choice.points, choice.failed)
+        return {
+            n: replace(c, edges=tuple(k for k in self.searched(task, n) if self.side(task, n, k, c.setting, points[n])))
+            for n, c in choices.items()
+        }
 
     def done(self, groups: Iterable[list[Planned]]) -> bool:
         return all(trial.spec.trial_id in self.results for group in groups for trial in group)

@@ -228,7 +228,7 @@ class Study(_Entry):
                 raise ValueError(f"{where} names {name!r}, which is not in the study; there are: {', '.join(known)}")
 
         by_name = {task.name: task for task in self.tasks}
-        for names, what in ((list(t.name for t in self.tasks), "tasks"), ([c.name for c in self.controls], "controls")):
+        for names, what in (([t.name for t in self.tasks], "tasks"), ([c.name for c in self.controls], "controls")):
             twice = {name for name in names if names.count(name) > 1}
             if twice:
                 raise ValueError(f"{what} must have different names, got {', '.join(sorted(twice))} more than once")
@@ -352,6 +352,30 @@ def read(source: str) -> Study:
     raise StudyError(f"there is no file {source} and no study of that name; there are: {', '.join(texts)}")
 
 
+def _inherited(document: dict[str, Any], where: str) -> dict[str, Any]:
+    """Completes each task that is ``like`` an earlier one with what it does not say itself, table by table."""
+    entries = document.get("tasks")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        return document
+    known: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        model = entry.get("like")
+        if model is not None and model not in known:
+            raise StudyError(
+                f"{where}: task {entry.get('name')!r} is like {model!r}, which is none of the tasks above it: "
+                f"{', '.join(known) or 'there is none'}"
+            )
+        own = {key: value for key, value in entry.items() if key != "like"}
+        known[str(entry.get("name"))] = _merged(known[model], own) if model is not None else own
+    return {**document, "tasks": [known[str(entry.get("name"))] for entry in entries]}
+
+
+def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    both = {key: _merged(base[key], own[key]) for key in base.keys() & own.keys()
+            if isinstance(base[key], dict) and isinstance(own[key], dict)}  # fmt: skip
+    return {**base, **own, **both}
+
+
 def parse(text: str, where: str) -> Study:
     """Returns the study that ``text`` describes.
 
@@ -359,7 +383,7 @@ def parse(text: str, where: str) -> Study:
         StudyError: if it is wrong; the message has a line for each fault, with its place in the file ``where``.
     """
     try:
-        return Study.model_validate(tomllib.loads(text))
+        return Study.model_validate(_inherited(tomllib.loads(text), where))
     except tomllib.TOMLDecodeError as error:
         raise StudyError(f"{where} is not TOML: {error}") from None
     except ValidationError as error:
