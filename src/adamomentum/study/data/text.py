@@ -1,0 +1,63 @@
+"""Text as a stream of word indices, split into train, validation and test."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+SPLITS = ("train", "val", "test")
+UNKNOWN, END = "<unk>", "<eos>"
+
+
+@dataclass(frozen=True, eq=False)
+class TextData:
+    """A word-level corpus.
+
+    Attributes:
+        name: for display only.
+        words: the vocabulary; a token is an index into it.
+        tokens: per split, int32 of shape [n].
+    """
+
+    name: str
+    words: tuple[str, ...]
+    tokens: Mapping[str, npt.NDArray[np.int32]]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits over vocabulary and tokens."""
+        digest = hashlib.sha256("\n".join(self.words).encode())
+        for split in SPLITS:
+            digest.update(f"{split} {self.tokens[split].shape};".encode())
+            digest.update(np.ascontiguousarray(self.tokens[split], dtype="<i4").tobytes())
+        return digest.hexdigest()[:16]
+
+    def describe(self) -> str:
+        """Returns one line: name, tokens of the splits, vocabulary, share of unknown words."""
+        n = " / ".join(f"{len(self.tokens[split]):,}" for split in SPLITS)
+        text = f"{self.name}: {n} tokens (train / val / test), {len(self.words):,} words"
+        if UNKNOWN in self.words:
+            unknown = self.words.index(UNKNOWN)
+            shares = " / ".join(f"{100 * np.mean(self.tokens[split] == unknown):.0f} %" for split in SPLITS)
+            text += f", {shares} unknown"
+        return text
+
+
+def vocabulary(tokens: Iterable[str], size: int) -> tuple[str, ...]:
+    """Returns ``<unk>``, ``<eos>`` and the most frequent other words, ties in alphabetical order."""
+    counts = Counter(tokens)
+    ranked = sorted((w for w in counts if w not in (UNKNOWN, END)), key=lambda w: (-counts[w], w))
+    return (UNKNOWN, END, *ranked[: size - 2])
+
+
+def encode(tokens: Sequence[str], words: Sequence[str]) -> npt.NDArray[np.int32]:
+    """Returns the index of each token, that of ``<unk>`` for those that ``words`` lacks."""
+    index = {word: k for k, word in enumerate(words)}
+    unknown = index.get(UNKNOWN, -1)
+    return np.array([index.get(token, unknown) for token in tokens], dtype=np.int32)
