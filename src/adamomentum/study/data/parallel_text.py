@@ -1,0 +1,111 @@
+"""Sentence pairs with a joint subword vocabulary that is learnt from the training pairs alone."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from adamomentum.study.data.cache import Arrays
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+SPLITS = ("train", "val", "test")
+PAD, BEGIN, END, UNKNOWN = 0, 1, 2, 3
+
+Pairs = Sequence[tuple[str, str]]
+"""(source, target) sentences."""
+
+
+@dataclass(frozen=True, eq=False)
+class ParallelText:
+    """A parallel corpus and its subword model.
+
+    Attributes:
+        name: for display only.
+        pairs: per split.
+        model: a serialized sentencepiece model; ids 0 to 3 are padding, begin, end, unknown.
+    """
+
+    name: str
+    pairs: Mapping[str, Pairs]
+    model: bytes
+
+    @cached_property
+    def processor(self) -> SentencePieceProcessor:
+        """Encodes and decodes sentences."""
+        from sentencepiece import SentencePieceProcessor
+
+        return SentencePieceProcessor(model_proto=self.model)
+
+    @property
+    def size(self) -> int:
+        """Number of subwords."""
+        return int(self.processor.get_piece_size())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits over sentences and subword model."""
+        digest = hashlib.sha256(self.model)
+        for split in SPLITS:
+            digest.update(f"{split} {len(self.pairs[split])};".encode())
+            for pair in self.pairs[split]:
+                digest.update("\t".join(pair).encode() + b"\n")
+        return digest.hexdigest()[:16]
+
+    def describe(self) -> str:
+        """Returns one line: name, sentence pairs of the splits, subwords."""
+        n = " / ".join(f"{len(self.pairs[split]):,}" for split in SPLITS)
+        return f"{self.name}: {n} sentence pairs (train / val / test), {self.size:,} subwords"
+
+    def encode(self, split: str) -> list[tuple[list[int], list[int]]]:
+        """Returns the subwords of each pair of ``split``, with ``END`` at the end of both sentences."""
+        sources, targets = zip(*self.pairs[split], strict=True)
+        p = self.processor
+        both = zip(p.encode(list(sources)), p.encode(list(targets)), strict=True)
+        return [([*source, END], [*target, END]) for source, target in both]
+
+
+def train_subwords(sentences: Iterable[str], size: int) -> bytes:
+    """Returns a byte-pair model of ``size`` subwords as bytes; the same sentences give the same model."""
+    from sentencepiece import SentencePieceTrainer
+
+    written = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_writer=written,
+        vocab_size=size,
+        model_type="bpe",
+        character_coverage=1.0,
+        pad_id=PAD,
+        bos_id=BEGIN,
+        eos_id=END,
+        unk_id=UNKNOWN,
+        num_threads=1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return written.getvalue()
+
+
+def to_arrays(pairs: Mapping[str, Pairs], model: bytes) -> Arrays:
+    """Returns pairs and subword model as arrays, for a cache."""
+    texts = {
+        f"{split}_{side}": np.array([pair[k] for pair in pairs[split]])
+        for split in SPLITS
+        for k, side in enumerate(("source", "target"))
+    }
+    return {**texts, "model": np.frombuffer(model, dtype=np.uint8)}
+
+
+def from_arrays(name: str, arrays: Arrays) -> ParallelText:
+    """Returns what ``to_arrays`` was given."""
+    sides = lambda split: (arrays[f"{split}_source"].tolist(), arrays[f"{split}_target"].tolist())
+    pairs = {split: list(zip(*sides(split), strict=True)) for split in SPLITS}
+    return ParallelText(name, pairs, arrays["model"].tobytes())
