@@ -57,7 +57,7 @@ def vocabulary(tokens: Iterable[str], size: int) -> tuple[str, ...]:
 
 
 def encode(tokens: Sequence[str], words: Sequence[str]) -> npt.NDArray[np.int32]:
-    """Returns the index of each token, that of ``<unk>`` for those that ``words`` lacks."""
+    """Returns the index of each token, int32 [n]; that of ``<unk>`` for those that ``words`` lacks."""
     index = {word: k for k, word in enumerate(words)}
-    unknown = index.get(UNKNOWN, -1)
+    unknown = index[UNKNOWN]
     return np.array([index.get(token, unknown) for token in tokens], dtype=np.int32)

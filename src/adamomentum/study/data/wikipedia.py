@@ -15,7 +15,7 @@ import numpy as np
 
 from adamomentum.study.data.cache import Arrays, cached
 from adamomentum.study.data.text import END, TextData, encode, vocabulary
-from adamomentum.study.data.wheel import DataError, Wheel, read_members
+from adamomentum.study.data.wheel import DataError, Wheel, check, read_members
 
 WHEEL = Wheel(
     "gensim",
@@ -41,22 +41,39 @@ _LAST_SECTIONS = re.compile(
 )
 
 
-def wikipedia(cache: Path | None = None) -> TextData:
-    """Returns the excerpt: 2,000 words, the first 100,000 training tokens; of ten articles 8 / 1 / 1 are train, val, test.
+def wikipedia(source: Path | None = None, cache: Path | None = None) -> TextData:
+    """Returns the excerpt: 2,000 words, the first 100,000 training tokens, validation and test whole.
+
+    Of ten articles eight are for training and one each for validation and test.
+
+    Args:
+        source: the wheel as a file; None: from the cache, or else downloaded.
+        cache: folder of the cache; by default ``cache_dir()``.
 
     Raises:
-        DataError: if it is not in the cache and cannot be downloaded.
+        DataError: if it is not in the cache and cannot be downloaded, or ``source`` is another file.
     """
-    arrays = cached(f"wikipedia-{WHEEL.sha256[:12]}-v{VERSION}", _make, cache)
+
+    def make() -> tuple[Arrays, dict[str, str]]:
+        return _make(source)
+
+    if source is not None:
+        if not source.is_file():
+            raise DataError(f"--data wikipedia=FILE takes the wheel {WHEEL.name} {WHEEL.version}; {source} is no file")
+        check(source, WHEEL)  # also where the cache would do: what is given is used or refused
+    arrays = cached(f"wikipedia-{WHEEL.sha256[:12]}-v{VERSION}", make, cache)
     tokens = {split: arrays[split] for split in ("train", "val", "test")}
     return TextData("Wikipedia excerpt", tuple(str(w) for w in arrays["words"]), tokens)
 
 
-def _make() -> tuple[Arrays, dict[str, str]]:
+def _make(source: Path | None) -> tuple[Arrays, dict[str, str]]:
     try:
-        (packed,) = read_members(WHEEL, [MEMBER])
+        (packed,) = read_members(WHEEL, [MEMBER], source)
     except DataError as error:
-        raise DataError(f"the Wikipedia excerpt is not in the cache and {error}; connect to the network once") from None
+        raise DataError(
+            f"the Wikipedia excerpt is not in the cache and {error}; connect to the network once, "
+            f"or give the wheel {WHEEL.name} {WHEEL.version} ({WHEEL.python}, {WHEEL.platform}): --data wikipedia=FILE"
+        ) from None
     found = [tokenize(clean(text)) for text in articles(bz2.decompress(packed))]
     found = [tokens for tokens in found if len(tokens) > MIN_WORDS]
     # Whole articles: paragraphs of one article would tell its words to another split.

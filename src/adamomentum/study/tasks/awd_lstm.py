@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -32,7 +33,10 @@ class DropLstm(nn.Module):
         super().__init__()
         self.weight_drop = weight_drop
         bound = 1 / math.sqrt(outputs)
-        make = lambda *shape: nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
+
+        def make(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
+
         self.weight_ih, self.weight_hh = make(4 * outputs, inputs), make(4 * outputs, outputs)
         self.bias_ih, self.bias_hh = make(4 * outputs), make(4 * outputs)
 
@@ -76,15 +80,15 @@ class AwdLstm(nn.Module):
         self.embedding = nn.Parameter(torch.empty(words, embedding).uniform_(-0.1, 0.1))
         self.bias = nn.Parameter(torch.zeros(words))
         sizes = [embedding, *[hidden] * (layers - 1), embedding]
-        self.layers = nn.ModuleList(DropLstm(a, b, weight_drop) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(DropLstm(a, b, weight_drop) for a, b in itertools.pairwise(sizes))
         self.sizes = sizes[1:]
         self.drop_words, self.drop_input = drop_words, drop_input
         self.drop_hidden, self.drop_output = drop_hidden, drop_output
 
     def initial(self, streams: int) -> Hidden:
         """Returns the state before the first token: zeros."""
-        zeros = lambda size: torch.zeros(streams, size, device=self.bias.device)
-        return [(zeros(size), zeros(size)) for size in self.sizes]
+        zeros = [torch.zeros(2, streams, size, device=self.bias.device) for size in self.sizes]
+        return [(pair[0], pair[1]) for pair in zeros]
 
     def forward(self, tokens: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden, Tensor, Tensor]:
         """Maps tokens, int64 [time, streams], and the state before them to what may follow.
@@ -93,7 +97,7 @@ class AwdLstm(nn.Module):
             Logits [time, streams, words], the state after the last token, and the last layer's outputs
             [time, streams, embedding] with and without dropout.
         """
-        weight = self.embedding
+        weight: Tensor = self.embedding
         if self.training and self.drop_words:
             keep = torch.empty(len(weight), 1, device=weight.device).bernoulli_(1 - self.drop_words)
             weight = weight * keep / (1 - self.drop_words)

