@@ -83,6 +83,7 @@ class Checkpoints:
 
         noise = torch.get_rng_state() if group.device.type != "cuda" else torch.cuda.get_rng_state(group.device)
         noises = group.gather(noise)
+        own = group.gather({name: part.state_dict() for name, part in run.own_parts().items()})
         self._saved = time.monotonic()
         if group.rank:
             return
@@ -91,6 +92,7 @@ class Checkpoints:
             "log": {**asdict(log), "started": time.perf_counter() - log.started},
             "noise": noises,
             "parts": {name: part.state_dict() for name, part in run.parts().items()},
+            "own_parts": own,
         }
         path = self.path(spec)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +113,8 @@ class Checkpoints:
             return None
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            if state["spec"] != spec.canonical() or state["log"].keys() != {f.name for f in fields(Log)}:
+            same_form = state["log"].keys() == {f.name for f in fields(Log)} and "own_parts" in state
+            if state["spec"] != spec.canonical() or not same_form:
                 raise ValueError("it is of another trial or version")
         except Exception as error:
             # torch.load raises many types for a broken file; starting over costs time, nothing else.
@@ -119,6 +122,8 @@ class Checkpoints:
             return None
         for name, part in run.parts().items():
             part.load_state_dict(state["parts"][name])
+        for name, part in run.own_parts().items():
+            part.load_state_dict(state["own_parts"][rank][name])
         noise: Any = state["noise"][rank]
         if torch.cuda.is_available() and spec.device_kind == "cuda":
             torch.cuda.set_rng_state(noise)

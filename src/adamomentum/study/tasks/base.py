@@ -190,6 +190,10 @@ class Run(ABC):
     def parts(self) -> dict[str, Any]:
         """Returns all that a checkpoint must hold, by name: objects with ``state_dict`` and ``load_state_dict``."""
 
+    def own_parts(self) -> dict[str, Any]:
+        """Returns further such parts, which differ between processes that train together; each gets its own back."""
+        return {}
+
     def finish(self, split: str) -> dict[str, float]:
         """Returns metrics that are too slow for a learning curve; asked for once, after the last step."""
         return {}
