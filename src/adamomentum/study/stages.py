@@ -259,9 +259,11 @@ class _Planner:
     # --- what comes after ---
 
     def default(self, task: TaskEntry) -> None:
-        """Published settings: the registry's, or what the task says was run."""
+        """Published settings: the registry's, or what the task says was run. Controls have none."""
         groups = []
         for name, optimizer in self.optimizers.items():
+            if self.study.optimizers[name].control:
+                continue
             lr = task.optimizers.get(name, {}).get("lr", optimizer.default_lr)
             spec = self.optimizer(task, name, {"lr": float(lr)})  # type: ignore[arg-type]
             groups.append(

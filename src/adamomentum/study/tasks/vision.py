@@ -1,8 +1,9 @@
-"""Image classification with a small residual CNN."""
+"""Classification of images and signals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,47 +11,59 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from adamomentum.study.data.images import ImageData, load, mnist5k
+from adamomentum.study.data.signals import SignalData, mnist1d
+from adamomentum.study.data.wheel import DataError
 from adamomentum.study.spec import Value
+from adamomentum.study.tasks.augment import AUGMENTATIONS
 from adamomentum.study.tasks.base import Batches, Context, Run, Update
+from adamomentum.study.tasks.vision_models import MODELS
 
 EVAL_BATCH = 500
+DATA = ("mnist5k", "mnist5k-full", "mnist1d", "fashion-mnist", "cifar10", "cifar100", "folder")
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm; the shortcut is projected where the shape changes."""
+@dataclass(frozen=True)
+class Settings:
+    """Data, network and augmentation, from a task's ``params``.
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    Attributes:
+        data: ``mnist5k`` (1,000 training images), ``mnist5k-full`` (3,000), ``mnist1d``, ``fashion-mnist``, ``cifar10``,
+            ``cifar100``, or ``folder``: the user's own.
+        model: which network; see ``vision_models``.
+        augment: ``none``, ``crop-flip`` or ``crop-flip-cutout``.
+        label_smoothing: share of the label's probability that is spread over all classes, in training.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps [n, inputs, h, w] to [n, outputs, h / stride, w / stride]."""
-        y = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+    data: str = "mnist5k"
+    model: str = "small-resnet"
+    augment: str = "none"
+    label_smoothing: float = 0.0
 
+    @classmethod
+    def of(cls, params: Mapping[str, Value]) -> Settings:
+        """Returns the settings that ``params`` ask for.
 
-def small_resnet(channels: int, classes: int) -> nn.Sequential:
-    """Returns a three-stage residual CNN (16, 32, 64 channels; 77,754 parameters for 1 x 28 x 28, 10)."""
-    return nn.Sequential(
-        nn.Conv2d(channels, 16, 3, 2, 1, bias=False),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        ResidualBlock(16, 16, 1),
-        ResidualBlock(16, 32, 2),
-        ResidualBlock(32, 64, 2),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(64, classes),
-    )
+        Raises:
+            ValueError: if a parameter or a value is not known.
+        """
+        known = cls.__dataclass_fields__
+        unknown = params.keys() - known.keys()
+        if unknown:
+            raise ValueError(
+                f"unknown params of image classification: {', '.join(sorted(unknown))}; there are: {', '.join(known)}"
+            )
+        made = cls(**params)  # type: ignore[arg-type]
+        for name, value, allowed in (
+            ("data", made.data, DATA),
+            ("model", made.model, MODELS),
+            ("augment", made.augment, AUGMENTATIONS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"unknown {name} {value!r} of image classification; allowed: {', '.join(allowed)}")
+        return made
 
 
 def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
@@ -72,34 +85,44 @@ def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
 
 class _ImageRun(Run):
     def __init__(self, context: Context) -> None:
-        data: ImageData = context.data
+        data: ImageData | SignalData = context.data
+        self._context, self._settings = context, Settings.of(context.params)
         device = context.device
-        mean, std = channel_statistics(data.x["train"])
-        self._mean, self._std = mean.to(device), std.to(device)
-        # Kept as bytes and normalized batch by batch: as floats they would take four times the memory.
+        if isinstance(data, SignalData):
+            channels = 1
+            self._mean, self._std = torch.zeros(()), torch.ones(())  # the signals are standardized as they come
+        else:
+            mean, std = channel_statistics(data.x["train"])
+            channels = len(mean)
+            self._mean, self._std = mean.to(device), std.to(device)
+        # Images are kept as bytes and normalized batch by batch: as floats they would take four times the memory.
         self._x = {split: torch.from_numpy(x).to(device) for split, x in data.x.items()}
         self._y = {split: torch.from_numpy(y).to(device) for split, y in data.y.items()}
-        model = small_resnet(len(mean), len(data.classes))
-        self._model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._augment = AUGMENTATIONS[self._settings.augment]
+        model = MODELS[self._settings.model](channels, len(data.classes))
+        layout = torch.preserve_format if isinstance(data, SignalData) else torch.channels_last
+        self._model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
         self._trained = context.parallel(self._model)
         self._update = Update(context, self._model)
         self._batches = Batches(len(self._y["train"]), context.budget.batch_size, context.generator("order"))
-        self._context = context
         self.total_steps = context.budget.total_steps(self._batches.per_epoch)
 
     def parts(self) -> dict[str, Any]:
         return {"model": self._model, "update": self._update, "batches": self._batches}
 
-    def _normalized(self, images: Tensor) -> Tensor:
+    def _normalized(self, x: Tensor) -> Tensor:
+        if x.ndim == 2:
+            return x.unsqueeze(1)
         # Channels-last convolutions, which the permuted view asks for, are about 1.3 times faster on CPU at this size.
-        return ((images.float() - self._mean) / self._std).permute(0, 3, 1, 2)
+        return ((x.float() - self._mean) / self._std).permute(0, 3, 1, 2)
 
     def step(self) -> float:
         index = self._context.share(self._batches.next()).to(self._context.device)
         self._trained.train()
         with self._context.autocast():
-            logits = self._trained(self._normalized(self._x["train"][index]))
-            loss = F.cross_entropy(logits, self._y["train"][index])
+            logits = self._trained(self._augment(self._normalized(self._x["train"][index])))
+            target, smoothing = self._y["train"][index], self._settings.label_smoothing
+            loss = F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
         self._update(loss)
         return loss.item()
 
@@ -107,7 +130,8 @@ class _ImageRun(Run):
     def evaluate(self, split: str) -> dict[str, float]:
         self._model.eval()
         x, y = self._x[split], self._y[split]
-        logits = torch.cat([self._model(self._normalized(part)) for part in torch.split(x, EVAL_BATCH)])
+        with self._context.autocast():
+            logits = torch.cat([self._model(self._normalized(part)) for part in torch.split(x, EVAL_BATCH)]).float()
         return {
             "loss": F.cross_entropy(logits, y).item(),
             # argmax of a NaN row is a fixed class: a network that has blown up scores at chance.
@@ -115,16 +139,39 @@ class _ImageRun(Run):
         }
 
 
+def _image_data(name: str, source: Path | None) -> ImageData | SignalData:
+    if name == "folder":
+        if source is None:
+            raise DataError("data 'folder' is your own: give --data folder=PATH, a folder of images or an .npz file")
+        return load(source)
+    if name in ("cifar10", "cifar100"):
+        from adamomentum.study.data.cifar import cifar
+
+        return cifar(name, source)
+    if name == "fashion-mnist":
+        from adamomentum.study.data.fashion import fashion_mnist
+
+        return fashion_mnist(source)
+    if name == "mnist1d":
+        return mnist1d()
+    return mnist5k(full=name == "mnist5k-full")
+
+
 class ImageClassification:
-    """A small residual CNN on an ``ImageData``: no augmentation, ragged last batch dropped."""
+    """Image or signal classification; the ragged last batch of an epoch is dropped."""
 
-    def load(self, params: Mapping[str, Value], source: Path | None) -> ImageData:
-        """Returns MNIST-5k, or the user's images."""
-        return mnist5k() if source is None else load(source)
+    def load(self, params: Mapping[str, Value], source: Path | None) -> ImageData | SignalData:
+        """Returns the data set that ``params`` name.
 
-    def baselines(self, data: ImageData) -> dict[str, dict[str, float]]:
+        Raises:
+            DataError: if it cannot be had.
+            ValueError: if a parameter is wrong.
+        """
+        return _image_data(Settings.of(params).data, source)
+
+    def baselines(self, data: ImageData | SignalData) -> dict[str, dict[str, float]]:
         """Returns what always naming the most frequent class reaches."""
-        share = np.bincount(data.y["test"])[np.bincount(data.y["train"]).argmax()] / len(data.y["test"])
+        share = np.mean(data.y["test"] == np.bincount(data.y["train"]).argmax())
         return {"most frequent class": {"test_accuracy": float(share)}}
 
     def setup(self, context: Context) -> _ImageRun:
