@@ -1,0 +1,245 @@
+"""The parts of the language model: layers, streams, parameters, n-grams, evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from study.language_mini import REGULARIZED, SMALL, make_context, tiny_text
+
+from adamomentum.study.tasks.awd_lstm import AwdLstm, DropLstm, locked_dropout
+from adamomentum.study.tasks.language import LanguageModel
+from adamomentum.study.tasks.language_settings import AWD_LSTM, Settings
+from adamomentum.study.tasks.ngrams import bigram_loss, unigram_loss
+from adamomentum.study.tasks.streams import Carried, Streams
+
+
+def awd_lstm(words: int, layers: int) -> AwdLstm:
+    with torch.device("meta"):
+        return AwdLstm(words, AWD_LSTM.embedding, AWD_LSTM.hidden, layers, 0.1, 0.4, 0.25, 0.4, 0.5)
+
+
+def count(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_the_full_size_has_the_published_number_of_weights() -> None:
+    assert count(awd_lstm(10_000, 3)) == 24_221_600  # Penn Treebank, 24 M
+    assert count(awd_lstm(33_278, 3)) == 33_556_078  # WikiText-2, 33 M
+    assert count(awd_lstm(10_000, 1)) == 10_000 * 401 + 4 * 400 * (400 + 400 + 2)
+
+
+def test_without_dropout_a_layer_is_an_lstm() -> None:
+    torch.manual_seed(0)
+    layer, reference = DropLstm(5, 7, 0.5).eval(), torch.nn.LSTM(5, 7)
+    with torch.no_grad():
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            getattr(reference, f"{name}_l0").copy_(getattr(layer, name))
+    x, h, c = torch.randn(6, 3, 5), torch.randn(3, 7), torch.randn(3, 7)
+    y, (h1, c1) = layer(x, (h, c))
+    expected, (h2, c2) = reference(x, (h[None], c[None]))
+    torch.testing.assert_close((y, h1, c1), (expected, h2[0], c2[0]))
+
+
+def test_weight_drop_drops_hidden_to_hidden_weights_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    layer = DropLstm(5, 20, 0.5).train()
+    x, zero = torch.randn(6, 3, 5), torch.zeros(3, 20)
+    (one, _), (other, _) = layer(x, (zero, zero)), layer(x, (zero, zero))
+    assert torch.equal(one[0], other[0])  # nothing comes through these weights at the first token
+    assert not torch.allclose(one[1:], other[1:])
+    one.sum().backward()
+    # A weight that is dropped has no gradient, at any of the time steps.
+    assert (layer.weight_hh.grad == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert (layer.weight_ih.grad != 0).all()
+
+
+def test_locked_dropout_is_the_same_at_every_time_step_and_not_in_every_stream() -> None:
+    torch.manual_seed(0)
+    out = locked_dropout(torch.ones(5, 4, 1000), 0.4, True)
+    assert (out == out[0]).all()
+    assert not torch.equal(out[0, 0], out[0, 1])
+    assert set(out.unique().tolist()) == pytest.approx({0.0, 1 / 0.6})
+    assert (out == 0).float().mean().item() == pytest.approx(0.4, abs=0.03)
+    assert torch.equal(locked_dropout(out, 0.4, False), out)
+
+
+def test_embedding_dropout_drops_whole_words() -> None:
+    torch.manual_seed(0)
+    model = AwdLstm(50, 8, 8, 1, 0.5, 0.0, 0.0, 0.0, 0.0).train()
+    seen = []
+    model.layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    tokens = torch.arange(50).repeat(2, 1).t()
+    model(tokens, model.initial(2))
+    kept = seen[0] / (model.embedding / 0.5)[tokens]
+    assert ((kept.isclose(torch.ones(()))) | (kept == 0)).all()
+    per_word = (kept != 0).float().mean((1, 2))
+    assert set(per_word.tolist()) == {0.0, 1.0}
+
+
+def test_embedding_and_output_are_one_matrix() -> None:
+    torch.manual_seed(0)
+    model = AwdLstm(9, 4, 6, 2, 0.0, 0.0, 0.0, 0.0, 0.0)
+    assert [tuple(p.shape) for p in model.parameters() if 9 in p.shape] == [(9, 4), (9,)]
+    tokens = torch.zeros(2, 1, dtype=torch.int64)
+    before, *_ = model(tokens, model.initial(1))
+    before[..., 5].sum().backward()
+    # Of use as an output for word 5, as an input for word 0.
+    used = model.embedding.grad.abs().sum(1).nonzero().flatten().tolist()
+    assert used == [0, 5]
+
+
+def test_windows_follow_one_another_and_predict_the_next_token() -> None:
+    tokens = torch.arange(103)
+    streams = Streams(tokens, 4, 10, False, torch.Generator().manual_seed(1))
+    assert streams.per_epoch == 3  # 24 predictions in each of 4 streams
+    windows = [streams.next() for _ in range(4)]
+    assert [w[2] for w in windows] == [True, False, False, True]
+    assert [len(w[0]) for w in windows] == [10, 10, 4, 10]
+    x, y = torch.cat([w[0] for w in windows[:3]]), torch.cat([w[1] for w in windows[:3]])
+    assert torch.equal(y, (x + 1) % 103)
+    assert torch.equal(x[1:], y[:-1])
+    assert len(set(y.flatten().tolist())) == 96
+    assert torch.equal(windows[3][0], windows[0][0])
+    other = Streams(tokens, 4, 10, False, torch.Generator().manual_seed(2))
+    assert not torch.equal(other.next()[0], windows[0][0])
+
+
+def test_random_lengths_are_those_of_awd_lstm() -> None:
+    def lengths(streams: Streams, number: int) -> np.ndarray:
+        return np.array([len(streams.next()[0]) for _ in range(number)])
+
+    make = lambda: Streams(torch.zeros(2_000_000).long(), 2, 70, True, torch.Generator().manual_seed(0))
+    streams = make()
+    found = lengths(streams, 4000)
+    long = found[found > 52]
+    assert len(long) / len(found) == pytest.approx(0.95, abs=0.01)
+    assert long.mean() == pytest.approx(69.5, abs=0.5)  # int() of a normal around 70
+    assert long.std() == pytest.approx(5, abs=0.3)
+    assert found[found <= 52].mean() == pytest.approx(34.5, abs=1.5)
+    assert streams.per_epoch == pytest.approx(999_999 / found.mean(), rel=0.02)
+    # As they come from a generator that is in the checkpoint, they go on from it.
+    again = make()
+    again.load_state_dict(streams.state_dict())
+    assert lengths(again, 100).tolist() == lengths(streams, 100).tolist()
+
+
+def test_streams_that_are_too_short_are_refused() -> None:
+    with pytest.raises(ValueError, match="batch_size must be at most half the 30 training tokens, got 16"):
+        Streams(torch.arange(30), 16, 5, False, torch.Generator())
+
+
+def test_the_rate_is_scaled_with_the_length_of_a_window() -> None:
+    run = LanguageModel().setup(make_context(tiny_text(), REGULARIZED, lr=0.5))
+    [group] = run._update.optimizer.param_groups
+    for _ in range(5):
+        group["lr"] = 0.5
+        before = run._streams._position
+        run.step()
+        assert group["lr"] == pytest.approx(0.5 * (run._streams._position - before) / 10)
+
+
+def test_memory_goes_from_window_to_window() -> None:
+    data = tiny_text()
+    # One window of twenty tokens or two of ten with a rate of 0: the same losses, if nothing is forgotten in between.
+    whole = LanguageModel().setup(make_context(data, {**SMALL, "bptt": 20, "drop_output": 0.0}, lr=0.0))
+    halves = LanguageModel().setup(make_context(data, {**SMALL, "bptt": 10, "drop_output": 0.0}, lr=0.0))
+    expected = whole.step()
+    assert (halves.step() + halves.step()) / 2 == pytest.approx(expected, rel=1e-6)
+    halves._carried = Carried(halves._model.initial(4))
+    forgetful = halves.step()
+    assert forgetful != pytest.approx(halves._model.bias.new_tensor(whole.step()).item(), rel=1e-9)
+
+
+def brute_force(run, tokens: torch.Tensor, streams: int) -> float:
+    """Nats a token, one token at a time, the parts of ``evaluate`` one after the other."""
+    length = math.ceil((len(tokens) - 1) / streams)
+    losses = []
+    for start in range(0, len(tokens) - 1, length):
+        hidden = run._model.initial(1)
+        for position in range(start, min(start + length, len(tokens) - 1)):
+            logits, hidden, _, _ = run._model(tokens[position].view(1, 1), hidden)
+            losses.append(F.cross_entropy(logits[0], tokens[position + 1].view(1)).item())
+    assert len(losses) == len(tokens) - 1
+    return float(np.mean(losses))
+
+
+@pytest.mark.parametrize("streams", [1, 4, 7])
+def test_every_token_is_scored_once(streams, monkeypatch) -> None:
+    monkeypatch.setattr("adamomentum.study.tasks.language.EVAL_WINDOW", 9)
+    data = tiny_text()
+    run = LanguageModel().setup(make_context(data, {**SMALL, "eval_streams": streams, "layers": 2}))
+    with torch.no_grad():
+        run._model.embedding.normal_()  # far from uniform
+        run._model.eval()
+        expected = brute_force(run, torch.from_numpy(data.tokens["test"]).long(), streams)
+    found = run.evaluate("test")
+    assert found["loss"] == pytest.approx(expected, rel=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(expected), rel=1e-5)
+
+
+def test_the_uniform_model_has_as_many_choices_as_words() -> None:
+    data = tiny_text()
+    run = LanguageModel().setup(make_context(data, SMALL))
+    assert run.evaluate("val")["perplexity"] != pytest.approx(len(data.words), rel=1e-5)
+    with torch.no_grad():
+        run._model.embedding.zero_()
+    assert run.evaluate("val")["perplexity"] == pytest.approx(len(data.words), rel=1e-6)
+
+
+def slow_bigram(train: list[int], test: list[int], words: int) -> float:
+    """Witten and Bell's model word by word, its sum over all words checked to be 1."""
+    losses = []
+    for before, word in zip(test, test[1:], strict=False):
+        after = [b for a, b in zip(train, train[1:], strict=False) if a == before]
+        kinds, counts = len(set(after)), Counter(after)
+        single = [(train.count(w) + 1) / (len(train) + words) for w in range(words)]
+        mixed = [(counts[w] + kinds * single[w]) / (len(after) + kinds) if after else single[w] for w in range(words)]
+        assert sum(mixed) == pytest.approx(1)
+        losses.append(-math.log(mixed[word]))
+    return sum(losses) / len(losses)
+
+
+def test_the_baselines_are_what_they_say() -> None:
+    rng = np.random.default_rng(0)
+    train, test = rng.integers(0, 9, 60).astype(np.int32), rng.integers(0, 12, 50).astype(np.int32)  # 9 to 11 are new
+    assert bigram_loss(train, test, 12) == pytest.approx(slow_bigram(train.tolist(), test.tolist(), 12), rel=1e-12)
+    single = [-math.log(((train == w).sum() + 1) / (60 + 12)) for w in test[1:]]
+    assert unigram_loss(train, test, 12) == pytest.approx(np.mean(single), rel=1e-12)
+    data = tiny_text()
+    found = LanguageModel().baselines(data)
+    assert found["bigram"]["test_loss"] < found["unigram"]["test_loss"]
+    assert found["bigram"]["test_perplexity"] == pytest.approx(math.exp(found["bigram"]["test_loss"]))
+
+
+def test_settings_of_a_specification() -> None:
+    # A specification holds every number as a float.
+    assert Settings.of({"layers": 2.0, "hidden": 64.0}) == Settings(layers=2, hidden=64)
+    assert isinstance(Settings.of({"bptt": 20.0}).bptt, int)
+    assert Settings.of({"data": "ptb"}) == AWD_LSTM
+    assert Settings.of({"data": "ptb", "layers": 3.0}).hidden == 1150
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"data": "brown"}, "params.data of a language model must be one of wikipedia, ptb, got 'brown'"),
+        ({"width": 3.0}, "unknown params of a language model: width; allowed: data, layers"),
+        ({"layers": 0.0}, "params.layers of a language model must be a whole number from 1, got 0"),
+        ({"hidden": 2.5}, "params.hidden of a language model must be a whole number from 1, got 2.5"),
+        ({"hidden": True}, "params.hidden of a language model must be a whole number from 1, got True"),
+        ({"bptt": "long"}, "params.bptt of a language model must be a whole number from 1, got 'long'"),
+        ({"drop_input": 1.0}, r"params.drop_input of a language model must be in \[0, 1\), got 1.0"),
+        ({"weight_drop": -0.1}, r"params.weight_drop of a language model must be in \[0, 1\), got -0.1"),
+        ({"clip": 0.0}, "params.clip of a language model must be above 0, got 0.0"),
+        ({"alpha": -1.0}, "params.alpha of a language model must be 0 or more, got -1.0"),
+        ({"variable_bptt": 1.0}, "params.variable_bptt of a language model must be true or false, got 1.0"),
+    ],
+)
+def test_a_parameter_that_cannot_be_used_is_named(params, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        LanguageModel().load(params, None)
