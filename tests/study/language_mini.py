@@ -30,8 +30,8 @@ def sentences(count: int, seed: int) -> np.ndarray:
     return np.array(tokens, dtype=np.int32)
 
 
-def tiny_text() -> TextData:
-    return TextData("tiny", WORDS, {"train": sentences(80, 0), "val": sentences(12, 1), "test": sentences(15, 2)})
+def tiny_text(train: int = 80) -> TextData:
+    return TextData("tiny", WORDS, {"train": sentences(train, 0), "val": sentences(12, 1), "test": sentences(15, 2)})
 
 
 def make_spec(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_locked_dropout_is_the_same_at_every_time_step_and_not_in_every_stream()
     out = locked_dropout(torch.ones(5, 4, 1000), 0.4, True)
     assert (out == out[0]).all()
     assert not torch.equal(out[0, 0], out[0, 1])
-    assert set(out.unique().tolist()) == pytest.approx({0.0, 1 / 0.6})
+    assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.6])
     assert (out == 0).float().mean().item() == pytest.approx(0.4, abs=0.03)
     assert torch.equal(locked_dropout(out, 0.4, False), out)
 
@@ -113,7 +114,9 @@ def test_random_lengths_are_those_of_awd_lstm() -> None:
     def lengths(streams: Streams, number: int) -> np.ndarray:
         return np.array([len(streams.next()[0]) for _ in range(number)])
 
-    make = lambda: Streams(torch.zeros(2_000_000).long(), 2, 70, True, torch.Generator().manual_seed(0))
+    def make() -> Streams:
+        return Streams(torch.zeros(2_000_000).long(), 2, 70, True, torch.Generator().manual_seed(0))
+
     streams = make()
     found = lengths(streams, 4000)
     long = found[found > 52]
@@ -148,11 +151,12 @@ def test_memory_goes_from_window_to_window() -> None:
     # One window of twenty tokens or two of ten with a rate of 0: the same losses, if nothing is forgotten in between.
     whole = LanguageModel().setup(make_context(data, {**SMALL, "bptt": 20, "drop_output": 0.0}, lr=0.0))
     halves = LanguageModel().setup(make_context(data, {**SMALL, "bptt": 10, "drop_output": 0.0}, lr=0.0))
-    expected = whole.step()
-    assert (halves.step() + halves.step()) / 2 == pytest.approx(expected, rel=1e-6)
+    for run in (whole, halves):
+        with torch.no_grad():
+            run._model.embedding.mul_(10)  # so that what came before matters
+    assert (halves.step() + halves.step()) / 2 == pytest.approx(whole.step(), rel=1e-6)
     halves._carried = Carried(halves._model.initial(4))
-    forgetful = halves.step()
-    assert forgetful != pytest.approx(halves._model.bias.new_tensor(whole.step()).item(), rel=1e-9)
+    assert (halves.step() + halves.step()) / 2 != pytest.approx(whole.step(), rel=1e-4)
 
 
 def brute_force(run, tokens: torch.Tensor, streams: int) -> float:
@@ -194,8 +198,8 @@ def test_the_uniform_model_has_as_many_choices_as_words() -> None:
 def slow_bigram(train: list[int], test: list[int], words: int) -> float:
     """Witten and Bell's model word by word, its sum over all words checked to be 1."""
     losses = []
-    for before, word in zip(test, test[1:], strict=False):
-        after = [b for a, b in zip(train, train[1:], strict=False) if a == before]
+    for before, word in pairwise(test):
+        after = [b for a, b in pairwise(train) if a == before]
         kinds, counts = len(set(after)), Counter(after)
         single = [(train.count(w) + 1) / (len(train) + words) for w in range(words)]
         mixed = [(counts[w] + kinds * single[w]) / (len(after) + kinds) if after else single[w] for w in range(words)]

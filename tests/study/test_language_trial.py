@@ -22,14 +22,15 @@ def data():
     return tiny_text()
 
 
-def test_a_model_learns_what_pairs_of_words_do_not_tell(data) -> None:
-    budget = Budget(epochs=60, batch_size=4, evaluations=6)
+def test_a_model_learns_what_pairs_of_words_do_not_tell() -> None:
+    data = tiny_text(400)
+    budget = Budget(epochs=30, batch_size=8, evaluations=5)
     result = run_trial(make_spec(data, lr=1e-2, budget=budget, schedule=CosineSchedule()), data)
     assert result.status == "ok", result.error
     pairs = LanguageModel().baselines(data)["bigram"]["test_perplexity"]
-    assert result.final["test_perplexity"] < 0.8 * pairs
+    assert result.final["test_perplexity"] < 0.7 * pairs
     assert result.final["test_perplexity"] == pytest.approx(math.exp(result.final["test_loss"]))
-    assert result.curve["step"][-1] == 60 * math.ceil((720 // 4 - 1) / 10)
+    assert result.curve["step"][-1] == 30 * math.ceil((400 * 9 // 8 - 1) / 10)
     assert result.curve["val_perplexity"][-1] == result.final["val_perplexity"]
     assert result.samples["prompt"].split() == [data.words[k] for k in data.tokens["test"][:12]]
     assert len(result.samples["continued"].split()) == 40
@@ -53,11 +54,12 @@ def test_tuning_never_sees_the_test_split(data) -> None:
 @pytest.mark.parametrize("params", [SMALL, REGULARIZED], ids=["plain", "regularized"])
 def test_bfloat16_stays_near_float32(data, params) -> None:
     budget = Budget(steps=40, batch_size=4)
-    full = run_trial(make_spec(data, lr=1e-2, params=params, budget=budget), data)
-    half = run_trial(make_spec(data, lr=1e-2, params=params, budget=budget, precision="bfloat16"), data)
+    full = run_trial(make_spec(data, "adamw", lr=1e-2, params=params, budget=budget), data)
+    half = run_trial(make_spec(data, "adamw", lr=1e-2, params=params, budget=budget, precision="bfloat16"), data)
     assert half.status == "ok", half.error
     assert half.final["train_loss"] != full.final["train_loss"]
-    assert half.final["val_loss"] == pytest.approx(full.final["val_loss"], rel=0.05)
+    assert half.final["val_loss"] == pytest.approx(full.final["val_loss"], rel=0.02)
+    assert half.curve["val_loss"][-1] < 0.99 * math.log(len(data.words))
 
 
 def test_an_exploded_model_is_a_result(data) -> None:
@@ -91,14 +93,20 @@ def test_the_state_between_windows_is_what_a_checkpoint_needs(data, tmp_path, mo
 @pytest.mark.distributed
 def test_two_processes_do_what_one_does(data) -> None:
     # Without noise the mean of two halves of the streams is the whole, and so is every update.
-    spec = make_spec(data, params={**SMALL, "drop_output": 0.0}, optimizer="sgdm", lr=0.5)
+    spec = make_spec(
+        data,
+        params={**SMALL, "drop_output": 0.0},
+        optimizer="sgdm",
+        lr=0.5,
+        budget=Budget(steps=60, batch_size=4, evaluations=3),
+    )
     alone = run_trial(spec, data)
     both = run_in_group(spec.model_copy(update={"processes": 2}), partial(run_trial, data=data))
     assert both.status == "ok", both.error
     assert both.curve["step"] == alone.curve["step"]
     assert both.curve["train_loss"] == pytest.approx(alone.curve["train_loss"], rel=1e-4)
     assert both.final["test_loss"] == pytest.approx(alone.final["test_loss"], rel=1e-4)
-    assert alone.curve["train_loss"][-1] < 0.95 * alone.curve["train_loss"][0]
+    assert alone.curve["train_loss"][-1] < 0.9 * alone.curve["train_loss"][0]
 
 
 @pytest.mark.distributed
