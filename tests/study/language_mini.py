@@ -15,7 +15,7 @@ from adamomentum.study.spec import Budget, ConstantSchedule, TaskSpec, TrialSpec
 from adamomentum.study.tasks.base import Context
 
 WORDS = ("<unk>", "<eos>", *"abcdefgh")
-SMALL = {"embedding": 12, "hidden": 16, "bptt": 10}
+SMALL = {"embedding": 12, "hidden": 16, "bptt": 10, "eval_streams": 1}
 REGULARIZED = {"data": "ptb", "layers": 2, **SMALL}
 """AWD-LSTM's dropouts, penalties and random lengths, on a small network."""
 

@@ -76,8 +76,8 @@ def gather(folder: Folder, device: str = "cpu") -> StudyResults:
     for planned in plan.trials:
         spec, result = planned.spec, results.get(planned.spec.trial_id)
         if result is None:
-            key = (planned.task, planned.role, planned.optimizer)
-            missing[key] = missing.get(key, 0) + 1
+            where = (planned.task, planned.role, planned.optimizer)
+            missing[where] = missing.get(where, 0) + 1
             continue
         rows.append(
             {
@@ -99,8 +99,7 @@ def gather(folder: Folder, device: str = "cpu") -> StudyResults:
         if planned.role in ("final", "default") and result.curve.get("step"):
             frame = pd.DataFrame(result.curve).astype(float)
             frame["seconds"] = frame["step"] * result.timing.get("ms_per_step", 0.0) / 1e3
-            for key in CURVE_KEYS:
-                frame[key] = rows[-1][key]
+            frame = frame.assign(**{key: rows[-1][key] for key in CURVE_KEYS})
             frames.append(frame)
     return StudyResults(
         study=study,
@@ -118,7 +117,7 @@ def _table(rows: Sequence[dict[str, object]], first: list[str]) -> pd.DataFrame:
     for column in first:
         if column not in table:
             table[column] = pd.Series(dtype=object)
-    numbers = [column for column in table if column not in first]
+    numbers = [str(column) for column in table if column not in first]
     table[numbers] = table[numbers].astype(float)
     return table[[*first, *numbers]]
 

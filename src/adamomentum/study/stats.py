@@ -296,7 +296,7 @@ def mean_ranks(values: pd.DataFrame, better: Mapping[str, str]) -> pd.Series:
         better: ``lower`` or ``higher`` for each task.
     """
     ranks = pd.DataFrame(
-        {task: values[task].rank(ascending=better[task] == "lower", na_option="bottom") for task in values}
+        {task: values[task].rank(ascending=better[str(task)] == "lower", na_option="bottom") for task in values}
     )
     return ranks.mean(axis=1)
 
@@ -310,7 +310,7 @@ def friedman(values: pd.DataFrame, better: Mapping[str, str]) -> float | None:
 
     if values.shape[1] < 6 or values.shape[0] < 3 or values.isna().any().any():
         return None
-    signed = pd.DataFrame({task: values[task] * (1 if better[task] == "lower" else -1) for task in values})
+    signed = pd.DataFrame({task: values[task] * (1 if better[str(task)] == "lower" else -1) for task in values})
     return float(stats.friedmanchisquare(*signed.to_numpy()).pvalue)
 
 

@@ -21,8 +21,8 @@ WHEEL = Wheel(
 )
 MEMBER = "sklearn/datasets/data/digits.csv.gz"
 LICENCE = (
-    "Optical Recognition of Handwritten Digits, test set, by E. Alpaydin and C. Kaynak, UCI Machine Learning Repository "
-    "(https://doi.org/10.24432/C50P49), CC BY 4.0. Read out of the wheel scikit-learn 1.7.2.\n"
+    "Optical Recognition of Handwritten Digits, test set, by E. Alpaydin and C. Kaynak, UCI Machine Learning "
+    "Repository (https://doi.org/10.24432/C50P49), CC BY 4.0. Read out of the wheel scikit-learn 1.7.2.\n"
 )
 
 

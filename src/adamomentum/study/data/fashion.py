@@ -1,4 +1,4 @@
-"""Fashion-MNIST (arXiv 1708.07747) where it is installed: Debian's package dataset-fashion-mnist, or the user's copy."""
+"""Fashion-MNIST (arXiv 1708.07747) where it is installed: Debian's dataset-fashion-mnist, or the user's copy."""
 
 from __future__ import annotations
 

@@ -20,8 +20,9 @@ from adamomentum.study.data.wheel import DataError, Wheel, download
 
 WHEEL = Wheel("homeassistant", "2024.3.3", "6e1ec2c07441d63fdcfb8acd2c4bbb6f68bc97330855784d3623d10c38fe3577")
 LICENCE = (
-    "Texts of Home Assistant 2024.3.3 (https://www.home-assistant.io) by its contributors, Apache License 2.0 "
-    "(https://www.apache.org/licenses/LICENSE-2.0). Read out of the wheel homeassistant 2024.3.3, paired and filtered.\n"
+    "Texts of Home Assistant 2024.3.3 (https://www.home-assistant.io) by its contributors, Apache "
+    "License 2.0 (https://www.apache.org/licenses/LICENSE-2.0). Read out of the wheel homeassistant "
+    "2024.3.3, paired and filtered.\n"
 )
 VERSION = 1  # of the cleaning; raised when it changes
 MIN_WORDS, MAX_WORDS = 3, 20

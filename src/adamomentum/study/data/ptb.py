@@ -108,7 +108,7 @@ def _sentences(content: bytes, where: str) -> Sentences:
         except UnicodeDecodeError as error:
             raise DataError(f"Penn Treebank: {where} is not UTF-8 text ({error}); {HOW}") from None
     try:
-        import pyarrow.parquet  # type: ignore[import-untyped]
+        import pyarrow.parquet
     except ImportError:
         raise DataError(f"Penn Treebank: pyarrow is needed to read {where}: pip install pyarrow") from None
     try:

@@ -10,7 +10,13 @@ from adamomentum.study.trial import TrialResult
 
 
 class Executor(Protocol):
-    """Runs trials."""
+    """Runs trials; a context manager that stops what still runs at its end."""
+
+    def __enter__(self) -> Executor:
+        """Returns itself."""
+
+    def __exit__(self, *exception: object) -> None:
+        """Stops the workers."""
 
     def run(self, specs: Iterable[TrialSpec]) -> Iterator[tuple[TrialSpec, TrialResult]]:
         """Yields each spec with its result, in the order in which they finish.

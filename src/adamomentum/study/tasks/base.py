@@ -121,7 +121,7 @@ class Update:
     def __call__(self, loss: Tensor) -> None:
         """Makes one update against ``loss``, a scalar; ``.grad`` is fresh."""
         self.optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.scale(loss).backward()
         if self._clip is not None:
             self._scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._params, self._clip)

@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,11 +63,11 @@ def load(name: str, device: torch.device, weights: Path | None = None) -> Featur
     if name == INCEPTION:
         if weights is None or not weights.is_file():
             raise ValueError(
-                f"features {name!r} need the weights of the Inception network: give --data inception=FILE, a TorchScript "
-                "file that maps uint8 images [n, 3, 299, 299] to [n, 2048], e.g. NVIDIA's "
+                f"features {name!r} need the weights of the Inception network: give --data inception=FILE, a "
+                "TorchScript file that maps uint8 images [n, 3, 299, 299] to [n, 2048], e.g. NVIDIA's "
                 f"inception-2015-12-05.pt; got {weights}"
             )
-        script = torch.jit.load(str(weights), map_location=device).eval()  # type: ignore[no-untyped-call]
+        script = torch.jit.load(str(weights), map_location=device).eval()
 
         def inception(images: Tensor) -> Tensor:
             large = F.interpolate(images, size=(299, 299), mode="bilinear", align_corners=False)
@@ -79,7 +80,8 @@ def load(name: str, device: torch.device, weights: Path | None = None) -> Featur
 
 
 def _takes_flag(script: torch.jit.ScriptModule) -> bool:
-    return any(argument.name == "return_features" for argument in script.forward.schema.arguments)
+    schema: Any = getattr(script.forward, "schema", None)
+    return schema is not None and any(argument.name == "return_features" for argument in schema.arguments)
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -111,8 +113,8 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
         return torch.cdist(points, points).kthvalue(k + 1, 1).values
 
     distances = torch.cdist(fake, real)
-    precision = (distances <= radii(real)).any(1).double().mean()
-    recall = (distances.T <= radii(fake)).any(1).double().mean()
+    precision = (radii(real) >= distances).any(1).double().mean()
+    recall = (radii(fake) >= distances.T).any(1).double().mean()
     return float(precision), float(recall)
 
 
@@ -151,5 +153,5 @@ def train_digits_cnn() -> tuple[DigitsCnn, float]:
 if __name__ == "__main__":
     made, reached = train_digits_cnn()
     path = Path(__file__).parent / f"{DIGITS}.npz"
-    np.savez_compressed(path, **{key: value.half().numpy() for key, value in made.state_dict().items()})  # type: ignore[arg-type]
+    np.savez_compressed(path, **{key: value.half().numpy() for key, value in made.state_dict().items()})
     print(f"{path}: {100 * reached:.2f} % of the held-out fifth")

@@ -6,6 +6,7 @@ scores [n]; those without classes ignore the labels.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -104,7 +105,7 @@ class DcganDiscriminator(nn.Module):
         super().__init__()
         sizes = [channels, 2 * width, 4 * width, 8 * width]
         layers: list[nn.Module] = []
-        for k, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for k, (a, b) in enumerate(itertools.pairwise(sizes)):
             layers.append(nn.Conv2d(a, b, 4, 2, 1, bias=False))
             layers += [nn.BatchNorm2d(b), nn.LeakyReLU(0.2)] if k else [nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(sizes[-1], 1, 4, bias=False)).apply(_dcgan_init)
@@ -180,7 +181,7 @@ class DownBlock(nn.Module):
             return y + self.shortcut(x)  # type: ignore[no-any-return]
         # On pixels, where there are fewer channels, pooling first is cheaper and the same up to the bias.
         short = self.shortcut(F.avg_pool2d(x, 2)) if self.first else F.avg_pool2d(self.shortcut(x), 2)
-        return F.avg_pool2d(y, 2) + short  # type: ignore[no-any-return]
+        return F.avg_pool2d(y, 2) + short
 
 
 class SelfAttention(nn.Module):

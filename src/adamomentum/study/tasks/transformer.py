@@ -34,7 +34,8 @@ class Attention(nn.Module):
         return self._split(key), self._split(value)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        n, time, _ = x.shape
+        return x.view(n, time, self.heads, -1).transpose(1, 2)
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
         """Attends from x [n, time, features] to keys and values; ``mask`` is True where it may look."""
@@ -110,6 +111,12 @@ class DecoderLayer(nn.Module):
         return x + self.drop(self.feed(self.norms[2](x))), (key, value)
 
 
+def _source(layer: nn.Module, memory: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of the source for one layer of the decoder."""
+    assert isinstance(layer, DecoderLayer)
+    return layer.cross.project(memory)
+
+
 @dataclass(frozen=True)
 class Shape:
     """Sizes and dropout of a Transformer.
@@ -174,7 +181,7 @@ class Transformer(nn.Module):
         memory, mask = self.encode(source)
         x = self._embed(target)
         for layer in self.decoder:
-            x, _ = layer(x, layer.cross.project(memory), mask)
+            x, _ = layer(x, _source(layer, memory), mask)
         out: Tensor = self.norms[1](x)
         return out
 
@@ -186,7 +193,7 @@ class Transformer(nn.Module):
         """Returns the cache for decoding ``copies`` rows of each source sentence."""
         memory, mask = self.encode(source)
         memory, mask = memory.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
-        return Cache([None] * len(self.decoder), [layer.cross.project(memory) for layer in self.decoder], mask)
+        return Cache([None] * len(self.decoder), [_source(layer, memory) for layer in self.decoder], mask)
 
     def advance(self, words: Tensor, cache: Cache) -> Tensor:
         """Appends a word to each row, [n], and returns the logits of the next, [n, words]."""

@@ -30,8 +30,8 @@ class Settings:
     """Data, network and augmentation, from a task's ``params``.
 
     Attributes:
-        data: ``mnist5k`` (1,000 training images), ``mnist5k-full`` (3,000), ``mnist1d``, ``fashion-mnist``, ``cifar10``,
-            ``cifar100``, or ``folder``: the user's own.
+        data: ``mnist5k`` (1,000 training images), ``mnist5k-full`` (3,000), ``mnist1d``, ``fashion-mnist``,
+            ``cifar10``, ``cifar100``, or ``folder``: the user's own.
         model: which network; see ``vision_models``.
         augment: ``none``, ``crop-flip`` or ``crop-flip-cutout``.
         label_smoothing: share of the label's probability that is spread over all classes, in training.

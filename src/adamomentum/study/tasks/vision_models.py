@@ -105,7 +105,7 @@ class DenseLayer(nn.Module):
 
 
 def densenet121(channels: int, classes: int, growth: int = 12) -> nn.Sequential:
-    """Returns DenseNet-BC of 6, 12, 24, 16 layers, compression 0.5, 3 x 3 stem, for 32 x 32 images (arXiv 1608.06993)."""
+    """Returns DenseNet-BC of 6, 12, 24, 16 layers, compression 0.5, 3 x 3 stem, for 32 x 32 images (1608.06993)."""
     width = 2 * growth
     layers: list[nn.Module] = [_conv(channels, width, 3)]
     for stage, count in enumerate((6, 12, 24, 16)):
