@@ -156,10 +156,11 @@ def test_channel_statistics_are_those_of_the_float_images(channels) -> None:
 def test_a_run_keeps_the_images_as_bytes(tiny_data) -> None:
     context = Context(
         data=tiny_data,
+        params={},
         budget=Budget(epochs=1, batch_size=8, evaluations=1),
         device=torch.device("cpu"),
         seed=lambda role: 0,
-        make_optimizer=lambda params: torch.optim.SGD(params, lr=0.1),
+        build_optimizer=lambda params: torch.optim.SGD(params, lr=0.1),
     )
     run = ImageClassification().setup(context)
     assert all(x.dtype == torch.uint8 for x in run._x.values())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adamomentum.study.execute.local import LocalExecutor
-from adamomentum.study.tasks.vision import small_resnet
+from adamomentum.study.tasks.vision_models import small_resnet
 from adamomentum.study.trial import run_trial
 from adamomentum.study.tune import select
 
@@ -101,7 +101,7 @@ def test_wrong_data_is_refused(make_spec, tiny_data) -> None:
 def test_an_unknown_task_is_refused(make_spec, tiny_data) -> None:
     spec = make_spec()
     unknown = spec.model_copy(update={"task": spec.task.model_copy(update={"version": 99})})
-    with pytest.raises(ValueError, match="'image-classification' version 99"):
+    with pytest.raises(ValueError, match="at version 2, the trial is of version 99"):
         run_trial(unknown, tiny_data)
 
 

@@ -25,8 +25,25 @@ COLOURS = {
     "adamw": "#0072B2",
     "adam": "#56B4E9",
     "sgdm": "#009E73",
+    "radam": "#CC79A7",
+    "yogi": "#E69F00",
+    "adabound": "#8C6D31",
+    "adabelief": "#7A6FC4",
+    "eadam": "#7F7F7F",
+    "adamomentum-fbc": "#A50F15",
 }
-MARKERS = {"adamomentum": "o", "adamw": "s", "adam": "^", "sgdm": "D"}
+MARKERS = {
+    "adamomentum": "o",
+    "adamw": "s",
+    "adam": "^",
+    "sgdm": "D",
+    "radam": "v",
+    "yogi": "P",
+    "adabound": "X",
+    "adabelief": "<",
+    "eadam": ">",
+    "adamomentum-fbc": "h",
+}
 # Replaced by the page's own text colour in the inline SVG, so that dark mode stays readable.
 INK = "#1b1b1f"
 
