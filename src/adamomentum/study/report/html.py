@@ -44,17 +44,10 @@ def write(
     for name in ("trials", "curves", "learning_rates", "summary", "differences"):
         write_atomic(folder / f"{name}.csv", getattr(t, name).to_csv(index=False).encode())
     inline = figures.draw(t, folder)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     trials = outcome.tuning + outcome.final
     comparison = outcome.comparison
     steps = [s for _, r in outcome.final for s in r.curve.get("step", [])[-1:]]
-    page = environment.get_template("template.html.j2").render(
+    page = template("template.html.j2").render(
         command=command,
         name=data_name,
         data=data_line,
@@ -95,6 +88,18 @@ def write(
     )
     write_atomic(folder / PAGE, page.encode())
     return t
+
+
+def template(name: str) -> jinja2.Template:
+    """Returns a template of this folder."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 def last_line(text: str) -> str:
