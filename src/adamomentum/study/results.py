@@ -99,7 +99,8 @@ def gather(folder: Folder, device: str = "cpu") -> StudyResults:
         if planned.role in ("final", "default") and result.curve.get("step"):
             frame = pd.DataFrame(result.curve).astype(float)
             frame["seconds"] = frame["step"] * result.timing.get("ms_per_step", 0.0) / 1e3
-            frame = frame.assign(**{key: rows[-1][key] for key in CURVE_KEYS})
+            for key in CURVE_KEYS:
+                frame.insert(0, key, str(rows[-1][key]) if key != "replicate" else spec.replicate)
             frames.append(frame)
     return StudyResults(
         study=study,

@@ -219,7 +219,7 @@ FIGURES: dict[str, tuple[list[Callable[[Axes, Tables], None]], tuple[float, floa
 
 def draw(tables: Tables, folder: Path) -> dict[str, str]:
     """Writes each figure as PNG and SVG into ``folder`` and returns SVG text to put into a page."""
-    inline = {}
+    found = {}
     for name, (panels, size) in FIGURES.items():
         # The salt makes the file reproducible.
         with matplotlib.rc_context(cast("Any", {**STYLE, "svg.hashsalt": name})):
@@ -230,11 +230,11 @@ def draw(tables: Tables, folder: Path) -> dict[str, str]:
                 continue  # for a README; the page shows its panels one by one
             buffer = io.StringIO()
             figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-        inline[name] = _inline(buffer.getvalue(), name)
-    return inline
+        found[name] = inline(buffer.getvalue(), name)
+    return found
 
 
-def _inline(svg: str, name: str) -> str:
+def inline(svg: str, name: str) -> str:
     """Makes an SVG fit to stand in a page: no prologue, ids of its own, text in the page's colour."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

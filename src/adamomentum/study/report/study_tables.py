@@ -335,8 +335,8 @@ def _add_tuning(made: StudyTables, results: StudyResults, task: str) -> None:
     for name in results.study.optimizers:
         mine = t[(t["role"] == "tune") & (t["task"] == task) & (t["optimizer"] == name) & (t["point"] < first)]
         if len(mine):
-            scores = mine[column].astype(float).where(mine["status"] == "ok") if column in mine else []
-            made.evp[task, name] = stats.expected_best(list(scores))
+            scores = mine[column].astype(float).where(mine["status"] == "ok").tolist() if column in mine else []
+            made.evp[task, name] = stats.expected_best(scores)
 
 
 def _add_widths(made: StudyTables, results: StudyResults, task: str) -> None:
