@@ -332,9 +332,9 @@ def _run(
 
 
 def _write_report(folder: Folder, device: str, console: Console) -> None:
-    from adamomentum.study.report import study as study_report
+    from adamomentum.study.report.study import write
 
-    path = study_report.write(folder, device, "adamomentum " + shlex.join(sys.argv[1:]))
+    path = write(folder, device, "adamomentum " + shlex.join(sys.argv[1:]))
     _say(console, f"Report: {path}")
 
 
