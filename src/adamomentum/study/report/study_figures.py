@@ -132,8 +132,7 @@ class Drawing:
             return False
         ax.axvline(0, color=INK, linewidth=1)
         self._name_rows(ax, shown)
-        reference = self.label(self.study.reference)
-        ax.set_xlabel(f"worse   <   {reference}, % of the other's {metric.label}   >   better", fontsize=8.5)
+        ax.set_xlabel(f"difference in {metric.label}, % (right: {self.label(self.study.reference)} better)", fontsize=8)
         ax.set_title(task)
         return True
 
