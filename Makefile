@@ -53,7 +53,7 @@ $(VENV)/.python:
 EXTRAS_demo  := torch,study
 EXTRAS_test  := torch,study,test
 EXTRAS_bench := torch,bench
-EXTRAS_slow  := torch,study,test,triton
+EXTRAS_slow  := torch,study,ray,test,triton
 EXTRAS_dev   := torch,study,test,dev
 
 $(addprefix $(VENV)/.,demo test bench slow dev): $(VENV)/.%: $(SOURCES) | $(VENV)/.python

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 # What each command needs beyond the base install is in the extra of this name.
 BENCH_EXTRA = {"rich", "torch", "typer"}
 STUDY_EXTRA = {
-    "jinja2", "matplotlib", "pandas", "PIL", "platformdirs", "pydantic", "rich", "scipy", "torch", "typer",
+    "jinja2", "matplotlib", "pandas", "PIL", "platformdirs", "pyarrow", "pydantic", "pytorch_optimizer", "rich",
+    "sacrebleu", "scipy", "sentencepiece", "tomli", "torch", "typer",
 }  # fmt: skip
 
 
