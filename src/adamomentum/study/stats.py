@@ -106,6 +106,8 @@ class Paired:
         t_p_less: one-sided, against a mean below 0; an extra.
         wilcoxon_p: exact two-sided Wilcoxon signed-rank test, diverged runs ranked worst; None without pairs.
         wilcoxon_floor: the smallest value that test can give with so many pairs.
+        rank_effect: rank-biserial correlation, the effect size of that test: 1 if a is higher in every pair, -1 if b
+            is, on the same ranks, so a diverged run counts as worst. None without pairs that differ.
         welch_p: two-sided Welch test, which ignores the pairing.
         correlation: of the pairs; pairing gains nothing where it is not positive. None without spread.
     """
@@ -120,6 +122,7 @@ class Paired:
     t_p_less: float | None
     wilcoxon_p: float | None
     wilcoxon_floor: float
+    rank_effect: float | None
     welch_p: float | None
     correlation: float | None
 
@@ -177,9 +180,11 @@ def compare_paired(
     worst = beyond if better == "lower" else -beyond
     ranked = np.concatenate([ranked, np.full(lost_a, worst), np.full(lost_b, -worst)])
     nonzero = ranked[ranked != 0]
-    wilcoxon = None
+    wilcoxon = rank_effect = None
     if len(nonzero):
         wilcoxon = _exact_wilcoxon(nonzero)
+        ranks = stats.rankdata(np.abs(nonzero))
+        rank_effect = float((np.sign(nonzero) * ranks).sum() / ranks.sum())
     return Paired(
         n=n,
         lost_a=lost_a,
@@ -191,6 +196,7 @@ def compare_paired(
         t_p_less=t_p_less,
         wilcoxon_p=wilcoxon,
         wilcoxon_floor=min(1.0, 2.0 ** (1 - max(len(ranked), 1))),
+        rank_effect=rank_effect,
         welch_p=welch_p,
         correlation=correlation,
     )

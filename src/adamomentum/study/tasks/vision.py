@@ -13,16 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adamomentum.study.data.imagenet import FileImages
 from adamomentum.study.data.images import ImageData, load, mnist5k
 from adamomentum.study.data.signals import SignalData, mnist1d
 from adamomentum.study.data.wheel import DataError
 from adamomentum.study.spec import Value
 from adamomentum.study.tasks.augment import AUGMENTATIONS
 from adamomentum.study.tasks.base import Batches, Context, Run, Update
+from adamomentum.study.tasks.file_vision import FileImageRun
 from adamomentum.study.tasks.vision_models import MODELS
 
 EVAL_BATCH = 500
-DATA = ("mnist5k", "mnist5k-full", "mnist1d", "fashion-mnist", "cifar10", "cifar100", "folder")
+DATA = ("mnist5k", "mnist5k-full", "mnist1d", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder")
+FILE_AUGMENT = "rrc-flip"
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,9 @@ class Settings:
 
     Attributes:
         data: ``mnist5k`` (1,000 training images), ``mnist5k-full`` (3,000), ``mnist1d``, ``fashion-mnist``,
-            ``cifar10``, ``cifar100``, or ``folder``: the user's own.
+            ``cifar10``, ``cifar100``, ``imagenet``, or ``folder``: the user's own.
         model: which network; see ``vision_models``.
-        augment: ``none``, ``crop-flip`` or ``crop-flip-cutout``.
+        augment: ``none``, ``crop-flip``, ``crop-flip-cutout``; of ``imagenet`` ``none`` or ``rrc-flip``.
         label_smoothing: share of the label's probability that is spread over all classes, in training.
     """
 
@@ -59,7 +62,7 @@ class Settings:
         for name, value, allowed in (
             ("data", made.data, DATA),
             ("model", made.model, MODELS),
-            ("augment", made.augment, AUGMENTATIONS),
+            ("augment", made.augment, ("none", FILE_AUGMENT) if made.data == "imagenet" else AUGMENTATIONS),
         ):
             if value not in allowed:
                 raise ValueError(f"unknown {name} {value!r} of image classification; allowed: {', '.join(allowed)}")
@@ -139,7 +142,7 @@ class _ImageRun(Run):
         }
 
 
-def _image_data(name: str, source: Path | None) -> ImageData | SignalData:
+def _image_data(name: str, source: Path | None) -> ImageData | SignalData | FileImages:
     if name == "folder":
         if source is None:
             raise DataError("data 'folder' is your own: give --data folder=PATH, a folder of images or an .npz file")
@@ -154,13 +157,17 @@ def _image_data(name: str, source: Path | None) -> ImageData | SignalData:
         return fashion_mnist(source)
     if name == "mnist1d":
         return mnist1d()
+    if name == "imagenet":
+        from adamomentum.study.data.imagenet import imagenet
+
+        return imagenet(source)
     return mnist5k(full=name == "mnist5k-full")
 
 
 class ImageClassification:
     """Image or signal classification; the ragged last batch of an epoch is dropped."""
 
-    def load(self, params: Mapping[str, Value], source: Path | None) -> ImageData | SignalData:
+    def load(self, params: Mapping[str, Value], source: Path | None) -> ImageData | SignalData | FileImages:
         """Returns the data set that ``params`` name.
 
         Raises:
@@ -169,11 +176,14 @@ class ImageClassification:
         """
         return _image_data(Settings.of(params).data, source)
 
-    def baselines(self, data: ImageData | SignalData) -> dict[str, dict[str, float]]:
+    def baselines(self, data: ImageData | SignalData | FileImages) -> dict[str, dict[str, float]]:
         """Returns what always naming the most frequent class reaches."""
         share = np.mean(data.y["test"] == np.bincount(data.y["train"]).argmax())
         return {"most frequent class": {"test_accuracy": float(share)}}
 
-    def setup(self, context: Context) -> _ImageRun:
+    def setup(self, context: Context) -> Run:
         """Normalizes the images by the training split and builds the network."""
+        if isinstance(context.data, FileImages):
+            s = Settings.of(context.params)
+            return FileImageRun(context, s.model, s.augment == FILE_AUGMENT, s.label_smoothing)
         return _ImageRun(context)
