@@ -1,6 +1,8 @@
 """Adam with AdaMomentum's placement of eps: a control that separates eps from the momentum in the second moment.
 
-EAdam (arXiv 2011.02150) adds eps into the second moment at every step, where it accumulates.
+EAdam (arXiv 2011.02150) adds eps into the second moment at every step, where it accumulates; like AdaMomentum's
+Algorithm 1 it has no further eps outside of the root. It was published with eps = 1e-8 (1e-16 for Penn Treebank) and
+with L2 decay. This one decays decoupled, as the optimizers do that it is compared with.
 """
 
 from __future__ import annotations

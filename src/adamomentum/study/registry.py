@@ -8,6 +8,16 @@ lie sqrt((1 + beta1) / (1 - beta1)) = 4.36 times below Adam's, so its weight_dec
 both decay equally at the centre of their grids. Adam's published default is no decay; SGD's is the
 L2 coefficient 5e-4 usual for image classification.
 
+Where the values below are not the published defaults:
+
+- ``weight_decay`` of AdaMomentum (0.0436) and AdaBelief (0.01): both were published with 0. A task that sets the decay,
+  or searches it, overrides them.
+- ``rectify`` of AdaMomentum: off, as in the paper's algorithm; the authors' code has it on by default.
+- ``weight_decouple`` of Yogi and AdaBound: published with L2 decay; here they decay as AdamW does, so that a difference
+  from AdamW is not one of decay.
+
+AdaBelief otherwise is adabelief-pytorch 0.2: rectified, decoupled decay, eps 1e-16.
+
 Search spaces belong to the optimizer, not to the task, and are as wide for AdaMomentum (2.5 decades of lr) as for
 every other adaptive method. SGD's step is not scale-free: its space spans four decades.
 """
@@ -18,6 +28,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 from adamomentum.study.spec import OptimizerSpec
@@ -34,13 +45,22 @@ GRID_HALF_DECADES = (-2, -1, 0, 1, 2)
 
 @dataclass(frozen=True)
 class Range:
-    """A range searched on a logarithmic scale."""
+    """A range searched on a logarithmic scale.
+
+    Raises:
+        ValueError: unless 0 < low < high, both finite.
+    """
 
     low: float
     high: float
 
+    def __post_init__(self) -> None:
+        """Checks the ends."""
+        if not 0 < self.low < self.high < math.inf:
+            raise ValueError(f"a range needs 0 < low < high, both finite, got {self.low} and {self.high}")
+
     def at(self, u: float) -> float:
-        """Returns the value at ``u`` of the range's length from its low end, to 3 digits; outside it too."""
+        """Returns the value at ``u`` in [0, 1] of the way from low to high, to 3 digits; goes on outside of [0, 1]."""
         return float(f"{self.low * (self.high / self.low) ** u:.3g}")
 
     def position(self, value: float) -> float:
@@ -58,8 +78,8 @@ class Optimizer:
         build: makes the torch optimizer over parameters, by keyword.
         lr_centre: middle of the grid of ``adamomentum compare``.
         default_lr: the published default.
-        hyperparameters: all others, at their published defaults.
-        decay: ``decoupled``, ``L2`` or ``none``: how weight decay acts at these settings.
+        hyperparameters: all others, at their published defaults but for what the module's text says.
+        decay: ``decoupled`` or ``L2``: how weight decay acts, if it is not 0 (``own``: the class knows).
         space: what can be searched for, by name.
     """
 
@@ -108,12 +128,8 @@ class Optimizer:
 
 # Built inside functions: planning and reporting must not pay for importing torch.
 def _adamomentum(params: Iterable[Any], **kwargs: Any) -> torch.optim.Optimizer:
-    import torch
-
     from adamomentum.torch import AdaMomentum
 
-    if kwargs.get("state_dtype") not in (None, "8bit"):  # a spec holds text
-        kwargs["state_dtype"] = getattr(torch, kwargs["state_dtype"])
     return AdaMomentum(params, **kwargs)
 
 
@@ -127,7 +143,7 @@ def _torch(name: str) -> Callable[..., torch.optim.Optimizer]:
 
 def _pytorch_optimizer(name: str) -> Callable[..., torch.optim.Optimizer]:
     def build(params: Iterable[Any], **kwargs: Any) -> torch.optim.Optimizer:
-        # foreach=False: its foreach AdaBelief omits a bias correction.
+        # foreach=False: its foreach AdaBelief leaves out a bias correction, so that its first step is 10 times too small.
         made: torch.optim.Optimizer = getattr(import_module("pytorch_optimizer"), name)(params, foreach=False, **kwargs)
         return made
 
@@ -185,7 +201,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             lr_centre=1e-2,
             default_lr=1e-3,
             hyperparameters={"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False},
-            decay="none",
+            decay="L2",
             space={"lr": _ADAM_LR, "weight_decay": Range(1e-6, 1e-3)},
         ),
         Optimizer(
@@ -213,7 +229,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             decay="decoupled",
             space={"lr": _ADAM_LR, "weight_decay": _DECOUPLED},
         ),
-        # The accumulator starts at 1e-6, as in Yogi's paper; its lr of 1e-2 and eps of 1e-3 are published defaults.
+        # Yogi's own defaults: lr 1e-2, eps 1e-3, both moments start at 1e-6. AdaMomentum's paper ran lr 1e-3, eps 1e-8.
         Optimizer(
             name="yogi",
             label="Yogi",
@@ -231,6 +247,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             decay="decoupled",
             space={"lr": _ADAM_LR, "weight_decay": _DECOUPLED},
         ),
+        # The bounds are scaled by lr / (lr at construction). A trial constructs with the schedule's peak, so that warm-up
+        # and decay act on the bounds as on lr.
         Optimizer(
             name="adabound",
             label="AdaBound",
@@ -270,6 +288,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             decay="decoupled",
             space={"lr": _ADAM_LR, "weight_decay": _DECOUPLED},
         ),
+        # Published with eps 1e-8; here a control, so it has AdaMomentum's.
         Optimizer(
             name="eadam",
             label="EAdam",
@@ -311,15 +330,32 @@ def get(name: str) -> Optimizer:
 def custom(
     path: str, label: str, default_lr: float, hyperparameters: Mapping[str, Any], space: Mapping[str, Range]
 ) -> Optimizer:
-    """Returns an optimizer of the user's own, ``module:Class``; it is imported where a trial is run.
+    """Returns an optimizer of the user's own; nothing is imported before a trial is run.
 
     Args:
-        path: the class; its constructor takes ``params``, ``lr`` and the hyper-parameters by keyword.
+        path: ``module:Class``; the class is a torch.optim.Optimizer whose constructor takes ``params``, ``lr`` and the
+            hyper-parameters by keyword. The module must be importable in the worker.
         label: what a reader sees.
         default_lr: for the default track.
-        hyperparameters: all others.
-        space: what is searched for; ``lr`` must be in it.
+        hyperparameters: all others that change the mathematics, with their default values.
+        space: what can be searched for: ``lr``, and any of ``hyperparameters``.
+
+    Raises:
+        ValueError: if ``path`` is no such path, ``default_lr`` is not positive, or ``space`` lacks ``lr`` or names a
+            hyper-parameter without a default.
     """
+    if not all(part.isidentifier() for part in path.replace(":", ".", 1).split(".")) or ":" not in path:
+        raise ValueError(f"the path of an optimizer must be module:Class, e.g. my_package.optim:Lion, got {path!r}")
+    if not 0 < default_lr < math.inf:
+        raise ValueError(f"default_lr of {path} must be positive and finite, got {default_lr}")
+    if "lr" not in space:
+        raise ValueError(f"space of {path} must have a range for lr, got {', '.join(space) or 'none at all'}")
+    for name in ("params", "lr"):
+        if name in hyperparameters:
+            raise ValueError(f"hyperparameters of {path} must leave out {name!r}: it is passed in any case")
+    for name in space:
+        if name != "lr" and name not in hyperparameters:
+            raise ValueError(f"space of {path} has {name!r}, which needs a default in hyperparameters too")
     return Optimizer(
         name=path,
         label=label,
@@ -337,25 +373,43 @@ def _own(path: str, params: Iterable[Any], kwargs: Mapping[str, Any]) -> torch.o
 
     module, _, name = path.partition(":")
     try:
-        cls = getattr(import_module(module), name)
+        namespace = import_module(module)
     except ModuleNotFoundError as error:
-        raise ValueError(f"optimizer {path!r}: there is no module {error.name!r} where the trial runs") from None
-    except AttributeError:
-        raise ValueError(f"optimizer {path!r}: module {module!r} has no {name!r}") from None
+        raise ValueError(
+            f"optimizer {path!r}: there is no module {error.name!r} where the trial runs; "
+            "install it there or put its folder on PYTHONPATH"
+        ) from error
+    cls = getattr(namespace, name, None)
+    if cls is None:
+        raise ValueError(f"optimizer {path!r}: module {module!r} has no {name!r}")
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
-        raise ValueError(f"optimizer {path!r} is not a torch.optim.Optimizer class")
-    try:
-        return cls(params, **kwargs)
-    except TypeError as error:
-        raise ValueError(f"optimizer {path!r} does not accept {', '.join(kwargs)}: {error}") from None
+        raise ValueError(f"optimizer {path!r} is not a torch.optim.Optimizer class but {cls!r}")
+    taken = signature(cls).parameters
+    if not any(each.kind is Parameter.VAR_KEYWORD for each in taken.values()):
+        refused = [key for key in kwargs if key not in taken or taken[key].kind is Parameter.POSITIONAL_ONLY]
+        if refused:
+            raise ValueError(
+                f"optimizer {path!r} does not accept {', '.join(refused)} by keyword; it accepts: {', '.join(taken)}"
+            )
+    return cls(params, **kwargs)
 
 
 def build(spec: OptimizerSpec, params: Iterable[Any]) -> torch.optim.Optimizer:
     """Returns the torch optimizer that ``spec`` describes, over ``params``.
 
     Raises:
-        ValueError: if there is no such optimizer, or it does not take the hyper-parameters.
+        ValueError: if there is no such optimizer, or its hyper-parameters are not exactly those of the spec: some
+            constructors swallow what they do not know, and a missing one would be at whatever default is installed.
     """
     if ":" in spec.name:
         return _own(spec.name, params, {"lr": spec.lr, **spec.hyperparameters})
-    return get(spec.name).build(params, lr=spec.lr, **spec.hyperparameters)
+    entry = get(spec.name)
+    for what, names in (
+        ("has no hyper-parameter", spec.hyperparameters.keys() - entry.hyperparameters.keys()),
+        ("needs a value for", entry.hyperparameters.keys() - spec.hyperparameters.keys()),
+    ):
+        if names:
+            raise ValueError(
+                f"{spec.name} {what} {', '.join(sorted(names))}; it has: lr, {', '.join(entry.hyperparameters)}"
+            )
+    return entry.build(params, lr=spec.lr, **spec.hyperparameters)

@@ -171,6 +171,7 @@ class _Unpickler(pickle.Unpickler):
         ("numpy._core.multiarray", "_reconstruct"),
         ("numpy", "ndarray"),
         ("numpy", "dtype"),
+        ("_codecs", "encode"),  # how Python 3 writes bytes in the old protocol
     }
 
     def find_class(self, module: str, name: str) -> Any:
