@@ -139,7 +139,7 @@ def test_the_weights_are_what_their_script_makes() -> None:
 
 
 def test_other_features_say_what_they_need(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"give --data inception=FILE"):
+    with pytest.raises(ValueError, match=r"put NVIDIA's inception-2015-12-05\.pt"):
         features.load(features.INCEPTION, torch.device("cpu"))
     with pytest.raises(ValueError, match="allowed: digits-cnn64-v1, inception"):
         features.load("vgg", torch.device("cpu"))
@@ -275,7 +275,7 @@ def test_two_processes(data) -> None:
     assert both.final["test_fid"] == two_processes(spec(data), data).final["test_fid"]
 
 
-def test_settings_as_run_and_errors() -> None:
+def test_settings_as_run_and_errors(tmp_path) -> None:
     s = Settings.of({"data": "cifar10", "model": "biggan"})
     assert (s.features, s.loss, s.consistency, s.samples) == ("inception", "hinge", 10.0, 50_000)
     assert Settings.of({"data": "cifar10", "model": "dcgan"}).loss == "bce"
@@ -286,5 +286,7 @@ def test_settings_as_run_and_errors() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Settings.of(params)
+    with pytest.raises(DataError, match=r"beside the images.* is not there"):
+        Gan().load({"data": "cifar10", "model": "dcgan"}, tmp_path / "cifar-10-python.tar.gz")
     with pytest.raises(ValueError, match="allowed: digits, cifar10"):
         Gan().load({"data": "celeba"}, None)

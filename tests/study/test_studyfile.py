@@ -91,3 +91,49 @@ def test_an_own_optimizer_needs_no_registry() -> None:
     optimizer = parse(text.replace("hyperparameters = { eps = 1e-6 }", ""), "mini").optimizer("plain")
     assert (optimizer.label, optimizer.default_lr, optimizer.space["lr"].high) == ("Lion", 1e-4, 1e-2)
     assert dict(optimizer.hyperparameters) == {"beta": 0.9}
+
+
+@pytest.mark.parametrize("smoke", [False, True], ids=["full", "smoke"])
+@pytest.mark.parametrize("name", list(studyfile.built_in()))
+def test_what_comes_along_can_be_planned(name, smoke) -> None:
+    """Every hyper-parameter is one that its optimizer has, every parameter of a task one that its family knows."""
+    from importlib import import_module
+
+    from adamomentum.study import stages, tasks
+
+    study = studyfile.read(name)
+    study = study.smoked() if smoke else study
+    made = stages.plan(study, {task.name: "0" * 16 for task in study.tasks}, {})
+    assert {t.task for t in made.trials} == {task.name for task in study.tasks}
+    for task in study.tasks:
+        module = import_module(tasks.family(task.family).implementation.partition(":")[0])
+        assert module.Settings.of(task.params).data == task.params["data"]
+
+
+def test_the_papers_settings_are_those_of_its_runs() -> None:
+    """Against paper.md's table and the logs in ptb_runs.csv."""
+    from pathlib import Path
+
+    import pandas as pd
+
+    runs = pd.read_csv(Path(__file__).parent / "ptb_runs.csv")
+    names = {"adam3": "adamomentum", "sgd": "sgdm"}
+    study = studyfile.read("paper-ptb")
+    for layers in (1, 2, 3):
+        given = study.task(f"ptb-{layers}").optimizers
+        for name, rows in runs[(runs.in_paper == 1) & (runs.layers == layers)].groupby("optimizer"):
+            mine = given[names.get(name, name)]
+            assert mine["lr"] == rows.lr.iloc[0]
+            assert mine["weight_decay"] == rows.wdecay.iloc[0]
+            if name != "sgd":
+                assert mine["eps"] == rows.eps.iloc[0], (name, layers)
+    cifar = studyfile.read("paper-cifar")
+    assert len(cifar.tasks) == 6
+    for task in cifar.tasks:
+        assert (task.budget.epochs, task.budget.batch_size) == (200, 128)
+        assert [m * 200 for m in task.schedule.milestones] == [60, 120, 160]
+        assert task.optimizers["adam"]["weight_decay"] == 0
+        assert task.optimizers["adamomentum"]["decoupled_weight_decay"] is False
+    gans = studyfile.read("paper-gan")
+    assert [(t.budget.steps, t.params["d_steps"]) for t in gans.tasks] == [(200_000, 2), (100_000, 5), (100_000, 5)]
+    assert [t.optimizers["adamomentum"]["eps"] for t in gans.tasks] == [1e-8, 1e-16, 1e-16]

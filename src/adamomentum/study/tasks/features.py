@@ -19,6 +19,12 @@ from torch import Tensor, nn
 
 DIGITS = "digits-cnn64-v1"
 INCEPTION = "inception"
+INCEPTION_FILE = "inception-2015-12-05.pt"
+NO_INCEPTION = (
+    f"features {INCEPTION!r} need the weights of the Inception network: put NVIDIA's {INCEPTION_FILE} (of StyleGAN's "
+    "metrics), or another TorchScript file of that name that maps uint8 images [n, 3, 299, 299] to features, beside the "
+    "images, in the folder of what --data cifar10=PATH names"
+)
 Features = Callable[[Tensor], Tensor]
 """Maps images, float32 [n, channels, h, w] in [-1, 1], to features [n, k]."""
 
@@ -62,11 +68,7 @@ def load(name: str, device: torch.device, weights: Path | None = None) -> Featur
         return net.features
     if name == INCEPTION:
         if weights is None or not weights.is_file():
-            raise ValueError(
-                f"features {name!r} need the weights of the Inception network: give --data inception=FILE, a "
-                "TorchScript file that maps uint8 images [n, 3, 299, 299] to [n, 2048], e.g. NVIDIA's "
-                f"inception-2015-12-05.pt; got {weights}"
-            )
+            raise ValueError(f"{NO_INCEPTION}; got {weights}")
         script = torch.jit.load(str(weights), map_location=device).eval()
 
         def inception(images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adamomentum.study.data.images import ImageData
+from adamomentum.study.data.wheel import DataError
 from adamomentum.study.spec import Value
 from adamomentum.study.tasks import features as feature_networks
 from adamomentum.study.tasks.base import Batches, Context, Run, Update
@@ -287,9 +288,14 @@ class Gan:
 
             return GanData(digits())
         if s.data == "cifar10":
+            from adamomentum.study.data.cache import cache_dir
             from adamomentum.study.data.cifar import cifar
 
-            return GanData(cifar("cifar10", source))
+            folder = cache_dir() if source is None else source if source.is_dir() else source.parent
+            weights = folder / feature_networks.INCEPTION_FILE
+            if s.features == feature_networks.INCEPTION and not weights.is_file():
+                raise DataError(f"{feature_networks.NO_INCEPTION}; {weights} is not there")
+            return GanData(cifar("cifar10", source), weights)
         raise ValueError(f"unknown data {s.data!r} of a GAN; allowed: digits, cifar10")
 
     def baselines(self, data: GanData) -> dict[str, dict[str, float]]:
