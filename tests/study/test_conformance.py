@@ -120,7 +120,6 @@ VARIANTS = [
     ("radam", {"weight_decay": 0.1, "decoupled_weight_decay": False}),
     ("yogi", {"weight_decay": 0.1, "weight_decouple": False, "eps": 1e-8}),
     ("adabound", {"weight_decay": 0.1, "weight_decouple": False}),
-    ("adabound", {"final_lr": 30.0}),
     ("adabound", {"gamma": 0.5}),  # closes the bounds within the test, so that they bind from both sides
     ("adabelief", {"weight_decay": 0.1, "weight_decouple": False, "rectify": False, "eps": 1e-8}),
     ("adabelief", {"rectify": False, "eps": 1e-3}),
@@ -174,6 +173,18 @@ def test_a_changed_learning_rate_acts_on_the_next_step(name) -> None:
         return (p.detach() - before).numpy()
 
     np.testing.assert_allclose(last_update(LR / 8), last_update(LR) / 8, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("final_lr", "deviates"), [(0.1, False), (30.0, False), (1e4, True)])
+def test_the_1e_15_below_the_root_of_adabound_counts_only_where_no_bound_binds(final_lr, deviates) -> None:
+    # In the first step, with a gradient that is tiny but above the eps of 1e-8.
+    grad, h = 1e-7, {**registry.get("adabound").hyperparameters, "final_lr": final_lr}
+    p = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = registry.build(OptimizerSpec(name="adabound", lr=LR, hyperparameters=h), [p])
+    p.grad = torch.full_like(p, grad)
+    optimizer.step()
+    paper = float(adabound(np.array(grad), {"m": 0.0, "v": 0.0}, 1, h, LR))
+    assert (abs(p.item() / -paper - 1) > 1e-3) == deviates
 
 
 @pytest.mark.parametrize("eps", [1e-16, 1e-8])

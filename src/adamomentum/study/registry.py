@@ -81,6 +81,7 @@ class Optimizer:
         hyperparameters: all others, at their published defaults but for what the module's text says.
         decay: ``decoupled`` or ``L2``: how weight decay acts, if it is not 0 (``own``: the class knows).
         space: what can be searched for, by name.
+        optional: further options that a spec may name; those that it leaves out are off.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Optimizer:
     hyperparameters: Mapping[str, Any]
     decay: str
     space: Mapping[str, Range] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
 
     def lr_grid(self) -> tuple[float, ...]:
         """Returns the learning rates to try, half a decade apart, rounded to two digits."""
@@ -128,8 +130,12 @@ class Optimizer:
 
 # Built inside functions: planning and reporting must not pay for importing torch.
 def _adamomentum(params: Iterable[Any], **kwargs: Any) -> torch.optim.Optimizer:
+    import torch
+
     from adamomentum.torch import AdaMomentum
 
+    if kwargs.get("state_dtype") not in (None, "8bit"):  # a spec holds text
+        kwargs["state_dtype"] = getattr(torch, kwargs["state_dtype"])
     return AdaMomentum(params, **kwargs)
 
 
@@ -143,8 +149,8 @@ def _torch(name: str) -> Callable[..., torch.optim.Optimizer]:
 
 def _pytorch_optimizer(name: str) -> Callable[..., torch.optim.Optimizer]:
     def build(params: Iterable[Any], **kwargs: Any) -> torch.optim.Optimizer:
-        # foreach=False: up to release 3.10 the foreach AdaBelief lacked a bias correction, and its first step was 10 times
-        # too small. Since 4.0 both paths agree; the loop is kept for one arithmetic everywhere.
+        # foreach=False: up to release 3.10 the foreach AdaBelief lacked a bias correction, and its first step was 10
+        # times too small. Since 4.0 both paths agree; the loop is kept for one arithmetic everywhere.
         made: torch.optim.Optimizer = getattr(import_module("pytorch_optimizer"), name)(params, foreach=False, **kwargs)
         return made
 
@@ -184,6 +190,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             hyperparameters=_ADAMOMENTUM,
             decay="decoupled",
             space=_ADAMOMENTUM_SPACE,
+            optional=("state_dtype",),
         ),
         Optimizer(
             name="adamw",
@@ -248,8 +255,9 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             decay="decoupled",
             space={"lr": _ADAM_LR, "weight_decay": _DECOUPLED},
         ),
-        # The bounds are scaled by lr / (lr at construction). A trial constructs with the schedule's peak, so that warm-up
-        # and decay act on the bounds as on lr.
+        # The bounds are scaled by lr / (lr at construction). A trial constructs with the schedule's peak, so that
+        # warm-up and decay act on the bounds as on lr. pytorch-optimizer adds 1e-15 below the root, which the paper
+        # does not: without effect, as the upper bound is reached at much larger denominators already.
         Optimizer(
             name="adabound",
             label="AdaBound",
@@ -309,6 +317,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             hyperparameters={**_ADAMOMENTUM, "full_bias_correction": True},
             decay="decoupled",
             space=_ADAMOMENTUM_SPACE,
+            optional=("state_dtype",),
         ),
     )
 }
@@ -406,7 +415,7 @@ def build(spec: OptimizerSpec, params: Iterable[Any]) -> torch.optim.Optimizer:
         return _own(spec.name, params, {"lr": spec.lr, **spec.hyperparameters})
     entry = get(spec.name)
     for what, names in (
-        ("has no hyper-parameter", spec.hyperparameters.keys() - entry.hyperparameters.keys()),
+        ("has no hyper-parameter", spec.hyperparameters.keys() - entry.hyperparameters.keys() - {*entry.optional}),
         ("needs a value for", entry.hyperparameters.keys() - spec.hyperparameters.keys()),
     ):
         if names:

@@ -22,8 +22,8 @@ INCEPTION = "inception"
 INCEPTION_FILE = "inception-2015-12-05.pt"
 NO_INCEPTION = (
     f"features {INCEPTION!r} need the weights of the Inception network: put NVIDIA's {INCEPTION_FILE} (of StyleGAN's "
-    "metrics), or another TorchScript file of that name that maps uint8 images [n, 3, 299, 299] to features, beside the "
-    "images, in the folder of what --data cifar10=PATH names"
+    "metrics), or another TorchScript file of that name that maps uint8 images [n, 3, 299, 299] to features, beside "
+    "the images, in the folder of what --data cifar10=PATH names"
 )
 Features = Callable[[Tensor], Tensor]
 """Maps images, float32 [n, channels, h, w] in [-1, 1], to features [n, k]."""
