@@ -16,7 +16,7 @@ from adamomentum.study.data.images import mnist5k
 from adamomentum.study.execute.local import LocalExecutor
 from adamomentum.study.spec import Budget, TaskSpec, TrialSpec
 from adamomentum.study.stats import paired_difference, t_interval, verdict
-from adamomentum.study.tasks import IMAGE_CLASSIFICATION
+from adamomentum.study.tasks import FAMILIES
 
 STATES = {"float32": {}, "bfloat16": {"state_dtype": "bfloat16"}, "8bit": {"state_dtype": "8bit"}}
 
@@ -29,8 +29,8 @@ def main() -> None:
     args = parser.parse_args()
     data = mnist5k()
     optimizer = registry.get("adamomentum").spec(args.lr)
-    name, version = IMAGE_CLASSIFICATION
-    task = TaskSpec(name=name, version=version, data_fingerprint=data.fingerprint)
+    family = FAMILIES["image-classification"]
+    task = TaskSpec(name=family.name, version=family.version, data_fingerprint=data.fingerprint)
     specs = {
         (state, seed): TrialSpec(
             stage="final",
