@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from adamomentum.study import stages, stats
-from adamomentum.study.report.study_tables import ALPHA, Comparison, StudyTables
+from adamomentum.study import stages
+from adamomentum.study.report.cells import difference_text
+from adamomentum.study.report.comparisons import NO_EVIDENCE, Comparison
+from adamomentum.study.report.runs import family_of
+from adamomentum.study.report.study_tables import StudyTables
 from adamomentum.study.results import StudyResults
 
 VISION = "image-classification"
+SGD = ("sgdm",)
 ADAPTIVE = ("adam", "adamw", "radam", "yogi", "adabound", "adabelief")
+
+QUALITY = ("better", "worse")
+SPEED = ("faster", "slower")
+LOSS = ("lower", "higher")
+Words = tuple[str, str]
+
+RULE = (
+    "A claim is called supported if the reference comes out ahead in more than half of the comparisons and behind in "
+    "none, contradicted if it is behind more often than ahead, mixed or partly supported in between."
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +36,7 @@ class Claim:
         text: the claim.
         verdict: a few words.
         evidence: sentences, one a task or group.
-        missing: what has not been run; empty if all has.
+        missing: what of it has not been run; empty if all has.
     """
 
     text: str
@@ -30,162 +45,232 @@ class Claim:
     missing: str
 
 
-def claims(results: StudyResults, made: StudyTables) -> list[Claim]:
-    """Returns the verdicts on the claims that runs can test: speed, generalization, other tasks."""
-    return [_speed(results, made), _generalization(results, made), _elsewhere(results, made)]
+@dataclass(frozen=True)
+class Count:
+    """How often the reference came out ahead, behind, or neither, after correction."""
+
+    ahead: int
+    behind: int
+    total: int
+
+    @classmethod
+    def of(cls, found: Iterable[Comparison]) -> Count:
+        """Counts comparisons."""
+        sides = [_side(c) for c in found]
+        return cls(sides.count("better"), sides.count("worse"), len(sides))
+
+    def text(self, words: Words) -> str:
+        """Returns the counts in words."""
+        neither = self.total - self.ahead - self.behind
+        return f"{words[0]} in {self.ahead}, {words[1]} in {self.behind}, {NO_EVIDENCE} in {neither} of {self.total}"
 
 
-def _label(results: StudyResults, name: str) -> str:
-    return stages.label(results.study, name)
+def _side(c: Comparison) -> str:
+    return c.outcome if c.corrected else "neither"
 
 
-def _listed(results: StudyResults, names: Sequence[str]) -> str:
-    return ", ".join(_label(results, name) for name in names)
-
-
-def _missing(results: StudyResults, made: StudyTables, tasks: Sequence[str]) -> str:
-    """What of the final track is not there yet."""
-    study, parts = results.study, []
-    for task in tasks:
-        lacking = []
-        for name in (study.reference, *study.baselines):
-            row = made.row(task, name)
-            if row is None or (row.setting and row.runs < study.final.seeds):
-                lacking.append(name)
-        if lacking:
-            parts.append(f"{task}: {_listed(results, lacking)}")
-    return "; ".join(parts)
-
-
-def _sides(found: Sequence[Comparison]) -> dict[str, list[str]]:
-    sides: dict[str, list[str]] = {"better": [], "worse": [], "neither": []}
-    for c in found:
-        sides[c.outcome if c.corrected else "neither"].append(c.other)
-    return sides
-
-
-def _sentence(results: StudyResults, task: str, sides: dict[str, list[str]], word: tuple[str, str]) -> str:
-    parts = []
-    if sides["better"]:
-        parts.append(f"{word[0]} than {_listed(results, sides['better'])}")
-    if sides["worse"]:
-        parts.append(f"{word[1]} than {_listed(results, sides['worse'])}")
-    if sides["neither"]:
-        parts.append(f"no evidence of difference to {_listed(results, sides['neither'])}")
-    return f"{task}: {'; '.join(parts)}."
-
-
-def _summary(sides: Sequence[dict[str, list[str]]], word: tuple[str, str]) -> str:
-    """The counts, in words."""
-    better, worse = (sum(len(s[key]) for s in sides) for key in ("better", "worse"))
-    total = sum(len(names) for s in sides for names in s.values())
-    if not total:
+def verdict(found: Sequence[Comparison], words: Words) -> str:
+    """Returns what comparisons say of a claim that the reference is ahead; see ``RULE``."""
+    count = Count.of(found)
+    if not count.total:
         return "not tested yet"
-    if better == worse == 0:
-        return f"not supported: no evidence of difference in any of {total} comparisons"
-    text = f"{word[0]} in {better}, {word[1]} in {worse} of {total} comparisons"
-    if better > total / 2 and not worse:
-        return f"supported here: {text}"
-    if worse > better:
-        return f"contradicted here: {text}"
-    return f"not supported as a whole: {text}"
+    if count.ahead == count.behind == 0:
+        return f"not supported: {NO_EVIDENCE} in any of {count.total} comparisons"
+    if count.behind > count.ahead:
+        word = "contradicted here"
+    elif count.behind:
+        word = "mixed"
+    elif count.ahead > count.total / 2:
+        word = "supported here"
+    else:
+        word = "partly supported"
+    return f"{word}: {count.text(words)} comparisons"
 
 
-def _speed(results: StudyResults, made: StudyTables) -> Claim:
-    study = results.study
-    evidence, all_sides = [], []
-    for task in study.tasks:
-        names = [n for n in study.baselines if (task.name, n) in made.speed]
-        corrected = stats.holm([made.speed[task.name, n].wilcoxon_p for n in names])
-        sides: dict[str, list[str]] = {"better": [], "worse": [], "neither": []}
-        for name, p in zip(names, corrected, strict=True):
-            mine = made.steps[task.name, study.reference]
-            other = made.steps[task.name, name]
-            a, b = stats.median(mine), stats.median(other)
-            key = "neither" if p is None or p >= ALPHA or a == b else "better" if a < b else "worse"
-            sides[key].append(name)
-        if names:
-            all_sides.append(sides)
-            target = made.targets[task.name]
-            ranked = sorted((n for n in (study.reference, *study.baselines) if (task.name, n) in made.steps),
-                            key=lambda n: stats.median(made.steps[task.name, n]))  # fmt: skip
-            place = ranked.index(study.reference) + 1
-            sentence = _sentence(results, task.name, sides, ("faster", "slower"))
-            evidence.append(
-                f"{sentence} Place {place} of {len(ranked)} by median steps to {target.value:.4g}, "
-                f"the median end of {_label(results, target.baseline)}."
-            )
-    loss_sides = []
-    for task in study.tasks:
-        found = [c for c in made.loss_comparisons if c.task == task.name and not c.control]
-        if found:
-            loss_sides.append(_sides(found))
-    if loss_sides:
-        evidence.append(f"Final training loss: {_summary(loss_sides, ('lower', 'higher'))}.")
-    return Claim(
-        "It trains faster.",
-        _summary(all_sides, ("faster", "slower")),
-        tuple(evidence),
-        _missing(results, made, [t.name for t in study.tasks]),
-    )
+class Judge:
+    """Words on one report.
 
+    Args:
+        results: what was run.
+        made: its numbers.
+    """
 
-def _compared(results: StudyResults, made: StudyTables, tasks: Sequence[str], names: Sequence[str]) -> tuple[
-    list[dict[str, list[str]]], list[str]
-]:  # fmt: skip
-    sides, evidence = [], []
-    for task in tasks:
-        found = [c for c in made.comparisons if c.task == task and c.other in names and not c.control]
-        if found:
-            sides.append(_sides(found))
-            evidence.append(_sentence(results, task, sides[-1], ("better", "worse")))
-    return sides, evidence
+    def __init__(self, results: StudyResults, made: StudyTables) -> None:
+        self.results, self.made, self.study = results, made, results.study
+        self.reference = self.label(self.study.reference)
+        self.vision = [t.name for t in self.study.tasks if t.family == VISION]
+        self.others = [t.name for t in self.study.tasks if t.family != VISION]
 
+    def label(self, name: str) -> str:
+        """How an optimizer is called."""
+        return stages.label(self.study, name)
 
-def _generalization(results: StudyResults, made: StudyTables) -> Claim:
-    study = results.study
-    vision = [t.name for t in study.tasks if t.family == VISION]
-    adaptive = [n for n in study.baselines if (study.optimizers[n].base or n) in ADAPTIVE]
-    others = [n for n in study.baselines if n not in adaptive]
-    sides, evidence = _compared(results, made, vision, adaptive)
-    sgd_sides, sgd_evidence = _compared(results, made, vision, others)
-    verdict = f"against adaptive methods: {_summary(sides, ('better', 'worse'))}"
-    if sgd_sides:
-        verdict += f"; against SGD: {_sgd_summary(sgd_sides)}"
-    return Claim(
-        "It generalizes better; on vision comparably to SGD, better than adaptive methods.",
-        verdict if sides or sgd_sides else "not tested yet",
-        (*evidence, *sgd_evidence),
-        _missing(results, made, vision),
-    )
+    def _of_kind(self, bases: Sequence[str]) -> list[str]:
+        return [n for n in self.study.baselines if (self.study.optimizers[n].base or n) in bases]
 
+    def _picked(self, found: Sequence[Comparison], tasks: Sequence[str], names: Sequence[str]) -> list[Comparison]:
+        return [c for c in found if c.task in tasks and c.other in names]
 
-def _sgd_summary(sides: Sequence[dict[str, list[str]]]) -> str:
-    better, worse, neither = (sum(len(s[key]) for s in sides) for key in ("better", "worse", "neither"))
-    parts = [f"{n} {word}" for n, word in ((better, "better"), (worse, "worse"), (neither, "no evidence of difference"))
-             if n]  # fmt: skip
-    return ", ".join(parts)
+    def missing(self, tasks: Sequence[str], role: str = "final") -> str:
+        """What of a track is not there yet."""
+        seeds = self.study.final.seeds if role == "final" else self.study.default.seeds
+        parts = []
+        for task in tasks:
+            lacking = []
+            for name in (self.study.reference, *self.study.baselines):
+                row = self.made.row(task, name, role)
+                if row is None or (row.setting and row.runs < seeds):
+                    lacking.append(self.label(name))
+            everyone = len(lacking) == len(self.study.baselines) + 1
+            if lacking:
+                parts.append(f"{task}: {'all' if everyone else ', '.join(lacking)}")
+        return "; ".join(parts)
 
+    def sentence(self, task: str, found: Sequence[Comparison], words: Words) -> str:
+        """Says how the reference came out on a task."""
+        parts = []
+        for side, word in (("better", f"{words[0]} than"), ("worse", f"{words[1]} than"),
+                           ("neither", f"{NO_EVIDENCE} to")):  # fmt: skip
+            names = [self.label(c.other) for c in found if _side(c) == side]
+            if names:
+                parts.append(f"{word} {', '.join(names)}")
+        return f"{task}: {'; '.join(parts)}."
 
-def _elsewhere(results: StudyResults, made: StudyTables) -> Claim:
-    study = results.study
-    rest = [t.name for t in study.tasks if t.family != VISION]
-    sides, evidence = _compared(results, made, rest, study.baselines)
-    for task in rest:
-        rows = [r for n in (study.reference, *study.baselines) if (r := made.row(task, n)) is not None and r.runs]
-        if len(rows) > 1:
-            metric = next(c.metric for c in made.comparisons if c.task == task) if made.comparisons else None
-            if metric is None:
+    def _by_task(self, found: Sequence[Comparison], tasks: Sequence[str], words: Words) -> list[str]:
+        grouped = ((task, [c for c in found if c.task == task]) for task in tasks)
+        return [self.sentence(task, mine, words) for task, mine in grouped if mine]
+
+    def _place(self, cost: Callable[[str], float | None]) -> tuple[int, int] | None:
+        """The reference's place among the optimizers that have a cost, and their number; equal ones share a place."""
+        costs = {n: c for n in (self.study.reference, *self.study.baselines) if (c := cost(n)) is not None}
+        mine = costs.get(self.study.reference)
+        if mine is None or len(costs) < 2:
+            return None
+        return 1 + sum(c < mine for c in costs.values()), len(costs)
+
+    def place(self, task: str) -> tuple[int, int] | None:
+        """The reference's place by the mean primary metric, a divergence being worst; None if it has no runs."""
+        metric = family_of(self.results, task).primary
+
+        def cost(name: str) -> float | None:
+            row = self.made.row(task, name)
+            if row is None:
+                return None
+            mean = row.metrics[metric.key].mean
+            if row.diverged or not row.setting or not math.isfinite(mean):
+                return math.inf
+            return mean if metric.better == "lower" else -mean
+
+        return self._place(cost)
+
+    def speed(self) -> Claim:
+        """It trains faster: steps to the target, and the training loss at the end."""
+        tasks = [t.name for t in self.study.tasks]
+        evidence = []
+        for task in tasks:
+            found = [c for c in self.made.speed if c.task == task]
+            if not found:
                 continue
-            sign = 1 if metric.better == "lower" else -1
-            ranked = sorted(rows, key=lambda r: (r.diverged, sign * r.metrics[metric.key].mean))
-            names = [r.optimizer for r in ranked]
-            if study.reference in names:
-                place = names.index(study.reference) + 1
-                evidence.append(f"{task}: place {place} of {len(names)} by mean {metric.label}.")
-    return Claim(
-        "It is best on other tasks too: language modelling, translation, generative networks.",
-        _summary(sides, ("better", "worse")),
-        tuple(evidence),
-        _missing(results, made, rest),
-    )
+            target = self.made.targets[task]
+            curve = family_of(self.results, task).curve
+            text = self.sentence(task, found, SPEED)
+            goal = f"validation {curve} {target.value:.4g}, the median end of {self.label(target.baseline)}"
+            evidence.append(f"{text} {self._by_median_steps(task)} {goal}.")
+        loss = [c for c in self.made.loss_comparisons if not c.control]
+        if loss:
+            evidence.append(f"Training loss at the end: {verdict(loss, LOSS)}.")
+            evidence += [f"Training loss, {text}" for text in self._by_task(loss, tasks, LOSS)]
+        return Claim("It trains faster.", verdict(self.made.speed, SPEED), tuple(evidence), self.missing(tasks))
+
+    def _by_median_steps(self, task: str) -> str:
+        def cost(name: str) -> float | None:
+            row = self.made.row(task, name)
+            return None if row is None else math.inf if not row.setting else row.steps
+
+        mine, place = cost(self.study.reference), self._place(cost)
+        if mine is None or place is None:
+            return "Steps to"
+        if math.isinf(mine):
+            return f"Half of the runs of {self.reference} or more miss"
+        return f"Place {place[0]} of {place[1]} by median steps to"
+
+    def generalization(self) -> Claim:
+        """It generalizes better: on vision comparably to SGD, better than adaptive methods."""
+        text = "It generalizes better: on vision comparably to SGD, and better than adaptive methods."
+        if not self.vision:
+            return Claim(text, "not tested: the study has no vision task", (), "")
+        adaptive = self._picked(self.made.comparisons, self.vision, self._of_kind(ADAPTIVE))
+        sgd = self._picked(self.made.comparisons, self.vision, self._of_kind(SGD))
+        parts = [f"against adaptive methods {verdict(adaptive, QUALITY)}"]
+        parts.append(f"against SGD {Count.of(sgd).text(QUALITY)} comparisons" if sgd else "against SGD not tested yet")
+        evidence = self._by_task(adaptive, self.vision, QUALITY)
+        for c in sgd:
+            evidence.append(f"{c.task}, {self.label(c.other)}: {_side_words(c)}{_size(c)}.")
+        nothing = not adaptive and not sgd
+        return Claim(
+            text, "not tested yet" if nothing else "; ".join(parts), tuple(evidence), self.missing(self.vision)
+        )
+
+    def elsewhere(self) -> Claim:
+        """It is best on other tasks too."""
+        text = "It is best on other tasks too: language modelling, translation, generative networks."
+        if not self.others:
+            return Claim(text, "not tested: the study has no such task", (), "")
+        found = self._picked(self.made.comparisons, self.others, self.study.baselines)
+        evidence = self._by_task(found, self.others, QUALITY)
+        places = {task: place for task in self.others if (place := self.place(task)) is not None}
+        words = verdict(found, QUALITY)
+        if places:
+            first = sum(place == 1 for place, _ in places.values())
+            words += f"; first by mean on {first} of {len(places)} tasks"
+            evidence += [
+                f"{task}: place {place} of {n} by mean {family_of(self.results, task).primary.label}."
+                for task, (place, n) in places.items()
+            ]
+        return Claim(text, words, tuple(evidence), self.missing(self.others))
+
+    def answer(self) -> str:
+        """The whole in one paragraph."""
+        study, found = self.study, [c for c in self.made.comparisons if not c.control]
+        tasks = f"{len(study.tasks)} task{'s' if len(study.tasks) > 1 else ''}"
+        opening = (
+            f"{self.reference} against {len(study.baselines)} other optimizers on {tasks}; each was given the same "
+            f"number of tuning trials, then {study.final.seeds} fresh runs at what tuning chose."
+        )
+        if not found:
+            return (
+                f"{opening} Nothing can be said yet: no evaluation runs of {self.reference} and another are finished."
+            )
+        ahead = Count.of(found)
+        parts = [opening, f"On the test split {self.reference} was {ahead.text(QUALITY)} comparisons."]
+        if self.made.speed:
+            parts.append(f"It was {Count.of(self.made.speed).text(SPEED)} comparisons of steps to a common target.")
+        places = [(t.name, place) for t in study.tasks if (place := self.place(t.name)) is not None]
+        if places:
+            ranked = ", ".join(f"{place} of {n} on {task}" for task, (place, n) in places)
+            parts.append(f"By its mean it takes place {ranked}.")
+        default = [c for c in self.made.default_comparisons if not c.control]
+        if default:
+            parts.append(f"Untuned, at published settings, it was {Count.of(default).text(QUALITY)} comparisons.")
+        if self.missing([t.name for t in study.tasks]):
+            parts.append("Runs are missing, so this may change.")
+        return " ".join(parts)
+
+    def claims(self) -> list[Claim]:
+        """Returns the verdicts on the claims that runs can test: speed, generalization, other tasks."""
+        return [self.speed(), self.generalization(), self.elsewhere()]
+
+
+def _side_words(c: Comparison) -> str:
+    side = _side(c)
+    return NO_EVIDENCE if side == "neither" else side
+
+
+def _size(c: Comparison) -> str:
+    """The difference and its interval, if there is one: no evidence of a difference is not evidence of none."""
+    d = c.paired.difference
+    if not math.isfinite(d.low):
+        return ""
+    unit = f" {c.metric.unit} points" if c.metric.unit == "%" else ""
+    text = f", difference in {c.metric.label} {difference_text(d.mean, c.metric)}{unit}"
+    return f"{text} ({difference_text(d.low, c.metric)} to {difference_text(d.high, c.metric)})"

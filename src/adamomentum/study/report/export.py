@@ -3,48 +3,48 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from adamomentum.study.files import write_atomic
+from adamomentum.study.report.sheet import Sheet
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{c: f"\\{c}" for c in "%_&#${}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "–": "--",
+    "<": r"$<$",
+    ">": r"$>$",
+}
 
 
-def cell(value: object) -> str:
-    """Returns a value as short text; nothing for a missing one."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float):
-        return "inf" if math.isinf(value) else f"{value:.4g}"
-    return str(value)
+def write_tables(sheets: Iterable[Sheet], folder: Path) -> None:
+    """Writes each table into ``folder``: ``.csv`` holds the numbers, ``.md`` and ``.tex`` what a reader sees."""
+    for old in (path for kind in ("csv", "md", "tex") for path in folder.glob(f"*.{kind}")):
+        old.unlink()  # of an earlier version of the study
+    for sheet in sheets:
+        frame = sheet.frame.replace(math.inf, "inf") if len(sheet.frame) else sheet.frame
+        write_atomic(folder / f"{sheet.name}.csv", frame.to_csv(index=False).encode())
+        write_atomic(folder / f"{sheet.name}.md", markdown(sheet.header, sheet.rows).encode())
+        write_atomic(folder / f"{sheet.name}.tex", latex(sheet.header, sheet.rows).encode())
 
 
-def write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> None:
-    """Writes each table into ``folder`` as ``.csv``, ``.md`` and ``.tex``."""
-    for name, table in tables.items():
-        write_atomic(folder / f"{name}.csv", table.to_csv(index=False).encode())
-        rows = [[cell(v) for v in row] for row in table.itertuples(index=False)]
-        columns = [str(c) for c in table.columns]
-        write_atomic(folder / f"{name}.md", markdown(columns, rows).encode())
-        write_atomic(folder / f"{name}.tex", latex(columns, rows).encode())
-
-
-def markdown(columns: list[str], rows: list[list[str]]) -> str:
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Returns a Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
+    lines = [header, ["---"] * len(header), *rows]
     return "".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in lines)
 
 
-def latex(columns: list[str], rows: list[list[str]]) -> str:
+def latex(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Returns a LaTeX tabular with booktabs rules."""
-    special = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "±": r"$\pm$"}
 
-    def escape(text: str) -> str:
-        return "".join(special.get(c, c) for c in text.replace("\\", ""))
-
-    def line(cells: list[str]) -> str:
-        return " & ".join(map(escape, cells)) + r" \\" + "\n"
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join("".join(_LATEX.get(c, c) for c in text) for text in cells) + r" \\" + "\n"
 
     body = "".join(map(line, rows))
-    head = f"\\begin{{tabular}}{{{'l' * len(columns)}}}\n\\toprule\n{line(columns)}\\midrule\n"
+    head = f"\\begin{{tabular}}{{{'l' * len(header)}}}\n\\toprule\n{line(header)}\\midrule\n"
     return f"{head}{body}\\bottomrule\n\\end{{tabular}}\n"

@@ -234,10 +234,16 @@ def draw(tables: Tables, folder: Path) -> dict[str, str]:
     return found
 
 
+def _round(path: str) -> str:
+    return re.sub(r"(\.\d\d)\d+", r"\1", path)
+
+
 def inline(svg: str, name: str) -> str:
     """Makes an SVG fit to stand in a page: no prologue, ids of its own, text in the page's colour."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # Hundredths of a point are enough.
+    svg = re.sub(r' d="([^"]*)"', lambda m: f' d="{" ".join(_round(m[1]).split())}"', svg)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)

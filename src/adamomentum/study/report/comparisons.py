@@ -1,0 +1,190 @@
+"""One optimizer against another on one task: the statistics, and what they allow to be said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from adamomentum.study import stats
+from adamomentum.study.report.runs import STEPS, column_of, family_of, runs, untrained, values
+from adamomentum.study.results import StudyResults
+from adamomentum.study.stats import Interval, Paired
+from adamomentum.study.tasks import Metric
+
+ALPHA = 0.05
+NO_EVIDENCE = "no evidence of difference"
+TOO_FEW = "too few runs"
+NOTHING = Paired(
+    0, 0, 0, Interval(math.nan, math.nan, math.nan, 0), None, None, None, None, None, 1.0, None, None, None
+)
+"""What pairs say of which there are none."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two optimizers on one task and metric.
+
+    Attributes:
+        task: name of the task.
+        metric: which.
+        subject: the optimizer, or control, that is judged.
+        other: what it is compared with.
+        control: the comparison serves to explain, and is outside the correction over baselines.
+        paired: the statistics of subject - other.
+        t_holm: the paired t test's p-value, corrected for the number of baselines.
+        wilcoxon_holm: the same of the exact Wilcoxon test.
+        outcome: of the subject: ``better``, ``worse``, ``no evidence of difference``, or why nothing can be said.
+        by_rank: the outcome rests on the rank test, not on the mean.
+        untrained: no setting that was tried trains one of the two: it is the worse one without a test.
+    """
+
+    task: str
+    metric: Metric
+    subject: str
+    other: str
+    control: bool
+    paired: Paired
+    t_holm: float | None
+    wilcoxon_holm: float | None
+    outcome: str
+    by_rank: bool
+    untrained: bool = False
+
+    @property
+    def corrected(self) -> bool:
+        """Whether the outcome stands after correction for several baselines."""
+        p = self.wilcoxon_holm if self.by_rank else self.t_holm
+        return self.outcome in ("better", "worse") and (self.untrained or (p is not None and p < ALPHA))
+
+
+def outcome(paired: Paired, better: str, by_rank: bool, pairs: int) -> str:
+    """Says what the first of a pair is, in one word or few; never that something was proved.
+
+    Args:
+        paired: the statistics.
+        better: ``lower`` or ``higher``.
+        by_rank: judge by the rank test: a mean over the runs that are left would flatter who diverged.
+        pairs: how many there are, those that both lost included.
+    """
+    if pairs < 2 or (paired.n < 2 and not by_rank):
+        return TOO_FEW
+    if by_rank:
+        if paired.wilcoxon_p is None or not paired.rank_effect or paired.wilcoxon_p >= ALPHA:
+            return NO_EVIDENCE
+        return "better" if (paired.rank_effect < 0) == (better == "lower") else "worse"
+    d = paired.difference
+    if paired.t_p is None:
+        return NO_EVIDENCE if d.mean == 0 else "no spread between runs: nothing can be said"
+    if d.low <= 0 <= d.high:
+        return NO_EVIDENCE
+    return "better" if (d.mean < 0) == (better == "lower") else "worse"
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    paired: Paired
+    count: int
+
+    def by_rank(self) -> bool:
+        return bool(self.paired.lost_a or self.paired.lost_b)
+
+
+def _pairs(a: pd.Series, b: pd.Series, better: str) -> _Pairs | None:
+    """The statistics over the replicates that both have; a trial that failed is in neither."""
+    common = a.index.intersection(b.index)
+    if not len(common):
+        return None
+    return _Pairs(stats.compare_paired(a[common].tolist(), b[common].tolist(), better), len(common))
+
+
+def _corrected(p_values: Mapping[str, float | None], baselines: Iterable[str]) -> dict[str, float | None]:
+    """Holm's correction over all baselines; one without a test counts as 1, so that a part is judged like the whole."""
+    names = list(baselines)
+    given = [p_values.get(name) for name in names]
+    adjusted = stats.holm([1.0 if p is None else p for p in given])
+    return {name: None if p is None else a for name, p, a in zip(names, given, adjusted, strict=True)}
+
+
+def _judged(
+    results: StudyResults, task: str, metric: Metric, found: Mapping[str, _Pairs], always_by_rank: bool
+) -> list[Comparison]:
+    study = results.study
+    t_holm = _corrected({n: p.paired.t_p for n, p in found.items()}, study.baselines)
+    w_holm = _corrected({n: p.paired.wilcoxon_p for n, p in found.items()}, study.baselines)
+    made = []
+    for name, pairs in found.items():
+        paired, by_rank = pairs.paired, always_by_rank or pairs.by_rank()
+        text = outcome(paired, metric.better, by_rank, pairs.count)
+        control = name not in study.baselines
+        made.append(
+            Comparison(
+                task, metric, study.reference, name, control, paired, t_holm.get(name), w_holm.get(name), text, by_rank
+            )
+        )
+    return made
+
+
+def compare(results: StudyResults, role: str, task: str, metric: Metric) -> list[Comparison]:
+    """Returns the reference against every other optimizer, in the study's order, as far as run.
+
+    Args:
+        results: what was run.
+        role: ``final`` or ``default``.
+        task: name of the task.
+        metric: what is compared.
+    """
+    study, column = results.study, column_of(metric)
+    mine = values(results, role, task, study.reference, column)
+    found: dict[str, _Pairs] = {}
+    decided: dict[str, Comparison] = {}
+    for name in study.optimizers:
+        if name == study.reference:
+            continue
+        lost = role == "final" and untrained(results, task, name)
+        i_lost = role == "final" and untrained(results, task, study.reference)
+        theirs = values(results, role, task, name, column)
+        if (lost and len(mine)) or (i_lost and len(theirs)):
+            text, control = "better" if lost else "worse", name not in study.baselines
+            decided[name] = Comparison(
+                task, metric, study.reference, name, control, NOTHING, None, None, text, True, True
+            )
+        elif (pairs := _pairs(mine, theirs, metric.better)) is not None:
+            found[name] = pairs
+    decided |= {c.other: c for c in _judged(results, task, metric, found, False)}
+    return [decided[name] for name in study.optimizers if name in decided]
+
+
+def compare_speed(results: StudyResults, task: str, steps: Mapping[str, pd.Series]) -> list[Comparison]:
+    """Returns the reference against every baseline in steps to the target, by ranks: many runs miss it.
+
+    Args:
+        results: what was run.
+        task: name of the task.
+        steps: of each optimizer's final runs by replicate, infinite where the target is missed.
+    """
+    study, found = results.study, {}
+    for name in study.baselines:
+        if study.reference in steps and name in steps:
+            pairs = _pairs(steps[study.reference], steps[name], "lower")
+            if pairs is not None:
+                found[name] = pairs
+    return _judged(results, task, STEPS, found, True)
+
+
+def compare_controls(results: StudyResults, task: str) -> list[Comparison]:
+    """Returns each control against the tuned optimizer that it is and, where it differs, that whose rate it takes."""
+    metric, made = family_of(results, task).primary, []
+    for control in results.study.controls:
+        if runs(results, "control", task, control.name).empty:
+            continue
+        mine = values(results, "control", task, control.name, column_of(metric))
+        for other in dict.fromkeys((control.lr_from or control.optimizer, control.optimizer)):
+            pairs = _pairs(mine, values(results, "final", task, other, column_of(metric)), metric.better)
+            if pairs is not None:
+                paired, by_rank = pairs.paired, pairs.by_rank()
+                text = outcome(paired, metric.better, by_rank, pairs.count)
+                made.append(Comparison(task, metric, control.name, other, True, paired, None, None, text, by_rank))
+    return made

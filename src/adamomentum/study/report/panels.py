@@ -1,0 +1,347 @@
+"""The panels of a study's figures, each drawn into axes that it is given; one style an optimizer in all of them."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from adamomentum.study import stages
+from adamomentum.study.report.across import TAUS
+from adamomentum.study.report.cells import heading
+from adamomentum.study.report.figures import COLOURS, INK, MARKERS
+from adamomentum.study.report.runs import column_of, family_of, final_curves, sensitivity_curve, values
+from adamomentum.study.report.study_tables import StudyTables
+from adamomentum.study.results import StudyResults
+
+SPARE = (("#4D4D4D", "*"), ("#A6761D", "p"), ("#1B9E77", "d"), ("#66A61E", "H"))
+LABEL = 19
+"""Letters of an optimizer's name in one line."""
+
+FAR = 4
+"""What lies so many times further out than is usual in a panel is drawn at its edge, so that the rest stays legible."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How an optimizer is drawn.
+
+    Attributes:
+        colour: of lines and marks.
+        marker: matplotlib's name of its mark.
+        width: of its lines; the reference's are thicker.
+        dash: matplotlib's line style; a control's lines are dashed.
+        order: the reference lies on top.
+    """
+
+    colour: str
+    marker: str
+    width: float
+    dash: Any
+    order: int
+
+
+def styles(results: StudyResults) -> dict[str, Style]:
+    """Returns each optimizer's style; the registry's optimizers have the same in every report."""
+    study, spare, made = results.study, iter(SPARE), {}
+    for name, entry in study.optimizers.items():
+        colour, marker = (COLOURS[name], MARKERS[name]) if name in COLOURS else next(spare, ("#333333", "."))
+        first = name == study.reference
+        dash = (0, (4, 1.6)) if entry.control else "solid"
+        made[name] = Style(colour, marker, 2.6 if first else 1.3, dash, 6 if first else 3)
+    return made
+
+
+class Panels:
+    """Draws; every method returns whether there was something to draw.
+
+    Args:
+        results: what was run.
+        made: its numbers.
+    """
+
+    def __init__(self, results: StudyResults, made: StudyTables) -> None:
+        self.results, self.made, self.study = results, made, results.study
+        self.styles = styles(results)
+
+    def label(self, name: str) -> str:
+        """How an optimizer is called."""
+        return stages.label(self.study, name)
+
+    def _line(self, ax: Axes, name: str, x: Any, y: Any, **more: Any) -> None:
+        s = self.styles[name]
+        ax.plot(x, y, color=s.colour, linewidth=s.width, linestyle=s.dash, zorder=s.order, **more)
+
+    def _mark(self, ax: Axes, name: str, x: float, y: float) -> None:
+        s = self.styles[name]
+        ax.scatter([x], [y], s=44, color=s.colour, marker=s.marker, edgecolors=INK, linewidths=0.8, zorder=8)
+
+    def _rows(self, ax: Axes, names: Sequence[str]) -> None:
+        """Names the rows of a panel that has one an optimizer."""
+        labels = ["\n".join(textwrap.wrap(self.label(n), LABEL)) for n in names]
+        ax.set_yticks(range(len(names)), labels, linespacing=0.9)
+        for text, name in zip(ax.get_yticklabels(), names, strict=True):
+            if name == self.study.reference:
+                text.set_fontweight("bold")
+        ax.set_ylim(len(names) - 0.4, -0.6)
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(axis="y", length=0)
+
+    # --- final runs of a task ---
+
+    def forest(self, ax: Axes, task: str) -> bool:
+        """Mean paired difference of the reference to each other optimizer, with its interval; right is better."""
+        metric = family_of(self.results, task).primary
+        found = [c for c in self.made.comparisons if c.task == task and math.isfinite(c.paired.difference.mean)]
+        if not found:
+            return False
+        ends = [max(abs(v) for v in (d.mean, d.low, d.high) if math.isfinite(v))
+                for d in (c.paired.difference for c in found)]  # fmt: skip
+        limit = metric.scale * min(max(ends), FAR * float(np.median(ends))) * 1.08 or 1.0
+        for y, c in enumerate(found):
+            d = c.paired.difference
+            mean, low, high = (metric.scale * v for v in (d.mean, d.low, d.high))
+            style = self.styles[c.other]
+            if math.isfinite(low):
+                ax.plot(np.clip([low, high], -limit, limit), [y, y], color=style.colour, linewidth=2.2)
+            if abs(mean) <= limit:
+                self._mark(ax, c.other, mean, y)
+            else:
+                side = math.copysign(1, mean)
+                ax.scatter([side * limit], [y], s=44, color=style.colour, marker=">" if side > 0 else "<", zorder=8)
+                ax.annotate(f"{mean:+.{metric.digits}f}", (side * limit, y), xytext=(-8 * side, 0),
+                            textcoords="offset points", ha="right" if side > 0 else "left", va="center",
+                            fontsize=8)  # fmt: skip
+        ax.axvline(0, color=INK, linewidth=1)
+        self._rows(ax, [c.other for c in found])
+        # Numbers as in the tables; the axis is turned round where lower is better, so that right is always better.
+        ax.set_xlim((-limit * 1.04, limit * 1.04) if metric.better == "higher" else (limit * 1.04, -limit * 1.04))
+        ax.set_xlabel(f"difference in {heading(metric)}\nright: {self.label(self.study.reference)} is better")
+        ax.set_title(task)
+        return True
+
+    def finals(self, ax: Axes, task: str) -> bool:
+        """The primary metric of each final run, with mean and 95 % interval."""
+        metric = family_of(self.results, task).primary
+        found = {}
+        for name in self.study.optimizers:
+            points = metric.scale * values(self.results, "final", task, name, column_of(metric)).dropna()
+            if len(points):
+                found[name] = points
+        if not found:
+            return False
+        medians = [float(v.median()) for v in found.values()]
+        middle = float(np.median(medians))
+        reach = FAR * float(np.median([abs(m - middle) for m in medians]))
+        everything = np.concatenate([v.to_numpy() for v in found.values()])
+        low, high = everything.min(), everything.max()
+        if reach > 0 and len(found) > 2:
+            low, high = max(low, middle - 2 * reach), min(high, middle + 2 * reach)
+        room = 0.04 * (high - low) or 1e-3
+        for y, (name, points) in enumerate(found.items()):
+            style, row = self.styles[name], self.made.row(task, name)
+            height = y + 0.18 + np.linspace(-0.12, 0.12, len(points))
+            inside = (points >= low) & (points <= high)
+            ax.scatter(points[inside], height[inside], s=14, color=style.colour, alpha=0.6, linewidths=0)
+            ax.scatter(points[~inside].clip(low, high), height[~inside], s=18, color=style.colour, marker="x")
+            if row is None:
+                continue
+            interval = row.metrics[metric.key]
+            ends = [metric.scale * interval.low, metric.scale * interval.high]
+            if math.isfinite(ends[0]):
+                ax.plot(np.clip(ends, low, high), [y - 0.16] * 2, color=style.colour, linewidth=2.2)
+            if low <= metric.scale * interval.mean <= high:
+                self._mark(ax, name, metric.scale * interval.mean, y - 0.16)
+        self._rows(ax, list(found))
+        ax.set_xlim(low - room, high + room)
+        ax.set_xlabel(f"test {heading(metric)}\n{metric.better} is better")
+        ax.set_title(task)
+        return True
+
+    def curves(self, ax: Axes, task: str) -> bool:
+        """Validation metric against the step, with the target."""
+        drawn = self._curves(ax, task, f"val_{family_of(self.results, task).curve}", "validation")
+        if drawn and task in self.made.targets:
+            target = self.made.targets[task].value
+            ax.axhline(target, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+            ax.annotate(f"target {target:.4g}", (0, target), xycoords=("axes fraction", "data"), xytext=(4, 3),
+                        textcoords="offset points", fontsize=8)  # fmt: skip
+        return drawn
+
+    def training(self, ax: Axes, task: str) -> bool:
+        """Training loss against the step; a game's says nothing and is not drawn."""
+        if family_of(self.results, task).curve != "loss":
+            return False
+        return self._curves(ax, task, "train_loss", "training")
+
+    def _curves(self, ax: Axes, task: str, column: str, of: str) -> bool:
+        """Median over the final runs that got so far, band from the first to the third quarter of them."""
+        mine = final_curves(self.results, task)
+        if mine.empty or column not in mine or not (mine[column].dropna() > 0).any():
+            return False
+        for name in self.study.optimizers:
+            rows = mine[mine["optimizer"] == name]
+            if rows.empty:
+                continue
+            wide = rows.pivot(index="step", columns="replicate", values=column).dropna(how="all")
+            self._line(ax, name, wide.index, wide.median(axis=1))
+            low, high = wide.quantile(0.25, axis=1), wide.quantile(0.75, axis=1)
+            ax.fill_between(wide.index, low, high, color=self.styles[name].colour, alpha=0.12, linewidth=0)
+        finite = mine[column].dropna()
+        last = mine[mine["step"] == mine["step"].max()][column].dropna()
+        top = float(finite.max())
+        if len(last):
+            top = min(top, FAR * float(last.median()))
+        bottom = float(finite[finite > 0].min())
+        ax.set_ylim(bottom * 0.97, max(top, bottom * 1.1) * 1.03)
+        _log_y(ax)
+        ax.set_xlim(left=0)
+        ax.set_xlabel("optimizer step")
+        ax.set_title(f"{task}: {of} {_name(column)}")
+        return True
+
+    def time_to_target(self, ax: Axes, task: str) -> bool:
+        """Share of final runs that have reached the target by a step."""
+        found = {n: self.made.steps[task, n] for n in self.study.optimizers if (task, n) in self.made.steps}
+        if not found:
+            return False
+        end = float(final_curves(self.results, task)["step"].max())
+        for k, (name, steps) in enumerate(found.items()):
+            reached = sorted(s for s in steps if math.isfinite(s))
+            # A little apart: lines that lie on one another stay visible.
+            y = np.arange(len(reached) + 1) / len(steps) + 0.004 * (k - len(found) / 2)
+            self._line(ax, name, [0.0, *reached, end], [*y, y[-1]], drawstyle="steps-post")
+        ax.set_ylim(-0.04, 1.04)
+        ax.set_xlim(left=0)
+        ax.set_xlabel(f"optimizer step (target {self.made.targets[task].value:.4g})")
+        ax.set_title(f"{task}: share of runs at the target")
+        return True
+
+    # --- tuning of a task ---
+
+    def tuning(self, ax: Axes, task: str) -> bool:
+        """Validation metric of every tuning trial against its learning rate; large marks are chosen."""
+        column = f"val_{family_of(self.results, task).select}"
+        t = self.results.trials
+        mine = t[(t["role"] == "tune") & (t["task"] == task)]
+        if mine.empty or column not in mine:
+            return False
+        scores = mine[column].where(mine["status"] == "ok")
+        if not (scores > 0).any():
+            return False
+        top = min(float(scores.max()), 1.5 * FAR * float(scores.min()))
+        one = self.study.task(task).tune == ("lr",)
+        for name in self.study.optimizers:
+            style = self.styles[name]
+            rows = mine[mine["optimizer"] == name].sort_values("lr")
+            heights = scores[rows.index]
+            lost = ~(heights <= top)
+            heights = heights.fillna(np.inf).clip(upper=top * 1.08)
+            if one:
+                ax.plot(rows["lr"], heights, color=style.colour, linewidth=0.8, alpha=0.7, linestyle=style.dash)
+            ax.scatter(rows["lr"][~lost], heights[~lost], s=10, color=style.colour, linewidths=0, alpha=0.8)
+            ax.scatter(rows["lr"][lost], heights[lost], s=18, color=style.colour, marker="x", linewidths=0.9)
+            choice = self.results.choices.get((task, name))
+            if choice is not None and choice.setting is not None:
+                self._mark(ax, name, choice.setting["lr"], choice.score)
+                if "lr" in choice.edges:
+                    ax.annotate("edge", (choice.setting["lr"], choice.score), xytext=(0, -12),
+                                textcoords="offset points", ha="center", fontsize=7)  # fmt: skip
+        _log_x(ax)
+        _log_y(ax)
+        ax.set_xlabel("peak learning rate\nx: diverged, or off the scale")
+        ax.set_title(f"{task}: validation {_name(column)}")
+        return True
+
+    def expected(self, ax: Axes, task: str) -> bool:
+        """Expected best validation metric against the number of tuning trials."""
+        drawn = False
+        for name in self.study.optimizers:
+            best = self.made.evp.get((task, name))
+            if best and all(math.isfinite(v) and v > 0 for v in best):
+                drawn = True
+                more = {"marker": self.styles[name].marker} if len(best) == 1 else {}
+                self._line(ax, name, range(1, len(best) + 1), best, **more)
+        _log_y(ax)
+        ax.set_xlabel("tuning trials")
+        ax.set_title(f"{task}: expected best on validation")
+        return drawn
+
+    def sensitivity(self, ax: Axes, task: str) -> bool:
+        """Validation metric against the learning rate, around the chosen one."""
+        curves = {n: sensitivity_curve(self.results, task, n) for n in self.study.sensitivity.optimizers}
+        finite = [v for c in curves.values() for v in c["value"] if math.isfinite(v) and v > 0]
+        if not finite:
+            return False
+        top = min(FAR * min(finite), 1.05 * max(finite))
+        for name, curve in curves.items():
+            choice = self.results.choices.get((task, name))
+            if choice is None or choice.setting is None or curve.empty:
+                continue
+            factor, style = curve["lr"] / choice.setting["lr"], self.styles[name]
+            inside = curve["value"] <= top
+            self._line(ax, name, factor, curve["value"].clip(upper=top))
+            ax.scatter(factor[inside], curve["value"][inside], s=24, color=style.colour, marker=style.marker, zorder=7)
+            ax.scatter(factor[~inside], [top] * int((~inside).sum()), s=34, color=style.colour, marker="x", zorder=7)
+        _log_x(ax)
+        _log_y(ax)
+        ax.set_xlabel("learning rate / chosen learning rate\nx: diverged, or off the scale")
+        ax.set_title(f"{task}: validation {_name(f'val_{family_of(self.results, task).select}')}")
+        return True
+
+    # --- all tasks ---
+
+    def scores(self, ax: Axes) -> bool:
+        """Interquartile mean of the scores, with its bootstrap interval."""
+        found = self.made.across.iqm
+        for y, (name, q) in enumerate(found.items()):
+            ax.plot([q.low, q.high], [y, y], color=self.styles[name].colour, linewidth=2.2)
+            self._mark(ax, name, q.mean, y)
+        ax.axvline(1, color=INK, linewidth=1)
+        if found:
+            self._rows(ax, list(found))
+            anchor = self.label(self.made.across.anchor)
+            ax.set_xlabel(f"interquartile mean of scores, {anchor} = 1\nhigher is better")
+        ax.set_title("Scores over all tasks")
+        return bool(found)
+
+    def profile(self, ax: Axes) -> bool:
+        """Share of tasks on which an optimizer is within a factor of the best."""
+        found = self.made.across.profile
+        for k, (name, shares) in enumerate(found.items()):
+            y = np.asarray(shares) + 0.005 * (k - len(found) / 2)
+            self._line(ax, name, TAUS, y, drawstyle="steps-post")
+        ax.set_ylim(-0.05, 1.05)
+        ax.set_xlabel("cost within this factor of the best")
+        ax.set_title("Performance profile: share of tasks")
+        return bool(found)
+
+
+def _name(column: str) -> str:
+    """The metric of a column as text."""
+    key = column.removeprefix("val_").removeprefix("train_")
+    return {"fid": "Fréchet distance", "fid_last3": "Fréchet distance (last 3)"}.get(key, key)
+
+
+def _log_y(ax: Axes) -> None:
+    """A logarithmic axis with plain numbers, also where it spans less than a decade."""
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_locator(MaxNLocator(6) if high < 4 * low else LogLocator(10, (1, 2, 3, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _log_x(ax: Axes) -> None:
+    """A logarithmic axis with few labels, also where it spans less than a decade."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    ax.xaxis.set_major_locator(LogLocator(10, (1, 3) if high < 3000 * low else (1,)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())

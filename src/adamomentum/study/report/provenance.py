@@ -1,0 +1,123 @@
+"""Where the trials of a report come from, which failed, and which are missing."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from adamomentum.study import stages
+from adamomentum.study.engine import Folder
+from adamomentum.study.report.html import last_line
+from adamomentum.study.results import StudyResults
+from adamomentum.study.spec import Budget
+from adamomentum.study.studyfile import TaskEntry
+
+TELLING = ("cpu", "platform", "torch", "adamomentum", "gpu")
+"""What should be one and the same for trials that are compared to the last bit, or by their times."""
+
+
+def machines(results: StudyResults) -> tuple[dict[str, str], list[str]]:
+    """Returns versions and machines of the trials, and the names of those that should be one and are several.
+
+    Each has its number of trials behind it where there are several.
+    """
+    keys: dict[str, Counter[str]] = {}
+    for result in results.results.values():
+        for key, value in result.provenance.items():
+            keys.setdefault(key, Counter())[value] += 1
+    shown = {
+        key: ", ".join(f"{value} ({n} trials)" if len(c) > 1 else value for value, n in c.most_common())
+        for key, c in keys.items()
+    }
+    return shown, [key for key in TELLING if len(keys.get(key, ())) > 1]
+
+
+def failed(folder: Folder, results: StudyResults) -> list[dict[str, str]]:
+    """Returns the planned trials whose last attempt ended in an error, with the last line of the traceback."""
+    planned = {t.spec.trial_id: t for t in results.plan.trials}
+    found = []
+    for path in sorted((folder.root / "store" / "failed").glob("*.json")):
+        if path.stem not in planned:
+            continue
+        t, record = planned[path.stem], json.loads(path.read_text())
+        found.append(
+            {
+                "id": path.stem,
+                "task": t.task,
+                "role": t.role,
+                "optimizer": stages.label(results.study, t.optimizer),
+                "lr": f"{t.spec.optimizer.lr:g}",
+                "error": last_line(record["result"]["error"]),
+            }
+        )
+    return found
+
+
+def missing(results: StudyResults) -> list[dict[str, str]]:
+    """Returns how many planned trials of each stage of a task are not finished, and whose."""
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for (task, role, optimizer), n in results.missing.items():
+        counts.setdefault((task, role), Counter())[stages.label(results.study, optimizer)] += n
+    return [
+        {"task": task, "role": role, "count": str(c.total()), "whose": ", ".join(f"{k} ({n})" for k, n in c.items())}
+        for (task, role), c in counts.items()
+    ]
+
+
+def optimizers(results: StudyResults) -> list[dict[str, str]]:
+    """Returns each optimizer as the study has it."""
+    study, found = results.study, []
+    for name, entry in study.optimizers.items():
+        o = study.optimizer(name)
+        found.append(
+            {
+                "label": stages.label(study, name) + (" (control)" if entry.control else ""),
+                "is": o.name,
+                "decay": o.decay,
+                "lr": f"{o.default_lr:g}",
+                "space": ", ".join(f"{key} {r.low:g} to {r.high:g}" for key, r in o.space.items()),
+                "hyperparameters": values(dict(o.hyperparameters)),
+            }
+        )
+    return found
+
+
+def tasks(results: StudyResults) -> list[dict[str, Any]]:
+    """Returns each task as the study has it."""
+    study, found = results.study, []
+    for entry in study.tasks:
+        found.append(
+            {
+                "name": entry.name,
+                "family": entry.family,
+                "params": values(entry.params),
+                "budget": budget_text(entry.budget),
+                "schedule": values(entry.schedule.model_dump()),
+                "precision": entry.precision + (f", {entry.processes} processes" if entry.processes > 1 else ""),
+                "tune": ", ".join(entry.tune),
+                "trials": str(study.tuning.trials if entry.trials is None else entry.trials),
+                "set": settings_text(entry),
+            }
+        )
+    return found
+
+
+def settings_text(entry: TaskEntry) -> str:
+    """Returns what a task sets for all optimizers, and for single ones."""
+    parts = [values(entry.hyperparameters)] if entry.hyperparameters else []
+    parts += [f"{name}: {values(given)}" for name, given in entry.optimizers.items()]
+    return "; ".join(parts)
+
+
+def budget_text(budget: Budget) -> str:
+    """Returns a budget in words."""
+    count, unit = (budget.epochs, "epoch") if budget.epochs is not None else (budget.steps, "step")
+    length = f"{count:,} {unit}{'s' if count != 1 else ''}"
+    return f"{length}, batch size {budget.batch_size}, {budget.evaluations} evaluations"
+
+
+def values(given: Mapping[str, Any]) -> str:
+    """Returns names and values as text."""
+    return ", ".join(f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items())

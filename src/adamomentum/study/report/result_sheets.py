@@ -1,0 +1,172 @@
+"""The tables of results: each task, both tracks, cost of a step, where eps rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from adamomentum.study.report.cells import (
+    NONE,
+    heading,
+    mean,
+    number,
+    plain,
+    setting_text,
+    steps_text,
+)
+from adamomentum.study.report.runs import TRAIN_LOSS, family_of, runs
+from adamomentum.study.report.sheet import Maker, Sheet
+from adamomentum.study.report.study_tables import Row
+
+TRACKS = {"final": "tuned", "default": "published"}
+
+
+class ResultSheets(Maker):
+    """What came out for each optimizer."""
+
+    def task(self, task: str) -> Sheet:
+        """The tuned track of a task, and what trivial methods reach."""
+        metrics = family_of(self.results, task).metrics
+        rows = [r for r in self.made.rows if r.task == task and r.track == "final"]
+        sheet = Sheet(
+            f"results-{task}",
+            ["optimizer", "chosen", *map(heading, metrics), "diverged", "steps to target", "ms / step", ""],
+            frame=self.tidy([r for r in self.made.rows if r.task == task]),
+        )
+        sheet.wrap = (len(sheet.header) - 1,)
+        for row in rows:
+            # A row without a run is that of an optimizer that nothing tried could train.
+            trained = bool(row.setting)
+            sheet.add(
+                [
+                    self.label(row.optimizer),
+                    setting_text(row.setting),
+                    *(mean(row.metrics[m.key], m) for m in metrics),
+                    f"{row.diverged} of {row.runs}" if trained else NONE,
+                    steps_text(row.steps, row.reached, row.runs),
+                    plain(row.ms, ".1f"),
+                    self._note(row),
+                ],
+                self.mark(row.optimizer),
+            )
+        known = self.results.data.get(task)
+        for name, reached in (known.baselines if known is not None else {}).items():
+            cells = [number(reached[f"test_{m.key}"], m) if f"test_{m.key}" in reached else "" for m in metrics]
+            sheet.add([name, "", *cells, "", "", "", "trivial baseline of the data"], "soft")
+        return sheet
+
+    def _note(self, row: Row) -> str:
+        if not row.setting:
+            return "nothing that was tried trains it"
+        notes = [f"best {key} lies at the edge of what was tried" for key in row.edges]
+        wanted = self.study.final.seeds
+        if row.runs < wanted:
+            notes.append(f"{row.runs} of {wanted} runs so far")
+        if row.diverged:
+            notes.append("mean over the others")
+        if self.study.optimizers[row.optimizer].control:
+            notes.append("control")
+        return "; ".join(notes)
+
+    def tracks(self, readings: Mapping[tuple[str, str, str], str]) -> Sheet:
+        """Published settings beside tuned ones.
+
+        Args:
+            readings: (track, task, optimizer) to what the reference is beside it.
+        """
+        reference = self.label(self.study.reference)
+        sheet = Sheet(
+            "tracks",
+            ["task", "metric", "optimizer", "published lr", "at published settings", "diverged", "tuned",
+             f"{reference} beside it, published", "and tuned"],
+            groups=2,
+        )  # fmt: skip
+        for task in (t.name for t in self.study.tasks):
+            metric = family_of(self.results, task).primary
+            for name in self.study.optimizers:
+                default, tuned = self.made.row(task, name, "default"), self.made.row(task, name)
+                if default is None:
+                    continue
+                sheet.add(
+                    [
+                        task,
+                        heading(metric),
+                        self.label(name),
+                        f"{default.setting['lr']:g}",
+                        mean(default.metrics[metric.key], metric),
+                        f"{default.diverged} of {default.runs}",
+                        NONE if tuned is None else mean(tuned.metrics[metric.key], metric),
+                        readings.get(("default", task, name), ""),
+                        readings.get(("final", task, name), ""),
+                    ],
+                    self.mark(name),
+                )
+        sheet.frame = self.tidy([r for r in self.made.rows if r.track == "default"])
+        return sheet
+
+    def tidy(self, rows: Sequence[Row]) -> pd.DataFrame:
+        """Returns rows with one column a number."""
+        out = []
+        for row in rows:
+            line: dict[str, object] = {
+                "task": row.task,
+                "optimizer": row.optimizer,
+                "track": TRACKS[row.track],
+                **row.setting,
+                "at_edge": ", ".join(row.edges),
+                "runs": row.runs,
+                "diverged": row.diverged,
+            }
+            for key, found in {**row.metrics, TRAIN_LOSS.key: row.train_loss}.items():
+                line |= {key: found.mean, f"{key}_low": found.low, f"{key}_high": found.high}
+            line |= {
+                "steps_to_target": row.steps,
+                "reached_target": row.reached,
+                "ms_per_step": row.ms,
+                "eps_dominated": row.eps_dominated,
+            }
+            out.append(line)
+        return pd.DataFrame(out)
+
+    def _by_task(self, name: str, found: dict[tuple[str, str], float], names: Sequence[str]) -> Sheet:
+        """A table with one row an optimizer, one column a task; empty if nothing is found."""
+        tasks = [t.name for t in self.study.tasks if any(task == t.name for task, _ in found)]
+        lines = [{"optimizer": n, **{t: found.get((t, n)) for t in tasks}} for n in names
+                 if any((t, n) in found for t in tasks)]  # fmt: skip
+        return Sheet(name, ["optimizer", *tasks], frame=pd.DataFrame(lines, columns=["optimizer", *tasks]))
+
+    def cost(self) -> Sheet:
+        """Milliseconds a step, and their ratio to AdamW's where it is there."""
+        found = {(r.task, r.optimizer): r.ms for r in self.made.rows if r.ms is not None}
+        sheet = self._by_task("cost", found, list(self.study.optimizers))
+        for name in sheet.frame["optimizer"]:
+            cells = []
+            for task in sheet.header[1:]:
+                ms, base = found.get((task, name)), found.get((task, "adamw"))
+                ratio = f" ({ms / base:.2f} ×)" if ms is not None and base else ""
+                cells.append(plain(ms, ".1f") + ratio)
+            sheet.add([self.label(name), *cells], self.mark(name))
+        return sheet
+
+    def eps(self) -> Sheet:
+        """The share of coordinates whose denominator is mostly eps."""
+        found = {
+            (r.task, r.optimizer): r.eps_dominated
+            for r in self.made.rows
+            if r.track == "final" and r.eps_dominated is not None
+        }
+        names = [*self.study.optimizers, *(c.name for c in self.study.controls)]
+        for control in self.study.controls:
+            for task in self.study.tasks:
+                mine = runs(self.results, "control", task.name, control.name)
+                shares = mine["eps_dominated"].dropna() if "eps_dominated" in mine else ()
+                if len(shares):
+                    found[task.name, control.name] = math.fsum(shares) / len(shares)
+        sheet = self._by_task("eps-dominated", found, names)
+        for name in sheet.frame["optimizer"]:
+            cells = (found.get((task, name)) for task in sheet.header[1:])
+            shown = [NONE if share is None else f"{100 * share:.3g} %" for share in cells]
+            sheet.add([self.label(name), *shown], self.mark(name))
+        return sheet

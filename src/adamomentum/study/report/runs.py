@@ -1,0 +1,88 @@
+"""Numbers of single runs, picked out of a study's results."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from adamomentum.study import stats, tasks
+from adamomentum.study.results import StudyResults
+from adamomentum.study.stats import Interval
+from adamomentum.study.tasks import Family, Metric
+
+TRAIN_LOSS = Metric("train_loss", "training loss at the end", "lower", digits=4)
+STEPS = Metric("steps", "steps to the target", "lower", digits=0)
+
+
+def family_of(results: StudyResults, task: str) -> Family:
+    """Returns the family of a task of the study."""
+    return tasks.family(results.study.task(task).family)
+
+
+def column_of(metric: Metric) -> str:
+    """Returns the name of a metric among a trial's final numbers: the test split's, but for the training loss."""
+    return metric.key if metric is TRAIN_LOSS else f"test_{metric.key}"
+
+
+def runs(results: StudyResults, role: str, task: str, optimizer: str) -> pd.DataFrame:
+    """Returns the finished trials of an optimizer, or control, on a task in a stage."""
+    t = results.trials
+    return t[(t["role"] == role) & (t["task"] == task) & (t["optimizer"] == optimizer)]
+
+
+def values(results: StudyResults, role: str, task: str, optimizer: str, column: str) -> pd.Series:
+    """Returns a number of each run, by replicate; NaN where it diverged or has no such number."""
+    mine = runs(results, role, task, optimizer)
+    index = mine["replicate"].astype(int)
+    if column not in mine:
+        return pd.Series(np.nan, index=index, dtype=float)
+    found = mine[column].astype(float).where(mine["status"] == "ok")
+    return pd.Series(found.to_numpy(), index=index).sort_index()
+
+
+def interval(numbers: pd.Series) -> Interval:
+    """Returns mean and t interval of the finite ones of ``numbers``; NaN if there are none."""
+    finite = [float(v) for v in numbers if math.isfinite(v)]
+    return stats.t_interval(finite) if finite else Interval(math.nan, math.nan, math.nan, 0)
+
+
+def untrained(results: StudyResults, task: str, optimizer: str) -> bool:
+    """Says whether tuning is complete and found no setting at which the optimizer trains."""
+    choice = results.choices.get((task, optimizer))
+    return choice is not None and choice.setting is None
+
+
+def final_curves(results: StudyResults, task: str, optimizer: str | None = None) -> pd.DataFrame:
+    """Returns the learning curves of the final runs on a task, of one optimizer or of all."""
+    c = results.curves
+    mine = c[(c["role"] == "final") & (c["task"] == task)]
+    return mine if optimizer is None else mine[mine["optimizer"] == optimizer]
+
+
+def steps_to(results: StudyResults, task: str, optimizer: str, target: float) -> pd.Series:
+    """Returns for each final run, by replicate, the first evaluated step at which the curve is at most ``target``.
+
+    Infinite for a run that never is, and for one that diverged, whatever it had reached before.
+    """
+    column = f"val_{family_of(results, task).curve}"
+    mine, found = final_curves(results, task, optimizer), {}
+    for row in runs(results, "final", task, optimizer).to_dict("records"):
+        replicate = int(row["replicate"])
+        curve = mine[mine["replicate"] == replicate].sort_values("step")
+        if row["status"] != "ok" or column not in curve:
+            found[replicate] = math.inf
+        else:
+            found[replicate] = stats.steps_to_at_most(curve["step"].tolist(), curve[column].tolist(), target)
+    return pd.Series(found, dtype=float).sort_index()
+
+
+def sensitivity_curve(results: StudyResults, task: str, optimizer: str) -> pd.DataFrame:
+    """Returns the sweep's mean validation metric, infinite if a run diverged: columns ``lr``, ``value``."""
+    column = f"val_{family_of(results, task).select}"
+    rows = []
+    for lr, group in runs(results, "sensitivity", task, optimizer).groupby("lr"):
+        good = bool((group["status"] == "ok").all()) and column in group
+        rows.append({"lr": lr, "value": float(group[column].mean()) if good else math.inf})
+    return pd.DataFrame(rows, columns=["lr", "value"]).astype(float).sort_values("lr")

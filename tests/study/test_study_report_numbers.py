@@ -1,0 +1,265 @@
+"""The numbers and the words of a study's report follow from its trials."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+from statsmodels.stats.multitest import multipletests
+from study.report_mini import Fake, run, study
+
+from adamomentum.study.report import study_tables
+from adamomentum.study.report.claims import Judge
+from adamomentum.study.report.comparisons import ALPHA, NO_EVIDENCE
+from adamomentum.study.report.export import latex, markdown
+from adamomentum.study.report.sheets import all_sheets
+from adamomentum.study.results import gather
+from adamomentum.study.stats import compare_paired
+
+
+def gathered(tmp_path, fake=None, names=("digits",)):
+    results = gather(run(tmp_path / "study", study(*names), fake or Fake()))
+    return results, study_tables.build(results)
+
+
+def final(results, task, optimizer, column, role="final"):
+    t = results.trials
+    mine = t[(t["role"] == role) & (t["task"] == task) & (t["optimizer"] == optimizer)]
+    return mine.sort_values("replicate")[column].to_numpy(dtype=float)
+
+
+def comparison(found, other, task="digits"):
+    return next(c for c in found if (c.task, c.other) == (task, other))
+
+
+def status(role, optimizer, replicates, what):
+    """A status for ``Fake``: ``what`` for some runs, ok for all others."""
+    return lambda t: what if (t.role, t.optimizer) == (role, optimizer) and t.spec.replicate in replicates else "ok"
+
+
+def test_tables_are_what_scipy_makes_of_the_trials(tmp_path) -> None:
+    results, made = gathered(tmp_path)
+    row = made.row("digits", "adamw")
+    runs = final(results, "digits", "adamw", "test_accuracy")
+    low, high = scipy_stats.t.interval(0.95, 7, runs.mean(), scipy_stats.sem(runs))
+    found = row.metrics["accuracy"]
+    assert (found.mean, found.low, found.high) == pytest.approx((runs.mean(), low, high))
+    assert (row.runs, row.diverged, row.ms, row.eps_dominated) == (8, 0, 10.0, 0.25)
+    tests = {}
+    for name in ("adamw", "sgdm", "adabelief"):
+        mine, other = (final(results, "digits", n, "test_accuracy") for n in ("adamomentum", name))
+        c = comparison(made.comparisons, name)
+        assert c.paired.difference.mean == pytest.approx((mine - other).mean())
+        assert c.paired.t_p == pytest.approx(scipy_stats.ttest_rel(mine, other).pvalue)
+        assert c.paired.wilcoxon_p == pytest.approx(scipy_stats.wilcoxon(mine, other, method="exact").pvalue)
+        tests[name] = c
+    corrected = multipletests([c.paired.t_p for c in tests.values()], method="holm")[1]
+    assert [c.t_holm for c in tests.values()] == pytest.approx(list(corrected))
+    assert comparison(made.comparisons, "own").t_holm is None  # a control is outside the correction
+
+
+def test_files_hold_the_numbers_of_the_page(tmp_path) -> None:
+    results, made = gathered(tmp_path)
+    sheets = all_sheets(results, made)
+    sheet = sheets["task digits"]
+    frame = sheet.frame[sheet.frame["track"] == "tuned"].set_index("optimizer")
+    runs = final(results, "digits", "sgdm", "test_accuracy")
+    assert frame.loc["sgdm", "accuracy"] == pytest.approx(runs.mean())
+    shown = next(row for row in sheet.rows if row[0] == "SGD + momentum")
+    half = scipy_stats.t.ppf(0.975, 7) * scipy_stats.sem(runs)
+    assert shown[2] == f"{100 * runs.mean():.2f} ± {100 * half:.2f}"
+    assert sheet.rows[-1][:3] == ["most frequent class", "", "12.30"]
+    differences = sheets["differences"].frame.set_index("against")
+    mine, other = (final(results, "digits", n, "test_accuracy") for n in ("adamomentum", "adabelief"))
+    assert differences.loc["adabelief", "difference"] == pytest.approx((mine - other).mean())
+    assert all(len(row) == len(s.header) for s in sheets.values() for row in s.rows)
+    assert all(len(s.marks) == len(s.rows) for s in sheets.values())
+
+
+def verdicts(results, made):
+    judge = Judge(results, made)
+    return judge, [c.verdict for c in judge.claims()]
+
+
+@pytest.mark.parametrize(
+    ("quality", "expected"),
+    [
+        (0.0, ("supported here", "supported here", "supported here")),
+        (1.0, ("contradicted here", "contradicted here", "contradicted here")),
+    ],
+)
+def test_verdicts_turn_with_the_numbers(tmp_path, quality, expected) -> None:
+    # A dip before the end: all runs of a baseline reach the target, which is what its median run ends at.
+    qualities = {"adamomentum": quality, "sgdm": 0.5, "adamw": 0.5, "adabelief": 0.5}
+    fake = Fake(qualities, curve=(4, 1.4, 0.9, 1))
+    results, made = gathered(tmp_path, fake, ("digits", "words"))
+    judge, found = verdicts(results, made)
+    assert all(word in text for word, text in zip(expected, found, strict=True))
+    word = "better" if quality == 0 else "worse"
+    assert f"{word} in 6" in judge.answer()
+    assert comparison(made.comparisons, "adamw").outcome == word
+    assert f"{'faster' if quality == 0 else 'slower'} in 6" in found[0]
+
+
+def test_equal_optimizers_are_no_evidence_and_never_a_proof(tmp_path) -> None:
+    quality = dict.fromkeys(("adamomentum", "sgdm", "adamw", "adabelief"), 0.3)
+    results, made = gathered(tmp_path, Fake(quality), ("digits", "words"))
+    judge, found = verdicts(results, made)
+    for c in made.comparisons:
+        covers = c.paired.difference.low <= 0 <= c.paired.difference.high
+        assert (c.outcome == NO_EVIDENCE) == covers
+    assert all(NO_EVIDENCE in text for text in found)
+    assert not any("supported here" in text or "contradicted" in text for text in found)
+    words = " ".join([judge.answer(), *(s for c in judge.claims() for s in (c.text, c.verdict, *c.evidence))])
+    assert "prove" not in words
+    assert not any(c.missing for c in judge.claims())
+
+
+def test_a_single_interval_that_excludes_0_is_not_enough_after_correction(tmp_path) -> None:
+    results, made = gathered(tmp_path, Fake({"adamomentum": 0.287, "adamw": 0.3, "sgdm": 0.3, "adabelief": 0.3}))
+    sheet = all_sheets(results, made)["differences"]
+    readings = {}
+    for c, row in zip(made.comparisons, sheet.rows, strict=True):
+        readings[c.other] = row[-1]
+        if not c.control and c.outcome in ("better", "worse"):
+            assert ("not after correction" in row[-1]) == (c.t_holm >= ALPHA)
+    assert set(readings) == {"adamw", "sgdm", "adabelief", "own"}
+    # The made-up numbers are fixed: this is one of each kind.
+    assert any("not after correction" in text for text in readings.values())
+
+
+def test_a_divergence_counts_as_worst_and_is_never_dropped(tmp_path) -> None:
+    fake = Fake({"sgdm": -0.5}, status("final", "sgdm", {0, 1, 2}, "diverged"))
+    results, made = gathered(tmp_path, fake)
+    row = made.row("digits", "sgdm")
+    assert (row.runs, row.diverged, row.metrics["accuracy"].n) == (8, 3, 5)
+    c = comparison(made.comparisons, "sgdm")
+    assert (c.paired.n, c.paired.lost_b, c.by_rank) == (5, 3, True)
+    # SGD's 5 survivors are far better; by ranks with 3 divergences that is no evidence.
+    assert c.paired.difference.mean < 0
+    assert c.outcome == NO_EVIDENCE
+    assert sum(math.isinf(s) for s in made.steps["digits", "sgdm"]) >= 3
+    assert made.across.scores["sgdm"]["digits"].count(0.0) == 3
+    assert made.across.ranks["sgdm"] == max(made.across.ranks.values())
+    shown = next(r for r in all_sheets(results, made)["task digits"].rows if r[0] == "SGD + momentum")
+    assert "3 of 8" in shown
+    assert "mean over the others" in shown[-1]
+
+
+def test_more_divergences_decide_by_rank(tmp_path) -> None:
+    _, made = gathered(tmp_path, Fake({}, status("final", "adamomentum", range(8), "diverged")))
+    for c in made.comparisons:
+        assert (c.outcome, c.by_rank, c.paired.lost_a, c.paired.n) == ("worse", True, 8, 0)
+
+
+def test_rank_effect_is_the_signed_share_of_ranks() -> None:
+    assert compare_paired([1, 2, 3], [2, 4, 6]).rank_effect == -1
+    found = compare_paired([1, 2, 3, None], [2, 4, 6, 5])
+    assert found.rank_effect == pytest.approx((4 - 1 - 2 - 3) / 10)
+    assert compare_paired([1, 1], [1, 1]).rank_effect is None
+
+
+def test_failed_runs_are_missing_and_pairs_stay_pairs(tmp_path) -> None:
+    fake = Fake(status=status("final", "adamomentum", {2}, "error"))
+    results, made = gathered(tmp_path, fake)
+    c = comparison(made.comparisons, "adamw")
+    mine, other = final(results, "digits", "adamomentum", "test_loss"), final(results, "digits", "adamw", "test_loss")
+    assert (len(mine), len(other), c.paired.n) == (7, 8, 7)
+    found = comparison(made.loss_comparisons, "adamw").paired.difference.mean
+    mine, other = (final(results, "digits", n, "train_loss") for n in ("adamomentum", "adamw"))
+    assert found == pytest.approx((mine - [v for k, v in enumerate(other) if k != 2]).mean())
+    assert list(made.steps["digits", "adamomentum"].index) == [0, 1, 3, 4, 5, 6, 7]
+    assert "digits: AdaMomentum" in Judge(results, made).claims()[0].missing
+
+
+def test_target_is_the_best_baselines_and_half_of_its_runs_reach_it(tmp_path) -> None:
+    results, made = gathered(tmp_path, Fake({"adamomentum": -0.3}))
+    target = made.targets["digits"]
+    assert target.baseline == "sgdm"  # not the reference, though it is better; not the control
+    ends = sorted(final(results, "digits", "sgdm", "val_loss"))
+    assert target.value == ends[4]
+    assert (made.steps["digits", "sgdm"] <= 40).sum() == 5
+    assert made.row("digits", "sgdm").steps == 40
+    assert made.row("digits", "adamw").steps == math.inf
+    assert comparison(made.speed, "adamw").outcome == "better"
+
+
+def test_a_part_is_corrected_like_the_whole_and_says_what_is_missing(tmp_path) -> None:
+    def only_two(t):
+        return None if t.role == "final" and t.optimizer in ("sgdm", "adabelief") else "ok"
+
+    results, made = gathered(tmp_path, Fake(status=only_two))
+    c = comparison(made.comparisons, "adamw")
+    assert c.t_holm == pytest.approx(min(1, 3 * c.paired.t_p))
+    judge = Judge(results, made)
+    assert judge.claims()[1].missing == "digits: SGD + momentum, AdaBelief"
+    assert "this may change" in judge.answer()
+    assert not made.targets["digits"].complete
+    assert not made.across.tasks
+
+
+def test_what_nothing_could_train_is_worst_without_a_test(tmp_path) -> None:
+    results, made = gathered(
+        tmp_path, Fake(status=lambda t: "diverged" if t.optimizer == "sgdm" and t.role == "tune" else "ok")
+    )
+    c = comparison(made.comparisons, "sgdm")
+    assert (c.outcome, c.untrained, c.corrected) == ("better", True, True)
+    assert made.across.ranks["sgdm"] == 4
+    assert made.across.scores["sgdm"]["digits"] == [0.0] * 8
+    assert made.row("digits", "sgdm").setting == {}
+    judge = Judge(results, made)
+    assert not judge.claims()[1].missing
+    assert "nothing that was tried trains it" in all_sheets(results, made)["task digits"].rows[2]
+    assert made.evp["digits", "sgdm"] == [math.inf] * 4
+
+
+def test_a_reference_that_nothing_could_train_is_worst_too(tmp_path) -> None:
+    bad = Fake(status=lambda t: "diverged" if t.optimizer == "adamomentum" and t.role == "tune" else "ok")
+    results, made = gathered(tmp_path, bad)
+    assert {c.outcome for c in made.comparisons if not c.control} == {"worse"}
+    judge = Judge(results, made)
+    assert "contradicted here" in judge.claims()[1].verdict
+    assert judge.place("digits") == (4, 4)
+
+
+def test_controls_are_compared_with_both_that_they_are_made_of(tmp_path) -> None:
+    results, made = gathered(tmp_path)
+    found = {c.other: c for c in made.controls}
+    assert list(found) == ["adamw", "adamomentum"]
+    mine = final(results, "digits", "adamw-rate", "test_accuracy", "control")
+    for other, c in found.items():
+        theirs = final(results, "digits", other, "test_accuracy")[:3]
+        assert c.paired.difference.mean == pytest.approx((mine - theirs).mean())
+    assert found["adamomentum"].outcome == "worse"
+
+
+def test_tuning_curves_average_over_seeds_and_leave_the_extension_out(tmp_path) -> None:
+    results, made = gathered(tmp_path)
+    t = results.trials
+    first = t[(t["role"] == "tune") & (t["optimizer"] == "adamw") & (t["point"] < 4)]["val_loss"]
+    assert made.evp["digits", "adamw"][0] == pytest.approx(first.mean())
+    assert made.evp["digits", "adamw"][-1] == pytest.approx(first.min())
+    assert set(made.widths) == {("digits", "adamomentum"), ("digits", "adamw")}
+
+
+def test_a_game_has_no_training_loss_to_compare(tmp_path) -> None:
+    results, made = gathered(tmp_path, names=("pictures",))
+    assert made.loss_comparisons == []
+    _, found = verdicts(results, made)
+    assert found[1] == "not tested: the study has no vision task"
+    assert "first by mean on" in found[2]
+
+
+def test_text_tables_escape_what_means_something() -> None:
+    assert markdown(["a|b"], [["1"]]).splitlines() == ["| a\\|b |", "| --- |", "| 1 |"]
+    assert r"5 \% \_ $\pm$" in latex(["a"], [["5 % _ ±"]])
+
+
+def test_report_is_labelled_by_names_in_csv(tmp_path) -> None:
+    results, made = gathered(tmp_path)
+    frame = all_sheets(results, made)["tracks"].frame
+    assert isinstance(frame, pd.DataFrame)
+    assert set(frame["optimizer"]) == {"adamomentum", "adamw", "sgdm", "adabelief"}
+    assert set(frame["track"]) == {"published"}

@@ -1,0 +1,198 @@
+"""The page of a study's report: whole by itself, in every state of the study."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from study.report_mini import Fake, run, study
+
+from adamomentum.study.engine import Folder
+from adamomentum.study.report import figures, samples, study_figures
+from adamomentum.study.report import study as report
+from adamomentum.study.results import gather
+from adamomentum.study.studyfile import StudyError
+
+
+def write(folder: Folder) -> str:
+    return report.write(folder, "cpu", "adamomentum study report <made-up>").read_text()
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory) -> tuple[Folder, str]:
+    folder = run(tmp_path_factory.mktemp("complete"), study(), Fake())
+    return folder, write(folder)
+
+
+def check_whole(page: str) -> None:
+    """Nothing is loaded from elsewhere, ids are unique, and every reference meets one."""
+    body = page.split("</style>", 1)[1]
+    addresses = re.findall(r"""(?:src|href)=["'](?!#)([^"']*)""", page)
+    assert all(a.startswith("data:image/png;base64,") for a in addresses)
+    # Names of XML vocabularies are no addresses that anyone opens.
+    text = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "@import" not in page
+    assert "<script" not in page
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    used = set(re.findall(r'href="#([^"]+)"', page)) | set(re.findall(r"url\(#([^)]+)\)", page))
+    assert used
+    assert used <= set(ids)
+    assert figures.INK not in body
+    assert "nan" not in re.findall(r"<td[^>]*>([^<]*)</td>", page)
+
+
+def test_a_complete_study(complete) -> None:
+    folder, page = complete
+    check_whole(page)
+    assert "Made up &lt;for&gt; a test" in page
+    assert "part of the study" not in page
+    assert "Still to be run" not in page
+    assert folder.study.hash in page
+    assert "adamomentum study report &lt;made-up&gt;" in page
+    assert "Printed and run settings differ." in page
+    assert "What swapping one line does." in page
+    assert "Guten Tag" in page and "sat on the &lt;mat&gt;" in page and "data:image/png;base64," in page
+    assert "most frequent class" in page and "12.30" in page
+    for task in folder.study.tasks:
+        assert f'id="task-{task.name}"' in page
+    assert page.count('class="card claim"') >= 3
+    assert "prove" not in page
+
+
+def test_a_complete_study_leaves_files_for_others(complete) -> None:
+    folder, _ = complete
+    results = gather(folder)
+    pd.testing.assert_frame_equal(pd.read_parquet(folder.report / "report.parquet"), results.trials, check_dtype=False)
+    for kind in study_figures.PER_TASK:
+        for task in folder.study.tasks:
+            if (kind, task.name) == ("training", "pictures"):
+                continue
+            name = f"{kind}-{task.name}"
+            assert "<svg" in (folder.report / "figures" / f"{name}.svg").read_text()
+            assert (folder.report / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    for name in ("results-digits", "differences", "tracks", "steps-to-target", "controls", "all-tasks", "cost"):
+        table = pd.read_csv(folder.report / "tables" / f"{name}.csv")
+        assert len(table)
+        assert (folder.report / "tables" / f"{name}.md").read_text().startswith("| ")
+        assert "\\toprule" in (folder.report / "tables" / f"{name}.tex").read_text()
+    for task in folder.study.tasks:
+        table = pd.read_csv(folder.report / "tables" / f"results-{task.name}.csv")
+        metric = {"digits": "accuracy", "words": "perplexity", "sentences": "loss", "pictures": "fid"}[task.name]
+        t = results.trials
+        mine = t[(t["role"] == "final") & (t["task"] == task.name) & (t["optimizer"] == "adamw")][f"test_{metric}"]
+        row = table[(table["optimizer"] == "adamw") & (table["track"] == "tuned")]
+        assert row[metric].item() == pytest.approx(mine.mean())
+
+
+def test_figures_are_the_same_when_drawn_again(complete, tmp_path) -> None:
+    folder, _ = complete
+    results = gather(folder)
+    study_figures.draw(results, report.study_tables.build(results), tmp_path)
+    names = sorted(p.name for p in (folder.report / "figures").glob("*.svg"))
+    assert names == sorted(p.name for p in tmp_path.glob("*.svg"))
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (folder.report / "figures" / name).read_bytes()
+
+
+def test_every_optimizer_has_a_key_of_its_own(complete) -> None:
+    keys = study_figures.legend(gather(complete[0]))
+    assert [label for label, _ in keys] == ["AdaMomentum", "AdamW", "SGD + momentum", "AdaBelief", "Own variant"]
+    assert len({svg for _, svg in keys}) == len(keys)
+    assert ["stroke-dasharray" in svg for _, svg in keys] == [False] * 4 + [True]  # the control
+
+
+def in_stage(*roles):
+    return Fake(status=lambda t: "ok" if t.role in roles else None)
+
+
+@pytest.mark.parametrize(
+    ("fake", "words"),
+    [
+        (Fake(status=lambda t: None), ["Nothing can be said yet", "Not tested yet", "Nothing to show yet"]),
+        (in_stage("tune"), ["Nothing can be said yet", "Still to be run", "digits: all"]),
+        (in_stage("default"), ["Nothing can be said yet", "Still to be run"]),
+        (
+            Fake(status=lambda t: "ok" if t.role != "final" or t.spec.replicate < 2 else None),
+            ["2 of 8 runs so far", "Runs are missing", "part of the study"],
+        ),
+        (Fake(status=lambda t: "ok" if t.spec.replicate == 0 else None), ["too few runs"]),
+        (Fake(status=lambda t: "error"), ["Failed trials", "RuntimeError: &lt;b&gt;boom&lt;/b&gt;"]),
+        (
+            Fake(status=lambda t: "error" if t.role == "final" and t.spec.replicate == 1 else "ok"),
+            ["Failed trials", "7 of 8 runs so far"],
+        ),
+        (
+            Fake(status=lambda t: "diverged" if t.role == "final" and t.spec.replicate == 1 else "ok"),
+            ["1 of 8", "mean over the others"],
+        ),
+        (
+            Fake(status=lambda t: "diverged" if t.optimizer == "sgdm" else "ok"),
+            ["nothing that was tried trains it", "nothing trains"],
+        ),
+        (Fake(status=lambda t: "diverged"), ["nothing that was tried trains it"]),
+    ],
+    ids=lambda v: "" if isinstance(v, Fake) else v[0],
+)
+def test_every_state_of_a_study_can_be_shown(tmp_path, fake, words) -> None:
+    page = write(run(tmp_path, study("digits"), fake))
+    check_whole(page)
+    for word in words:
+        assert word in page, word
+
+
+def test_without_a_run_there_is_no_report(tmp_path) -> None:
+    with pytest.raises(StudyError, match="study run"):
+        write(Folder(tmp_path, study()))
+
+
+def test_edits_and_different_machines_are_told(tmp_path) -> None:
+    folder = run(tmp_path, study("words"), in_stage("tune", "default"))
+    path = next(folder.store.root.glob("??/*.json"))
+    record = json.loads(path.read_text())
+    record["result"]["provenance"]["cpu"] = "AVX512"
+    path.write_text(json.dumps(record))
+    edited = Folder(tmp_path, folder.study.model_copy(update={"title": "Another title"}))
+    edited.register()
+    page = write(edited)
+    assert "differ in cpu" in page
+    assert "AVX512 (1 trials)" in page
+    assert "edited 1 time after" in page
+    assert folder.study.hash in page and edited.study.hash in page
+
+
+def test_a_changed_study_leaves_no_old_figures_or_tables(tmp_path) -> None:
+    folder = run(tmp_path, study("digits"), in_stage("tune"))
+    for name in ("figures/tuning-gone.svg", "figures/tuning-gone.pdf", "tables/results-gone.csv"):
+        (folder.report / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.report / name).write_text("old")
+    write(folder)
+    assert not list(folder.report.rglob("*gone*"))
+
+
+def test_pictures_stand_in_rows_with_lines_between() -> None:
+    import base64
+    import io
+
+    from PIL import Image
+
+    address = samples.picture([[0, 50, 100, 150]] * 9, [2, 2, 1])
+    image = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+    assert image.size == (8 * 3, 2 * 3)
+    assert [image.getpixel((x, 0)) for x in range(4)] == [0, 50, samples.LINE, 0]
+    assert image.getpixel((0, 4)) == 100  # the ninth, in a second row
+    assert image.getpixel((4, 4)) == samples.LINE  # no tenth
+
+
+def test_the_page_is_styled_from_one_file() -> None:
+    folder = Path(report.__file__).parent
+    for name in ("template.html.j2", "study.html.j2"):
+        text = (folder / name).read_text()
+        assert '{% include "style.css" %}' in text
+        assert "prefers-color-scheme: dark" not in text
+    assert "prefers-color-scheme: dark" in (folder / "style.css").read_text()
