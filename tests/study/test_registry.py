@@ -123,6 +123,19 @@ def test_no_hyperparameter_is_swallowed_or_left_to_the_library(name) -> None:
         registry.build(OptimizerSpec(name=name, lr=0.01, hyperparameters=less), [parameter()])
 
 
+def test_reduced_states_are_an_option_of_adamomentum_alone() -> None:
+    def built(name):
+        h = {**registry.get(name).hyperparameters, "state_dtype": "bfloat16"}
+        return registry.build(OptimizerSpec(name=name, lr=0.01, hyperparameters=h), [parameter()])
+
+    optimizer = built("adamomentum")
+    optimizer.step()
+    (state,) = optimizer.state.values()
+    assert state["exp_avg"].dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="adam has no hyper-parameter state_dtype"):
+        built("adam")
+
+
 @pytest.mark.parametrize("what", [{"hyperparameters": {"epsilon": 1.0}}, {"space": {"epsilon": Range(1e-9, 1e-3)}}])
 def test_an_entry_is_not_given_hyperparameters_that_it_lacks(what) -> None:
     with pytest.raises(ValueError, match="adam has no hyper-parameter 'epsilon'"):
