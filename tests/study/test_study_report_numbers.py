@@ -174,6 +174,23 @@ def test_failed_runs_are_missing_and_pairs_stay_pairs(tmp_path) -> None:
     assert "digits: AdaMomentum" in Judge(results, made).claims()[0].missing
 
 
+def test_a_failed_tuning_trial_hides_nothing_and_proves_nothing(tmp_path) -> None:
+    def lost(t):
+        return (
+            "error"
+            if t.role == "tune" and t.optimizer in ("adamw", "sgdm") and (t.optimizer, t.point) != ("adamw", 1)
+            else "ok"
+        )
+
+    results, made = gathered(tmp_path, Fake(status=lost))
+    assert len(final(results, "digits", "adamw", "test_loss")) == 8
+    assert results.missing[("digits", "tune", "adamw")] == 5
+    assert results.choices["digits", "sgdm"].failed == 6
+    assert made.row("digits", "sgdm") is None  # all its tuning trials failed: that is no result
+    assert [c.other for c in made.comparisons] == ["adamw", "adabelief", "own"]
+    assert "SGD + momentum" in Judge(results, made).claims()[1].missing
+
+
 def test_target_is_the_best_baselines_and_half_of_its_runs_reach_it(tmp_path) -> None:
     results, made = gathered(tmp_path, Fake({"adamomentum": -0.3}))
     target = made.targets["digits"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
@@ -27,8 +28,31 @@ def complete(tmp_path_factory) -> tuple[Folder, str]:
     return folder, write(folder)
 
 
+class Tags(HTMLParser):
+    """Checks that tags are closed in the order in which they were opened."""
+
+    VOID = ("meta", "img", "br")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs) -> None:
+        pass
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag
+
+
 def check_whole(page: str) -> None:
-    """Nothing is loaded from elsewhere, ids are unique, and every reference meets one."""
+    """Nothing is loaded from elsewhere, tags close, ids are unique, and every reference meets one."""
+    Tags(page)
     body = page.split("</style>", 1)[1]
     addresses = re.findall(r"""(?:src|href)=["'](?!#)([^"']*)""", page)
     assert all(a.startswith("data:image/png;base64,") for a in addresses)
@@ -90,14 +114,13 @@ def test_a_complete_study_leaves_files_for_others(complete) -> None:
         assert row[metric].item() == pytest.approx(mine.mean())
 
 
-def test_figures_are_the_same_when_drawn_again(complete, tmp_path) -> None:
-    folder, _ = complete
-    results = gather(folder)
-    study_figures.draw(results, report.study_tables.build(results), tmp_path)
-    names = sorted(p.name for p in (folder.report / "figures").glob("*.svg"))
-    assert names == sorted(p.name for p in tmp_path.glob("*.svg"))
-    for name in names:
-        assert (tmp_path / name).read_bytes() == (folder.report / "figures" / name).read_bytes()
+def test_figures_are_the_same_when_drawn_again(tmp_path) -> None:
+    results = gather(run(tmp_path / "study", study("pictures"), Fake()))
+    for name in ("a", "b"):
+        study_figures.draw(results, report.study_tables.build(results), tmp_path / name)
+    for path in (tmp_path / "a").glob("*.svg"):
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    assert len(list((tmp_path / "a").glob("*.svg"))) == len(study_figures.PER_TASK) + 2
 
 
 def test_every_optimizer_has_a_key_of_its_own(complete) -> None:
@@ -133,7 +156,7 @@ def in_stage(*roles):
         ),
         (
             Fake(status=lambda t: "diverged" if t.optimizer == "sgdm" else "ok"),
-            ["nothing that was tried trains it", "nothing trains"],
+            ["nothing that was tried trains it"],
         ),
         (Fake(status=lambda t: "diverged"), ["nothing that was tried trains it"]),
     ],

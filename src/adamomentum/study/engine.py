@@ -131,6 +131,9 @@ class Folder:
     def results(self, device: str = "cpu") -> tuple[Plan, dict[str, TrialResult]]:
         """Returns the plan and all finished trials it holds, by trial id.
 
+        A trial whose last attempt failed is not among the finished ones, but counts as done for what is planned after
+        it, as it did in the run: a failed tuning trial does not hide the final runs.
+
         Raises:
             StudyError: if the study was never run here, so that its data is unknown.
         """
@@ -138,14 +141,16 @@ class Folder:
         missing = [task.name for task in self.study.tasks if task.name not in data]
         if missing:
             raise StudyError(f"{self.root} knows nothing of {', '.join(missing)}; run `adamomentum study run` first")
-        store, results = self.store, dict[str, TrialResult]()
+        store, results, failed = self.store, dict[str, TrialResult](), dict[str, TrialResult]()
         while True:
-            made = plan_now(self.study, data, results, device)
-            new = {t.spec.trial_id: t.spec for t in made.trials if t.spec.trial_id not in results}
+            made = plan_now(self.study, data, results | failed, device)
+            new = {t.spec.trial_id: t.spec for t in made.trials if t.spec.trial_id not in results | failed}
             found = {key: kept for key, spec in new.items() if (kept := store.get(spec)) is not None}
-            if not found:
+            lost = {key: kept for key, spec in new.items() if (kept := store.failure(spec)) is not None}
+            if not found and not lost:
                 return made, results
             results |= found
+            failed |= {key: result for key, result in lost.items() if key not in found}
 
 
 def plan_now(study: Study, data: Mapping[str, DataInfo], results: stages.Results, device: str) -> Plan:

@@ -64,6 +64,16 @@ class Store:
             write_atomic(self.path(spec.trial_id), content)
             failed.unlink(missing_ok=True)
 
+    def failure(self, spec: TrialSpec) -> TrialResult | None:
+        """Returns what is kept of the last attempt at ``spec`` if that ended in an error, else None."""
+        try:
+            record = json.loads(self.failed_path(spec.trial_id).read_bytes())
+            if TrialSpec.model_validate(record["spec"]) != spec:
+                return None
+            return TrialResult.model_validate(record["result"])
+        except (OSError, ValueError, KeyError, TypeError, ValidationError):
+            return None
+
     def get(self, spec: TrialSpec) -> TrialResult | None:
         """Returns the kept result of ``spec``, or None if the trial has yet to be run.
 

@@ -85,7 +85,7 @@ class Panels:
     def _rows(self, ax: Axes, names: Sequence[str]) -> None:
         """Names the rows of a panel that has one an optimizer."""
         labels = ["\n".join(textwrap.wrap(self.label(n), LABEL)) for n in names]
-        ax.set_yticks(range(len(names)), labels, linespacing=0.9)
+        ax.set_yticks(range(len(names)), labels, linespacing=0.85, fontsize=9)
         for text, name in zip(ax.get_yticklabels(), names, strict=True):
             if name == self.study.reference:
                 text.set_fontweight("bold")

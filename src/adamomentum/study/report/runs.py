@@ -49,9 +49,12 @@ def interval(numbers: pd.Series) -> Interval:
 
 
 def untrained(results: StudyResults, task: str, optimizer: str) -> bool:
-    """Says whether tuning is complete and found no setting at which the optimizer trains."""
+    """Says whether tuning is complete and found no setting at which the optimizer trains.
+
+    Where a trial failed that cannot be said.
+    """
     choice = results.choices.get((task, optimizer))
-    return choice is not None and choice.setting is None
+    return choice is not None and choice.setting is None and not choice.failed
 
 
 def final_curves(results: StudyResults, task: str, optimizer: str | None = None) -> pd.DataFrame:

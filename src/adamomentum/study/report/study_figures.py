@@ -20,7 +20,7 @@ from adamomentum.study.report.panels import Panels, styles
 from adamomentum.study.report.study_tables import StudyTables
 from adamomentum.study.results import StudyResults
 
-SIZE = (5.0, 3.5)
+SIZE = (5.0, 3.8)
 PER_TASK = ("forest", "finals", "curves", "training", "time_to_target", "tuning", "expected", "sensitivity")
 ACROSS = ("scores", "profile")
 

@@ -53,7 +53,7 @@ class TuningSheets(Maker):
                     self.label(name),
                     ", ".join(f"{k} {r.low:g} to {r.high:g}" for k, r in searched.items()),
                     str(choice.points),
-                    setting_text(dict(choice.setting or {})) if choice.setting else "nothing trains",
+                    setting_text(dict(choice.setting or {})) if choice.setting else "nothing",
                     plain(choice.score, ".4g"),
                     ", ".join(choice.edges),
                     str(choice.failed) if choice.failed else "",
