@@ -25,8 +25,12 @@ from adamomentum.study.data.parallel_text import (
 )
 from adamomentum.study.data.wheel import DataError
 from adamomentum.study.spec import Budget
-from adamomentum.study.tasks.transformer import Shape, Transformer, beam_search
-from adamomentum.study.tasks.translation import Settings, TokenBatches, Translation, nearest_neighbours
+from adamomentum.study.tasks.beam import beam_search
+from adamomentum.study.tasks.nearest import nearest_neighbours
+from adamomentum.study.tasks.token_batches import TokenBatches
+from adamomentum.study.tasks.transformer import Shape, Transformer
+from adamomentum.study.tasks.translation import Translation
+from adamomentum.study.tasks.translation_settings import Settings
 from adamomentum.study.trial import run_trial
 
 NOUNS = {"Hund": "dog", "Katze": "cat", "Maus": "mouse", "Vogel": "bird", "Fisch": "fish", "Bär": "bear"}
@@ -145,7 +149,7 @@ def test_the_papers_settings_are_the_defaults_of_iwslt() -> None:
     assert (s.dropout, s.drop_attention, s.drop_activation, s.label_smoothing) == (0.3, 0.1, 0.1, 0.1)
     with pytest.raises(ValueError, match="unknown params of translation: width"):
         Settings.of({"width": 3.0})
-    with pytest.raises(ValueError, match="allowed: home-assistant, iwslt14"):
+    with pytest.raises(ValueError, match="must be one of home-assistant, iwslt14, got .wmt"):
         Translation().load({"data": "wmt"}, None)
 
 

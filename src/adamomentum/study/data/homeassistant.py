@@ -16,7 +16,7 @@ from typing import Any
 
 from adamomentum.study.data.cache import Arrays, cached
 from adamomentum.study.data.parallel_text import SPLITS, Pairs, ParallelText, from_arrays, to_arrays, train_subwords
-from adamomentum.study.data.wheel import DataError, Wheel, download
+from adamomentum.study.data.wheel import DataError, Wheel, check, download
 
 WHEEL = Wheel("homeassistant", "2024.3.3", "6e1ec2c07441d63fdcfb8acd2c4bbb6f68bc97330855784d3623d10c38fe3577")
 LICENCE = (
@@ -32,23 +32,42 @@ _PATH = re.compile(r"homeassistant/components/([^/]+)/translations/de\.json")
 _MARKUP = re.compile(r"[{}\[\]<>`\n\\|*_]|https?:|%")
 
 
-def home_assistant(subwords: int, cache: Path | None = None) -> ParallelText:
+def home_assistant(subwords: int, source: Path | None = None, cache: Path | None = None) -> ParallelText:
     """Returns the pairs, whole components held out for validation and test, with a joint vocabulary of ``subwords``.
 
+    There are 4,437 / 590 / 361 pairs of 3 to 20 words a side.
+
+    Args:
+        subwords: size of the vocabulary.
+        source: the wheel as a file; None: from the cache, or else downloaded.
+        cache: folder of the cache; by default ``cache_dir()``.
+
     Raises:
-        DataError: if they are not in the cache and cannot be downloaded.
+        DataError: if they are not in the cache and cannot be downloaded, or ``source`` is another file.
+        ValueError: if ``subwords`` has no room for every character.
     """
-    arrays = cached(f"homeassistant-{WHEEL.sha256[:12]}-v{VERSION}-bpe{subwords}", lambda: _make(subwords), cache)
+
+    def make() -> tuple[Arrays, dict[str, str]]:
+        return _make(subwords, source)
+
+    if source is not None:
+        if not source.is_file():
+            raise DataError(
+                f"--data home-assistant=FILE takes the wheel {WHEEL.name} {WHEEL.version}; {source} is no file"
+            )
+        check(source, WHEEL)  # also where the cache would do: what is given is used or refused
+    arrays = cached(f"homeassistant-{WHEEL.sha256[:12]}-v{VERSION}-bpe{subwords}", make, cache)
     return from_arrays("Home Assistant, German to English", arrays)
 
 
-def _make(subwords: int) -> tuple[Arrays, dict[str, str]]:
+def _make(subwords: int, source: Path | None) -> tuple[Arrays, dict[str, str]]:
     try:
-        with TemporaryDirectory() as folder, zipfile.ZipFile(download(WHEEL, Path(folder))) as archive:
+        with TemporaryDirectory() as folder, zipfile.ZipFile(source or download(WHEEL, Path(folder))) as archive:
             pairs = split(list(read(archive)))
     except DataError as error:
         raise DataError(
-            f"the Home Assistant texts are not in the cache and {error}; connect to the network once"
+            f"the Home Assistant texts are not in the cache and {error}; connect to the network once, or give "
+            f"--data home-assistant=FILE, the wheel {WHEEL.name} {WHEEL.version}"
         ) from None
     model = train_subwords((text for pair in pairs["train"] for text in pair), subwords)
     return to_arrays(pairs, model), {"LICENCE.txt": LICENCE}

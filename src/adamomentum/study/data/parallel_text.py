@@ -73,24 +73,38 @@ class ParallelText:
 
 
 def train_subwords(sentences: Iterable[str], size: int) -> bytes:
-    """Returns a byte-pair model of ``size`` subwords as bytes; the same sentences give the same model."""
+    """Returns a byte-pair model as bytes; the same sentences give the same model.
+
+    Args:
+        sentences: what it is learnt from.
+        size: of the vocabulary; it comes out smaller if the sentences do not yield so many subwords.
+
+    Raises:
+        ValueError: if ``size`` has no room for every character.
+    """
     from sentencepiece import SentencePieceTrainer
 
     written = io.BytesIO()
-    SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences),
-        model_writer=written,
-        vocab_size=size,
-        model_type="bpe",
-        character_coverage=1.0,
-        pad_id=PAD,
-        bos_id=BEGIN,
-        eos_id=END,
-        unk_id=UNKNOWN,
-        num_threads=1,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=written,
+            vocab_size=size,
+            model_type="bpe",
+            character_coverage=1.0,
+            pad_id=PAD,
+            bos_id=BEGIN,
+            eos_id=END,
+            unk_id=UNKNOWN,
+            num_threads=1,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"subwords must leave room for every character of the training sentences, got {size}; raise "
+            f"params.subwords (sentencepiece: {error})"
+        ) from None
     return written.getvalue()
 
 
