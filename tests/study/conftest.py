@@ -48,3 +48,13 @@ def make_spec(tiny_data: ImageData):
         )
 
     return make
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No package index; what lies in the returned folder can be downloaded all the same."""
+    shelf = tmp_path / "shelf"
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "pip"))
+    return shelf

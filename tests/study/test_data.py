@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from study.arrays import make_arrays
+from study.wheels import build_wheel
 
 from adamomentum.study.data import images, wheel
 from adamomentum.study.data.images import SPLITS, ImageData, load, mnist5k
@@ -19,30 +18,6 @@ from adamomentum.study.tasks.base import Context
 from adamomentum.study.tasks.vision import ImageClassification, channel_statistics
 
 LICENCE = b"do as you please"
-
-
-def build_wheel(folder: Path, name: str, version: str, members: dict[str, bytes]) -> Wheel:
-    """Writes a wheel that pip can find and download."""
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    info = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for member, content in members.items():
-            archive.writestr(member, content)
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
-    return Wheel(name, version, hashlib.sha256(path.read_bytes()).hexdigest())
-
-
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    """No package index; what lies in the returned folder can be downloaded all the same."""
-    shelf = tmp_path / "shelf"
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
-    monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "pip"))
-    return shelf
 
 
 @pytest.fixture(scope="session")

@@ -1,156 +1,61 @@
-"""Small files of the official formats of CIFAR, Fashion-MNIST, ImageNet, MNIST-1D; and trials on them."""
+"""Small files of the official formats of Fashion-MNIST and ImageNet; MNIST-1D; and trials on them."""
 
 from __future__ import annotations
 
 import gzip
 import io
-import os
-import pickle
-import tarfile
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from study.language_mini import CheckpointAt
 from study.trials import bfloat16_stays_near, goes_on_bit_for_bit, spec_of, two_processes
+from study.wheels import build_wheel
 
-from adamomentum.study.data import cifar as cifar_module
-from adamomentum.study.data.cifar import ARCHIVES, cifar
+from adamomentum.study.data import signals
 from adamomentum.study.data.fashion import fashion_mnist
-from adamomentum.study.data.imagenet import decode, imagenet
+from adamomentum.study.data.imagenet import _random_box, decode, imagenet
 from adamomentum.study.data.signals import SPLITS, SignalData, mnist1d
 from adamomentum.study.data.wheel import DataError
+from adamomentum.study.parallel import run_in_group
 from adamomentum.study.spec import Budget
-from adamomentum.study.tasks.vision import ImageClassification, Settings
+from adamomentum.study.tasks.base import Batches, Context
+from adamomentum.study.tasks.file_vision import Decoded
+from adamomentum.study.tasks.vision import VGG_SIDES, ImageClassification, Settings
+from adamomentum.study.tasks.vision_models import MODELS
 from adamomentum.study.trial import run_trial
-
-# --- CIFAR ---
-
-
-def write_cifar(folder, name, count=20):
-    """An archive of the official layout, a few images a file; returns its path and what is in it."""
-    archive, rng = ARCHIVES[name], np.random.default_rng(0)
-    written = {}
-    with tarfile.open(folder / archive.file, "w:gz") as tar:
-        for file in (*archive.train, archive.test):
-            x = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
-            y = (np.arange(count) % archive.classes).tolist()
-            written[file] = (x, y)
-            content = pickle.dumps({b"data": x, archive.labels.encode(): y, b"batch_label": b"x"}, protocol=2)
-            info = tarfile.TarInfo(f"{archive.folder}/{file}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return folder / archive.file, written
-
-
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_cifar_from_the_archive_and_from_its_folder(tmp_path, name) -> None:
-    path, written = write_cifar(tmp_path, name)
-    data = cifar(name, path)
-    total = 20 * len(ARCHIVES[name].train)
-    assert len(data.y["train"]) + len(data.y["val"]) == total
-    assert len(data.y["val"]) == total // 10
-    x, y = written[ARCHIVES[name].test]
-    np.testing.assert_array_equal(data.x["test"], x.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    assert data.y["test"].tolist() == y
-    seen = {image.tobytes() for split in ("train", "val") for image in data.x[split]}
-    assert len(seen) == total
-    with tarfile.open(path) as tar:
-        tar.extractall(tmp_path / "out", filter="data")
-    assert cifar(name, tmp_path / "out").fingerprint == data.fingerprint
-    assert cifar(name, tmp_path / "out" / ARCHIVES[name].folder).fingerprint == data.fingerprint
-
-
-class Harmful:
-    def __reduce__(self):
-        return os.system, ("touch /tmp/harm",)
-
-
-def test_a_pickle_that_wants_to_run_something_is_refused(tmp_path) -> None:
-    archive = ARCHIVES["cifar100"]
-    folder = tmp_path / archive.folder
-    folder.mkdir()
-    for file in (*archive.train, archive.test):
-        (folder / file).write_bytes(pickle.dumps({b"data": Harmful()}, protocol=2))
-    with pytest.raises(DataError, match=r"refused: the file asks for .*system"):
-        cifar("cifar100", tmp_path)
-
-
-def test_cifar_says_what_is_wrong(tmp_path, monkeypatch) -> None:
-    (tmp_path / "a.tar.gz").write_bytes(b"no archive")
-    with pytest.raises(DataError, match=r"is not cifar-10-python.tar.gz \(MD5 .*expected c58f"):
-        cifar("cifar10", tmp_path / "a.tar.gz")
-    with pytest.raises(DataError, match="lacks data_batch_1"):
-        cifar("cifar10", tmp_path)
-    monkeypatch.setattr(cifar_module, "cache_dir", lambda: tmp_path / "cache")
-
-    def offline(url, timeout):
-        raise OSError("no network")
-
-    monkeypatch.setattr(cifar_module.urllib.request, "urlopen", offline)
-    with pytest.raises(DataError, match=r"toronto.*no network.*give --data cifar10=/path/to"):
-        cifar("cifar10", None)
-    monkeypatch.setattr(cifar_module.urllib.request, "urlopen", lambda url, timeout: io.BytesIO(b"something else"))
-    with pytest.raises(DataError, match=r"MD5 .*expected c58f"):
-        cifar("cifar10", None)
-    assert not list((tmp_path / "cache").glob("*"))
-
-
-@pytest.fixture(scope="module")
-def tiny_cifar(tmp_path_factory):
-    path, _ = write_cifar(tmp_path_factory.mktemp("cifar"), "cifar10")
-    return ImageClassification().load({"data": "cifar10"}, path)
-
-
-AS_RUN = {"data": "cifar10", "augment": "crop-flip-cutout", "label_smoothing": 0.1}
-
-
-@pytest.mark.parametrize("model", ["vgg16-bn", "resnet34", "densenet121"])
-def test_the_papers_networks_train(tiny_cifar, model) -> None:
-    budget = Budget(steps=2, batch_size=8)
-    spec = spec_of("image-classification", tiny_cifar, {**AS_RUN, "model": model}, lr=1e-4, budget=budget)
-    result = run_trial(spec, tiny_cifar)
-    assert result.status == "ok", result.error
-    assert {"test_accuracy", "test_loss"} <= set(result.final)
-
-
-def test_augmentation_goes_on_bit_for_bit(tiny_cifar, tmp_path) -> None:
-    params = {**AS_RUN, "model": "small-resnet"}
-    spec = spec_of("image-classification", tiny_cifar, params, budget=Budget(steps=20, batch_size=16, evaluations=4))
-    whole = goes_on_bit_for_bit(spec, tiny_cifar, tmp_path, 7)
-    plain = spec_of(
-        "image-classification",
-        tiny_cifar,
-        {**params, "augment": "none"},
-        budget=Budget(steps=20, batch_size=16, evaluations=4),
-    )
-    assert run_trial(plain, tiny_cifar).final["train_loss"] < whole.final["train_loss"]
-
-
-def test_bfloat16(tiny_cifar) -> None:
-    budget = Budget(steps=20, batch_size=16)
-    spec = spec_of("image-classification", tiny_cifar, {"data": "cifar10"}, lr=1e-3, budget=budget)
-    bfloat16_stays_near(spec, tiny_cifar, 0.05)
-
-
-@pytest.mark.distributed
-def test_two_processes_train_together(tiny_cifar) -> None:
-    spec = spec_of("image-classification", tiny_cifar, AS_RUN, budget=Budget(steps=4, batch_size=16))
-    assert two_processes(spec, tiny_cifar).final == two_processes(spec, tiny_cifar).final
-
 
 # --- Fashion-MNIST ---
 
 
-def test_fashion_mnist(tmp_path) -> None:
+def write_fashion(folder, labels=range(10)):
     rng = np.random.default_rng(0)
     for name, n in (("train", 60), ("t10k", 10)):
         images = b"\x00\x00\x08\x03" + b"".join(k.to_bytes(4, "big") for k in (n, 28, 28)) + rng.bytes(n * 784)
-        labels = b"\x00\x00\x08\x01" + n.to_bytes(4, "big") + bytes(k % 10 for k in range(n))
-        (tmp_path / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
-        (tmp_path / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+        y = b"\x00\x00\x08\x01" + n.to_bytes(4, "big") + bytes(labels[k % 10] for k in range(n))
+        (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+        (folder / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(y))
+
+
+def test_fashion_mnist(tmp_path) -> None:
+    write_fashion(tmp_path)
     data = fashion_mnist(tmp_path)
     assert [data.x[split].shape for split in SPLITS] == [(50, 28, 28, 1), (10, 28, 28, 1), (10, 28, 28, 1)]
     assert data.y["test"].tolist() == list(range(10))
+    assert len({image.tobytes() for split in ("train", "val") for image in data.x[split]}) == 60
+    spec = spec_of("image-classification", data, {"data": "fashion-mnist"}, budget=Budget(steps=2, batch_size=10))
+    assert run_trial(spec, data).status == "ok"
+
+
+def test_fashion_mnist_says_what_is_wrong(tmp_path) -> None:
+    write_fashion(tmp_path, range(1, 11))
+    with pytest.raises(DataError, match=r"is not Fashion-MNIST: .*labels up to 10; expected"):
+        fashion_mnist(tmp_path)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\x00\x00\x08\x01" + b"\x00" * 12))
     with pytest.raises(DataError, match="cannot be read as Fashion-MNIST"):
         fashion_mnist(tmp_path)
@@ -167,19 +72,75 @@ def test_mnist1d_is_that_of_its_authors() -> None:
     except DataError as error:
         pytest.skip(str(error))
     assert [data.x[split].shape for split in SPLITS] == [(3600, 40), (400, 40), (1000, 40)]
+    assert data.fingerprint == "d94e34096ea3e290"
     everything = np.concatenate([data.x[split] for split in SPLITS])
     assert everything.mean() == pytest.approx(0, abs=1e-3)
     assert everything.std() == pytest.approx(1, abs=1e-3)
     assert (np.bincount(np.concatenate([data.y[split] for split in SPLITS])) == 500).all()
 
 
-def test_signals_train() -> None:
+MAKER = b"""
+import matplotlib.pyplot as plt
+import numpy as np
+import requests
+
+def get_dataset_args():
+    return 3
+
+def make_dataset(args):
+    np.random.seed(args)
+    x = np.random.normal(size=(510, 40))
+    return {"x": x[:500], "y": np.arange(500) % 10, "x_test": x[500:], "y_test": np.arange(10)}
+"""
+
+
+def test_mnist1d_is_made_by_its_wheel_in_a_process_of_its_own(offline, monkeypatch, tmp_path) -> None:
+    members = {"mnist1d/__init__.py": b"", "mnist1d/data.py": MAKER}
+    monkeypatch.setattr(signals, "WHEEL", build_wheel(offline, "mnist1d", "0.0.2.post1", members))
+    random, modules = np.random.get_state()[1].copy(), set(sys.modules)  # noqa: NPY002
+    data = mnist1d(tmp_path / "cache")
+    assert (np.random.get_state()[1] == random).all()  # noqa: NPY002
+    assert not {m for m in set(sys.modules) - modules if m.startswith("mnist1d")}
+    x = np.random.RandomState(3).normal(size=(510, 40))
+    np.testing.assert_allclose(np.concatenate([data.x[s] for s in SPLITS]), x, atol=6e-5)
+    assert {s: len(data.y[s]) for s in SPLITS} == {"train": 100, "val": 400, "test": 10}
+    assert len(list((tmp_path / "cache").glob("*.LICENCE.txt"))) == 1
+    next(offline.iterdir()).unlink()
+    assert mnist1d(tmp_path / "cache").fingerprint == data.fingerprint
+    with pytest.raises(DataError, match="MNIST-1D is not in the cache and could not download mnist1d==0"):
+        mnist1d(tmp_path / "elsewhere")
+
+
+def test_a_maker_that_fails_is_told(offline, monkeypatch, tmp_path) -> None:
+    members = {"mnist1d/__init__.py": b"", "mnist1d/data.py": b"raise RuntimeError('out of signals')"}
+    monkeypatch.setattr(signals, "WHEEL", build_wheel(offline, "mnist1d", "0.0.2.post1", members))
+    with pytest.raises(DataError, match="MNIST-1D could not be made: RuntimeError: out of signals"):
+        mnist1d(tmp_path / "cache")
+
+
+@pytest.mark.distributed
+def test_two_processes_on_signals_do_what_one_does() -> None:
+    # Without batch norm the mean of two halves is the whole.
+    data = waves()
+    params = {"data": "mnist1d", "model": "cnn1d"}
+    budget = Budget(steps=20, batch_size=16, evaluations=4)
+    spec = spec_of("image-classification", data, params, "sgdm", 0.05, budget=budget)
+    alone, both = run_trial(spec, data), two_processes(spec, data)
+    assert both.curve["train_loss"] == pytest.approx(alone.curve["train_loss"], rel=1e-4)
+    assert both.final["test_loss"] == pytest.approx(alone.final["test_loss"], rel=1e-4)
+    assert alone.curve["train_loss"][-1] < 0.9 * alone.curve["train_loss"][0]
+
+
+def waves() -> SignalData:
     rng = np.random.default_rng(0)
     y = {split: rng.integers(0, 2, n) for split, n in zip(SPLITS, (64, 32, 32), strict=True)}
     waves = np.stack([np.sin(np.linspace(0, 6, 40)), np.cos(np.linspace(0, 12, 40))])
     x = {s: (waves[v] + 0.3 * rng.normal(size=(len(v), 40))).astype(np.float32) for s, v in y.items()}
-    data = SignalData("waves", x, y, ("a", "b"))
-    params = {"data": "mnist1d", "model": "cnn1d"}
+    return SignalData("waves", x, y, ("a", "b"))
+
+
+def test_signals_train() -> None:
+    data, params = waves(), {"data": "mnist1d", "model": "cnn1d"}
     result = run_trial(spec_of("image-classification", data, params, budget=Budget(steps=60, batch_size=16)), data)
     assert result.final["test_accuracy"] > 0.95
 
@@ -216,6 +177,18 @@ def test_imagenet_says_what_is_wrong(tmp_path, tiny_imagenet) -> None:
         imagenet(None)
     with pytest.raises(DataError, match="is not a folder"):
         imagenet(tmp_path)
+    for name in ("train/n01", "train/n02", "val/n01"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(DataError, match=r"train holds no images \(\.jpeg"):
+        imagenet(tmp_path)
+    image = next((tiny_imagenet / "train" / "n01").iterdir())
+    shutil.copy(image, tmp_path / "train" / "n01")
+    with pytest.raises(DataError, match="val lacks the class n02"):
+        imagenet(tmp_path)
+    (tmp_path / "val" / "n02").mkdir()
+    shutil.copy(image, tmp_path / "val" / "n02")
+    with pytest.raises(DataError, match="holds 1 images, too few to hold out a tenth"):
+        imagenet(tmp_path)
     (tmp_path / "x.JPEG").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"x\.JPEG cannot be read"):
         decode(tmp_path / "x.JPEG", None)
@@ -234,6 +207,45 @@ def test_crops_have_one_size_and_the_middle_is_the_middle(tmp_path) -> None:
     assert len({crop.tobytes() for crop in crops}) > 15
 
 
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_images_of_all_modes_have_three_channels(tmp_path, mode) -> None:
+    # ImageNet has grey ones and ones in CMYK among its JPEGs.
+    grey = Image.new("L", (240, 300), 90)
+    grey.convert("RGB").convert(mode).save(tmp_path / "a.JPEG")
+    for rng in (None, np.random.default_rng(0)):
+        image = decode(tmp_path / "a.JPEG", rng)
+        assert image.shape == (224, 224, 3)
+        assert abs(image.astype(int) - 90).max() <= 3
+
+
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (8, 400), (1, 1)])
+def test_random_crops_lie_within_the_image_and_have_the_sizes_asked_for(width, height) -> None:
+    rng = np.random.default_rng(0)
+    boxes = np.array([_random_box(width, height, rng) for _ in range(300)])
+    w, h = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2] <= width).all()
+    assert (boxes[:, 3] <= height).all()
+    assert (np.minimum(w, h) >= 1).all()
+    if width == 500:
+        area, ratio = w * h / (width * height), w / h
+        assert 0.079 < area.min() < 0.12
+        assert 0.9 < area.max() <= 1
+        assert 0.74 < ratio.min() < 0.8
+        assert 1.25 < ratio.max() < 1.35
+        mirrored = [pixels_of_a_gradient(k) for k in range(40)]
+        assert 8 < sum(mirrored) < 32
+
+
+def pixels_of_a_gradient(seed: int) -> bool:
+    """Says whether an image that brightens to the right was mirrored."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.tile(np.arange(250, dtype=np.uint8), (250, 1))).save(buffer, "PNG")
+    buffer.seek(0)
+    row = decode(buffer, np.random.default_rng(seed))[0, :, 0]  # type: ignore[arg-type]
+    return bool(row[0] > row[-1])
+
+
 def test_imagenet_goes_on_in_the_middle_of_an_epoch_bit_for_bit(tiny_imagenet, tmp_path) -> None:
     params = {"data": "imagenet", "model": "small-resnet", "augment": "rrc-flip"}
     data = ImageClassification().load(params, tiny_imagenet)
@@ -249,13 +261,51 @@ def test_imagenets_network_trains(tiny_imagenet) -> None:
     assert 0 <= result.final["test_accuracy"] <= 1
 
 
-@pytest.mark.distributed
-def test_two_processes_decode_their_shares(tiny_imagenet) -> None:
+def test_imagenet_in_bfloat16(tiny_imagenet) -> None:
     params = {"data": "imagenet", "model": "small-resnet", "augment": "rrc-flip"}
     data = ImageClassification().load(params, tiny_imagenet)
-    spec = spec_of("image-classification", data, params, budget=Budget(steps=3, batch_size=6))
-    first = two_processes(spec, data)
-    assert first.final == two_processes(spec, data).final
+    bfloat16_stays_near(spec_of("image-classification", data, params, lr=1e-4), data, 0.05)
+
+
+@pytest.mark.distributed
+def test_two_processes_decode_their_shares_and_go_on(tiny_imagenet, tmp_path) -> None:
+    params = {"data": "imagenet", "model": "small-resnet", "augment": "rrc-flip"}
+    data = ImageClassification().load(params, tiny_imagenet)
+    spec = spec_of("image-classification", data, params, budget=Budget(steps=5, batch_size=6), processes=2)
+    run = partial(run_trial, data=data, checkpoints=CheckpointAt(tmp_path, 2))
+    whole = run_in_group(spec, run)
+    assert whole.status != "error", whole.error
+    assert run_in_group(spec, run).final == whole.final
+    assert {path.name for path in tmp_path.glob("rank*")} == {"rank 0 from step 2", "rank 1 from step 2"}
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_together_the_processes_decode_the_batch_that_one_would(tiny_imagenet, world) -> None:
+    data = imagenet(tiny_imagenet)
+
+    def batches(rank: int, world: int):
+        context = Context(
+            data=data,
+            params={},
+            budget=Budget(steps=5, batch_size=6),
+            device=torch.device("cpu"),
+            seed=lambda role: 7,
+            build_optimizer=lambda params: torch.optim.SGD(params),
+            rank=rank,
+            world=world,
+        )
+        with ThreadPoolExecutor(2) as pool:
+            order = Batches(len(data.files["train"]), 6, context.generator("order"))
+            decoded = Decoded(data, order, context, True, pool)
+            return [decoded.next() for _ in range(5)]
+
+    alone = batches(0, 1)
+    shares = [batches(rank, world) for rank in range(world)]
+    for step, (images, labels) in enumerate(alone):
+        for rank, share in enumerate(shares):
+            assert torch.equal(share[step][0], images[rank::world])
+            assert torch.equal(share[step][1], labels[rank::world])
+    assert not torch.equal(alone[0][0], alone[1][0])
 
 
 def test_settings_are_checked() -> None:
@@ -265,6 +315,29 @@ def test_settings_are_checked() -> None:
         ({"model": "vit"}, "unknown model 'vit'"),
         ({"augment": "rrc-flip"}, "unknown augment 'rrc-flip'.*allowed: none, crop-flip"),
         ({"data": "imagenet", "augment": "crop-flip"}, "allowed: none, rrc-flip"),
+        ({"data": "mnist1d"}, "unknown model 'small-resnet' of data 'mnist1d'; allowed: cnn1d"),
+        ({"model": "cnn1d"}, "unknown model 'cnn1d' of data 'mnist5k'; allowed: small-resnet, vgg16-bn"),
+        (
+            {"data": "mnist1d", "model": "cnn1d", "augment": "crop-flip"},
+            "'crop-flip' of data 'mnist1d'",
+        ),
+        ({"label_smoothing": 1.0}, "label_smoothing must be a number of at least 0 and below 1, got 1.0"),
+        ({"label_smoothing": "some"}, "label_smoothing must be a number .* got 'some'"),
     ):
         with pytest.raises(ValueError, match=message):
             Settings.of(params)
+
+
+def test_vgg_wants_images_of_32_pixels(tmp_path, tiny_npz, tiny_imagenet) -> None:
+    # With fewer nothing is left after five poolings, with more the last layer does not fit.
+    task = ImageClassification()
+    with pytest.raises(ValueError, match="'vgg16-bn' needs images with sides of 32 to 63 pixels, tiny has 8 x 8; take"):
+        task.load({"data": "folder", "model": "vgg16-bn"}, tiny_npz)
+    with pytest.raises(ValueError, match="ImageNet has 224 x 224"):
+        task.load({"data": "imagenet", "model": "vgg16-bn"}, tiny_imagenet)
+    net = MODELS["vgg16-bn"](1, 2).eval()
+    for side in VGG_SIDES:
+        assert net(torch.zeros(1, 1, side, side)).shape == (1, 2)
+    for side in (VGG_SIDES[0] - 1, VGG_SIDES[1] + 1):
+        with pytest.raises(RuntimeError):
+            net(torch.zeros(1, 1, side, side))

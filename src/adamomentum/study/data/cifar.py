@@ -1,8 +1,10 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from the official archives, the user's copy or a download."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from the official archives or the Hub's files, given or downloaded."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import http.client
 import io
 import pickle
 import tarfile
@@ -14,11 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from adamomentum.study.data import cifar_parquet
 from adamomentum.study.data.cache import cache_dir
 from adamomentum.study.data.images import ImageData
 from adamomentum.study.data.wheel import DataError
+from adamomentum.study.files import write_atomic
 
 VALIDATION = 5000
+
+Part = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -77,59 +83,69 @@ ARCHIVES = {
 
 
 def cifar(name: str, source: Path | None) -> ImageData:
-    """Returns ``cifar10`` or ``cifar100``: 45,000 / 5,000 / 10,000 images, the middle part held out of training.
+    """Returns ``cifar10`` or ``cifar100``: 45,000 / 5,000 / 10,000 images; a fixed tenth is held out of training.
 
     Args:
         name: which.
-        source: the official archive, or the folder that it holds; None: the cache, or a download.
+        source: the official archive, the folder that it holds (taken as it is), or a folder with the parquet files of
+            the Hub; None: the archive in the cache, or a download.
 
     Raises:
         DataError: if it cannot be had, or is not what it should be.
     """
-    archive = ARCHIVES[name]
-    path = source if source is not None else _downloaded(archive)
-    if path.is_dir():
-        inner = path / archive.folder
-        files = _from_folder(inner if inner.is_dir() else path, archive)
-    else:
-        files = _from_archive(path, archive, check=source is None)
-    x_train, y_train = (
-        np.concatenate(parts) for parts in zip(*(_parse(files[f], f, archive) for f in archive.train), strict=True)
-    )
-    x_test, y_test = _parse(files[archive.test], archive.test, archive)
+    (x_train, y_train), (x_test, y_test) = _parts(name, source)
     order = np.random.default_rng(0).permutation(len(y_train))
     held_out = min(VALIDATION, len(order) // 10)
     rows = {"train": np.sort(order[held_out:]), "val": np.sort(order[:held_out])}
+    if not held_out:
+        raise DataError(f"{source}: {len(order)} training images are too few to hold out a tenth")
     return ImageData(
         name={"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[name],
         x={**{split: x_train[part] for split, part in rows.items()}, "test": x_test},
         y={**{split: y_train[part] for split, part in rows.items()}, "test": y_test},
-        classes=tuple(str(k) for k in range(archive.classes)),
+        classes=tuple(str(k) for k in range(ARCHIVES[name].classes)),
     )
 
 
-def _downloaded(archive: Archive) -> Path:
-    """Returns the archive in the cache, downloaded from the first address that serves the right file."""
+def _parts(name: str, source: Path | None) -> tuple[Part, Part]:
+    """Returns images and labels for training and for the test."""
+    archive = ARCHIVES[name]
+    if source is not None and source.is_dir():
+        parquet = cifar_parquet.find(source)
+        if parquet:
+            read = {split: _checked(part, split, archive) for split, part in cifar_parquet.read(parquet, name).items()}
+            return read["train"], read["test"]
+        inner = source / archive.folder
+        files = _from_folder(inner if inner.is_dir() else source, archive)
+    else:
+        files = _from_archive(source, archive) if source is not None else _unpacked(_downloaded(archive, name), archive)
+    parts = [_parse(files[file], file, archive) for file in archive.train]
+    x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return (x, y), _parse(files[archive.test], archive.test, archive)
+
+
+def _downloaded(archive: Archive, name: str) -> bytes:
+    """Returns the archive out of the cache, or from the first address that serves the right file, and keeps it."""
     path = cache_dir() / archive.file
     if path.is_file():
-        return path
+        content = path.read_bytes()
+        if hashlib.md5(content).hexdigest() == archive.md5:
+            return content
     reasons = []
-    path.parent.mkdir(parents=True, exist_ok=True)
     for url in archive.urls:
         try:
             with urllib.request.urlopen(url, timeout=60) as response:
-                content = response.read()
-        except OSError as error:
+                content = bytes(response.read())
+        except (OSError, http.client.HTTPException) as error:
             reasons.append(f"{url}: {error}")
             continue
         digest = hashlib.md5(content).hexdigest()
-        if digest == archive.md5:
-            from adamomentum.study.files import write_atomic
-
+        if digest != archive.md5:
+            reasons.append(f"{url}: MD5 {digest}, expected {archive.md5}")
+            continue
+        with contextlib.suppress(OSError):  # A read-only home costs a download the next time, nothing else.
             write_atomic(path, content)
-            return path
-        reasons.append(f"{url}: MD5 {digest}, expected {archive.md5}")
-    name = next(key for key, value in ARCHIVES.items() if value is archive)
+        return content
     raise DataError(
         f"{archive.file} is not in {path.parent} and cannot be downloaded ({'; '.join(reasons)}); "
         f"get it by other means and give --data {name}=/path/to/{archive.file}"
@@ -145,22 +161,22 @@ def _from_folder(path: Path, archive: Archive) -> dict[str, bytes]:
     return files
 
 
-def _from_archive(path: Path, archive: Archive, check: bool) -> dict[str, bytes]:
+def _from_archive(path: Path, archive: Archive) -> dict[str, bytes]:
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give {archive.file}, or a folder with what it holds")
     content = path.read_bytes()
     digest = hashlib.md5(content).hexdigest()
-    if check and digest != archive.md5:
-        raise DataError(f"{path} has MD5 {digest}, expected {archive.md5}; remove it")
-    try:
-        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-            files = {}
-            for name in (*archive.train, archive.test):
-                member = tar.extractfile(f"{archive.folder}/{name}")
-                if member is None:
-                    raise KeyError(name)
-                files[name] = member.read()
-            return files
-    except (tarfile.TarError, KeyError, EOFError, OSError) as error:
-        raise DataError(f"{path} is not {archive.file} (MD5 {digest}, expected {archive.md5}): {error}") from None
+    if digest != archive.md5:
+        raise DataError(
+            f"{path} has MD5 {digest}, {archive.file} has {archive.md5}; download it again, or give an unpacked folder"
+        )
+    return _unpacked(content, archive)
+
+
+def _unpacked(content: bytes, archive: Archive) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        members = {name: tar.extractfile(f"{archive.folder}/{name}") for name in (*archive.train, archive.test)}
+        return {name: member.read() for name, member in members.items() if member is not None}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -182,18 +198,26 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _parse(content: bytes, name: str, archive: Archive) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def _parse(content: bytes, name: str, archive: Archive) -> Part:
     try:
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
         x, y = batch[b"data"], np.array(batch[archive.labels.encode()], dtype=np.int64)
-        images = np.ascontiguousarray(x.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)).astype(np.uint8)
+        if x.dtype != np.uint8:
+            raise ValueError(f"values are {x.dtype}, not uint8")
+        images = np.ascontiguousarray(x.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     except DataError:
         raise
     except Exception as error:
         # Unpickling raises many types.
         raise DataError(f"{name} of {archive.file} cannot be read: {error}") from None
+    return _checked((images, y), name, archive)
+
+
+def _checked(part: Part, name: str, archive: Archive) -> Part:
+    images, y = part
     if len(images) != len(y) or not ((y >= 0) & (y < archive.classes)).all():
         raise DataError(
-            f"{name} of {archive.file}: {len(images)} images, {len(y)} labels below {archive.classes} expected"
+            f"{name} of {archive.file}: {len(images)} images and {len(y)} labels from {y.min()} to {y.max()}; "
+            f"expected as many labels as images, from 0 to {archive.classes - 1}"
         )
-    return images, y
+    return part

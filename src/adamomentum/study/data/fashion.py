@@ -35,6 +35,12 @@ def fashion_mnist(source: Path | None) -> ImageData:
     x_test, y_test = _read(folder / "t10k-images-idx3-ubyte.gz", 3), _read(folder / "t10k-labels-idx1-ubyte.gz", 1)
     if len(x) != len(y) or len(x_test) != len(y_test):
         raise DataError(f"{folder}: {len(x)} and {len(x_test)} images, {len(y)} and {len(y_test)} labels")
+    highest = max(y.max(initial=0), y_test.max(initial=0))
+    if len(y) < 6 or not len(y_test) or highest >= len(CLASSES):
+        raise DataError(
+            f"{folder} is not Fashion-MNIST: {len(y)} and {len(y_test)} images, labels up to {highest}; expected "
+            f"60000 and 10000, labels up to {len(CLASSES) - 1}"
+        )
     order = np.random.default_rng(0).permutation(len(y))
     rows = {"val": np.sort(order[: len(y) // 6]), "train": np.sort(order[len(y) // 6 :])}
     return ImageData(
@@ -52,6 +58,6 @@ def _read(path: Path, dimensions: int) -> npt.NDArray[Any]:
         header = np.frombuffer(content, ">i4", 1 + dimensions)
         if header[0] != 0x0800 + dimensions:
             raise ValueError(f"it begins with {header[0]:#x}")
-        return np.frombuffer(content, np.uint8, offset=4 * (1 + dimensions)).reshape(header[1:])
+        return np.frombuffer(content, np.uint8, offset=4 * (1 + dimensions)).reshape(header[1:]).copy()
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read as Fashion-MNIST ({error})") from None

@@ -26,15 +26,15 @@ SPLITS = ("train", "val", "test")
 VAL = 400
 VERSION = 1
 
-# Runs in a process of its own, which the package may seed and whose path it may use; of requests, which it imports to
-# download a ready-made file, nothing is used.
+# Runs in a process of its own, which the package may seed and whose path it may use. What it imports to download a
+# ready-made file and to plot is not used here and need not be there.
 _MAKE = """
 import sys, types
 import numpy as np
 sys.path.insert(0, sys.argv[1])
-sys.modules["requests"] = types.ModuleType("requests")
-import matplotlib
-matplotlib.use("Agg")
+for name in ("requests", "matplotlib", "matplotlib.pyplot"):
+    sys.modules[name] = types.ModuleType(name)
+sys.modules["matplotlib"].pyplot = sys.modules["matplotlib.pyplot"]
 from mnist1d.data import get_dataset_args, make_dataset
 made = make_dataset(get_dataset_args())
 np.savez(sys.argv[2], x=made["x"], y=made["y"], x_test=made["x_test"], y_test=made["y_test"])

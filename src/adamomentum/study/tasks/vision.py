@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adamomentum.study.data.imagenet import FileImages
+from adamomentum.study.data.imagenet import SIDE, FileImages
 from adamomentum.study.data.images import ImageData, load, mnist5k
 from adamomentum.study.data.signals import SignalData, mnist1d
 from adamomentum.study.data.wheel import DataError
@@ -26,6 +26,7 @@ from adamomentum.study.tasks.vision_models import MODELS
 EVAL_BATCH = 500
 DATA = ("mnist5k", "mnist5k-full", "mnist1d", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder")
 FILE_AUGMENT = "rrc-flip"
+VGG_SIDES = (32, 63)  # five halvings leave one pixel
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,20 @@ class Settings:
                 f"unknown params of image classification: {', '.join(sorted(unknown))}; there are: {', '.join(known)}"
             )
         made = cls(**params)  # type: ignore[arg-type]
+        signals = made.data == "mnist1d"
+        networks = ("cnn1d",) if signals else tuple(name for name in MODELS if name != "cnn1d")
+        changes = ("none",) if signals else ("none", FILE_AUGMENT) if made.data == "imagenet" else tuple(AUGMENTATIONS)
         for name, value, allowed in (
             ("data", made.data, DATA),
-            ("model", made.model, MODELS),
-            ("augment", made.augment, ("none", FILE_AUGMENT) if made.data == "imagenet" else AUGMENTATIONS),
+            ("model", made.model, networks),
+            ("augment", made.augment, changes),
         ):
             if value not in allowed:
-                raise ValueError(f"unknown {name} {value!r} of image classification; allowed: {', '.join(allowed)}")
+                of = "image classification" if name == "data" else f"data {made.data!r}"
+                raise ValueError(f"unknown {name} {value!r} of {of}; allowed: {', '.join(allowed)}")
+        share = made.label_smoothing
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise ValueError(f"label_smoothing must be a number of at least 0 and below 1, got {share!r}")
         return made
 
 
@@ -172,9 +180,17 @@ class ImageClassification:
 
         Raises:
             DataError: if it cannot be had.
-            ValueError: if a parameter is wrong.
+            ValueError: if a parameter is wrong, or the network is not made for images of this size.
         """
-        return _image_data(Settings.of(params).data, source)
+        settings = Settings.of(params)
+        data = _image_data(settings.data, source)
+        side = data.x["train"].shape[1:3] if isinstance(data, ImageData) else (SIDE, SIDE)
+        if settings.model == "vgg16-bn" and not all(VGG_SIDES[0] <= s <= VGG_SIDES[1] for s in side):
+            raise ValueError(
+                f"model 'vgg16-bn' needs images with sides of {VGG_SIDES[0]} to {VGG_SIDES[1]} pixels, "
+                f"{data.name} has {side[0]} x {side[1]}; take resnet34 or densenet121"
+            )
+        return data
 
     def baselines(self, data: ImageData | SignalData | FileImages) -> dict[str, dict[str, float]]:
         """Returns what always naming the most frequent class reaches."""

@@ -1,0 +1,72 @@
+"""CIFAR from the parquet files of the Hugging Face Hub (``uoft-cs/cifar10`` and ``uoft-cs/cifar100``)."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from adamomentum.study.data.wheel import DataError
+
+SPLITS = ("train", "test")
+LABELS = {"cifar10": "label", "cifar100": "fine_label"}
+
+Part = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+
+
+def find(folder: Path) -> dict[str, list[Path]]:
+    """Returns the parquet files of each split below ``folder``, in order; no split has any if one lacks them.
+
+    A file belongs to the split after which it or its folder is named: ``train-00000-of-00001.parquet`` as the Hub has
+    them, ``train/0000.parquet`` as its conversion does.
+    """
+    files = sorted(folder.rglob("*.parquet"))
+    found = {s: [f for f in files if f.name.startswith(f"{s}-") or f.parent.name == s] for s in SPLITS}
+    return found if all(found.values()) else {}
+
+
+def read(files: dict[str, list[Path]], name: str) -> dict[str, Part]:
+    """Returns images, uint8 [n, 32, 32, 3], and labels, int64 [n], of ``train`` and ``test``.
+
+    Args:
+        files: what ``find`` returned.
+        name: ``cifar10`` or ``cifar100``.
+
+    Raises:
+        DataError: if a file is not what the Hub has, or pyarrow is not installed.
+    """
+    return {split: _read(paths, LABELS[name]) for split, paths in files.items()}
+
+
+def _read(paths: list[Path], labels: str) -> Part:
+    try:
+        from pyarrow.parquet import read_table
+    except ImportError:
+        raise DataError('parquet files need pyarrow: pip install "adamomentum[study]"') from None
+    images: list[npt.NDArray[np.uint8]] = []
+    y: list[int] = []
+    for path in paths:
+        try:
+            table = read_table(path, columns=["img", labels])
+            images += [_pixels(row["bytes"]) for row in table["img"].to_pylist()]
+            y += table[labels].to_pylist()
+        except Exception as error:
+            # Arrow and Pillow raise many types for broken files.
+            reason = str(error).partition("\n")[0]
+            raise DataError(
+                f"{path} cannot be read as CIFAR ({reason}); expected columns img and {labels}, images of 32 x 32"
+            ) from None
+    if not y:
+        raise DataError(f"{', '.join(map(str, paths))}: no images")
+    return np.stack(images), np.array(y, dtype=np.int64)
+
+
+def _pixels(encoded: bytes) -> npt.NDArray[np.uint8]:
+    with Image.open(io.BytesIO(encoded)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    if pixels.shape != (32, 32, 3):
+        raise ValueError(f"an image of shape {pixels.shape}")
+    return pixels
