@@ -171,6 +171,7 @@ def test_failed_runs_are_missing_and_pairs_stay_pairs(tmp_path) -> None:
     mine, other = (final(results, "digits", n, "train_loss") for n in ("adamomentum", "adamw"))
     assert found == pytest.approx((mine - [v for k, v in enumerate(other) if k != 2]).mean())
     assert list(made.steps["digits", "adamomentum"].index) == [0, 1, 3, 4, 5, 6, 7]
+    assert (made.across.tasks, made.across.partial) == (["digits"], ["digits"])
     assert "digits: AdaMomentum" in Judge(results, made).claims()[0].missing
 
 
@@ -203,6 +204,15 @@ def test_target_is_the_best_baselines_and_half_of_its_runs_reach_it(tmp_path) ->
     assert comparison(made.speed, "adamw").outcome == "better"
 
 
+def test_one_failed_run_moves_neither_target_nor_scores_away(tmp_path) -> None:
+    whole = study_tables.build(gather(run(tmp_path / "whole", study("digits"), Fake())))
+    assert (whole.targets["digits"].baseline, whole.targets["digits"].complete) == ("sgdm", True)
+    _, made = gathered(tmp_path, Fake(status=status("final", "sgdm", {7}, "error")))
+    assert (made.targets["digits"].baseline, made.targets["digits"].complete) == ("sgdm", False)
+    assert made.across.partial == ["digits"]
+    assert len(made.across.scores["sgdm"]["digits"]) == 7
+
+
 def test_a_part_is_corrected_like_the_whole_and_says_what_is_missing(tmp_path) -> None:
     def only_two(t):
         return None if t.role == "final" and t.optimizer in ("sgdm", "adabelief") else "ok"
@@ -223,6 +233,7 @@ def test_what_nothing_could_train_is_worst_without_a_test(tmp_path) -> None:
     )
     c = comparison(made.comparisons, "sgdm")
     assert (c.outcome, c.untrained, c.corrected) == ("better", True, True)
+    assert comparison(made.speed, "sgdm").outcome == "better"
     assert made.across.ranks["sgdm"] == 4
     assert made.across.scores["sgdm"]["digits"] == [0.0] * 8
     assert made.row("digits", "sgdm").setting == {}
@@ -239,6 +250,7 @@ def test_a_reference_that_nothing_could_train_is_worst_too(tmp_path) -> None:
     judge = Judge(results, made)
     assert "contradicted here" in judge.claims()[1].verdict
     assert judge.place("digits") == (4, 4)
+    assert {c.outcome for c in made.speed} == {"worse"}
 
 
 def test_controls_are_compared_with_both_that_they_are_made_of(tmp_path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from adamomentum.study import stats
-from adamomentum.study.report.runs import column_of, family_of, untrained, values
+from adamomentum.study.report.runs import column_of, family_of, most, untrained, values
 from adamomentum.study.results import StudyResults
 from adamomentum.study.stats import Interval
 from adamomentum.study.tasks import Metric
@@ -23,7 +23,8 @@ class Across:
     """What the tasks say together.
 
     Attributes:
-        tasks: those on which the reference and every baseline have all their final runs.
+        tasks: those on which the reference and every baseline have most of their final runs.
+        partial: those of them on which some are missing.
         anchor: the optimizer whose mean scores 1 on every task.
         scores: per optimizer and task the score of each final run: how many times less cost than the anchor's mean;
             0 for a divergence. Controls are included where they are complete.
@@ -35,6 +36,7 @@ class Across:
     """
 
     tasks: list[str] = field(default_factory=list)
+    partial: list[str] = field(default_factory=list)
     anchor: str = ""
     scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     iqm: dict[str, Interval] = field(default_factory=dict)
@@ -51,13 +53,13 @@ def as_cost(value: float, metric: Metric) -> float:
 
 
 def _costs(results: StudyResults, task: str, name: str) -> list[float] | None:
-    """The cost of each final run; None if some are missing."""
+    """The cost of each final run; None if half of them or more are missing."""
     seeds = results.study.final.seeds
     if untrained(results, task, name):
         return [math.inf] * seeds
     metric = family_of(results, task).primary
     found = [as_cost(v, metric) for v in values(results, "final", task, name, column_of(metric))]
-    return found if len(found) >= max(seeds, 1) else None
+    return found if most(len(found), seeds) else None
 
 
 def _mean(costs: Sequence[float]) -> float:
@@ -65,7 +67,7 @@ def _mean(costs: Sequence[float]) -> float:
 
 
 def across(results: StudyResults) -> Across:
-    """Returns what the complete tasks say together; empty if there is none."""
+    """Returns what the tasks say together that are run for the most part; empty if there is none."""
     study, made = results.study, Across()
     names = [study.reference, *study.baselines]
     made.anchor = "adamw" if "adamw" in names else names[-1]
@@ -75,6 +77,8 @@ def across(results: StudyResults) -> Across:
         if not anchored or any(costs[task.name, n] is None for n in names):
             continue
         made.tasks.append(task.name)
+        if any(len(costs[task.name, n] or ()) < study.final.seeds for n in names):
+            made.partial.append(task.name)
         for n in study.optimizers:
             mine = costs[task.name, n]
             if mine is not None:

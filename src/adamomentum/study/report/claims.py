@@ -191,7 +191,7 @@ class Judge:
         if mine is None or place is None:
             return "Steps to"
         if math.isinf(mine):
-            return f"Half of the runs of {self.reference} or more miss"
+            return f"At least half of the runs of {self.reference} miss"
         return f"Place {place[0]} of {place[1]} by median steps to"
 
     def generalization(self) -> Claim:
@@ -271,6 +271,6 @@ def _size(c: Comparison) -> str:
     d = c.paired.difference
     if not math.isfinite(d.low):
         return ""
-    unit = f" {c.metric.unit} points" if c.metric.unit == "%" else ""
+    unit = " points" if c.metric.unit == "%" else ""
     text = f", difference in {c.metric.label} {difference_text(d.mean, c.metric)}{unit}"
     return f"{text} ({difference_text(d.low, c.metric)} to {difference_text(d.high, c.metric)})"

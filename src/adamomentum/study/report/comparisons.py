@@ -127,6 +127,20 @@ def _judged(
     return made
 
 
+def _decided(results: StudyResults, task: str, metric: Metric) -> dict[str, Comparison]:
+    """The comparisons in which no setting that was tried trains one of the two."""
+    study, found = results.study, {}
+    lost = {name: untrained(results, task, name) for name in study.optimizers}
+    for name in study.optimizers:
+        # The one that trains must have runs: what has not been run is not better.
+        winner = study.reference if lost[name] else name
+        if lost[name] == lost[study.reference] or runs(results, "final", task, winner).empty:
+            continue
+        text, control = "better" if lost[name] else "worse", name not in study.baselines
+        found[name] = Comparison(task, metric, study.reference, name, control, NOTHING, None, None, text, True, True)
+    return found
+
+
 def compare(results: StudyResults, role: str, task: str, metric: Metric) -> list[Comparison]:
     """Returns the reference against every other optimizer, in the study's order, as far as run.
 
@@ -138,21 +152,13 @@ def compare(results: StudyResults, role: str, task: str, metric: Metric) -> list
     """
     study, column = results.study, column_of(metric)
     mine = values(results, role, task, study.reference, column)
+    decided = _decided(results, task, metric) if role == "final" else {}
     found: dict[str, _Pairs] = {}
-    decided: dict[str, Comparison] = {}
     for name in study.optimizers:
-        if name == study.reference:
-            continue
-        lost = role == "final" and untrained(results, task, name)
-        i_lost = role == "final" and untrained(results, task, study.reference)
-        theirs = values(results, role, task, name, column)
-        if (lost and len(mine)) or (i_lost and len(theirs)):
-            text, control = "better" if lost else "worse", name not in study.baselines
-            decided[name] = Comparison(
-                task, metric, study.reference, name, control, NOTHING, None, None, text, True, True
-            )
-        elif (pairs := _pairs(mine, theirs, metric.better)) is not None:
-            found[name] = pairs
+        if name != study.reference and name not in decided:
+            pairs = _pairs(mine, values(results, role, task, name, column), metric.better)
+            if pairs is not None:
+                found[name] = pairs
     decided |= {c.other: c for c in _judged(results, task, metric, found, False)}
     return [decided[name] for name in study.optimizers if name in decided]
 
@@ -163,15 +169,17 @@ def compare_speed(results: StudyResults, task: str, steps: Mapping[str, pd.Serie
     Args:
         results: what was run.
         task: name of the task.
-        steps: of each optimizer's final runs by replicate, infinite where the target is missed.
+        steps: of each optimizer's final runs by replicate, infinite where the target is missed; empty without a target.
     """
     study, found = results.study, {}
+    decided = _decided(results, task, STEPS) if steps else {}
     for name in study.baselines:
         if study.reference in steps and name in steps:
             pairs = _pairs(steps[study.reference], steps[name], "lower")
             if pairs is not None:
                 found[name] = pairs
-    return _judged(results, task, STEPS, found, True)
+    decided |= {c.other: c for c in _judged(results, task, STEPS, found, True)}
+    return [decided[name] for name in study.baselines if name in decided]
 
 
 def compare_controls(results: StudyResults, task: str) -> list[Comparison]:

@@ -30,7 +30,7 @@ COLOURS = {
     "adabound": "#8C6D31",
     "adabelief": "#7A6FC4",
     "eadam": "#7F7F7F",
-    "adamomentum-fbc": "#A50F15",
+    "adamomentum-fbc": "#D1495B",
 }
 MARKERS = {
     "adamomentum": "o",

@@ -20,7 +20,7 @@ from adamomentum.study.report.runs import column_of, family_of, final_curves, se
 from adamomentum.study.report.study_tables import StudyTables
 from adamomentum.study.results import StudyResults
 
-SPARE = (("#4D4D4D", "*"), ("#A6761D", "p"), ("#1B9E77", "d"), ("#66A61E", "H"))
+SPARE = (("#17BECF", "*"), ("#E7298A", "p"), ("#9C9D22", "d"), ("#6A3D9A", "H"))
 LABEL = 19
 """Letters of an optimizer's name in one line."""
 
@@ -101,27 +101,27 @@ class Panels:
         found = [c for c in self.made.comparisons if c.task == task and math.isfinite(c.paired.difference.mean)]
         if not found:
             return False
-        ends = [max(abs(v) for v in (d.mean, d.low, d.high) if math.isfinite(v))
-                for d in (c.paired.difference for c in found)]  # fmt: skip
-        limit = metric.scale * min(max(ends), FAR * float(np.median(ends))) * 1.08 or 1.0
-        for y, c in enumerate(found):
-            d = c.paired.difference
-            mean, low, high = (metric.scale * v for v in (d.mean, d.low, d.high))
+        lines = [[metric.scale * v for v in (d.mean, d.low, d.high)] for d in (c.paired.difference for c in found)]
+        limit = FAR * float(np.median([max(abs(v) for v in line if math.isfinite(v)) for line in lines])) or 1.0
+        ends = [float(np.clip(v, -limit, limit)) for line in lines for v in line if math.isfinite(v)]
+        left, right = min(0.0, *ends), max(0.0, *ends)
+        for y, (c, (mean, low, high)) in enumerate(zip(found, lines, strict=True)):
             style = self.styles[c.other]
             if math.isfinite(low):
-                ax.plot(np.clip([low, high], -limit, limit), [y, y], color=style.colour, linewidth=2.2)
-            if abs(mean) <= limit:
+                ax.plot(np.clip([low, high], left, right), [y, y], color=style.colour, linewidth=2.2)
+            if left <= mean <= right:
                 self._mark(ax, c.other, mean, y)
-            else:
-                side = math.copysign(1, mean)
-                ax.scatter([side * limit], [y], s=44, color=style.colour, marker=">" if side > 0 else "<", zorder=8)
-                ax.annotate(f"{mean:+.{metric.digits}f}", (side * limit, y), xytext=(-8 * side, 0),
-                            textcoords="offset points", ha="right" if side > 0 else "left", va="center",
-                            fontsize=8)  # fmt: skip
+                continue
+            better = (mean > 0) == (metric.better == "higher")
+            edge = right if mean > 0 else left
+            ax.scatter([edge], [y], s=44, color=style.colour, marker=">" if better else "<", zorder=8)
+            ax.annotate(f"{mean:+.{metric.digits}f}", (edge, y), xytext=(-8 if better else 8, 0), fontsize=8,
+                        textcoords="offset points", ha="right" if better else "left", va="center")  # fmt: skip
         ax.axvline(0, color=INK, linewidth=1)
         self._rows(ax, [c.other for c in found])
         # Numbers as in the tables; the axis is turned round where lower is better, so that right is always better.
-        ax.set_xlim((-limit * 1.04, limit * 1.04) if metric.better == "higher" else (limit * 1.04, -limit * 1.04))
+        room = 0.06 * (right - left) or 1.0
+        ax.set_xlim((left - room, right + room) if metric.better == "higher" else (right + room, left - room))
         ax.set_xlabel(f"difference in {heading(metric)}\nright: {self.label(self.study.reference)} is better")
         ax.set_title(task)
         return True
@@ -142,7 +142,7 @@ class Panels:
         everything = np.concatenate([v.to_numpy() for v in found.values()])
         low, high = everything.min(), everything.max()
         if reach > 0 and len(found) > 2:
-            low, high = max(low, middle - 2 * reach), min(high, middle + 2 * reach)
+            low, high = max(low, middle - 3 * reach), min(high, middle + 3 * reach)
         room = 0.04 * (high - low) or 1e-3
         for y, (name, points) in enumerate(found.items()):
             style, row = self.styles[name], self.made.row(task, name)
@@ -245,7 +245,7 @@ class Panels:
             heights = heights.fillna(np.inf).clip(upper=top * 1.08)
             if one:
                 ax.plot(rows["lr"], heights, color=style.colour, linewidth=0.8, alpha=0.7, linestyle=style.dash)
-            ax.scatter(rows["lr"][~lost], heights[~lost], s=10, color=style.colour, linewidths=0, alpha=0.8)
+            ax.scatter(rows["lr"][~lost], heights[~lost], s=14, color=style.colour, linewidths=0, alpha=0.8)
             ax.scatter(rows["lr"][lost], heights[lost], s=18, color=style.colour, marker="x", linewidths=0.9)
             choice = self.results.choices.get((task, name))
             if choice is not None and choice.setting is not None:

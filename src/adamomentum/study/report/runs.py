@@ -57,6 +57,11 @@ def untrained(results: StudyResults, task: str, optimizer: str) -> bool:
     return choice is not None and choice.setting is None and not choice.failed
 
 
+def most(count: int, planned: int) -> bool:
+    """Says whether ``count`` runs stand for those planned: one that fails must not hide the others."""
+    return count > planned / 2
+
+
 def final_curves(results: StudyResults, task: str, optimizer: str | None = None) -> pd.DataFrame:
     """Returns the learning curves of the final runs on a task, of one optimizer or of all."""
     c = results.curves

@@ -15,6 +15,7 @@ from adamomentum.study.report.runs import (
     column_of,
     family_of,
     interval,
+    most,
     runs,
     sensitivity_curve,
     steps_to,
@@ -159,10 +160,9 @@ def _target(results: StudyResults, task: str) -> Target | None:
         if untrained(results, task, name):
             continue
         found = values(results, "final", task, name, column)
-        if len(found) >= max(study.final.seeds, 1):
+        complete = complete and len(found) >= study.final.seeds
+        if most(len(found), study.final.seeds):
             medians[name] = sorted(v if math.isfinite(v) else math.inf for v in found)[len(found) // 2]
-        else:
-            complete = False
     best = min(medians, key=medians.__getitem__, default="")
     if not best or not math.isfinite(medians[best]):
         return None
