@@ -181,7 +181,7 @@ def decided(seed, words):
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_a_wide_beam_finds_the_best_of_all(penalty) -> None:
     found = []
-    for seed in range(4):
+    for seed in range(6):
         small = decided(seed, 6)
         source = torch.randint(4, 6, (1, 4))
         found += beam_search(small, source, BEGIN, END, 3**3 + 3**2 + 4, 4, penalty)
@@ -192,7 +192,7 @@ def test_a_wide_beam_finds_the_best_of_all(penalty) -> None:
 @pytest.mark.parametrize("beam", [1, 2, 4])
 def test_a_narrow_beam_keeps_what_it_should(beam) -> None:
     found = []
-    for seed in range(4):
+    for seed in range(6):
         small = decided(seed, 9)
         source = torch.randint(4, 9, (3, 5))
         source[1, 3:] = PAD
