@@ -1,0 +1,1 @@
+"""Statistics of a comparison, one idea a file; `adamomentum.study.stats` gathers them."""
