@@ -1,0 +1,118 @@
+"""The parameters of a GAN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from adamomentum.study.spec import Value
+from adamomentum.study.tasks import features
+from adamomentum.study.tasks.gan_models import MODELS
+
+SIDES = {"digits": 8, "cifar10": 32}
+LOSSES = ("hinge", "bce")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Networks, loss and measure, from a task's ``params``.
+
+    The defaults here are those for ``data = "digits"``.
+
+    Attributes:
+        data: which images, ``digits`` or ``cifar10``.
+        model: which networks; see ``gan_models``.
+        features: the network whose features are compared; part of what the metric means.
+        d_steps: updates of the discriminator before each one of the generator.
+        latent: size of the noise; 0: the model's own.
+        width: channels of both networks; 0: the model's own.
+        loss: ``hinge``, or ``bce``: cross-entropy of the discriminator, the generator's not saturating.
+        consistency: weight of the squared change of the score when a real image is shifted and mirrored (CR-GAN,
+            arXiv 1910.12027).
+        flip: mirror half the real images.
+        average: decay of the running average of the generator's weights, which then makes the samples; 0: none.
+        average_from: the step from which it averages; until then it follows.
+        samples: generated images that are compared with the real ones.
+    """
+
+    data: str = "digits"
+    model: str = "sn-dcgan"
+    features: str = features.DIGITS
+    d_steps: int = 1
+    latent: int = 0
+    width: int = 0
+    loss: str = "hinge"
+    consistency: float = 0.0
+    flip: bool = False
+    average: float = 0.0
+    average_from: int = 0
+    samples: int = 1797
+
+    @classmethod
+    def of(cls, params: Mapping[str, Value]) -> Settings:
+        """Returns the settings that ``params`` ask for, over the defaults for their ``data`` and ``model``.
+
+        Raises:
+            ValueError: if a parameter is not known or not usable, or two do not go together.
+        """
+        names = [field.name for field in fields(cls)]
+        unknown = sorted(params.keys() - set(names))
+        if unknown:
+            raise ValueError(f"unknown params of a GAN: {', '.join(unknown)}; there are: {', '.join(names)}")
+        data = params.get("data", cls.data)
+        if data not in SIDES:
+            raise ValueError(f"params.data of a GAN must be one of {', '.join(SIDES)}, got {data!r}")
+        allowed = {
+            "model": [name for name, kind in MODELS.items() if kind.side == SIDES[data]],
+            "features": [features.DIGITS if data == "digits" else features.INCEPTION],
+            "loss": LOSSES,
+        }
+        base = cls() if data == "digits" else CIFAR10.get(params.get("model"), CIFAR10["dcgan"])
+        made = cls(**{**asdict(base), **{name: _checked(name, value) for name, value in params.items()}})
+        for name, choices in allowed.items():
+            if getattr(made, name) not in choices:
+                raise ValueError(
+                    f"params.{name} of a GAN on {data} must be one of {', '.join(choices)}, got {getattr(made, name)!r}"
+                )
+        parts = MODELS[made.model].parts
+        if made.latent % parts:
+            raise ValueError(
+                f"params.latent of a GAN must be a multiple of {parts} for model {made.model!r}, got {made.latent}"
+            )
+        return made
+
+
+_CIFAR10 = Settings(data="cifar10", model="sngan", features=features.INCEPTION, d_steps=5, flip=True, samples=10_000)
+CIFAR10: Mapping[Any, Settings] = {
+    "dcgan": Settings(**{**asdict(_CIFAR10), "model": "dcgan", "d_steps": 2, "loss": "bce"}),
+    "sngan": _CIFAR10,
+    "biggan": Settings(
+        **{**asdict(_CIFAR10), "model": "biggan", "consistency": 10.0, "average": 0.9999, "average_from": 1000}
+    ),
+}
+"""Defaults for ``cifar10`` by model: the configurations of AdaMomentum's authors (``DCGAN_BigGAN/src/configs`` and
+``SNGAN/configs`` of wyzjack/AdaM3), 10,000 samples compared with the test split's 10,000 images among them."""
+
+
+def _checked(name: str, value: Value) -> Any:
+    if name in ("data", "model", "features", "loss"):
+        return value
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if name == "flip":
+        right, what = isinstance(value, bool), "true or false"
+    elif name == "consistency":
+        right, what = number and value >= 0, "0 or more"  # type: ignore[operator]
+    elif name == "average":
+        right, what = number and 0 <= value < 1, "in [0, 1)"  # type: ignore[operator]
+    else:
+        # Four points are the least that have third neighbours; two channels the least that can be halved.
+        least = {"samples": 4, "d_steps": 1}.get(name, 0)
+        right = number and value >= least and value == int(value)  # type: ignore[operator,arg-type]
+        right, what = right and (name, value) != ("width", 1), f"a whole number from {least}"
+        what += ", and not 1" if name == "width" else ""
+        # A specification holds every number as a float.
+        value = int(value) if right else value  # type: ignore[arg-type]
+    if not right:
+        raise ValueError(f"params.{name} of a GAN must be {what}, got {value!r}")
+    return value
