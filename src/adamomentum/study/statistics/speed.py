@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
 def steps_to_target(steps: Sequence[float | None], values: Sequence[float | None], target: float) -> float:
@@ -15,18 +15,18 @@ def steps_to_target(steps: Sequence[float | None], values: Sequence[float | None
     Raises:
         ValueError: if the lengths differ.
     """
-    for step, value in zip(steps, values, strict=True):
-        if step is not None and value is not None and value >= target:
-            return step
-    return math.inf
+    return next((s for s, v in _evaluated(steps, values) if v >= target), math.inf)
 
 
 def steps_to_at_most(steps: Sequence[float | None], values: Sequence[float | None], target: float) -> float:
     """Returns the first of ``steps`` whose value is at most ``target``; otherwise as ``steps_to_target``."""
-    for step, value in zip(steps, values, strict=True):
-        if step is not None and value is not None and value <= target:
-            return step
-    return math.inf
+    return next((s for s, v in _evaluated(steps, values) if v <= target), math.inf)
+
+
+def _evaluated(steps: Sequence[float | None], values: Sequence[float | None]) -> Iterator[tuple[float, float]]:
+    if len(steps) != len(values):
+        raise ValueError(f"steps and values must pair up, got {len(steps)} and {len(values)}")
+    return ((s, v) for s, v in zip(steps, values, strict=True) if s is not None and v is not None)
 
 
 def median(values: Sequence[float]) -> float:

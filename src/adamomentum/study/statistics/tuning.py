@@ -23,11 +23,18 @@ def expected_best(scores: Sequence[float | None]) -> list[float]:
     worst = max(finite)
     ordered = sorted(s if s is not None and math.isfinite(s) else worst for s in scores)
     n = len(ordered)
-    # The (i + 1)-th lowest is the lowest of k if the k - 1 others come out of the n - i - 1 above it.
-    return [
-        math.fsum(s * (math.comb(n - i - 1, k - 1) / math.comb(n, k)) for i, s in enumerate(ordered))
-        for k in range(1, n + 1)
-    ]
+    return [_expected_lowest(ordered, k) for k in range(1, n + 1)]
+
+
+def _expected_lowest(ordered: Sequence[float], k: int) -> float:
+    """The lowest of k draws, averaged over all draws; the values come in ascending order."""
+    n, terms = len(ordered), []
+    # The (i + 1)-th is the lowest drawn if the k - 1 others are among the n - i - 1 above it.
+    chance = k / n
+    for i, value in enumerate(ordered[: n - k + 1]):
+        terms.append(chance * value)
+        chance *= (n - i - k) / max(n - i - 1, 1)
+    return math.fsum(terms)
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,8 @@ def lr_width(rates: Sequence[float], losses: Sequence[float | None], tolerance: 
     Raises:
         ValueError: if the lengths differ, rates repeat or are not positive, or a loss is not positive.
     """
+    if len(rates) != len(losses):
+        raise ValueError(f"rates and losses must pair up, got {len(rates)} and {len(losses)}")
     points = sorted(
         (r, math.inf if v is None or not math.isfinite(v) else v) for r, v in zip(rates, losses, strict=True)
     )
