@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from adamomentum.study.report.cells import (
@@ -25,8 +27,9 @@ class TuningSheets(Maker):
         for name in sorted(a.iqm, key=lambda n: -a.iqm[n].mean):
             q, rank, profile = a.iqm[name], a.ranks.get(name), a.profile.get(name)
             best = None if profile is None else profile[0]
+            between = f"{q.low:.3f} to {q.high:.3f}" if math.isfinite(q.low) else NONE
             sheet.add(
-                [self.label(name), plain(q.mean, ".3f"), f"{q.low:.3f} to {q.high:.3f}", plain(rank, ".1f"),
+                [self.label(name), plain(q.mean, ".3f"), between, plain(rank, ".1f"),
                  NONE if best is None else f"{round(best * len(a.tasks))} of {len(a.tasks)} tasks"],
                 self.mark(name),
             )  # fmt: skip
