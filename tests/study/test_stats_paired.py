@@ -81,6 +81,8 @@ def test_rounding_is_no_difference() -> None:
     found = compare_paired([0.1 + 0.2, 0.5, 0.75], [0.3, 0.25, 1.0])
     assert found.wilcoxon_floor == 0.5  # two pairs differ, by the same amount
     assert (found.wilcoxon_p, found.rank_effect) == (1, 0)
+    ties = compare_paired([0.3, 0.7], [0.2, 0.8])  # 0.09999999999999998 up, 0.10000000000000009 down
+    assert ties.rank_effect == 0
     nothing = compare_paired([0.1 + 0.2] * 6, [0.3] * 6)
     assert (nothing.wilcoxon_p, nothing.rank_effect, nothing.wilcoxon_floor) == (None, None, 1)
 

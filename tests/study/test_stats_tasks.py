@@ -74,6 +74,13 @@ def test_the_bootstrap_resamples_every_task_by_itself() -> None:
     assert found.n == 15
 
 
+def test_tasks_vary_independently_and_may_differ_in_their_runs() -> None:
+    # What one task gains the other loses: only if the same runs were drawn from both would the mean never move.
+    found = stats.stratified_iqm({"a": [1.0, 2.0, 3.0, 4.0], "b": [4.0, 3.0, 2.0, 1.0]})
+    assert found.low < found.mean - 0.5 < found.mean + 0.5 < found.high
+    assert stats.stratified_iqm({"a": [1.0] * 5, "b": [1.0] * 3}) == stats.Interval(1, 1, 1, 8)
+
+
 def test_the_bootstrap_interval_of_one_task_is_scipys_and_repeats() -> None:
     values = np.random.default_rng(0).normal(1, 0.2, 12)
     found = stats.stratified_iqm({"a": values.tolist()})
