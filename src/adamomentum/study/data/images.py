@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,12 +16,13 @@ import numpy.typing as npt
 from PIL.Image import Image, Resampling, fromarray
 from PIL.Image import open as open_image
 
+from adamomentum.study.data.cache import cache_dir
+from adamomentum.study.data.splits import SPLITS, fingerprint_of
 from adamomentum.study.data.wheel import DataError, Wheel, read_members
 from adamomentum.study.files import write_atomic
 
 T = TypeVar("T")
 
-SPLITS = ("train", "val", "test")
 # Names under which other tools keep splits. As classes they would be a mistake that trains without complaint.
 SPLIT_SYNONYMS = ("training", "valid", "validation", "testing")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
@@ -60,25 +60,13 @@ class ImageData:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits over the contents of all splits; names and paths do not enter."""
-        digest = hashlib.sha256()
-        for split in SPLITS:
-            for array in (self.x[split], self.y[split]):
-                digest.update(f"{split} {array.dtype.str} {array.shape};".encode())
-                digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint_of(self.x, self.y)
 
     def describe(self) -> str:
         """Returns one line: name, sizes of the splits, image size, number of classes."""
         n = " / ".join(f"{len(self.y[split]):,}" for split in SPLITS)
         h, w, c = self.x["train"].shape[1:]
         return f"{self.name}: {n} images (train / val / test), {h}x{w}x{c}, {len(self.classes)} classes"
-
-
-def cache_dir() -> Path:
-    """Where prepared data sets are kept between runs."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("adamomentum")
 
 
 def mnist5k(cache: Path | None = None, full: bool = False) -> ImageData:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import subprocess
 import sys
@@ -16,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from adamomentum.study.data.cache import Arrays, cached
+from adamomentum.study.data.splits import SPLITS, fingerprint_of
 from adamomentum.study.data.wheel import DataError, Wheel, download
 
 WHEEL = Wheel("mnist1d", "0.0.2.post1", "e780fadc12ab6e45994dcb02bbe728b347243e0a5d13790f2a86992500eceb86")
 LICENCE = (
     "MNIST-1D by Sam Greydanus and others, Apache License 2.0; made by mnist1d 0.0.2.post1 with its default seed.\n"
 )
-SPLITS = ("train", "val", "test")
 VAL = 400
 VERSION = 1
 
@@ -60,12 +59,7 @@ class SignalData:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits over the contents of all splits."""
-        digest = hashlib.sha256()
-        for split in SPLITS:
-            for array in (self.x[split], self.y[split]):
-                digest.update(f"{split} {array.dtype.str} {array.shape};".encode())
-                digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint_of(self.x, self.y)
 
     def describe(self) -> str:
         """Returns one line: name, sizes of the splits, length, number of classes."""
