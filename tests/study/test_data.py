@@ -11,7 +11,8 @@ from study.arrays import make_arrays
 from study.wheels import build_wheel
 
 from adamomentum.study.data import images, wheel
-from adamomentum.study.data.images import SPLITS, ImageData, load, mnist5k
+from adamomentum.study.data.images import ImageData, load, mnist5k
+from adamomentum.study.data.splits import SPLITS
 from adamomentum.study.data.wheel import DataError, Wheel
 from adamomentum.study.spec import Budget
 from adamomentum.study.tasks.base import Context

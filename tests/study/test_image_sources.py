@@ -20,7 +20,8 @@ from study.wheels import build_wheel
 from adamomentum.study.data import signals
 from adamomentum.study.data.fashion import fashion_mnist
 from adamomentum.study.data.imagenet import _random_box, decode, imagenet
-from adamomentum.study.data.signals import SPLITS, SignalData, mnist1d
+from adamomentum.study.data.signals import SignalData, mnist1d
+from adamomentum.study.data.splits import SPLITS
 from adamomentum.study.data.wheel import DataError
 from adamomentum.study.parallel import run_in_group
 from adamomentum.study.spec import Budget

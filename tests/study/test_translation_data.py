@@ -14,16 +14,8 @@ from study.translation_mini import SUBWORDS, tiny_pairs
 
 from adamomentum.study.data import homeassistant, iwslt
 from adamomentum.study.data.iwslt import iwslt14
-from adamomentum.study.data.parallel_text import (
-    BEGIN,
-    END,
-    PAD,
-    SPLITS,
-    ParallelText,
-    from_arrays,
-    to_arrays,
-    train_subwords,
-)
+from adamomentum.study.data.parallel_text import BEGIN, END, PAD, ParallelText, from_arrays, to_arrays, train_subwords
+from adamomentum.study.data.splits import SPLITS
 from adamomentum.study.data.wheel import DataError, Wheel
 from adamomentum.study.tasks import nearest
 from adamomentum.study.tasks.nearest import nearest_neighbours

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from adamomentum.study.data.splits import SPLITS
 from adamomentum.study.data.wheel import DataError
 
-SPLITS = ("train", "val", "test")
 SUFFIXES = {".jpeg", ".jpg", ".png"}
 VALIDATION = 10_000
 SIDE, RESIZED = 224, 256

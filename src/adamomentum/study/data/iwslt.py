@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from adamomentum.study.data.cache import Arrays, cached
-from adamomentum.study.data.parallel_text import SPLITS, Pairs, ParallelText, train_subwords
+from adamomentum.study.data.parallel_text import Pairs, ParallelText, train_subwords
+from adamomentum.study.data.splits import SPLITS
 from adamomentum.study.data.wheel import DataError
 
 NAMES = {"train": ("train",), "val": ("valid", "validation", "val", "dev"), "test": ("test",)}

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adamomentum.study.data.cache import Arrays
+from adamomentum.study.data.splits import SPLITS
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
-SPLITS = ("train", "val", "test")
 PAD, BEGIN, END, UNKNOWN = 0, 1, 2, 3
 
 Pairs = Sequence[tuple[str, str]]

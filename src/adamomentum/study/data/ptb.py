@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from adamomentum.study.data.cache import Arrays, cache_dir, cached
-from adamomentum.study.data.text import END, SPLITS, TextData, encode, vocabulary
+from adamomentum.study.data.splits import SPLITS
+from adamomentum.study.data.text import END, TextData, encode, vocabulary
 from adamomentum.study.data.wheel import DataError
 
 # What others call our splits, the usual name first.

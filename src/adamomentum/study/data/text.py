@@ -11,7 +11,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-SPLITS = ("train", "val", "test")
+from adamomentum.study.data.splits import SPLITS
+
 UNKNOWN, END = "<unk>", "<eos>"
 
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adamomentum.study.data.parallel_text import BEGIN, END, PAD, SPLITS, ParallelText
+from adamomentum.study.data.parallel_text import BEGIN, END, PAD, ParallelText
+from adamomentum.study.data.splits import SPLITS
 from adamomentum.study.data.wheel import DataError
 from adamomentum.study.spec import Value
 from adamomentum.study.tasks.base import Context, Run, Update
