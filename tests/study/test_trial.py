@@ -25,7 +25,7 @@ def test_every_optimizer_learns(name, make_spec, tiny_data) -> None:
     assert result.status == "ok"
     assert result.curve["train_loss"][-1] < 0.7 * math.log(3)
     expected = {"val_loss", "val_accuracy", "test_loss", "test_accuracy", "train_loss"}
-    assert set(result.final) - {"eps_dominated"} == expected
+    assert {name for name in result.final if not name.startswith("selected_")} - {"eps_dominated"} == expected
     assert result.curve["step"] == [10, 20]
     assert {len(values) for values in result.curve.values()} == {2}
     assert result.timing["ms_per_step"] > 0
@@ -34,6 +34,22 @@ def test_every_optimizer_learns(name, make_spec, tiny_data) -> None:
 def test_tuning_never_sees_the_test_split(make_spec, tiny_data) -> None:
     result = run_trial(make_spec(stage="tune"), tiny_data)
     assert not any("test" in key for key in result.final | result.curve)
+
+
+@pytest.mark.parametrize("lr", [3e-3, 3e-2, 0.3])
+def test_the_test_split_at_the_best_point_by_validation(make_spec, tiny_data, lr) -> None:
+    result = run_trial(make_spec(lr=lr, epochs=3), tiny_data)
+    losses = result.curve["val_loss"]
+    best = losses.index(min(losses))
+    assert result.final["selected_step"] == result.curve["step"][best]
+    names = {name for name in result.final if name.startswith("test_")}
+    assert {f"selected_{name}" for name in names} | {"selected_step"} == {
+        name for name in result.final if name.startswith("selected_")
+    }
+    if best == len(losses) - 1:
+        assert all(result.final[f"selected_{name}"] == result.final[name] for name in names)
+    else:
+        assert result.final["selected_test_loss"] != result.final["test_loss"]
 
 
 def test_same_spec_same_bits_in_another_process(make_spec, tiny_data) -> None:

@@ -29,6 +29,7 @@ class Log:
         seconds: duration of each step.
         last: validation metrics at the last point of the curve.
         curve: the learning curve.
+        selected: the best point of the curve by validation, and the test metrics there; ``_train`` fills it.
         seen: losses that the curve has used up.
         started: when the trial began, on this process's clock.
     """
@@ -39,6 +40,7 @@ class Log:
     seconds: list[float] = field(default_factory=list)
     last: dict[str, float] = field(default_factory=dict)
     curve: dict[str, list[Number]] = field(default_factory=lambda: {"step": [], "train_loss": []})
+    selected: dict[str, float] = field(default_factory=dict)
     seen: int = 0
     started: float = field(default_factory=time.perf_counter)
 
@@ -50,6 +52,14 @@ class Log:
         self.seen = len(self.losses)
         for name, value in metrics.items():
             self.curve.setdefault(f"val_{name}", []).append(number(value))
+
+    def is_best(self, metric: str) -> bool:
+        """Says whether the last point of the curve is the only one so far with so low a validation ``metric``.
+
+        Never on a process that does not evaluate: its curve has none.
+        """
+        *before, last = self.curve.get(f"val_{metric}", [None])
+        return last is not None and all(value is None or last < value for value in before)
 
 
 class Checkpoints:

@@ -27,7 +27,9 @@ class TrialResult(BaseModel):
     Attributes:
         status: ``diverged`` means a loss that is not finite, or an end that is worse than the beginning (each task
             says by how much): a result like any other. ``error`` means that the trial could not be run to its end.
-        final: metrics at the last step, e.g. ``val_accuracy``; ``test_*`` only in the final stage.
+        final: metrics at the last step, e.g. ``val_accuracy``; ``test_*`` only in the final stage, and there
+            ``selected_step`` and ``selected_test_*`` too: the point of the curve with the best validation metric, and
+            the test split at that step.
         curve: equally long lists: ``step``, ``train_loss`` (mean since the last point), ``val_*``.
         timing: ``ms_per_step`` (median over steps), ``train_seconds`` (evaluation is off the clock), ``seconds``.
         samples: a few outputs to look at, of the first final seed.
@@ -83,6 +85,7 @@ def _train(spec: TrialSpec, data: Any, group: parallel.Group, checkpoints: Check
 
     from adamomentum.study.tasks.base import Context
 
+    family = tasks.family(spec.task.name)
     optimizers: list[torch.optim.Optimizer] = []
 
     def build_optimizer(params: Iterable[Any]) -> torch.optim.Optimizer:
@@ -130,12 +133,14 @@ def _train(spec: TrialSpec, data: Any, group: parallel.Group, checkpoints: Check
         broken = not math.isfinite(loss)
         if log.step in points and not broken:
             log.add_point(evaluate("val"))
+            if spec.stage == "final" and log.is_best(family.curve):
+                log.selected = {"step": float(log.step)} | {f"test_{k}": v for k, v in evaluate("test").items()}
         if due and not broken and log.step < total and checkpoints is not None:
             checkpoints.save(spec, run, log, group)
     if group.rank:
         return TrialResult(status="ok")
-    # A run to the end has evaluated its last step for the curve. The test split is read here and nowhere else, and
-    # never by a trial that serves to choose.
+    # A run to the end has evaluated its last step for the curve. The test split is never read by a trial that serves to
+    # choose.
     metrics = {"val": evaluate("val") if broken else dict(log.last)}
     if spec.stage == "final":
         metrics["test"] = evaluate("test")
@@ -144,6 +149,7 @@ def _train(spec: TrialSpec, data: Any, group: parallel.Group, checkpoints: Check
             metrics[split] |= run.finish(split)
     final = {f"{split}_{name}": number(value) for split, found in metrics.items() for name, value in found.items()}
     final["train_loss"] = None if broken else statistics.fmean(log.losses[-max(1, total // 10) :])
+    final |= {f"selected_{name}": number(value) for name, value in log.selected.items()}
     final |= diagnostics(optimizers)
     lost = broken or any(not math.isfinite(value) for value in log.last.values())
     diverged = lost or run.diverged(log.untrained, final["train_loss"] or 0.0, metrics["val"])
