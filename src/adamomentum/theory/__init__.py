@@ -1,0 +1,1 @@
+"""The theory of AdaMomentum as code: bounds and dynamics as functions, and the claims that they decide."""

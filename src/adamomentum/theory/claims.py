@@ -1,0 +1,89 @@
+"""What a claim of the paper is, and how a verdict follows from what was computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Verdict = Literal["confirmed", "confirmed with corrections", "not confirmed", "refuted", "undecided"]
+Profile = Literal["quick", "full"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A computed yes or no.
+
+    Attributes:
+        text: what was computed and what it should be, in words a reader of the paper understands, with the numbers.
+        holds: whether it is so. Always the outcome of a computation.
+    """
+
+    text: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement and what the computations say about it.
+
+    Attributes:
+        key: short name, e.g. ``sandwich``.
+        title: the statement, in one sentence.
+        source: where it stands, e.g. ``Theorem 4, supplement`` or ``this library``.
+        printed: what must hold for the statement as it stands in the source.
+        corrected: what must hold for the corrected statement; empty if there is none.
+        against: what, if all of it holds, refutes the statement: a counterexample, an impossible assumption.
+        correction: what was corrected, in words.
+        control: a check made the same way on something for which it must fail; one that holds shows that the
+            computation has no power, and leaves the claim undecided.
+        relied_on: whether this library's documentation builds on the statement (the corrected one if it needs
+            corrections): then anything but a confirmation is a fault.
+        note: what a reader should know besides.
+        data: the numbers behind it, for ``claims.json`` and the figures; arrays as lists.
+        seconds: how long it took.
+    """
+
+    key: str
+    title: str
+    source: str
+    printed: tuple[Check, ...]
+    control: Check
+    corrected: tuple[Check, ...] = ()
+    against: tuple[Check, ...] = ()
+    correction: str = ""
+    relied_on: bool = False
+    note: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> Verdict:
+        """What follows from the checks alone."""
+        if self.control.holds:
+            return "undecided"
+        if self.printed and all(c.holds for c in self.printed):
+            return "confirmed"
+        if self.corrected and all(c.holds for c in self.corrected):
+            return "confirmed with corrections"
+        if self.against and all(c.holds for c in self.against):
+            return "refuted"
+        return "not confirmed"
+
+    @property
+    def fault(self) -> bool:
+        """Whether the library relies on the statement and the computations do not bear it out."""
+        return self.relied_on and self.verdict not in ("confirmed", "confirmed with corrections")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Computes one claim, or several that share their runs.
+
+    Attributes:
+        name: short name.
+        run: returns the claims, given the profile and a seed that is the only source of randomness.
+    """
+
+    name: str
+    run: Callable[[Profile, int], list[Claim]]

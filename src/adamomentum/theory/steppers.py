@@ -1,0 +1,97 @@
+"""The optimizers under test as their libraries ship them, stepped on NumPy arrays in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+Array = NDArray[np.float64]
+
+
+def _build(name: str) -> Callable[..., torch.optim.Optimizer]:
+    import torch
+
+    from adamomentum import AdaMomentum
+
+    # The multi-tensor paths pay off from some tensors on; here there is always one.
+    if name == "adamomentum":
+        return lambda params, **options: AdaMomentum(params, foreach=False, **options)
+    if name == "adam":
+        return lambda params, **options: torch.optim.Adam(params, foreach=False, **options)
+    if name == "adamw":
+        return lambda params, **options: torch.optim.AdamW(params, foreach=False, **options)
+    if name == "sgdm":
+        # dampening makes it the same moving average as Adam's first moment.
+        return lambda params, **options: torch.optim.SGD(params, foreach=False, **{"momentum": 0.9, **options})
+    if name == "adabelief":
+        from pytorch_optimizer import AdaBelief
+
+        plain = {"eps": 1e-16, "rectify": False, "weight_decay": 0.0, "foreach": False}
+        return lambda params, **options: AdaBelief(params, **{**plain, **options})
+    raise ValueError(f"no stepper is called {name!r}; there are adamomentum, adam, adamw, sgdm, adabelief")
+
+
+class Stepper:
+    """An optimizer on one array of parameters.
+
+    Args:
+        name: adamomentum, adam, adamw, sgdm (momentum 0.9) or adabelief (not rectified).
+        theta: where it starts, any shape; a copy is made.
+        options: arguments of the optimizer, by the names of its class.
+
+    Attributes:
+        theta: the parameters, float64; may be changed in place between steps, e.g. projected.
+
+    Raises:
+        ValueError: if the optimizer or an option is not known or not possible.
+    """
+
+    def __init__(self, name: str, theta: Array, **options: Any) -> None:
+        import torch
+
+        self.name = name
+        self.theta = np.array(theta, dtype=np.float64)
+        # Both look at the same memory.
+        self._parameter = torch.from_numpy(self.theta)
+        self._from_numpy = torch.from_numpy
+        self._optimizer = _build(name)([self._parameter], **options)
+
+    def step(self, gradient: Array) -> None:
+        """Makes one step against ``gradient``, of the parameters' shape."""
+        self._parameter.grad = self._from_numpy(np.ascontiguousarray(gradient, dtype=np.float64))
+        self._optimizer.step()
+
+    def set(self, **options: Any) -> None:
+        """Changes options, e.g. ``lr`` or ``betas``, from the next step on."""
+        group: dict[str, Any] = self._optimizer.param_groups[0]
+        unknown = options.keys() - group.keys()
+        if unknown:
+            raise ValueError(f"{self.name} has no option {', '.join(sorted(unknown))}; there are {', '.join(group)}")
+        group.update(options)
+
+    @property
+    def state(self) -> Mapping[str, Array]:
+        """The optimizer's state by its own names, as arrays: ``exp_avg``, ``exp_avg_sq``, ...; empty before a step."""
+        found = self._optimizer.state.get(self._parameter, {})
+        return {name: value.numpy() for name, value in found.items() if hasattr(value, "numpy")}
+
+    def keep(self, rows: NDArray[np.bool_]) -> None:
+        """Drops all entries along the first axis for which ``rows`` is False, from parameters and state alike."""
+        import torch
+
+        chosen = torch.from_numpy(rows)
+        old, state = self._parameter, self._optimizer.state.pop(self._parameter, {})
+        self.theta = self.theta[rows]
+        self._parameter = self._from_numpy(self.theta)
+        self._optimizer.param_groups[0]["params"] = [self._parameter]
+        if state:
+            shaped = lambda value: hasattr(value, "shape") and value.shape == old.shape
+            self._optimizer.state[self._parameter] = {
+                key: value[chosen].clone() if shaped(value) else value for key, value in state.items()
+            }
