@@ -1,0 +1,1 @@
+"""One file a group of claims: how its numbers are drawn."""
