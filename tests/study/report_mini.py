@@ -122,6 +122,11 @@ class Fake:
         curve = {"step": STEPS, "train_loss": [end * k for k in (4, 3, 2, 0.5)]}
         for key in self.metrics(t.spec.task.name, end):
             curve[f"val_{key}"] = [self.metrics(t.spec.task.name, end * k)[key] for k in self.curve]
+        if t.spec.stage == "final":
+            best = self.curve.index(min(self.curve))
+            final["selected_step"] = STEPS[best]
+            chosen = self.metrics(t.spec.task.name, end * self.curve[best])
+            final |= {f"selected_test_{key}": value for key, value in chosen.items()}
         if status == "diverged":
             final = dict.fromkeys(final)
             curve = {key: column[:2] for key, column in curve.items()}
@@ -149,7 +154,11 @@ def run(root: Path, made: Study, fake: Fake) -> Folder:
     folder = Folder(root, made)
     root.mkdir(parents=True, exist_ok=True)
     data = {
-        t.name: {"fingerprint": "0" * 16, "description": f"{t.name}: 8 examples", "baselines": BASELINES[t.name]}
+        t.name: {
+            "fingerprint": "0" * 16,
+            "description": f"{t.name}: 8 examples",
+            "baselines": BASELINES.get(t.name, {}),
+        }
         for t in made.tasks
     }
     (root / "data.json").write_text(json.dumps(data))

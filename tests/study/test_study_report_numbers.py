@@ -8,13 +8,16 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
-from study.report_mini import Fake, run, study
+from study.report_mini import TEXT, Fake, run, study
 
+from adamomentum.study import registry, studyfile
 from adamomentum.study.report import study_tables
 from adamomentum.study.report.claims import Judge
 from adamomentum.study.report.comparisons import ALPHA, NO_EVIDENCE
 from adamomentum.study.report.export import latex, markdown
+from adamomentum.study.report.memory import bytes_per_parameter
 from adamomentum.study.report.sheets import all_sheets
+from adamomentum.study.report.study import write
 from adamomentum.study.results import gather
 from adamomentum.study.stats import compare_paired
 
@@ -292,3 +295,47 @@ def test_report_is_labelled_by_names_in_csv(tmp_path) -> None:
     assert isinstance(frame, pd.DataFrame)
     assert set(frame["optimizer"]) == {"adamomentum", "adamw", "sgdm", "adabelief"}
     assert set(frame["track"]) == {"published"}
+
+
+def test_the_best_point_by_validation_is_a_second_look(tmp_path) -> None:
+    # The curve is lowest at its third point: there every run is read again.
+    results, made = gathered(tmp_path, Fake(curve=(4, 1.4, 0.9, 1)))
+    row = made.row("digits", "adamw")
+    mine = results.trials[(results.trials["role"] == "final") & (results.trials["optimizer"] == "adamw")]
+    assert row.selected_step == 30
+    assert row.selected.mean == pytest.approx(mine["selected_test_accuracy"].mean())
+    assert row.selected.mean > row.metrics["accuracy"].mean
+    a, b = (final(results, "digits", name, "selected_test_accuracy") for name in ("adamomentum", "adamw"))
+    [found] = [c for c in made.selected_comparisons if c.other == "adamw"]
+    assert found.paired.difference.mean == pytest.approx(float((a - b).mean()))
+    sheet = all_sheets(results, made)["selected"]
+    assert [row[5:7] for row in sheet.rows] == [["30", "40"]] * 5
+
+
+def test_state_is_measured() -> None:
+    bytes_of = lambda name: bytes_per_parameter(registry.get(name))
+    assert bytes_of("sgdm") == pytest.approx(4, abs=0.01)
+    assert bytes_of("adamw") == bytes_of("adamomentum") == pytest.approx(8, abs=0.01)
+
+
+@pytest.mark.parametrize("count", [5, 6])
+def test_tasks_together_are_tested_from_six_on(tmp_path, count) -> None:
+    extra = "".join(
+        f"""
+[[tasks]]
+name = "more-{k}"
+family = "language-model"
+budget = {{ steps = 40, batch_size = 8, evaluations = 4 }}
+"""
+        for k in range(count - 4)
+    )
+    folder = run(tmp_path / "study", studyfile.parse(TEXT + extra, "made-up"), Fake())
+    across, page = study_tables.build(gather(folder)).across, write(folder, "cpu", "a command").read_text()
+    assert len(across.tasks) == count
+    if count < 6:
+        assert across.friedman_p is None and across.nemenyi is None
+        assert "Below 6 tasks no test" in page
+    else:
+        # Demsar's table 5: q = 2.569 for 4 optimizers.
+        assert across.nemenyi == pytest.approx(2.569 * math.sqrt(4 * 5 / (6 * 6)), rel=1e-3)
+        assert f"mean ranks that differ by {across.nemenyi:.2f}" in page

@@ -33,6 +33,7 @@ class Across:
             of the reference and the baselines, as are the ranks.
         ranks: mean rank of each over tasks, by mean cost; a divergence makes the mean infinite.
         friedman_p: of Friedman's test; None with fewer than 6 tasks.
+        nemenyi: by how much two mean ranks must differ for Nemenyi's test to tell them apart; None likewise.
     """
 
     tasks: list[str] = field(default_factory=list)
@@ -43,6 +44,7 @@ class Across:
     profile: dict[str, list[float]] = field(default_factory=dict)
     ranks: dict[str, float] = field(default_factory=dict)
     friedman_p: float | None = None
+    nemenyi: float | None = None
 
 
 def as_cost(value: float, metric: Metric) -> float:
@@ -93,4 +95,5 @@ def across(results: StudyResults) -> Across:
     better = dict.fromkeys(made.tasks, "lower")
     made.ranks = {str(n): float(r) for n, r in stats.mean_ranks(frame, better).items()}
     made.friedman_p = stats.friedman(frame, better)
+    made.nemenyi = stats.nemenyi_distance(len(names), len(made.tasks)) if made.friedman_p is not None else None
     return made

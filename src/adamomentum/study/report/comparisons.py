@@ -141,7 +141,7 @@ def _decided(results: StudyResults, task: str, metric: Metric) -> dict[str, Comp
     return found
 
 
-def compare(results: StudyResults, role: str, task: str, metric: Metric) -> list[Comparison]:
+def compare(results: StudyResults, role: str, task: str, metric: Metric, column: str | None = None) -> list[Comparison]:
     """Returns the reference against every other optimizer, in the study's order, as far as run.
 
     Args:
@@ -149,8 +149,9 @@ def compare(results: StudyResults, role: str, task: str, metric: Metric) -> list
         role: ``final`` or ``default``.
         task: name of the task.
         metric: what is compared.
+        column: where it stands in a trial's final numbers; default: the test split's after the last step.
     """
-    study, column = results.study, column_of(metric)
+    study, column = results.study, column or column_of(metric)
     mine = values(results, role, task, study.reference, column)
     decided = _decided(results, task, metric) if role == "final" else {}
     found: dict[str, _Pairs] = {}

@@ -16,6 +16,7 @@ from adamomentum.study.report.cells import (
     setting_text,
     steps_text,
 )
+from adamomentum.study.report.memory import bytes_per_parameter
 from adamomentum.study.report.runs import TRAIN_LOSS, family_of, runs
 from adamomentum.study.report.sheet import Maker, Sheet
 from adamomentum.study.report.study_tables import Row
@@ -106,6 +107,40 @@ class ResultSheets(Maker):
         sheet.frame = self.tidy([r for r in self.made.rows if r.track == "default"])
         return sheet
 
+    def selected(self, readings: Mapping[tuple[str, str], str]) -> Sheet:
+        """The test split at the best point by validation, beside the last step.
+
+        Args:
+            readings: (task, optimizer) to what the reference is beside it there.
+        """
+        reference = self.label(self.study.reference)
+        sheet = Sheet(
+            "selected",
+            ["task", "metric", "optimizer", "at the last step", "at the best point by validation",
+             "median step of it", "of", f"{reference} beside it"],
+            frame=self.tidy([r for r in self.made.rows if r.track == "final" and r.selected_step is not None]),
+            groups=2,
+        )  # fmt: skip
+        for row in self.made.rows:
+            if row.track != "final" or row.selected_step is None:
+                continue
+            metric = family_of(self.results, row.task).primary
+            steps = runs(self.results, "final", row.task, row.optimizer)["last_step"].max()
+            sheet.add(
+                [
+                    row.task,
+                    heading(metric),
+                    self.label(row.optimizer),
+                    mean(row.metrics[metric.key], metric),
+                    mean(row.selected, metric),
+                    f"{row.selected_step:g}",
+                    f"{steps:g}",
+                    readings.get((row.task, row.optimizer), ""),
+                ],
+                self.mark(row.optimizer),
+            )
+        return sheet
+
     def tidy(self, rows: Sequence[Row]) -> pd.DataFrame:
         """Returns rows with one column a number."""
         out = []
@@ -126,6 +161,10 @@ class ResultSheets(Maker):
                 "reached_target": row.reached,
                 "ms_per_step": row.ms,
                 "eps_dominated": row.eps_dominated,
+                "selected_step": row.selected_step,
+                "selected": row.selected.mean,
+                "selected_low": row.selected.low,
+                "selected_high": row.selected.high,
             }
             out.append(line)
         return pd.DataFrame(out)
@@ -138,16 +177,21 @@ class ResultSheets(Maker):
         return Sheet(name, ["optimizer", *tasks], frame=pd.DataFrame(lines, columns=["optimizer", *tasks]))
 
     def cost(self) -> Sheet:
-        """Milliseconds a step, and their ratio to AdamW's where it is there."""
+        """Milliseconds a step, their ratio to AdamW's where it is there, and bytes of state a parameter."""
         found = {(r.task, r.optimizer): r.ms for r in self.made.rows if r.ms is not None}
         sheet = self._by_task("cost", found, list(self.study.optimizers))
+        rows: list[float] = []
         for name in sheet.frame["optimizer"]:
             cells = []
             for task in sheet.header[1:]:
                 ms, base = found.get((task, name)), found.get((task, "adamw"))
                 ratio = f" ({ms / base:.2f} ×)" if ms is not None and base else ""
                 cells.append(plain(ms, ".1f") + ratio)
-            sheet.add([self.label(name), *cells], self.mark(name))
+            memory = bytes_per_parameter(self.study.optimizer(name))
+            sheet.add([self.label(name), *cells, f"{memory:.3g}"], self.mark(name))
+            rows.append(memory)
+        sheet.header = [*sheet.header, "state, bytes a parameter"]
+        sheet.frame["state_bytes_per_parameter"] = rows
         return sheet
 
     def eps(self) -> Sheet:

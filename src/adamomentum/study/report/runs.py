@@ -26,6 +26,11 @@ def column_of(metric: Metric) -> str:
     return metric.key if metric is TRAIN_LOSS else f"test_{metric.key}"
 
 
+def selected_column(metric: Metric) -> str:
+    """Returns the name of a metric on the test split at the point of the curve that is best by validation."""
+    return f"selected_test_{metric.key}"
+
+
 def runs(results: StudyResults, role: str, task: str, optimizer: str) -> pd.DataFrame:
     """Returns the finished trials of an optimizer, or control, on a task in a stage."""
     t = results.trials

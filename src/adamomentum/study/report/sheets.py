@@ -26,6 +26,7 @@ def all_sheets(results: StudyResults, made: StudyTables) -> dict[str, Sheet]:
     }
     return {
         **{f"task {t.name}": result.task(t.name) for t in results.study.tasks},
+        "selected": result.selected({(c.task, c.other): comparison.reading(c) for c in made.selected_comparisons}),
         "tracks": result.tracks(readings),
         "differences": comparison.differences("differences", made.comparisons),
         "default": comparison.differences("differences-published", made.default_comparisons),

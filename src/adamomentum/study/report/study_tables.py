@@ -17,6 +17,7 @@ from adamomentum.study.report.runs import (
     interval,
     most,
     runs,
+    selected_column,
     sensitivity_curve,
     steps_to,
     untrained,
@@ -44,6 +45,8 @@ class Row:
         reached: how many runs reach it.
         ms: median milliseconds a step, over all trials of the optimizer on the task.
         eps_dominated: mean share of coordinates whose denominator is mostly eps; None where it is not defined.
+        selected: the primary metric at the point of each run's curve that is best by validation, over the same runs.
+        selected_step: median step of those points; None if no run has one.
     """
 
     task: str
@@ -59,6 +62,8 @@ class Row:
     reached: int
     ms: float | None
     eps_dominated: float | None
+    selected: Interval
+    selected_step: float | None
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class StudyTables:
         rows: every optimizer on every task in both tracks, as far as run.
         comparisons: of the primary metric, final track.
         default_comparisons: the same of the default track.
+        selected_comparisons: of the primary metric at the best point by validation, final track.
         loss_comparisons: of the training loss at the end, final track; not where that loss is a game's.
         targets: per task.
         steps: per (task, optimizer) the steps to the target of each final run, by replicate.
@@ -97,6 +103,7 @@ class StudyTables:
     rows: list[Row] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     default_comparisons: list[Comparison] = field(default_factory=list)
+    selected_comparisons: list[Comparison] = field(default_factory=list)
     loss_comparisons: list[Comparison] = field(default_factory=list)
     targets: dict[str, Target] = field(default_factory=dict)
     steps: dict[tuple[str, str], pd.Series] = field(default_factory=dict)
@@ -132,6 +139,7 @@ def build(results: StudyResults) -> StudyTables:
         ]
         made.comparisons += compare(results, "final", task, family.primary)
         made.default_comparisons += compare(results, "default", task, family.primary)
+        made.selected_comparisons += compare(results, "final", task, family.primary, selected_column(family.primary))
         if family.curve == "loss":
             made.loss_comparisons += compare(results, "final", task, TRAIN_LOSS)
         made.speed += compare_speed(results, task, {n: s for (t, n), s in made.steps.items() if t == task})
@@ -183,6 +191,7 @@ def _row(made: StudyTables, results: StudyResults, task: str, name: str, track: 
     every = t[(t["task"] == task) & (t["optimizer"] == name)]
     timed = every["ms_per_step"].dropna() if "ms_per_step" in every else pd.Series(dtype=float)
     shares = mine["eps_dominated"].dropna() if "eps_dominated" in mine else pd.Series(dtype=float)
+    chosen = mine["selected_step"].dropna() if "selected_step" in mine else pd.Series(dtype=float)
     return Row(
         task=task,
         optimizer=name,
@@ -199,6 +208,8 @@ def _row(made: StudyTables, results: StudyResults, task: str, name: str, track: 
         reached=0 if steps is None else sum(map(math.isfinite, steps)),
         ms=float(timed.median()) if len(timed) else None,
         eps_dominated=float(shares.mean()) if len(shares) else None,
+        selected=interval(values(results, track, task, name, selected_column(family_of(results, task).primary))),
+        selected_step=float(chosen.median()) if len(chosen) else None,
     )
 
 
