@@ -1,4 +1,4 @@
-"""The command line: ``adamomentum compare``, ``study``, ``bench`` and ``doctor``."""
+"""The command line: ``adamomentum compare``, ``study``, ``theory``, ``bench`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -44,8 +44,10 @@ def _whole_app() -> typer.Typer:
     from adamomentum.bench.cli import bench
     from adamomentum.study import commands
     from adamomentum.study.cli import app
+    from adamomentum.theory.cli import theory
 
     app.add_typer(commands.app)
+    app.command()(theory)
     app.command()(bench)
     app.command()(doctor)
     return app

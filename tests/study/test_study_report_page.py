@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from study.report_mini import Fake, run, study
 
+from adamomentum import page
 from adamomentum.study.engine import Folder
 from adamomentum.study.report import figures, samples, study_figures
 from adamomentum.study.report import study as report
@@ -218,4 +219,4 @@ def test_the_page_is_styled_from_one_file() -> None:
         text = (folder / name).read_text()
         assert '{% include "style.css" %}' in text
         assert "prefers-color-scheme: dark" not in text
-    assert "prefers-color-scheme: dark" in (folder / "style.css").read_text()
+    assert "prefers-color-scheme: dark" in (Path(page.__file__).parent / "style.css").read_text()

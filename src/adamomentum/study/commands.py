@@ -22,11 +22,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from adamomentum.cores import available_cores
+from adamomentum.files import write_atomic
 from adamomentum.study import stages, studyfile, tasks
 from adamomentum.study.data.wheel import DataError
 from adamomentum.study.engine import DataInfo, Folder, as_record, plan_now, run_study
 from adamomentum.study.execute.base import Executor
-from adamomentum.study.files import write_atomic
 from adamomentum.study.spec import TrialSpec
 from adamomentum.study.stages import ROLES, Plan, Planned
 from adamomentum.study.store import StoreError

@@ -22,10 +22,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from adamomentum.files import write_atomic
 from adamomentum.study import stages, tasks
 from adamomentum.study.checkpoint import Checkpoints
 from adamomentum.study.execute.base import Executor
-from adamomentum.study.files import write_atomic
 from adamomentum.study.spec import TrialSpec
 from adamomentum.study.stages import Plan, Planned
 from adamomentum.study.store import Store

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from adamomentum.study.files import write_atomic
+from adamomentum.files import write_atomic
 from adamomentum.study.spec import TrialSpec
 from adamomentum.study.trial import TrialResult
 

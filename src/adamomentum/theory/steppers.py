@@ -91,7 +91,7 @@ class Stepper:
         self._parameter = self._from_numpy(self.theta)
         self._optimizer.param_groups[0]["params"] = [self._parameter]
         if state:
-            shaped = lambda value: hasattr(value, "shape") and value.shape == old.shape
             self._optimizer.state[self._parameter] = {
-                key: value[chosen].clone() if shaped(value) else value for key, value in state.items()
+                key: value[chosen].clone() if getattr(value, "shape", None) == old.shape else value
+                for key, value in state.items()
             }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adamomentum.study.files import write_atomic
+from adamomentum.files import write_atomic
 
 Arrays = dict[str, npt.NDArray[Any]]
 

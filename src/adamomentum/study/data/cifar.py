@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from adamomentum.files import write_atomic
 from adamomentum.study.data import cifar_parquet
 from adamomentum.study.data.cache import cache_dir
 from adamomentum.study.data.images import ImageData
 from adamomentum.study.data.wheel import DataError
-from adamomentum.study.files import write_atomic
 
 VALIDATION = 5000
 

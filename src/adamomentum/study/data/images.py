@@ -16,10 +16,10 @@ import numpy.typing as npt
 from PIL.Image import Image, Resampling, fromarray
 from PIL.Image import open as open_image
 
+from adamomentum.files import write_atomic
 from adamomentum.study.data.cache import cache_dir
 from adamomentum.study.data.splits import SPLITS, fingerprint_of
 from adamomentum.study.data.wheel import DataError, Wheel, read_members
-from adamomentum.study.files import write_atomic
 
 T = TypeVar("T")
 

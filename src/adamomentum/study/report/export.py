@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from adamomentum.study.files import write_atomic
+from adamomentum.files import write_atomic
 from adamomentum.study.report.sheet import Sheet
 
 _LATEX = {

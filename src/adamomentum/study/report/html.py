@@ -10,11 +10,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
+from adamomentum.files import write_atomic
+from adamomentum.page.templates import template
 from adamomentum.study import registry
 from adamomentum.study.compare import Outcome
-from adamomentum.study.files import write_atomic
 from adamomentum.study.report import figures, tables
 from adamomentum.study.report.tables import Tables, label
 
@@ -47,7 +46,7 @@ def write(
     trials = outcome.tuning + outcome.final
     comparison = outcome.comparison
     steps = [s for _, r in outcome.final for s in r.curve.get("step", [])[-1:]]
-    page = template("template.html.j2").render(
+    page = template(Path(__file__).parent, "template.html.j2").render(
         command=command,
         name=data_name,
         data=data_line,
@@ -88,18 +87,6 @@ def write(
     )
     write_atomic(folder / PAGE, page.encode())
     return t
-
-
-def template(name: str) -> jinja2.Template:
-    """Returns a template of this folder."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(name)
 
 
 def last_line(text: str) -> str:

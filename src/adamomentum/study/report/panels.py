@@ -12,10 +12,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from adamomentum.page.figures import COLOURS, INK, MARKERS
 from adamomentum.study import stages
 from adamomentum.study.report.across import TAUS
 from adamomentum.study.report.cells import heading
-from adamomentum.study.report.figures import COLOURS, INK, MARKERS
 from adamomentum.study.report.runs import column_of, family_of, final_curves, sensitivity_curve, values
 from adamomentum.study.report.study_tables import StudyTables
 from adamomentum.study.results import StudyResults

@@ -8,14 +8,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from adamomentum.files import write_atomic
+from adamomentum.page.templates import template
 from adamomentum.study import stages
 from adamomentum.study.engine import Folder
-from adamomentum.study.files import write_atomic
 from adamomentum.study.report import provenance, samples, study_figures, study_tables
 from adamomentum.study.report.cells import NONE
 from adamomentum.study.report.claims import RULE, Judge
 from adamomentum.study.report.export import write_tables
-from adamomentum.study.report.html import template
 from adamomentum.study.report.runs import family_of
 from adamomentum.study.report.sheet import Sheet
 from adamomentum.study.report.sheets import all_sheets
@@ -47,7 +47,7 @@ def write(folder: Folder, device: str, command: str) -> Path:
     buffer = io.BytesIO()
     results.trials.to_parquet(buffer, index=False)
     write_atomic(folder.report / "report.parquet", buffer.getvalue())
-    page = template("study.html.j2").render(
+    page = template(Path(__file__).parent, "study.html.j2").render(
         **_context(folder, results, made, sheets), figures=figures, legend=study_figures.legend(results),
         command=command, written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     )  # fmt: skip

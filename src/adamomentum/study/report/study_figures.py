@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
 
+from adamomentum.page.figures import STYLE, panel, save
 from adamomentum.study import stages
-from adamomentum.study.files import write_atomic
-from adamomentum.study.report.figures import STYLE, inline
 from adamomentum.study.report.panels import Panels, styles
 from adamomentum.study.report.study_tables import StudyTables
 from adamomentum.study.results import StudyResults
@@ -36,33 +32,14 @@ def draw(results: StudyResults, made: StudyTables, folder: Path) -> dict[str, li
     panels, found = Panels(results, made), dict[str, list[str]]()
     for kind in PER_TASK:
         drawn = [
-            _panel(getattr(panels, kind), f"{kind}-{task.name}", folder, task.name) for task in results.study.tasks
+            panel(getattr(panels, kind), f"{kind}-{task.name}", folder, task.name, size=SIZE)
+            for task in results.study.tasks
         ]
         found[kind] = [svg for svg in drawn if svg is not None]
-    drawn = [_panel(getattr(panels, kind), kind, folder) for kind in ACROSS]
+    drawn = [panel(getattr(panels, kind), kind, folder, size=SIZE) for kind in ACROSS]
     found["across"] = [svg for svg in drawn if svg is not None]
     _headline(panels, folder)
     return found
-
-
-def _panel(draw_in: Callable[..., bool], name: str, folder: Path, *arguments: Any) -> str | None:
-    # The salt makes the file reproducible.
-    with matplotlib.rc_context(cast("Any", {**STYLE, "svg.hashsalt": name})):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        ax: Axes = figure.subplots()
-        if not draw_in(ax, *arguments):
-            return None
-        return inline(_save(figure, name, folder), name)
-
-
-def _save(figure: Figure, name: str, folder: Path) -> str:
-    """Writes a figure as SVG and PDF and returns the SVG."""
-    svg, pdf = io.BytesIO(), io.BytesIO()
-    figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-    figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
-    write_atomic(folder / f"{name}.svg", svg.getvalue())
-    write_atomic(folder / f"{name}.pdf", pdf.getvalue())
-    return svg.getvalue().decode()
 
 
 def _headline(panels: Panels, folder: Path) -> None:
@@ -74,7 +51,7 @@ def _headline(panels: Panels, folder: Path) -> None:
         figure = Figure(figsize=(SIZE[0] * len(shown), SIZE[1]), layout="constrained")
         for ax, task in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
             panels.forest(ax, task)
-        _save(figure, "forest", folder)
+        save(figure, "forest", folder)
 
 
 def legend(results: StudyResults) -> list[tuple[str, str]]:

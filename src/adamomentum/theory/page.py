@@ -1,0 +1,73 @@
+"""What the theory's experiments found, for readers and for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from adamomentum.files import write_atomic
+from adamomentum.page.figures import panel
+from adamomentum.page.templates import template
+from adamomentum.theory.catalogue import panels
+from adamomentum.theory.claims import Claim, Profile
+
+PAGE = "theory.html"
+CLAIMS = "claims.json"
+SIZE = (6.4, 4.2)
+
+
+def write(claims: Sequence[Claim], profile: Profile, seed: int, command: str, folder: Path) -> Path:
+    """Writes ``claims.json``, figures (SVG, PDF) and a page that needs nothing else.
+
+    Args:
+        claims: in the order of the page.
+        profile: that they were computed with.
+        seed: likewise.
+        command: that made them.
+        folder: where to.
+
+    Returns:
+        The page's path.
+    """
+    known = {claim.key: claim for claim in claims}
+    drawn: dict[str, list[tuple[str, str]]] = {}
+    for p in panels():
+        if p.claim in known:
+            svg = panel(p.draw, p.name, folder / "figures", known[p.claim].data, size=SIZE)
+            if svg is not None:
+                drawn.setdefault(p.claim, []).append((svg, p.caption))
+    record = {"profile": profile, "seed": seed, "command": command, "claims": [_record(claim) for claim in claims]}
+    write_atomic(folder / CLAIMS, (json.dumps(_plain(record), indent=1) + "\n").encode())
+    text = template(Path(__file__).parent, "theory.html.j2").render(
+        claims=claims,
+        drawn=drawn,
+        profile=profile,
+        seed=seed,
+        command=command,
+        written=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        seconds=sum(claim.seconds for claim in claims),
+    )
+    write_atomic(folder / PAGE, text.encode())
+    return folder / PAGE
+
+
+def _record(claim: Claim) -> dict[str, Any]:
+    return {"verdict": claim.verdict, "fault": claim.fault, **asdict(claim)}
+
+
+def _plain(value: Any) -> Any:
+    """Returns ``value`` as JSON can hold it: arrays as lists, None for what is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
