@@ -1,0 +1,42 @@
+"""A verdict follows from checks alone."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from adamomentum.theory.claims import Check, Claim
+
+YES, NO = Check("yes", True), Check("no", False)
+
+
+def claim(**fields):
+    given = {"key": "k", "title": "t", "source": "s", "printed": (YES,), "control": NO, **fields}
+    return Claim(**given)
+
+
+@pytest.mark.parametrize(
+    ("fields", "verdict"),
+    [
+        ({}, "confirmed"),
+        ({"printed": (YES, NO)}, "not confirmed"),
+        ({"printed": ()}, "not confirmed"),
+        ({"printed": (NO,), "corrected": (YES,)}, "confirmed with corrections"),
+        ({"printed": (NO,), "corrected": (YES, NO)}, "not confirmed"),
+        ({"printed": (NO,), "against": (YES,)}, "refuted"),
+        ({"printed": (NO,), "against": (YES, NO)}, "not confirmed"),
+        ({"printed": (NO,), "corrected": (YES,), "against": (YES,)}, "confirmed with corrections"),
+        ({"control": YES}, "undecided"),
+        ({"control": YES, "printed": (NO,), "against": (YES,)}, "undecided"),
+    ],
+)
+def test_verdict(fields, verdict) -> None:
+    assert claim(**fields).verdict == verdict
+
+
+def test_only_what_is_relied_on_can_be_a_fault() -> None:
+    for printed, corrected, control in itertools.product((YES, NO), ((), (YES,), (NO,)), (YES, NO)):
+        made = claim(printed=(printed,), corrected=corrected, control=control, relied_on=True)
+        assert made.fault == (not made.verdict.startswith("confirmed"))
+        assert not claim(printed=(printed,), corrected=corrected, control=control).fault
