@@ -124,7 +124,7 @@ def test_settings_as_the_authors_ran_them() -> None:
         ({"data": "cifar10"}, None),
         ({"data": "cifar10", "model": "sn-dcgan"}, "must be one of dcgan, sngan, biggan, got 'sn-dcgan'"),
         ({"data": "cifar10", "model": "sngan", "features": "digits-cnn64-v1"}, "must be one of inception, got 'digits"),
-        ({"loss": "ns"}, "params.loss of a GAN on digits must be one of hinge, bce, got 'ns'"),
+        ({"loss": "ns"}, "params.loss of a GAN must be one of hinge, bce, got 'ns'"),
         ({"loss": 1.0}, "must be one of hinge, bce, got 1.0"),
         ({"d_steps": 0.0}, "params.d_steps of a GAN must be a whole number from 1, got 0.0"),
         ({"d_steps": 1.5}, "params.d_steps of a GAN must be a whole number from 1, got 1.5"),

@@ -312,18 +312,27 @@ def test_together_the_processes_decode_the_batch_that_one_would(tiny_imagenet, w
 def test_settings_are_checked() -> None:
     for params, message in (
         ({"dataset": "x"}, "unknown params of image classification: dataset"),
-        ({"data": "svhn"}, "unknown data 'svhn'.*allowed: mnist5k"),
-        ({"model": "vit"}, "unknown model 'vit'"),
-        ({"augment": "rrc-flip"}, "unknown augment 'rrc-flip'.*allowed: none, crop-flip"),
-        ({"data": "imagenet", "augment": "crop-flip"}, "allowed: none, rrc-flip"),
-        ({"data": "mnist1d"}, "unknown model 'small-resnet' of data 'mnist1d'; allowed: cnn1d"),
-        ({"model": "cnn1d"}, "unknown model 'cnn1d' of data 'mnist5k'; allowed: small-resnet, vgg16-bn"),
+        ({"data": "svhn"}, "params.data of image classification must be one of mnist5k, .*, got 'svhn'"),
+        (
+            {"model": "vit"},
+            "params.model of image classification on mnist5k must be one of small-resnet, .*, got 'vit'",
+        ),
+        ({"augment": "rrc-flip"}, "on mnist5k must be one of none, crop-flip, crop-flip-cutout, got 'rrc-flip'"),
+        ({"data": "imagenet", "augment": "crop-flip"}, "must be one of none, rrc-flip, got 'crop-flip'"),
+        (
+            {"data": "mnist1d"},
+            "params.model of image classification on mnist1d must be one of cnn1d, got 'small-resnet'",
+        ),
+        ({"model": "cnn1d"}, "on mnist5k must be one of small-resnet, vgg16-bn, .*, got 'cnn1d'"),
         (
             {"data": "mnist1d", "model": "cnn1d", "augment": "crop-flip"},
-            "'crop-flip' of data 'mnist1d'",
+            "on mnist1d must be one of none, got 'crop-flip'",
         ),
-        ({"label_smoothing": 1.0}, "label_smoothing must be a number of at least 0 and below 1, got 1.0"),
-        ({"label_smoothing": "some"}, "label_smoothing must be a number .* got 'some'"),
+        ({"label_smoothing": 1.0}, r"params.label_smoothing of image classification must be in \[0, 1\), got 1.0"),
+        (
+            {"label_smoothing": "some"},
+            r"params.label_smoothing of image classification must be in \[0, 1\), got 'some'",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             Settings.of(params)

@@ -232,7 +232,7 @@ def test_settings_of_a_specification() -> None:
     ("params", "message"),
     [
         ({"data": "brown"}, "params.data of a language model must be one of wikipedia, ptb, got 'brown'"),
-        ({"width": 3.0}, "unknown params of a language model: width; allowed: data, layers"),
+        ({"width": 3.0}, "unknown params of a language model: width; there are: data, layers"),
         ({"layers": 0.0}, "params.layers of a language model must be a whole number from 1, got 0"),
         ({"hidden": 2.5}, "params.hidden of a language model must be a whole number from 1, got 2.5"),
         ({"hidden": True}, "params.hidden of a language model must be a whole number from 1, got True"),

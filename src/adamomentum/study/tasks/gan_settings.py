@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from adamomentum.study.spec import Value
 from adamomentum.study.tasks import features
 from adamomentum.study.tasks.gan_models import MODELS
+from adamomentum.study.tasks.params import FLAG, NAME, NOT_NEGATIVE, SHARE, WHOLE, checked, known, one_of, read, whole
 
 SIDES = {"digits": 8, "cifar10": 32}
-LOSSES = ("hinge", "bce")
+OF = "a GAN"
+KINDS = {
+    "data": one_of(SIDES),
+    # Which of them go with the data is seen later.
+    "model": NAME,
+    "features": NAME,
+    "d_steps": WHOLE,
+    "latent": whole(0),
+    # The least number of channels that can be halved is two; 0 stands for the model's own.
+    "width": whole(0, but=(1,)),
+    "loss": one_of(("hinge", "bce")),
+    "consistency": NOT_NEGATIVE,
+    "flip": FLAG,
+    "average": SHARE,
+    "average_from": whole(0),
+    # Four points are the least that have third neighbours.
+    "samples": whole(4),
+}
 
 
 @dataclass(frozen=True)
@@ -56,25 +74,16 @@ class Settings:
         Raises:
             ValueError: if a parameter is not known or not usable, or two do not go together.
         """
-        names = [field.name for field in fields(cls)]
-        unknown = sorted(params.keys() - set(names))
-        if unknown:
-            raise ValueError(f"unknown params of a GAN: {', '.join(unknown)}; there are: {', '.join(names)}")
-        data = params.get("data", cls.data)
-        if data not in SIDES:
-            raise ValueError(f"params.data of a GAN must be one of {', '.join(SIDES)}, got {data!r}")
-        allowed = {
-            "model": [name for name, kind in MODELS.items() if kind.side == SIDES[data]],
-            "features": [features.DIGITS if data == "digits" else features.INCEPTION],
-            "loss": LOSSES,
-        }
-        base = cls() if data == "digits" else CIFAR10.get(params.get("model"), CIFAR10["dcgan"])
-        made = cls(**{**asdict(base), **{name: _checked(name, value) for name, value in params.items()}})
-        for name, choices in allowed.items():
-            if getattr(made, name) not in choices:
-                raise ValueError(
-                    f"params.{name} of a GAN on {data} must be one of {', '.join(choices)}, got {getattr(made, name)!r}"
-                )
+        known(OF, params, KINDS)
+        data = checked(OF, "data", params.get("data", cls.data), KINDS["data"])
+        made = read(
+            OF, params, KINDS, cls() if data == "digits" else CIFAR10.get(params.get("model"), CIFAR10["dcgan"])
+        )
+        for name, choices in (
+            ("model", [name for name, kind in MODELS.items() if kind.side == SIDES[data]]),
+            ("features", [features.DIGITS if data == "digits" else features.INCEPTION]),
+        ):
+            checked(f"{OF} on {data}", name, getattr(made, name), one_of(choices))
         parts = MODELS[made.model].parts
         if made.latent % parts:
             raise ValueError(
@@ -93,26 +102,3 @@ CIFAR10: Mapping[Any, Settings] = {
 }
 """Defaults for ``cifar10`` by model: the configurations of AdaMomentum's authors (``DCGAN_BigGAN/src/configs`` and
 ``SNGAN/configs`` of wyzjack/AdaM3), 10,000 samples compared with the test split's 10,000 images among them."""
-
-
-def _checked(name: str, value: Value) -> Any:
-    if name in ("data", "model", "features", "loss"):
-        return value
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if name == "flip":
-        right, what = isinstance(value, bool), "true or false"
-    elif name == "consistency":
-        right, what = number and value >= 0, "0 or more"  # type: ignore[operator]
-    elif name == "average":
-        right, what = number and 0 <= value < 1, "in [0, 1)"  # type: ignore[operator]
-    else:
-        # Four points are the least that have third neighbours; two channels the least that can be halved.
-        least = {"samples": 4, "d_steps": 1}.get(name, 0)
-        right = number and value >= least and value == int(value)  # type: ignore[operator,arg-type]
-        right, what = right and (name, value) != ("width", 1), f"a whole number from {least}"
-        what += ", and not 1" if name == "width" else ""
-        # A specification holds every number as a float.
-        value = int(value) if right else value  # type: ignore[arg-type]
-    if not right:
-        raise ValueError(f"params.{name} of a GAN must be {what}, got {value!r}")
-    return value

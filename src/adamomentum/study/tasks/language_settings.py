@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from adamomentum.study.spec import Value
+from adamomentum.study.tasks.params import FLAG, NOT_NEGATIVE, POSITIVE, SHARE, WHOLE, checked, known, one_of, read
 
-TEXTS = ("wikipedia", "ptb")
+OF = "a language model"
+KINDS = {
+    "data": one_of(("wikipedia", "ptb")),
+    "layers": WHOLE,
+    "embedding": WHOLE,
+    "hidden": WHOLE,
+    "drop_words": SHARE,
+    "drop_input": SHARE,
+    "drop_hidden": SHARE,
+    "drop_output": SHARE,
+    "weight_drop": SHARE,
+    "bptt": WHOLE,
+    "variable_bptt": FLAG,
+    "clip": POSITIVE,
+    "alpha": NOT_NEGATIVE,
+    "beta": NOT_NEGATIVE,
+    "eval_streams": WHOLE,
+}
 
 
 @dataclass(frozen=True)
@@ -51,15 +68,9 @@ class Settings:
         Raises:
             ValueError: if a parameter is not known or not usable.
         """
-        data = params.get("data", cls.data)
-        if data not in TEXTS:
-            raise ValueError(f"params.data of a language model must be one of {', '.join(TEXTS)}, got {data!r}")
-        base = AWD_LSTM if data == "ptb" else cls()
-        unknown = params.keys() - {field.name for field in fields(cls)}
-        if unknown:
-            names = ", ".join(field.name for field in fields(cls))
-            raise ValueError(f"unknown params of a language model: {', '.join(sorted(unknown))}; allowed: {names}")
-        return cls(**{**asdict(base), **{name: _checked(name, value) for name, value in params.items()}})
+        known(OF, params, KINDS)
+        data = checked(OF, "data", params.get("data", cls.data), KINDS["data"])
+        return read(OF, params, KINDS, AWD_LSTM if data == "ptb" else cls())
 
 
 AWD_LSTM = Settings(
@@ -79,24 +90,3 @@ AWD_LSTM = Settings(
     eval_streams=1,
 )
 """AWD-LSTM on Penn Treebank as in the runs of AdaMomentum's authors: the defaults for ``data = "ptb"``."""
-
-
-def _checked(name: str, value: Value) -> Any:
-    if name == "data":
-        return value
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if name == "variable_bptt":
-        right, what = isinstance(value, bool), "true or false"
-    elif name.startswith("drop_") or name == "weight_drop":
-        right, what = number and 0 <= value < 1, "in [0, 1)"  # type: ignore[operator]
-    elif name == "clip":
-        right, what = number and value > 0, "above 0"  # type: ignore[operator]
-    elif name in ("alpha", "beta"):
-        right, what = number and value >= 0, "0 or more"  # type: ignore[operator]
-    else:
-        right, what = number and value >= 1 and value == int(value), "a whole number from 1"  # type: ignore[arg-type,operator]
-        # A specification holds every number as a float.
-        value = int(value) if right else value  # type: ignore[arg-type]
-    if not right:
-        raise ValueError(f"params.{name} of a language model must be {what}, got {value!r}")
-    return value

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from adamomentum.study.spec import Value
+from adamomentum.study.tasks.params import NOT_NEGATIVE, SHARE, WHOLE, checked, known, one_of, read
 
-CORPORA = ("home-assistant", "iwslt14")
+OF = "translation"
+KINDS = {
+    "data": one_of(("home-assistant", "iwslt14")),
+    "subwords": WHOLE,
+    "features": WHOLE,
+    "inner": WHOLE,
+    "heads": WHOLE,
+    "layers": WHOLE,
+    "dropout": SHARE,
+    "drop_attention": SHARE,
+    "drop_activation": SHARE,
+    "label_smoothing": SHARE,
+    "beam": WHOLE,
+    "penalty": NOT_NEGATIVE,
+    "clip": NOT_NEGATIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -51,15 +66,9 @@ class Settings:
         Raises:
             ValueError: if a parameter is not known or not usable.
         """
-        data = params.get("data", cls.data)
-        if data not in CORPORA:
-            raise ValueError(f"params.data of translation must be one of {', '.join(CORPORA)}, got {data!r}")
-        names = [field.name for field in fields(cls)]
-        unknown = sorted(params.keys() - set(names))
-        if unknown:
-            raise ValueError(f"unknown params of translation: {', '.join(unknown)}; there are: {', '.join(names)}")
-        base = IWSLT14 if data == "iwslt14" else cls()
-        made = cls(**{**asdict(base), **{name: _checked(name, value) for name, value in params.items()}})
+        known(OF, params, KINDS)
+        data = checked(OF, "data", params.get("data", cls.data), KINDS["data"])
+        made = read(OF, params, KINDS, IWSLT14 if data == "iwslt14" else cls())
         if made.features % made.heads or made.features % 2:
             raise ValueError(
                 f"params.features of translation must be even and a multiple of params.heads, got {made.features} "
@@ -85,20 +94,3 @@ IWSLT14 = Settings(
 Beam 5 and length penalty 1 are those of their scripts (``Transformer_NMT/sh_files`` of wyzjack/AdaM3), which decode
 with the mean of the last five epochs' weights; here the last step's weights decode, as in every task of the study.
 """
-
-
-def _checked(name: str, value: Value) -> Any:
-    if name == "data":
-        return value
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if name.startswith("drop") or name == "label_smoothing":
-        right, what = number and 0 <= value < 1, "in [0, 1)"  # type: ignore[operator]
-    elif name in ("penalty", "clip"):
-        right, what = number and value >= 0, "0 or more"  # type: ignore[operator]
-    else:
-        right, what = number and value >= 1 and value == int(value), "a whole number from 1"  # type: ignore[arg-type,operator]
-        # A specification holds every number as a float.
-        value = int(value) if right else value  # type: ignore[arg-type]
-    if not right:
-        raise ValueError(f"params.{name} of translation must be {what}, got {value!r}")
-    return value

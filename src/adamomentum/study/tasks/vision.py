@@ -21,10 +21,14 @@ from adamomentum.study.spec import Value
 from adamomentum.study.tasks.augment import AUGMENTATIONS
 from adamomentum.study.tasks.base import Batches, Context, Run, Update
 from adamomentum.study.tasks.file_vision import FileImageRun
+from adamomentum.study.tasks.params import NAME, SHARE, checked, one_of, read
 from adamomentum.study.tasks.vision_models import MODELS
 
 EVAL_BATCH = 500
+OF = "image classification"
 DATA = ("mnist5k", "mnist5k-full", "mnist1d", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder")
+# Which networks and augmentations go with the data is seen later.
+KINDS = {"data": one_of(DATA), "model": NAME, "augment": NAME, "label_smoothing": SHARE}
 FILE_AUGMENT = "rrc-flip"
 VGG_SIDES = (32, 63)  # five halvings leave one pixel
 
@@ -53,27 +57,12 @@ class Settings:
         Raises:
             ValueError: if a parameter or a value is not known.
         """
-        known = cls.__dataclass_fields__
-        unknown = params.keys() - known.keys()
-        if unknown:
-            raise ValueError(
-                f"unknown params of image classification: {', '.join(sorted(unknown))}; there are: {', '.join(known)}"
-            )
-        made = cls(**params)  # type: ignore[arg-type]
+        made = read(OF, params, KINDS, cls())
         signals = made.data == "mnist1d"
         networks = ("cnn1d",) if signals else tuple(name for name in MODELS if name != "cnn1d")
         changes = ("none",) if signals else ("none", FILE_AUGMENT) if made.data == "imagenet" else tuple(AUGMENTATIONS)
-        for name, value, allowed in (
-            ("data", made.data, DATA),
-            ("model", made.model, networks),
-            ("augment", made.augment, changes),
-        ):
-            if value not in allowed:
-                of = "image classification" if name == "data" else f"data {made.data!r}"
-                raise ValueError(f"unknown {name} {value!r} of {of}; allowed: {', '.join(allowed)}")
-        share = made.label_smoothing
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
-            raise ValueError(f"label_smoothing must be a number of at least 0 and below 1, got {share!r}")
+        checked(f"{OF} on {made.data}", "model", made.model, one_of(networks))
+        checked(f"{OF} on {made.data}", "augment", made.augment, one_of(changes))
         return made
 
 
