@@ -205,6 +205,10 @@ def test_target_is_the_best_baselines_and_half_of_its_runs_reach_it(tmp_path) ->
     assert made.row("digits", "sgdm").steps == 40
     assert made.row("digits", "adamw").steps == math.inf
     assert comparison(made.speed, "adamw").outcome == "better"
+    [shown] = [row for row in all_sheets(results, made)["speed"].rows if row[1] == "SGD + momentum"]
+    assert shown[4:6] == ["40 (5/8)", "0.4"]  # 40 steps of 10 ms
+    [shown] = [row for row in all_sheets(results, made)["speed"].rows if row[1] == "AdamW"]
+    assert shown[4:6] == ["not reached (0/8)", "–"]
 
 
 def test_one_failed_run_moves_neither_target_nor_scores_away(tmp_path) -> None:

@@ -20,6 +20,7 @@ from adamomentum.study.report.cells import (
 from adamomentum.study.report.comparisons import Comparison
 from adamomentum.study.report.runs import TRAIN_LOSS, runs
 from adamomentum.study.report.sheet import Maker, Sheet
+from adamomentum.study.report.study_tables import Row
 
 
 class ComparisonSheets(Maker):
@@ -83,10 +84,11 @@ class ComparisonSheets(Maker):
         reference = self.label(self.study.reference)
         sheet = Sheet(
             "steps-to-target",
-            ["task", "against", reference, "the other", "Wilcoxon", "least possible", "Wilcoxon, Holm", "reading"],
+            ["task", "against", f"{reference}, steps", "seconds", "the other, steps", "seconds", "Wilcoxon",
+             "least possible", "Wilcoxon, Holm", "reading"],
             frame=self.tidy_comparisons(self.made.speed),
             groups=1,
-        )
+        )  # fmt: skip
         words = {"better": "faster", "worse": "slower"}
         for c in self.made.speed:
             mine, other = self.made.row(c.task, c.subject), self.made.row(c.task, c.other)
@@ -97,7 +99,7 @@ class ComparisonSheets(Maker):
                 [
                     c.task,
                     self.label(c.other),
-                    *("" if r is None else steps_text(r.steps, r.reached, r.runs) for r in (mine, other)),
+                    *(cell for row in (mine, other) for cell in self._times(row)),
                     p_value(c.paired.wilcoxon_p),
                     p_value(c.paired.wilcoxon_floor),
                     p_value(c.wilcoxon_holm),
@@ -105,6 +107,14 @@ class ComparisonSheets(Maker):
                 ]
             )
         return sheet
+
+    @staticmethod
+    def _times(row: Row | None) -> tuple[str, str]:
+        """Median steps to the target, and the seconds that so many median steps take."""
+        if row is None:
+            return "", ""
+        seconds = None if row.steps is None or row.ms is None else row.steps * row.ms / 1e3
+        return steps_text(row.steps, row.reached, row.runs), plain(seconds, ".3g")
 
     def training(self) -> Sheet:
         """The training loss at the end."""

@@ -76,9 +76,8 @@ class Settings:
         """
         known(OF, params, KINDS)
         data = checked(OF, "data", params.get("data", cls.data), KINDS["data"])
-        made = read(
-            OF, params, KINDS, cls() if data == "digits" else CIFAR10.get(params.get("model"), CIFAR10["dcgan"])
-        )
+        base = cls() if data == "digits" else CIFAR10.get(params.get("model"), CIFAR10["dcgan"])
+        made = read(OF, params, KINDS, base)
         for name, choices in (
             ("model", [name for name, kind in MODELS.items() if kind.side == SIDES[data]]),
             ("features", [features.DIGITS if data == "digits" else features.INCEPTION]),
