@@ -12,6 +12,7 @@ from torch import Tensor
 
 from adamomentum.torch.functional import choose_path
 from adamomentum.torch.precision import StateDtype, is_reduced
+from adamomentum.torch.rounding import ROUNDING_STATE, ROUNDINGS, Rounding
 
 __all__ = [
     "STATE_DTYPES",
@@ -127,15 +128,25 @@ def check_options(options: Mapping[str, Any], *, read_tensors: bool = True) -> N
                 raise ValueError(
                     f"{name}=True does not go with state_dtype={dtype!r}: {why}; use state_dtype=torch.float32"
                 )
+    rounding = options["rounding"]
+    if rounding not in ROUNDINGS:
+        raise ValueError(f"rounding must be one of {', '.join(map(repr, ROUNDINGS))}, got {rounding!r}")
+    for name, why in (
+        ("fused", "the native kernels round to nearest"),
+        ("differentiable", "rounding has no derivative"),
+    ):
+        if rounding != "nearest" and options[name]:
+            raise ValueError(f"{name}=True does not go with rounding={rounding!r}: {why}; leave {name} alone")
     choose_path([], **{name: options[name] for name in ("foreach", "fused", "differentiable", "state_dtype")})
 
 
-def check_param(p: Tensor, state_dtype: StateDtype = None) -> None:
+def check_param(p: Tensor, state_dtype: StateDtype = None, rounding: Rounding = "nearest") -> None:
     """Check that a parameter is of a kind that can be updated.
 
     Args:
         p: the parameter.
         state_dtype: the option of that name.
+        rounding: the option of that name.
 
     Raises:
         TypeError: if it is not.
@@ -153,6 +164,11 @@ def check_param(p: Tensor, state_dtype: StateDtype = None) -> None:
         raise TypeError(
             f"params must not be distributed with state_dtype='8bit', got a {type(p).__name__} of shape "
             f"{tuple(p.shape)}: blocks of codes do not survive another sharding; use state_dtype=torch.bfloat16"
+        )
+    if rounding == "stochastic" and p.dtype == torch.float16:
+        raise TypeError(
+            f"params must not be float16 with rounding='stochastic', which is for bfloat16, got {describe(p)}; use "
+            "rounding='kahan' or 'master'"
         )
     if p.layout != torch.strided:
         raise TypeError(f"params must be dense tensors, got layout {p.layout} of shape {tuple(p.shape)}")
@@ -203,7 +219,8 @@ def _fit(a: Tensor, b: Tensor) -> bool:
 def _check_moments(p: Tensor, group: Mapping[str, Any], entries: Mapping[str, Any]) -> None:
     """Check that a parameter's state, if it has one, still goes with it and with its group."""
     moments = {key: entries[key] for key in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if key in entries}
-    for key, moment in moments.items():
+    kept = {key: entries[key] for key in ROUNDING_STATE.values() if key in entries}
+    for key, moment in (moments | kept).items():
         if not _fit(moment, p) or hasattr(moment, "placements") != hasattr(p, "placements"):
             raise ValueError(
                 f"the state no longer fits its parameter: {key!r} is {describe(moment)} on {moment.device} for "

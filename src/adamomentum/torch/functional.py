@@ -17,6 +17,7 @@ from torch import Tensor
 from adamomentum.torch import fused_cpu, fused_cuda
 from adamomentum.torch.foreach import PLAIN_TENSORS, foreach_update
 from adamomentum.torch.precision import StateDtype, is_reduced, pack, unpack
+from adamomentum.torch.rounding import narrowed, rounds, widened
 from adamomentum.torch.scalars import Numbers, Rule, Scalar, as_real, numbers_on_device, numbers_on_host, with_floats
 
 if TYPE_CHECKING:
@@ -233,10 +234,10 @@ def update(
     if path == "fused":
         rows = fused_cuda.run(rows, rule, capturable=capturable, found_inf=found_inf)
         path = choose_path([p for p, _, _ in rows], foreach=None, fused=False, differentiable=False)
-    wide = [row for row in rows if not is_reduced(row[2]["exp_avg"].dtype)]
-    if 0 < len(wide) < len(rows):  # the option was changed between the first steps of some and of others
-        update(wide, None, rule, path, capturable=capturable)
-        rows = [row for row in rows if is_reduced(row[2]["exp_avg"].dtype)]
+    narrow = [row for row in rows if _is_narrow(row, rule)]
+    if narrow and len(narrow) < len(rows):
+        update([row for row in rows if not _is_narrow(row, rule)], None, rule, path, capturable=capturable)
+        rows = narrow
     if not rows:
         return
     # The numbers stay tensors where the host may not wait for them, or autograd or a compiler follows them.
@@ -253,9 +254,9 @@ def update(
         torch._foreach_add_(state_steps, torch.tensor(1.0, device="cpu"), alpha=1.0)
     numbers = numbers_on_device(state_steps, exp_avgs, rule) if stay_tensors else numbers_on_host(state_steps, rule)
 
-    if is_reduced(exp_avgs[0].dtype):
+    if narrow:
         for param, grad, state, n in zip(params, grads, states, numbers, strict=True):
-            _reduced(param, grad, state, n, rule, state["step"] if stay_tensors else state["step"].item())
+            _narrow(param, grad, state, n, rule, state["step"] if stay_tensors else state["step"].item())
         return
     columns = [params, grads, exp_avgs, exp_avg_sqs]
     columns.append([s["max_exp_avg_sq"] for s in states] if rule.amsgrad else exp_avg_sqs)
@@ -307,16 +308,32 @@ def _for_loop(
         param.copy_(theta)
 
 
-def _reduced(
+def _is_narrow(row: Row, rule: Rule) -> bool:
+    """Whether a parameter goes the way of :func:`_narrow`."""
+    param, _, state = row
+    return is_reduced(state["exp_avg"].dtype) or rounds(param, rule.rounding)
+
+
+def _narrow(
     param: Tensor, grad: Tensor, state: dict[str, Tensor], n: Numbers, rule: Rule, step: float | Tensor
 ) -> None:
-    """The update rule with moments in reduced precision: in float32, then rounded to be stored."""
+    """The update rule with moments in reduced precision, or a parameter whose rounding is not the nearest.
+
+    The update is made in float32, and what it makes is then rounded to be stored.
+    """
+    theta = widened(param, state, rule.rounding) if rounds(param, rule.rounding) else param
     moments: tuple[tuple[str, Literal["m", "v"]], ...] = (("exp_avg", "m"), ("exp_avg_sq", "v"))
-    scales = {key: state.get(f"{key}_scale") for key, _ in moments}
-    m, v = (unpack(state[key], scales[key], moment) for key, moment in moments)
-    _for_loop(param, grad, m, v, v, n, rule)
-    for values, (key, moment) in zip((m, v), moments, strict=True):
-        pack(values, state[key], scales[key], moment, step)
+    if is_reduced(state["exp_avg"].dtype):
+        scales = {key: state.get(f"{key}_scale") for key, _ in moments}
+        m, v = (unpack(state[key], scales[key], moment) for key, moment in moments)
+        _for_loop(theta, grad, m, v, v, n, rule)
+        for values, (key, moment) in zip((m, v), moments, strict=True):
+            pack(values, state[key], scales[key], moment, step)
+    else:
+        v = state["exp_avg_sq"]
+        _for_loop(theta, grad, state["exp_avg"], v, state["max_exp_avg_sq"] if rule.amsgrad else v, n, rule)
+    if theta is not param:
+        narrowed(theta, param, state, rule.rounding, step)
 
 
 def _addcmul_(out: Tensor, a: Tensor, b: Tensor, value: Scalar) -> None:

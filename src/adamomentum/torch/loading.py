@@ -12,6 +12,7 @@ from torch.optim.optimizer import Optimizer
 
 from adamomentum.torch.checks import STATE_DTYPES, check_count, check_options, describe
 from adamomentum.torch.precision import StateDtype, block_count, empty_scales, is_reduced, pack
+from adamomentum.torch.rounding import ROUNDING_STATE
 
 __all__ = ["Hidden", "checked_and_hidden", "state_dtype_for"]
 
@@ -91,6 +92,9 @@ def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> di
             # Half precision without the option was not ours: this optimizer computes in float32 at least.
             moment = moment.to(state_dtype_for(p, group["state_dtype"]))
         loaded[key] = Hidden(moment)
+    for key in ROUNDING_STATE.values():
+        if key in entries:
+            loaded[key] = Hidden(_moment(f"{where}, {key!r}", entries[key], p))
     if len({loaded[key].tensor.dtype == torch.uint8 for key in ("exp_avg", "exp_avg_sq")}) > 1:
         raise ValueError(f"{where}: 'exp_avg' and 'exp_avg_sq' must both be 8-bit codes or neither")
     return loaded

@@ -17,6 +17,7 @@ from adamomentum.torch.clipping import total_norm
 from adamomentum.torch.functional import Path, Row, choose_path, update
 from adamomentum.torch.loading import Hidden, checked_and_hidden, state_dtype_for
 from adamomentum.torch.precision import StateDtype, empty_scales
+from adamomentum.torch.rounding import ROUNDING_STATE, Rounding, new_state, rounds
 from adamomentum.torch.scalars import Rule, Scalar
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ class AdaMomentum(Optimizer):
             torch.bfloat16 (4 bytes a parameter for both) and "8bit" (2.01 bytes) round stochastically, see
             :mod:`adamomentum.torch.precision`; for real parameters without ``amsgrad``. With "8bit" the state also
             has ``exp_avg_scale`` and ``exp_avg_sq_scale``.
+        rounding: how updated parameters in bfloat16 and float16 are rounded; wider ones are not. "nearest" loses
+            updates below half the spacing, 2^-9 of a bfloat16 number. "stochastic" (bfloat16 alone), "kahan" and
+            "master" do not, at 0, 2 and 4 bytes a parameter; the last two add the state ``compensation`` or
+            ``master``, see :mod:`adamomentum.torch.rounding`. They take the for-loop path for such parameters.
 
     Raises:
         ValueError: if an option is out of range or contradicts another one, or a parameter is named twice.
@@ -119,6 +124,7 @@ class AdaMomentum(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         state_dtype: StateDtype = None,
+        rounding: Rounding = "nearest",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -136,6 +142,7 @@ class AdaMomentum(Optimizer):
             "capturable": capturable,
             "differentiable": differentiable,
             "state_dtype": state_dtype,
+            "rounding": rounding,
         }
         check_options(defaults)
         super().__init__(params, defaults)
@@ -156,7 +163,7 @@ class AdaMomentum(Optimizer):
             check_options(self.param_groups[-1])
             self._path_of(self.param_groups[-1], params, self.param_groups[-1]["fused"])
             for p in params:
-                check_param(p, self.param_groups[-1]["state_dtype"])
+                check_param(p, self.param_groups[-1]["state_dtype"], self.param_groups[-1]["rounding"])
             if len(params) != len(set(params)):
                 raise ValueError("params must not name a parameter twice in one group; remove the duplicates")
         except Exception:
@@ -233,6 +240,8 @@ class AdaMomentum(Optimizer):
             state["exp_avg_sq"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
         if group["amsgrad"] and "max_exp_avg_sq" not in state:
             state["max_exp_avg_sq"] = torch.zeros_like(state["exp_avg_sq"], memory_format=torch.preserve_format)
+        if rounds(p, group["rounding"]) and (kept := ROUNDING_STATE.get(group["rounding"])) and kept not in state:
+            state[kept] = new_state(p, group["rounding"])
         if group["capturable"] and state["step"].device != p.device:
             state["step"] = state["step"].to(p.device)
         return state
@@ -296,6 +305,7 @@ class AdaMomentum(Optimizer):
             check_options(group, read_tensors=not (compiling or group["capturable"]))
             # Of the first, which stands for all: the kernels themselves leave out what they can't take.
             fused = not compiling and self._path_of(group, group["params"][:1], group["fused"]) == "fused"
+            fused = fused and not any(rounds(p, group["rounding"]) for p in group["params"])
             batch = fused_cpu.new_batch() if fused and not self._on_cuda_kernel(group) else None
             if batch is not None:  # checks what it takes
                 rest, position = batch.gather(group["params"], self.state, group["amsgrad"], position)
@@ -398,6 +408,7 @@ def _rule_of(group: dict[str, Any], compiling: bool, scale: Scalar) -> Rule:
         full_bias_correction=group["full_bias_correction"],
         grad_factor=-scale if group["maximize"] else scale,
         differentiable=group["differentiable"],
+        rounding=group["rounding"],
     )
 
 

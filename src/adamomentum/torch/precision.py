@@ -54,8 +54,9 @@ StateDtype = torch.dtype | Literal["8bit"] | None
 BLOCK = 256
 
 # Multipliers of the position, and of the step count for m and for v: fractions of 2^32 that are powers of the root of
-# x^4 = x + 1, whose multiples spread evenly in three dimensions.
-_BY_POSITION, _BY_STEP_M, _BY_STEP_V = 0xD1B54A33, 0xABC98389, 0x8CB92BA7
+# x^4 = x + 1, whose multiples spread evenly in three dimensions. For parameters, of half precision themselves, that of
+# the golden ratio.
+_BY_POSITION, _BY_STEP = 0xD1B54A33, {"m": 0xABC98389, "v": 0x8CB92BA7, "theta": 0x9E3779B9}
 
 # Exponents below these would make the constants of a block subnormal.
 _MIN_E_M, _MIN_E_V = 16, 32
@@ -110,16 +111,16 @@ def block_count(numel: int) -> int:
     return -(-numel // BLOCK)
 
 
-def dither(numel: int, step: float | Tensor, moment: Literal["m", "v"], device: torch.device) -> Tensor:
+def dither(numel: int, step: float | Tensor, moment: Literal["m", "v", "theta"], device: torch.device) -> Tensor:
     """The random bits of each element's rounding at one step: int32 numbers, uniform over all 32 bits.
 
     Args:
         numel: number of elements; the i-th result is for the i-th element in memory.
         step: the step count t, from 1, after which the moment is stored.
-        moment: whose rounding it is.
+        moment: whose rounding it is; "theta" is the parameter itself.
         device: where to make them.
     """
-    by_step = _BY_STEP_M if moment == "m" else _BY_STEP_V
+    by_step = _BY_STEP[moment]
     t = step.to(device, torch.int64) if isinstance(step, Tensor) else int(step)
     start = (t * by_step) & 0xFFFFFFFF
     bits = (torch.arange(numel, dtype=torch.int64, device=device) * _BY_POSITION + start) & 0xFFFFFFFF

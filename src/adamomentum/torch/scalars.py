@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from adamomentum.reference import rectification
+from adamomentum.torch.rounding import Rounding
 
 __all__ = [
     "Numbers",
@@ -52,6 +53,7 @@ class Rule(NamedTuple):
     full_bias_correction: bool
     grad_factor: Scalar  # of every gradient: -1 to maximize, times loss scale and clipping
     differentiable: bool
+    rounding: Rounding = "nearest"
 
 
 class Numbers(NamedTuple):
