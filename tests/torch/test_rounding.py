@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -225,9 +229,7 @@ def test_layouts_and_capturable(rounding):
 
 def test_errors_come_early():
     p = torch.nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))
-    with pytest.raises(
-        ValueError, match="must be one of 'nearest', 'stochastic', 'kahan', 'master', got 'up'"
-    ):
+    with pytest.raises(ValueError, match="must be one of 'nearest', 'stochastic', 'kahan', 'master', got 'up'"):
         AdaMomentum([p], rounding="up")
     with pytest.raises(ValueError, match="fused=True does not go with rounding='kahan': the native kernels round"):
         AdaMomentum([p], rounding="kahan", fused=True)
@@ -246,3 +248,17 @@ def test_errors_come_early():
     p.grad = torch.zeros_like(p)
     with pytest.raises(ValueError, match="no longer fits its parameter: 'compensation'"):
         opt.step()
+
+
+@pytest.mark.slow
+def test_a_bfloat16_language_model_learns_as_a_float32_one(tmp_path):
+    pytest.importorskip("pandas", reason="needs the study extra")
+    script = Path(__file__).parents[2] / "benchmarks" / "bf16_parameters.py"
+    file = tmp_path / "found.json"
+    subprocess.run([sys.executable, script, "--seeds", "2", "--steps", "200", "--json", file], check=True)
+    found = json.loads(file.read_text())
+    for rounding in KEPT:
+        ours = found[f"bfloat16, {rounding}"]
+        assert max(map(abs, ours["difference"])) < 0.005
+        assert ours["curve"] < 0.02
+    assert min(found["bfloat16, nearest"]["difference"]) > 0.005  # what the others are for
