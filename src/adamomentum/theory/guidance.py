@@ -1,0 +1,200 @@
+"""Numbers for someone who comes from Adam or AdamW: lr, weight decay, warm-up, eps.
+
+Pure functions, in closed form; :mod:`adamomentum.theory.moments` has the formulas and their assumptions. What they
+return is where to start a search, not its outcome: gradients in a network are neither stationary nor of one signal to
+noise ratio.
+"""
+
+from __future__ import annotations
+
+import math
+
+from adamomentum.theory.arguments import check_beta, check_betas, check_number
+from adamomentum.theory.moments import adam_equivalent_lr, denominator_floor, noise_attenuation
+from adamomentum.theory.transients import startup_profile, warmup_peak
+
+__all__ = [
+    "eps_floor",
+    "eps_like_adam",
+    "lr_at_beta1",
+    "signal_to_noise",
+    "suggest_lr",
+    "suggest_weight_decay",
+    "warmup_steps",
+]
+
+# More steps of warm-up than any training has; the search stops here.
+_LONGEST_WARMUP = 2**20
+# 1 / (1 - 0.9) is a little above 10.
+_ROUNDING = 1 + 1e-12
+
+
+def suggest_lr(adam_lr: float, betas: tuple[float, float] = (0.9, 0.999), *, signal_to_noise: float = 0.0) -> float:
+    """The lr at which AdaMomentum's updates are as long as Adam's.
+
+    adam_lr sqrt((a + r^2) / (1 + r^2)), a = (1 - beta1) / (1 + beta1): Adam's lr divided by 4.36 (beta1 = 0.9) where
+    the gradient is mostly noise, and Adam's lr where there is none.
+
+    Args:
+        adam_lr: a learning rate that suits Adam or AdamW.
+        betas: decay rates, of both optimizers; beta2 does not enter.
+        signal_to_noise: r, mean of the gradient over its standard deviation, typical of a coordinate: near 0 with small
+            batches or late in training, infinite without noise. :func:`signal_to_noise` finds it from a run of Adam.
+
+    Returns:
+        Where to start the search for AdaMomentum's learning rate.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    adam_lr = check_number("adam_lr", adam_lr, "a learning rate that suits Adam", positive=False)
+    return adam_lr / _factor(betas, signal_to_noise)
+
+
+def suggest_weight_decay(
+    adam_weight_decay: float, betas: tuple[float, float] = (0.9, 0.999), *, signal_to_noise: float = 0.0
+) -> float:
+    """The decoupled weight decay that keeps lr * weight_decay at AdamW's when lr is what :func:`suggest_lr` says.
+
+    Args:
+        adam_weight_decay: AdamW's.
+        betas: as for :func:`suggest_lr`.
+        signal_to_noise: likewise.
+
+    Returns:
+        The weight decay for AdaMomentum with its default, decoupled kind. (With ``fixed_decay=True`` it is not scaled
+        by lr: leave that as it is.)
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    adam_weight_decay = check_number(
+        "adam_weight_decay", adam_weight_decay, "the decoupled weight decay of AdamW", positive=False
+    )
+    return adam_weight_decay * _factor(betas, signal_to_noise)
+
+
+def _factor(betas: tuple[float, float], signal_to_noise: float) -> float:
+    beta1, _ = check_betas(betas)
+    if not signal_to_noise >= 0:
+        raise ValueError(
+            f"signal_to_noise must be >= 0, got {signal_to_noise}; it is the size of the gradient's mean over its "
+            "standard deviation, 0 for pure noise"
+        )
+    return adam_equivalent_lr(1.0, beta1, signal_to_noise)
+
+
+def signal_to_noise(update_rms: float, beta1: float = 0.9) -> float:
+    """The signal to noise ratio of the gradient, from the length of Adam's updates.
+
+    Adam's RMS update is u = sqrt((a + r^2) / (1 + r^2)) lr, so r^2 = (u^2 - a) / (1 - u^2). :func:`suggest_lr` with
+    this r returns u times Adam's lr: AdaMomentum then moves as far a step as Adam did.
+
+    Args:
+        update_rms: root mean square of Adam's updates over many coordinates, after its first 1 / (1 - beta2) steps, in
+            units of lr, without weight decay. From its state, the root of the mean of ``exp_avg**2 / exp_avg_sq``
+            (bias corrections aside).
+        beta1: Adam's.
+
+    Returns:
+        r: 0 if the updates are no longer than in pure noise, infinite if they are 1 or longer.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    update_rms = check_number("update_rms", update_rms, "the RMS of Adam's updates in units of lr")
+    a = noise_attenuation(beta1)
+    if update_rms >= 1:
+        return math.inf
+    return math.sqrt(max(0.0, update_rms**2 - a) / (1 - update_rms**2))
+
+
+def lr_at_beta1(lr: float, beta1: float, new_beta1: float) -> float:
+    """The lr that goes with another beta1, where the gradient is mostly noise.
+
+    AdaMomentum's noise floor and the distance that it travels in noise grow with sqrt((1 + beta1) / (1 - beta1)), which
+    this lr takes out. Adam's do not depend on beta1.
+
+    Args:
+        lr: a learning rate that suits AdaMomentum with ``beta1``.
+        beta1: decay rate of the first moment.
+        new_beta1: the one to change to.
+
+    Returns:
+        The learning rate for ``new_beta1``.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    lr = check_number("lr", lr, "the learning rate", positive=False)
+    return lr * math.sqrt(noise_attenuation(new_beta1) / noise_attenuation(beta1))
+
+
+def warmup_steps(betas: tuple[float, float] = (0.9, 0.999), *, peak: float = 1.1) -> int:
+    """The fewest steps of linear warm-up with which no step exceeds ``peak`` * lr, for a constant gradient.
+
+    Step t, counted from 1, is made with lr * min(1, t / steps). Without warm-up AdaMomentum's first step is
+    lr / (1 - beta1). The gradient is assumed constant: then the excess lasts longest and is the same for every
+    coordinate; a single gradient far above all before it still makes a step of up to lr / sqrt(1 - beta2).
+    ``full_bias_correction=True`` makes the warm-up unnecessary in this respect.
+
+    Args:
+        betas: decay rates.
+        peak: the longest step allowed, in units of the full lr, > 1.
+
+    Returns:
+        How many; 0 if none are needed.
+
+    Raises:
+        ValueError: if an argument is out of range, or more than a million steps would be needed.
+    """
+    beta1, _ = check_betas(betas)
+    if not peak > 1 and beta1 > 0:
+        raise ValueError(f"peak must be > 1, got {peak}; every step is a little longer than lr, so try 1.1")
+    if startup_profile(1, betas)[0] <= peak * _ROUNDING or beta1 == 0:
+        return 0
+    # The peak falls as the warm-up gets longer, so the answer can be bracketed and bisected.
+    too_few, enough = 1, 2
+    while warmup_peak(enough, betas) > peak * _ROUNDING:
+        if enough >= _LONGEST_WARMUP:
+            raise ValueError(f"peak must not be so near to 1: {peak} takes more than {enough} steps with betas {betas}")
+        too_few, enough = enough, 2 * enough
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        too_few, enough = (too_few, middle) if warmup_peak(middle, betas) <= peak * _ROUNDING else (middle, enough)
+    return enough
+
+
+def eps_floor(eps: float, beta2: float = 0.999) -> float:
+    """The smallest denominator, sqrt(eps / (1 - beta2)): coordinates whose momentum is below it move as in SGD.
+
+    Args:
+        eps: AdaMomentum's, which is added to v at every step and accumulates there.
+        beta2: decay rate of the second moment.
+
+    Returns:
+        The floor, in units of the gradient: 3.2e-7 for the default eps, 3.2e-3 for 1e-8.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    return denominator_floor(eps, beta2)
+
+
+def eps_like_adam(adam_eps: float, beta2: float = 0.999) -> float:
+    """AdaMomentum's eps with the same smallest denominator as Adam's: adam_eps^2 (1 - beta2).
+
+    1e-19 for Adam's 1e-8.
+
+    Args:
+        adam_eps: Adam's eps, added to the root.
+        beta2: decay rate of AdaMomentum's second moment.
+
+    Returns:
+        AdaMomentum's eps.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    adam_eps = check_number("adam_eps", adam_eps, "what Adam adds to the root of its second moment", positive=False)
+    return adam_eps**2 * (1 - check_beta("beta2", beta2))

@@ -1,0 +1,179 @@
+"""What the experiments on the moments conclude, and that they conclude otherwise of a wrong optimizer."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from adamomentum.theory import page, steppers
+from adamomentum.theory.drawings import moments as drawings
+from adamomentum.theory.experiments import assumption, floor, frequency, noise, outliers, sandwich, startup
+
+VERDICTS = {
+    "frequency": {"frequency": "confirmed"},
+    "sandwich": {"sandwich": "confirmed", "larger-second-moment": "refuted"},
+    "noise": {"signal-to-noise": "confirmed", "noise-floor": "confirmed", "assumption-5": "refuted"},
+    "startup": {"start-up": "confirmed", "largest-update": "confirmed", "outlier": "confirmed"},
+    "floor": {"eps-floor": "confirmed", "stable-lr": "confirmed"},
+}
+EXPERIMENTS = {e.name: e for module in (frequency, sandwich, noise, startup, floor) for e in module.EXPERIMENTS}
+
+# The optimizer's faults, and the claims that must not survive them. The others do not depend on what is wrong.
+FAULTS = {
+    "no bias correction": {
+        "frequency",
+        "sandwich",
+        "signal-to-noise",
+        "noise-floor",
+        "start-up",
+        "largest-update",
+        "outlier",
+        "eps-floor",
+    },
+    "g in v": {
+        "frequency",
+        "sandwich",
+        "larger-second-moment",
+        "signal-to-noise",
+        "noise-floor",
+        "start-up",
+        "largest-update",
+        "outlier",
+        "eps-floor",
+    },
+    "eps outside the root": {"eps-floor", "stable-lr"},
+}
+
+
+class Faulty(torch.optim.Optimizer):
+    """Algorithm 1 with a fault."""
+
+    def __init__(self, params, fault="", **options):
+        defaults = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-16, "full_bias_correction": False}
+        super().__init__(params, {**defaults, **options})
+        self.fault = fault
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        (group,) = self.param_groups
+        (p,) = group["params"]
+        state = self.state[p]
+        (beta1, beta2), eps = group["betas"], group["eps"]
+        if not state:
+            state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+        state["step"] += 1
+        m, v, t = state["exp_avg"], state["exp_avg_sq"], state["step"]
+        m.mul_(beta1).add_(p.grad, alpha=1 - beta1)
+        c1, c2 = 1 - beta1**t, 1 - beta2**t
+        squared = p.grad if self.fault == "g in v" else m / c1 if group["full_bias_correction"] else m
+        v.mul_(beta2).add_(squared**2, alpha=1 - beta2)
+        accumulated = eps * c2 / (1 - beta2)
+        if self.fault == "no bias correction":
+            c1 = c2 = 1.0
+        inside, outside = (0, eps) if self.fault == "eps outside the root" else (accumulated, 0)
+        p.sub_(group["lr"] * m / c1 / (((v + inside) / c2).sqrt() + outside))
+
+
+@pytest.fixture
+def faulty(monkeypatch):
+    real = steppers._build
+
+    def install(fault):
+        monkeypatch.setattr(
+            steppers, "_build", lambda name: partial(Faulty, fault=fault) if name == "adamomentum" else real(name)
+        )
+
+    return install
+
+
+def changed(name: str) -> set[str]:
+    """The claims whose verdict is not what it is for the right optimizer."""
+    claims = {claim.key: claim.verdict for claim in EXPERIMENTS[name].run("quick", 0)}
+    assert claims.keys() == VERDICTS[name].keys()
+    return {key for key, verdict in claims.items() if verdict != VERDICTS[name][key]}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_verdicts(name, monkeypatch) -> None:
+    monkeypatch.setattr(frequency, "BETA1S", {"quick": (0.9,)})
+    monkeypatch.setattr(floor, "RUNS", {"quick": [((0.9, 0.99), 4000)]})
+    claims = {claim.key: claim for claim in EXPERIMENTS[name].run("quick", 0)}
+    assert {key: claim.verdict for key, claim in claims.items()} == VERDICTS[name]
+    for claim in claims.values():
+        assert not claim.fault
+        assert not claim.control.holds
+        for check in (*claim.printed, *claim.against, claim.control):
+            assert type(check.holds) is bool
+        json.dumps(page._plain(claim.data), allow_nan=False)
+    # The figures take their data as it is, and as it comes back from JSON.
+    for panel in drawings.PANELS:
+        if panel.claim in claims:
+            for data in (claims[panel.claim].data, json.loads(json.dumps(page._plain(claims[panel.claim].data)))):
+                ax = Figure().subplots()
+                panel.draw(ax, data)
+                assert ax.get_xlabel()
+                assert ax.get_title(loc="left") or ax.get_title()
+
+
+def test_every_figure_has_its_claim() -> None:
+    known = {key for verdicts in VERDICTS.values() for key in verdicts}
+    assert {panel.claim for panel in drawings.PANELS} <= known
+    assert len({panel.name for panel in drawings.PANELS}) == len(drawings.PANELS)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", ["sandwich", "startup"])
+def test_a_wrong_optimizer_is_found_out(name, fault, faulty) -> None:
+    faulty(fault)
+    assert changed(name) == FAULTS[fault] & VERDICTS[name].keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", ["frequency", "noise", "floor"])
+def test_a_wrong_optimizer_is_found_out_by_all(name, fault, faulty) -> None:
+    faulty(fault)
+    assert changed(name) == FAULTS[fault] & VERDICTS[name].keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_wrong_optimizer_without_a_fault_is_right(name, faulty) -> None:
+    """So that it is the fault which the tests above find."""
+    faulty("")
+    assert changed(name) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("name", ["sandwich", "noise", "startup", "floor"])
+def test_other_random_numbers_lead_to_the_same(name, seed) -> None:
+    assert {claim.key: claim.verdict for claim in EXPERIMENTS[name].run("quick", seed)} == VERDICTS[name]
+
+
+def test_the_seed_decides_everything(monkeypatch) -> None:
+    monkeypatch.setattr(sandwich, "STEPS", {"quick": 60})
+    monkeypatch.setattr(sandwich, "BETAS", {"quick": ((0.9, 0.999),)})
+    first, again, other = (sandwich.run("quick", seed)[0].data["ratios"] for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other, equal_nan=True)
+
+
+def test_an_update_that_is_not_a_number_is_no_confirmation(monkeypatch, faulty) -> None:
+    faulty("no bias correction")
+    monkeypatch.setattr(Faulty, "step", lambda self: self.param_groups[0]["params"][0].fill_(np.nan))
+    monkeypatch.setattr(sandwich, "STEPS", {"quick": 20})
+    monkeypatch.setattr(sandwich, "BETAS", {"quick": ((0.9, 0.999),)})
+    assert not sandwich.run("quick", 0)[0].verdict.startswith("confirmed")
+    assert not outliers.largest_update("quick", np.random.default_rng(0)).verdict.startswith("confirmed")
+
+
+def test_measured_momentum_is_the_optimizers() -> None:
+    ratio, error = assumption.momentum_ratios("adamomentum", np.array([0.0]), 300, 300, np.random.default_rng(0))
+    assert ratio[0] == pytest.approx(1 / 19, abs=5 * error[0])
+    assert error[0] < 0.003
