@@ -18,7 +18,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PI
 # What a change of asks for another install.
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 
-.PHONY: demo test test-slow bench lint types check clean
+.PHONY: demo test test-slow bench examples lint types check clean
 
 demo: $(VENV)/.demo ## train four optimizers on real images, write a report
 	$(BIN)/adamomentum compare --out $(OUT)
@@ -31,6 +31,9 @@ test-slow: $(VENV)/.slow
 
 bench: $(VENV)/.bench ## time and memory of a step beside peers, into docs/performance.md
 	$(BIN)/adamomentum bench --out docs/performance.md $(BENCH_FLAGS)
+
+examples: $(VENV)/.examples ## run every example
+	$(BIN)/python -m pytest -n $(JOBS) -m slow tests/test_examples.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -54,8 +57,9 @@ EXTRAS_demo  := torch,study
 EXTRAS_test  := torch,study,test
 EXTRAS_bench := torch,bench
 EXTRAS_slow  := torch,study,ray,test,triton
+EXTRAS_examples := torch,test,examples
 EXTRAS_dev   := torch,study,test,dev
 
-$(addprefix $(VENV)/.,demo test bench slow dev): $(VENV)/.%: $(SOURCES) | $(VENV)/.python
+$(addprefix $(VENV)/.,demo test bench slow examples dev): $(VENV)/.%: $(SOURCES) | $(VENV)/.python
 	$(INSTALL) -e ".[$(EXTRAS_$*)]"
 	@touch $@

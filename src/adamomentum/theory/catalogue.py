@@ -7,11 +7,8 @@ from importlib import import_module
 from adamomentum.theory.claims import Experiment
 from adamomentum.theory.panel import Panel
 
-EXPERIMENTS = (
-    "frequency", "sandwich", "noise", "startup", "floor", "regret", "reddi", "stationarity", "escape", "trapping",
-    "selectivity", "network",
-)  # fmt: skip
-DRAWINGS = ("moments", "convex", "stationarity", "escape", "trapping", "network")
+EXPERIMENTS = ("frequency", "sandwich", "noise", "startup", "floor")
+DRAWINGS = ("moments",)
 
 
 def experiments() -> dict[str, Experiment]:

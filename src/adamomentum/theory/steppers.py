@@ -27,7 +27,7 @@ def _build(name: str) -> Callable[..., torch.optim.Optimizer]:
     if name == "adamw":
         return lambda params, **options: torch.optim.AdamW(params, foreach=False, **options)
     if name == "sgdm":
-        # dampening makes it the same moving average as Adam's first moment.
+        # torch's momentum is a sum: at 0.9 lr means 10 times what it means for a moving average.
         return lambda params, **options: torch.optim.SGD(params, foreach=False, **{"momentum": 0.9, **options})
     if name == "adabelief":
         from pytorch_optimizer import AdaBelief
