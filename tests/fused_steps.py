@@ -24,6 +24,7 @@ _DEFAULTS: dict[str, Any] = {
     "maximize": False,
     "differentiable": False,
     "grad_factor": 1.0,
+    "rounding": "nearest",
 }
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from adamomentum import files
 from adamomentum.files import write_atomic
-from adamomentum.study import files
 from adamomentum.study.store import Store, StoreError, StoreWarning
 from adamomentum.study.trial import TrialResult
 
