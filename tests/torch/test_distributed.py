@@ -25,7 +25,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from adamomentum.torch import AdaMomentum
+from adamomentum.torch import AdaMomentum, release_gradients
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # as no_dist=True asks for
 TIMEOUT = timedelta(seconds=60)
@@ -382,11 +382,73 @@ def test_sharded_training_equals_training_in_one_process(tmp_path: Path) -> None
     assert_close(values(other), after_10, 1e-9)
 
 
+def train_in_two_passes(
+    model: nn.Module, optimizer: AdaMomentum, batches: list[tuple[Tensor, Tensor]], first: int = 0
+) -> None:
+    """A step after every second batch, where ``first`` batches have gone before."""
+    for i, (x, y) in enumerate(batches, first):
+        ((model(x) - y).square().mean() / 2).backward()
+        if i % 2:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def release_worker(rank: int, folder: Path) -> None:
+    batches = part_of(make_batches(12), rank)
+    model = sharded_model()
+    optimizer = AdaMomentum(model.parameters(), **STRONG)
+    release_gradients(optimizer, 2)
+    train_in_two_passes(model, optimizer, batches[:7])
+    assert all(p.grad is None for p in model.parameters())
+    saved = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)}
+    dcp.save(saved, checkpoint_id=folder / "between passes")
+    train_in_two_passes(model, optimizer, batches[7:], first=7)
+    results = {"one run": values(model)}
+
+    model = sharded_model()
+    optimizer = AdaMomentum(model.parameters(), **STRONG)
+    handle = release_gradients(optimizer, 2)
+    room = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)}
+    dcp.load(room, checkpoint_id=folder / "between passes")
+    set_model_state_dict(model, room["model"])
+    set_optimizer_state_dict(model, optimizer, room["optimizer"])
+    assert handle.accumulated == 1
+    train_in_two_passes(model, optimizer, batches[7:], first=7)
+    results["resumed"] = values(model)
+    torch.save(results, folder / f"{rank}.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_sharded_training_with_released_gradients(tmp_path: Path) -> None:
+    batches = make_batches(12)
+    model = make_model()
+    train_in_two_passes(model, AdaMomentum(model.parameters(), **STRONG), batches)
+    expected = values(model)
+    run_in_two_processes(release_worker, tmp_path)
+    for rank in range(2):
+        for result in torch.load(tmp_path / f"{rank}.pt").values():
+            assert_close(result, expected, 1e-9)
+
+    # On in one process from what two wrote between two passes.
+    model = make_model()
+    optimizer = AdaMomentum(model.parameters(), **STRONG)
+    release_gradients(optimizer, 2)
+    room = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)}
+    dcp.load(room, checkpoint_id=tmp_path / "between passes", no_dist=True)
+    model.load_state_dict(room["model"])
+    set_optimizer_state_dict(model, optimizer, room["optimizer"])
+    train_in_two_passes(model, optimizer, batches[7:], first=7)
+    assert_close(values(model), expected, 1e-9)
+
+
+WORKERS = {"ddp_worker": ddp_worker, "fsdp_worker": fsdp_worker, "release_worker": release_worker}
+
 if __name__ == "__main__":
     name, folder, rank = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=(folder / "store").as_uri(), rank=rank, world_size=2, timeout=TIMEOUT)
     try:
-        {"ddp_worker": ddp_worker, "fsdp_worker": fsdp_worker}[name](rank, folder)
+        WORKERS[name](rank, folder)
     finally:
         dist.destroy_process_group()

@@ -12,6 +12,7 @@ from torch.optim.optimizer import Optimizer
 
 from adamomentum.torch.checks import STATE_DTYPES, check_count, check_options, describe
 from adamomentum.torch.precision import StateDtype, block_count, empty_scales, is_reduced, pack
+from adamomentum.torch.release import ACCUMULATED
 from adamomentum.torch.rounding import ROUNDING_STATE
 
 __all__ = ["Hidden", "checked_and_hidden", "state_dtype_for"]
@@ -74,6 +75,9 @@ def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> di
     loaded = dict(entries)
     count = check_count(f"{where}, 'step'", entries["step"])
     loaded["step"] = Hidden(torch.tensor(count, dtype=torch.float32, device=p.device if group["capturable"] else "cpu"))
+    if ACCUMULATED in entries:
+        passes = check_count(f"{where}, {ACCUMULATED!r}", entries[ACCUMULATED])
+        loaded[ACCUMULATED] = Hidden(torch.tensor(passes, dtype=torch.float32, device="cpu"))
     for key in (key for key in MOMENTS if key in entries):
         moment = _moment(f"{where}, {key!r}", entries[key], p)
         if moment.dtype == torch.uint8:

@@ -17,11 +17,15 @@ from adamomentum.torch.clipping import total_norm
 from adamomentum.torch.functional import Path, Row, choose_path, update
 from adamomentum.torch.loading import Hidden, checked_and_hidden, state_dtype_for
 from adamomentum.torch.precision import StateDtype, empty_scales
+from adamomentum.torch.release import ACCUMULATED, GradientRelease
 from adamomentum.torch.rounding import ROUNDING_STATE, Rounding, new_state, rounds
 from adamomentum.torch.scalars import Rule, Scalar
 
 if TYPE_CHECKING:
     from adamomentum._native import Batch
+
+    # A group, what is updated of it outside and inside of the native kernels, and the options of the update.
+    Work = tuple[dict[str, Any], list[Row], Batch | None, Rule]
 
 __all__ = ["AdaMomentum"]
 
@@ -104,6 +108,8 @@ class AdaMomentum(Optimizer):
 
     # What clip_grad_norm_ leaves for the next step: the factor of all gradients.
     _clip: Scalar | None = None
+    # What release_gradients puts here while gradients are released.
+    _release: GradientRelease | None = None
 
     def __init__(
         self,
@@ -166,6 +172,8 @@ class AdaMomentum(Optimizer):
                 check_param(p, self.param_groups[-1]["state_dtype"], self.param_groups[-1]["rounding"])
             if len(params) != len(set(params)):
                 raise ValueError("params must not name a parameter twice in one group; remove the duplicates")
+            if self._release is not None:
+                self._release.attach(len(self.param_groups) - 1)
         except Exception:
             self.param_groups.pop()
             raise
@@ -173,6 +181,7 @@ class AdaMomentum(Optimizer):
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Tells GradScaler to leave unscaling to the step, as torch's own optimizers do with ``fused=True``."""
+        self._check_not_released("GradScaler, which looks for infinities in whole gradients: use bfloat16 without it")
         return all(group["fused"] for group in self.param_groups)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -180,7 +189,12 @@ class AdaMomentum(Optimizer):
 
         Args:
             set_to_none: free the gradients instead of filling them with zeros.
+
+        Raises:
+            RuntimeError: under :func:`~adamomentum.torch.release_gradients`, if some are in the state by now.
         """
+        if self._release is not None:
+            self._release.check_discardable()
         self._clip = None
         super().zero_grad(set_to_none)
 
@@ -202,9 +216,11 @@ class AdaMomentum(Optimizer):
 
         Raises:
             ValueError: if ``max_norm`` is negative or NaN.
-            RuntimeError: if ``error_if_nonfinite`` and the norm is infinite or NaN; nothing is then clipped.
+            RuntimeError: if ``error_if_nonfinite`` and the norm is infinite or NaN, nothing is then clipped; or if
+                gradients are released, so that their norm is not known before the update.
         """
         check_max_norm(max_norm)
+        self._check_not_released("clip_grad_norm_, which needs all gradients at once: clip each in p.register_hook")
         before: Scalar = 1.0 if self._clip is None else self._clip  # as if it had been done at once
         norm = total_norm([p for group in self.param_groups for p in group["params"]]) * before
         if error_if_nonfinite and not norm.isfinite():
@@ -215,6 +231,10 @@ class AdaMomentum(Optimizer):
         factor = max_norm / ((norm.item() if norm.is_cpu else norm) + 1e-6)
         self._clip = before * (factor.clamp(max=1.0) if isinstance(factor, Tensor) else 1.0 if factor > 1 else factor)
         return norm
+
+    def _check_not_released(self, what: str) -> None:
+        if self._release is not None:
+            raise RuntimeError(f"release_gradients does not go with {what}, or call remove() on its handle")
 
     def init_state(self) -> None:
         """Create the state of every parameter that requires a gradient and has none yet, before any step.
@@ -244,6 +264,8 @@ class AdaMomentum(Optimizer):
             state[kept] = new_state(p, group["rounding"])
         if group["capturable"] and state["step"].device != p.device:
             state["step"] = state["step"].to(p.device)
+        if self._release is not None and self._release.accumulation_steps > 1:
+            state.setdefault(ACCUMULATED, torch.tensor(0.0, device="cpu"))
         return state
 
     @overload
@@ -254,6 +276,9 @@ class AdaMomentum(Optimizer):
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Take one step for every parameter that has a gradient.
+
+        Under :func:`~adamomentum.torch.release_gradients`, ``backward()`` has taken it already, unless it is one of
+        the passes before the last.
 
         The very first step does no more than :meth:`init_state` if lr and all gradients are 0: that is how
         ``torch.distributed.checkpoint`` asks for the state.
@@ -275,6 +300,9 @@ class AdaMomentum(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._release is not None:
+            with torch.no_grad():
+                self._release.finish()
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if found_inf is not None and not all(g["capturable"] and self._on_cuda_kernel(g) for g in self.param_groups):
             if found_inf.item():  # GradScaler's verdict: skip this step
@@ -285,52 +313,94 @@ class AdaMomentum(Optimizer):
 
         compiling = torch.compiler.is_compiling()
         prepared = self._prepare_untraced(scale) if compiling else self._prepare(False, scale)
-        for group, rows, batch, rule in prepared:
-            fused = group["fused"] if self._on_cuda_kernel(group) else False
-            path = self._path_of(group, [p for p, _, _ in rows], fused)
-            with torch.set_grad_enabled(group["differentiable"]):
-                update(rows, batch, rule, path, capturable=group["capturable"], found_inf=found_inf)
+        for work in prepared:
+            self._update(*work, found_inf=found_inf)
         self._clip = None
+        if self._release is None:
+            for group in self.param_groups:  # of a state saved under release; the step has taken it in
+                if group.get(ACCUMULATED):
+                    group[ACCUMULATED] = 0
         return loss
 
+    def _step_one(self, group: dict[str, Any], p: Tensor) -> None:
+        """Take the step of one parameter of a group, whose gradient is in ``p.grad``; the options have been checked."""
+        rest, batch, _ = self._gather(group, [p], compiling=False)
+        work = self._work(group, rest, batch, compiling=False, scale=1.0)
+        if work is not None:
+            self._update(*work)
+
+    def _update(
+        self,
+        group: dict[str, Any],
+        rows: list[Row],
+        batch: Batch | None,
+        rule: Rule,
+        *,
+        found_inf: Tensor | None = None,
+    ) -> None:
+        """Update what was prepared of one group."""
+        fused = group["fused"] if self._on_cuda_kernel(group) else False
+        path = self._path_of(group, [p for p, _, _ in rows], fused)
+        with torch.set_grad_enabled(group["differentiable"]):
+            update(rows, batch, rule, path, capturable=group["capturable"], found_inf=found_inf)
+
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _prepare_untraced(self, scale: Scalar) -> list[tuple[dict[str, Any], list[Row], Batch | None, Rule]]:
+    def _prepare_untraced(self, scale: Scalar) -> list[Work]:
         return self._prepare(True, scale)
 
-    def _prepare(self, compiling: bool, scale: Scalar) -> list[tuple[dict[str, Any], list[Row], Batch | None, Rule]]:
+    def _prepare(self, compiling: bool, scale: Scalar) -> list[Work]:
         """Check everything, then gather for each group what the coming update needs."""
-        gathered: list[tuple[dict[str, Any], list[Tensor], Batch | None]] = []
+        gathered = []
         position = 0
         for group in self.param_groups:  # all checks come before the first change
             check_options(group, read_tensors=not (compiling or group["capturable"]))
-            # Of the first, which stands for all: the kernels themselves leave out what they can't take.
-            fused = not compiling and self._path_of(group, group["params"][:1], group["fused"]) == "fused"
-            fused = fused and not any(rounds(p, group["rounding"]) for p in group["params"])
-            batch = fused_cpu.new_batch() if fused and not self._on_cuda_kernel(group) else None
-            if batch is not None:  # checks what it takes
-                rest, position = batch.gather(group["params"], self.state, group["amsgrad"], position)
-            else:
-                rest = [p for p in group["params"] if p.grad is not None]
-            check_gradients(rest, group, self.state)
-            check_capture(group)
+            rest, batch, position = self._gather(group, group["params"], compiling, position)
             gathered.append((group, rest, batch))
         if not self.state and self._only_state_is_wanted():
             self.init_state()
             return []
+        works = (self._work(group, rest, batch, compiling, scale) for group, rest, batch in gathered)
+        return [work for work in works if work is not None]
 
-        prepared = []
-        for group, rest, batch in gathered:
-            rows = []
-            for p in rest:
-                grad = p.grad
-                if grad is None:  # another thread took it away
-                    continue
-                state = self._state_of(p, group)
-                if batch is None or not fused_cpu.add(batch, p, grad, state, group["amsgrad"]):
-                    rows.append((p, grad, state))
-            if rows or batch:
-                prepared.append((group, rows, batch, _rule_of(group, compiling, scale)))
-        return prepared
+    def _gather(
+        self, group: dict[str, Any], params: list[Tensor], compiling: bool, position: int = 0
+    ) -> tuple[list[Tensor], Batch | None, int]:
+        """Check parameters of a group that have a gradient, and give the native kernels those that they can take.
+
+        Args:
+            group: the group.
+            params: those of its parameters that may have a gradient.
+            compiling: whether the step is being compiled.
+            position: how many parameters come before them, a hint at where their state lies.
+
+        Returns:
+            What the kernels did not take, the batch of what they took, and the position after ``params``.
+        """
+        # Of the first, which stands for all: the kernels themselves leave out what they can't take.
+        fused = not compiling and self._path_of(group, params[:1], group["fused"]) == "fused"
+        fused = fused and not any(rounds(p, group["rounding"]) for p in params)
+        batch = fused_cpu.new_batch() if fused and not self._on_cuda_kernel(group) else None
+        if batch is not None:  # checks what it takes
+            rest, position = batch.gather(params, self.state, group["amsgrad"], position)
+        else:
+            rest = [p for p in params if p.grad is not None]
+        check_gradients(rest, group, self.state)
+        check_capture(group)
+        return rest, batch, position
+
+    def _work(
+        self, group: dict[str, Any], rest: list[Tensor], batch: Batch | None, compiling: bool, scale: Scalar
+    ) -> Work | None:
+        """What the coming update needs of what :meth:`_gather` gave; None if there is nothing to update."""
+        rows = []
+        for p in rest:
+            grad = p.grad
+            if grad is None:  # another thread took it away
+                continue
+            state = self._state_of(p, group)
+            if batch is None or not fused_cpu.add(batch, p, grad, state, group["amsgrad"]):
+                rows.append((p, grad, state))
+        return (group, rows, batch, _rule_of(group, compiling, scale)) if rows or batch else None
 
     @staticmethod
     def _on_cuda_kernel(group: dict[str, Any]) -> bool:
@@ -369,6 +439,8 @@ class AdaMomentum(Optimizer):
             ValueError: if it was written by another optimizer, or does not fit this one's parameters.
         """
         self._clip = None
+        if self._release is not None:
+            self._release.forget()
         # Registered now, it runs after the user's own hooks, which may still change the dict.
         handle = self.register_load_state_dict_pre_hook(partial(checked_and_hidden, _DEFAULTS))
         try:

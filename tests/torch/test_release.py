@@ -1,0 +1,518 @@
+"""Gradient release: the same parameters as summing gradients and one step, without a place to sum them in."""
+
+import io
+import pickle
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lockstep import PATHS, SWITCHES
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+from torch.utils.checkpoint import checkpoint
+
+from adamomentum.bench.memory import peak_bytes
+from adamomentum.torch import AdaMomentum, param_groups, release_gradients
+
+TIGHT = {"rtol": 1e-12, "atol": 1e-13}
+ACCUMULATING = {name: options for name, options in SWITCHES.items() if name != "no-momentum"}
+RELEASABLE = {name: options for name, options in PATHS.items() if name != "differentiable"}
+
+
+class Model(nn.Module):
+    """An embedding tied to the output, a norm, and an expert that only some inputs meet."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(7, 5, dtype=dtype)
+        self.inner = nn.Linear(5, 5, dtype=dtype)
+        self.norm = nn.LayerNorm(5, dtype=dtype)
+        self.expert = nn.Linear(5, 5, dtype=dtype)
+
+    def forward(self, tokens: Tensor, with_expert: bool = True) -> Tensor:
+        x = self.norm(torch.tanh(self.inner(self.embedding(tokens))))
+        if with_expert:
+            x = x + self.expert(x)
+        return F.linear(x, self.embedding.weight)
+
+
+def loss_of(model: nn.Module, i: int, passes: int, with_expert: Callable[[int], bool] = lambda i: True) -> Tensor:
+    """The loss of micro-batch i."""
+    generator = torch.Generator().manual_seed(i)
+    tokens, targets = torch.randint(0, 7, (2, 6), generator=generator)
+    return F.cross_entropy(model(tokens, with_expert(i)), targets) / passes
+
+
+def train(
+    model: nn.Module,
+    optimizer: AdaMomentum,
+    passes: int,
+    numbers: range,
+    schedulers: tuple = (),
+    with_expert: Callable[[int], bool] = lambda i: True,
+) -> None:
+    """A loop as people write it, with or without release."""
+    for i in numbers:
+        loss_of(model, i, passes, with_expert).backward()
+        if (i + 1) % passes == 0:
+            optimizer.step()
+            for scheduler in schedulers:
+                scheduler.step()
+            optimizer.zero_grad()
+
+
+def assert_same(ours: AdaMomentum, theirs: AdaMomentum, **tolerance) -> None:
+    """Compare parameters and state."""
+    for group, other in zip(ours.param_groups, theirs.param_groups, strict=True):
+        for p, q in zip(group["params"], other["params"], strict=True):
+            torch.testing.assert_close(p, q, **(tolerance or TIGHT))
+            state = {key: value for key, value in ours.state[p].items() if key != "accumulated"}
+            expected = {key: value for key, value in theirs.state[q].items() if key != "accumulated"}
+            torch.testing.assert_close(state, expected, **(tolerance or TIGHT))
+
+
+def pair(options: dict, passes: int, dtype: torch.dtype = torch.float64):
+    """Two models with their optimizers, of which the first releases its gradients."""
+    models = Model(dtype), Model(dtype)
+    ours, theirs = (AdaMomentum(m.parameters(), **{"lr": 1e-2, **options}) for m in models)
+    return models, (ours, theirs), release_gradients(ours, passes)
+
+
+def gradients(model: nn.Module) -> list[Tensor]:
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+# ---- the same numbers ----
+
+
+@pytest.mark.parametrize("passes", [1, 2, 5])
+@pytest.mark.parametrize("path", RELEASABLE)
+@pytest.mark.parametrize("switches", ACCUMULATING)
+def test_it_equals_accumulating_and_stepping(switches: str, path: str, passes: int) -> None:
+    models, optimizers, _ = pair({**RELEASABLE[path], **ACCUMULATING[switches]}, passes)
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, passes, range(12 * passes))
+    assert optimizers[0].state[models[0].norm.weight]["step"].item() == 12
+    assert_same(*optimizers)
+
+
+def test_without_momentum_each_pass_is_a_step() -> None:
+    models, optimizers, _ = pair({"betas": (0.0, 0.99)}, 1)
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, 1, range(10))
+    assert_same(*optimizers)
+
+
+def test_groups_schedules_and_tensor_options() -> None:
+    """lr and beta1 move between steps, groups differ, and betas are tensors in one run."""
+    for tensors in (False, True):
+        results = []
+        for release in (True, False):
+            model = Model()
+            betas = (torch.tensor(0.9, dtype=torch.float64), torch.tensor(0.99)) if tensors else (0.9, 0.99)
+            groups = param_groups(model, weight_decay=0.1)
+            groups[0]["eps"] = 1e-8
+            lr = torch.tensor(1e-2, dtype=torch.float64) if tensors else 1e-2
+            optimizer = AdaMomentum(groups, lr=lr, betas=betas)
+            if release:
+                release_gradients(optimizer, 3)
+            if tensors:
+                scheduler = LambdaLR(optimizer, lambda step: 0.9**step)
+            else:
+                scheduler = OneCycleLR(optimizer, max_lr=[1e-2, 2e-2], total_steps=12, div_factor=2)  # cycles beta1
+            train(model, optimizer, 3, range(30), (scheduler,))
+            results.append(optimizer)
+        assert_same(*results)
+
+
+@pytest.mark.parametrize(
+    "with_expert", [lambda i: i % 3 == 0, lambda i: i % 3 == 2, lambda i: i % 6 == 1, lambda i: i > 8]
+)
+def test_parameters_without_a_gradient_in_some_passes(with_expert) -> None:
+    models, optimizers, _ = pair({"weight_decay": 0.1, "decoupled_weight_decay": False}, 3)
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, 3, range(18), with_expert=with_expert)
+    steps = [optimizer.state[model.expert.weight]["step"] for model, optimizer in zip(models, optimizers, strict=True)]
+    assert steps[0] == steps[1]
+    assert_same(*optimizers)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_half_precision_is_summed_in_float32(dtype: torch.dtype) -> None:
+    """More exact than sums in p.grad: nearer to training in float64."""
+    models, optimizers, _ = pair({}, 8, dtype)
+    exact = Model()
+    exact_optimizer = AdaMomentum(exact.parameters(), lr=1e-2)
+    for i in range(8):
+        for p, q in zip(exact.parameters(), models[0].parameters(), strict=True):
+            p.data.copy_(q)
+        for model in (*models, exact):
+            loss_of(model, i, 8).backward()
+    for optimizer in (*optimizers, exact_optimizer):
+        optimizer.step()
+    errors = []
+    for model, optimizer in zip(models, optimizers, strict=True):
+        pairs = zip(model.parameters(), exact.parameters(), strict=True)
+        errors.append(
+            sum((optimizer.state[p]["exp_avg"] - exact_optimizer.state[q]["exp_avg"]).abs().sum() for p, q in pairs)
+        )
+    assert errors[0] <= 1.05 * errors[1]
+    assert optimizers[0].state[models[0].norm.weight]["exp_avg"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("options", [{"state_dtype": "8bit"}, {"state_dtype": torch.bfloat16}, {"rounding": "kahan"}])
+def test_reduced_precision_of_state_and_parameters(options: dict) -> None:
+    dtype = torch.bfloat16 if "rounding" in options else torch.float32
+    models, optimizers, _ = pair(options, 1, dtype)
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, 1, range(8))
+    assert_same(*optimizers, rtol=0, atol=0)
+
+
+def test_complex_parameters() -> None:
+    params = [nn.Parameter(torch.full((3,), 1 + 2j, dtype=torch.complex128)) for _ in range(2)]
+    optimizers = [AdaMomentum([p], lr=1e-2) for p in params]
+    release_gradients(optimizers[0], 2)
+    for p, optimizer in zip(params, optimizers, strict=True):
+        for i in range(6):
+            ((p * (1 + 1j * i)).abs() ** 2).sum().backward()
+            if i % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+    assert_same(*optimizers)
+
+
+def test_checkpointed_and_compiled_models() -> None:
+    def checkpointed(model: Model, tokens: Tensor, with_expert: bool) -> Tensor:
+        return checkpoint(Model.forward, model, tokens, with_expert, use_reentrant=False)
+
+    for wrap in (lambda m: lambda *args: checkpointed(m, *args), lambda m: torch.compile(m, backend="aot_eager")):
+        models, optimizers, _ = pair({}, 2)
+        train(wrap(models[0]), optimizers[0], 2, range(8))
+        train(models[1], optimizers[1], 2, range(8))
+        assert_same(*optimizers)
+        assert not gradients(models[0])
+
+
+# ---- nothing is stored ----
+
+
+@pytest.mark.parametrize("passes", [1, 4])
+def test_a_gradient_is_freed_before_the_next_one_is_there(passes: int) -> None:
+    model = nn.Sequential(*[nn.Linear(20, 20, bias=False) for _ in range(6)])
+    optimizer = AdaMomentum(model.parameters())
+    alive: list[int] = []
+    for p in model.parameters():
+        p.register_hook(lambda grad: alive.append(len(gradients(model))))
+    release_gradients(optimizer, passes)
+    for i in range(2 * passes):
+        model(torch.ones(2, 20)).sum().backward()
+        assert not gradients(model)
+        if (i + 1) % passes == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert alive == [0] * 6 * 2 * passes
+
+
+def test_peak_memory_has_no_gradients_in_it() -> None:
+    def peak(release: bool) -> int:
+        model = nn.Sequential(*[nn.Linear(100, 100, bias=False) for _ in range(10)])
+        optimizer = AdaMomentum(model.parameters())
+        if release:
+            release_gradients(optimizer, 2)
+        optimizer.init_state()
+        x = torch.ones(1, 100)
+
+        def step() -> None:
+            for _ in range(2):
+                model(x).sum().backward()
+            optimizer.step()
+
+        step()
+        optimizer.zero_grad()
+        return peak_bytes(step, torch.device("cpu"))
+
+    size = 100 * 100 * 4
+    assert peak(False) > 10 * size
+    assert peak(True) < 4 * size
+
+
+# ---- checkpoints ----
+
+
+def through_a_file(state_dict: dict) -> dict:
+    buffer = io.BytesIO()
+    torch.save(state_dict, buffer)
+    buffer.seek(0)
+    return torch.load(buffer)
+
+
+@pytest.mark.parametrize("load_first", [True, False])
+@pytest.mark.parametrize("at", range(1, 7))
+def test_resuming_between_any_two_passes_changes_nothing(at: int, load_first: bool) -> None:
+    """Bit for bit, with a parameter whose only gradient of the step came before the save."""
+    seldom = {"with_expert": lambda i: i % 3 == 0}
+    (model, _), (optimizer, _), _ = pair({"weight_decay": 0.1}, 3)
+    train(model, optimizer, 3, range(at), **seldom)
+    saved = through_a_file(model.state_dict()), through_a_file(optimizer.state_dict())
+    train(model, optimizer, 3, range(at, 12), **seldom)
+
+    resumed = Model()
+    resumed.load_state_dict(saved[0])
+    other = AdaMomentum(resumed.parameters())
+    if load_first:
+        other.load_state_dict(saved[1])
+    handle = release_gradients(other, 3)
+    if not load_first:
+        train(resumed, other, 3, range(1), **seldom)  # is overwritten by what is loaded
+        resumed.load_state_dict(saved[0])
+        other.load_state_dict(saved[1])
+    assert handle.accumulated == at % 3
+    train(resumed, other, 3, range(at, 12), **seldom)
+    assert_same(optimizer, other, rtol=0, atol=0)
+
+
+def test_a_schedule_goes_on_after_loading() -> None:
+    (model, _), (optimizer, _), _ = pair({}, 2)
+    train(model, optimizer, 2, range(4))
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.param_groups[0]["lr"] = 0.0
+    before = deepcopy(model.state_dict())
+    train(model, optimizer, 2, range(4, 8))
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("copy", [deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_goes_on_without_release_and_with_it(copy) -> None:
+    """What is in exp_avg of unfinished passes counts in an ordinary step too."""
+    (model, other), (optimizer, expected), _ = pair({}, 3)
+    train(model, optimizer, 3, range(4))
+    train(other, expected, 3, range(4))
+    copies = [copy((model, optimizer)) for _ in range(2)]
+    (plain, plain_optimizer), (_, released_optimizer) = copies
+    release_gradients(released_optimizer, 3)
+    for m, o in ((other, expected), (model, optimizer), *copies):
+        train(m, o, 3, range(4, 9))
+        assert_same(o, expected)
+    assert released_optimizer._release.accumulated == 0
+    assert plain_optimizer.param_groups[0]["accumulated"] == 0
+    # So that a later release does not take up a count of long ago.
+    handle = release_gradients(plain_optimizer, 3)
+    assert handle.accumulated == 0
+    train(plain, plain_optimizer, 3, range(9, 12))
+    train(other, expected, 3, range(9, 12))
+    assert_same(plain_optimizer, expected)
+
+
+# ---- early, late, never ----
+
+
+def test_a_step_before_the_last_pass_takes_what_there_is() -> None:
+    models, optimizers, handle = pair({"weight_decay": 0.1, "decoupled_weight_decay": False}, 4)
+    for model, optimizer in zip(models, optimizers, strict=True):
+        for i in range(6):
+            loss_of(model, i, 4, lambda i: i == 4).backward()
+            if i in (3, 5):
+                optimizer.step()
+                optimizer.zero_grad()
+    assert handle.accumulated == 0
+    assert_same(*optimizers)
+    before = deepcopy(optimizers[0].state_dict())
+    optimizers[0].step()
+    torch.testing.assert_close(optimizers[0].state_dict()["state"], before["state"], rtol=0, atol=0)
+
+
+def test_step_returns_the_loss_of_a_closure() -> None:
+    models, optimizers, _ = pair({}, 1)
+
+    def closure(model: nn.Module, optimizer: AdaMomentum) -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(model, 0, 1)
+        loss.backward()
+        return loss
+
+    losses = [o.step(lambda m=m, o=o: closure(m, o)) for m, o in zip(models, optimizers, strict=True)]
+    assert losses[0] == losses[1]
+    assert_same(*optimizers)
+
+
+def test_remove_in_the_middle() -> None:
+    models, optimizers, handle = pair({}, 3)
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, 3, range(5))
+    handle.remove()
+    handle.remove()
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, 3, range(5, 12))
+    assert optimizers[0]._release is None
+    assert_same(*optimizers)
+    release_gradients(optimizers[0], 2)
+
+
+def test_two_losses_in_one_step_are_two_passes() -> None:
+    models, optimizers, _ = pair({}, 2)
+    for model, optimizer in zip(models, optimizers, strict=True):
+        for i in range(4):
+            loss_of(model, i, 1).backward()
+            loss_of(model, i + 10, 1, lambda i: False).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert_same(*optimizers)
+
+
+def test_frozen_and_added_parameters() -> None:
+    models = Model(), Model()
+    optimizers = []
+    for number, model in enumerate(models):
+        model.inner.requires_grad_(False)
+        optimizer = AdaMomentum([p for name, p in model.named_parameters() if "expert" not in name], lr=1e-2)
+        if not number:
+            release_gradients(optimizer, 2)
+        train(model, optimizer, 2, range(4), with_expert=lambda i: False)
+        optimizer.add_param_group({"params": list(model.expert.parameters()), "lr": 1e-3})
+        model.inner.requires_grad_(True)  # has its gradients in p.grad
+        train(model, optimizer, 2, range(4, 10))
+        optimizers.append(optimizer)
+    assert_same(*optimizers)
+
+
+def test_asking_for_the_state_before_the_first_pass() -> None:
+    """As torch.distributed.checkpoint does: lr 0, gradients 0, a step."""
+    (model, _), (optimizer, _), _ = pair({"fixed_decay": True, "weight_decay": 0.1}, 2)
+    before = deepcopy(model.state_dict())
+    optimizer.param_groups[0]["lr"] = 0.0
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    optimizer.zero_grad()
+    assert {state["step"].item() for state in optimizer.state.values()} == {0.0}
+    assert all("accumulated" in state for state in optimizer.state.values())
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+# ---- what is refused ----
+
+
+def optimizer_of(**options) -> AdaMomentum:
+    return AdaMomentum(Model().parameters(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "passes", "error", "message"),
+    [
+        ({}, 0, ValueError, "accumulation_steps must be >= 1, got 0"),
+        ({}, 2.0, TypeError, "accumulation_steps must be an integer, got 2.0"),
+        ({}, True, TypeError, "accumulation_steps must be an integer, got True"),
+        ({"betas": (0.0, 0.9)}, 2, ValueError, r"betas\[0\] must be > 0 with accumulation_steps > 1"),
+        ({"state_dtype": "8bit"}, 2, ValueError, "needs moments in float32 or float64, got 8bit"),
+        ({"state_dtype": torch.bfloat16}, 2, ValueError, "needs moments in float32 or float64, got torch.bfloat16"),
+        ({"differentiable": True}, 1, ValueError, "does not go with differentiable=True"),
+    ],
+)
+def test_wrong_arguments(options, passes, error, message) -> None:
+    optimizer = optimizer_of(**options)
+    with pytest.raises(error, match=message):
+        release_gradients(optimizer, passes)
+    assert optimizer._release is None
+    assert not any(p._post_accumulate_grad_hooks for p in optimizer.param_groups[0]["params"])
+
+
+def test_other_optimizers_and_second_releases() -> None:
+    with pytest.raises(TypeError, match=r"must be an adamomentum\.AdaMomentum, got AdamW"):
+        release_gradients(torch.optim.AdamW(Model().parameters()))
+    optimizer = optimizer_of()
+    optimizer.param_groups[0]["params"][0].grad = torch.zeros(7, 5, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=r"call step\(\) or zero_grad"):
+        release_gradients(optimizer)
+    optimizer.zero_grad()
+    release_gradients(optimizer)
+    with pytest.raises(RuntimeError, match="releases its gradients already"):
+        release_gradients(optimizer)
+
+
+def test_what_needs_all_gradients_is_refused() -> None:
+    (model, _), (optimizer, _), handle = pair({}, 2)
+    with pytest.raises(RuntimeError, match="does not go with clip_grad_norm_"):
+        optimizer.clip_grad_norm_(1.0)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(loss_of(model, 0, 1)).backward()
+    with pytest.raises(RuntimeError, match="does not go with GradScaler"):
+        scaler.step(optimizer)
+    with pytest.raises(RuntimeError, match="cannot discard the gradients of 1 backward passes"):
+        optimizer.zero_grad()
+    handle.remove()
+    optimizer.clip_grad_norm_(1.0)
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
+def test_double_backward_is_refused() -> None:
+    (model, _), _, _ = pair({}, 1)
+    with pytest.raises(RuntimeError, match="create_graph=True"):
+        loss_of(model, 0, 1).backward(create_graph=True)
+
+
+def test_reentrant_checkpoints_are_refused_before_anything_changes() -> None:
+    (model, _), (optimizer, _), _ = pair({}, 1)
+    before = deepcopy(model.state_dict())
+    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    y = checkpoint(model.expert, checkpoint(model.inner, x, use_reentrant=True), use_reentrant=True)
+    with pytest.raises(RuntimeError, match="use_reentrant=False"):
+        y.sum().backward()
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert not optimizer.state
+
+
+def test_beta1_may_not_change_within_a_step() -> None:
+    (model, _), (optimizer, _), _ = pair({}, 2)
+    loss_of(model, 0, 2).backward()
+    optimizer.param_groups[0]["betas"] = (0.8, 0.999)
+    with pytest.raises(ValueError, match=r"betas\[0\] must not change .* got 0.8 after 0.9"):
+        loss_of(model, 1, 2).backward()
+    optimizer.param_groups[0]["betas"] = (0.9, 0.999)
+    loss_of(model, 1, 2).backward()
+    assert optimizer.state[model.norm.weight]["step"] == 1
+
+
+def test_a_pass_that_stops_half_way_is_not_passed_over() -> None:
+    (model, _), (optimizer, _), _ = pair({}, 2)
+    train(model, optimizer, 2, range(4))
+    saved = deepcopy(model.state_dict()), deepcopy(optimizer.state_dict())
+
+    def stop(grad: Tensor) -> None:
+        raise KeyboardInterrupt
+
+    hook = model.embedding.weight.register_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        loss_of(model, 4, 2).backward()
+    hook.remove()
+    for use in (lambda: loss_of(model, 4, 2).backward(), optimizer.step):
+        with pytest.raises(RuntimeError, match="stopped half-way"):
+            use()
+    for p in model.parameters():
+        p.grad = None
+    model.load_state_dict(saved[0])
+    optimizer.load_state_dict(saved[1])
+    train(model, optimizer, 2, range(4, 8))
+    other = Model()
+    other_optimizer = AdaMomentum(other.parameters(), lr=1e-2)
+    train(other, other_optimizer, 2, range(8))
+    assert_same(optimizer, other_optimizer)
+
+
+def test_a_sparse_gradient_names_its_remedy() -> None:
+    embedding = nn.Embedding(5, 2, sparse=True)
+    release_gradients(AdaMomentum(embedding.parameters()))
+    with pytest.raises(RuntimeError, match="sparse=False"):
+        embedding(torch.tensor([1])).sum().backward()
+
+
+def test_distributed_runs_need_sharded_parameters(monkeypatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    optimizer = optimizer_of()
+    with pytest.raises(RuntimeError, match="sharded by fully_shard, got a plain tensor"):
+        release_gradients(optimizer)
+    release_gradients(optimizer, local_gradients=True)
