@@ -1,5 +1,7 @@
-"""The Python in the README and the docs runs, top to bottom, as a reader would run it."""
+"""The Python in the README and the docs runs, top to bottom, as a reader would run it, and prints what the page says."""
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
@@ -10,7 +12,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page):
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    """Each block of code with what it is said to print, the ```text block right after it, if there is one."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```(?:\n```text\n(.*?)^```)?", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -19,8 +23,11 @@ def test_code_runs(page, tmp_path, monkeypatch):
     code = blocks(page)
     assert code, f"{page} has no Python block"
     namespace = {"__name__": "__main__"}
-    for block in code:
-        exec(compile(block, str(page), "exec"), namespace)
+    for block, output in code:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(block, str(page), "exec"), namespace)
+        if output:
+            assert printed.getvalue() == output, block
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
