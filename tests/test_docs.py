@@ -1,4 +1,4 @@
-"""The Python in the README and the docs runs, top to bottom, as a reader would run it, and prints what the page says."""
+"""The Python in the README and the docs runs, top to bottom, as a reader would run it, and prints what they say."""
 
 import contextlib
 import io

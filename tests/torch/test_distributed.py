@@ -329,6 +329,16 @@ def fsdp_worker(rank: int, folder: Path) -> None:
     train(model, optimizer, batches[5:])
     results["sharded, 10 steps"] = values(model)
 
+    # The norm of the gradients is that over all shards.
+    (x, y), norms = batches[0], []
+    for limit in (float("inf"), 1e-3):
+        (model(x) - y).square().mean().backward()
+        whole = torch.cat([p.grad.full_tensor().flatten() for p in model.parameters()])
+        norms.append((optimizer.clip_grad_norm_(limit), whole.norm()))
+        optimizer.zero_grad()
+    for norm, expected in norms:
+        assert_close(norm, expected, 1e-12)
+
     # On from a checkpoint written by one process.
     model = sharded_model()
     optimizer = AdaMomentum(model.parameters(), **STRONG)
