@@ -1,0 +1,109 @@
+"""What the experiments on convex streams conclude, and that they conclude otherwise of a wrong optimizer."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from adamomentum import AdaMomentum
+from adamomentum.theory import page, steppers
+from adamomentum.theory.drawings import convex as drawings
+from adamomentum.theory.experiments import counterexample, regret
+
+VERDICTS = {
+    "theorem-4": "confirmed with corrections",
+    "corollary-2": "confirmed with corrections",
+    "constant-beta1": "confirmed",
+    "counterexample": "confirmed with corrections",
+}
+
+
+@pytest.fixture
+def few_games(monkeypatch):
+    monkeypatch.setattr(regret, "SEARCH", {"quick": (20, 40)})
+    monkeypatch.setattr(regret, "ROUNDS", {"quick": 1024})
+
+
+def claims(seed: int = 0) -> dict:
+    made = [*regret.run("quick", seed), *counterexample.run("quick", seed)]
+    return {claim.key: claim for claim in made}
+
+
+@pytest.mark.usefixtures("few_games")
+def test_verdicts() -> None:
+    found = claims()
+    assert {key: claim.verdict for key, claim in found.items()} == VERDICTS
+    for claim in found.values():
+        assert not claim.fault
+        json.dumps(page._plain(claim.data), allow_nan=False)
+    for panel in drawings.PANELS:
+        data = found[panel.claim].data
+        for form in (data, json.loads(json.dumps(page._plain(data)))):
+            ax = Figure().subplots()
+            panel.draw(ax, form)
+            assert ax.get_xlabel()
+
+
+class WithoutMaximum(AdaMomentum):
+    """amsgrad is not done."""
+
+    def step(self, closure=None):
+        for state in self.state.values():
+            if "max_exp_avg_sq" in state:
+                state["max_exp_avg_sq"].zero_()
+        return super().step(closure)
+
+
+class TooLong(AdaMomentum):
+    """Steps of ten times the learning rate."""
+
+    def step(self, closure=None):
+        (group,) = self.param_groups
+        lr = group["lr"]
+        group["lr"] = 10 * lr
+        super().step(closure)
+        group["lr"] = lr
+
+
+def install(monkeypatch, faulty) -> None:
+    real = steppers._build
+    monkeypatch.setattr(
+        steppers, "_build", lambda name: (lambda p, **o: faulty(p, **o)) if name == "adamomentum" else real(name)
+    )
+
+
+@pytest.mark.usefixtures("few_games")
+def test_an_optimizer_without_the_maximum_is_found_out(monkeypatch) -> None:
+    install(monkeypatch, WithoutMaximum)
+    found = claims()
+    assert {key for key, claim in found.items() if claim.verdict != VERDICTS[key]} == VERDICTS.keys()
+    assert found["constant-beta1"].fault
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_games")
+def test_steps_that_are_too_long_are_found_out(monkeypatch) -> None:
+    install(monkeypatch, TooLong)
+    assert claims()["constant-beta1"].fault
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_other_random_numbers_lead_to_the_same(seed) -> None:
+    assert {key: claim.verdict for key, claim in claims(seed).items()} == VERDICTS
+
+
+def test_critical_gradient_grows_with_the_period() -> None:
+    """And is AdaMomentum's own: smaller than Adam's."""
+    found = [counterexample.critical("adamomentum", period, (0.5, 0.9)) for period in (3, 11)]
+    assert 1 < found[0] < found[1] < counterexample.critical("adam", 11, (0.5, 0.9))
+
+
+def test_regret_of_a_game_by_hand() -> None:
+    """Gradients 1, -3 at theta 1, 0.5: pays -0.5; the best point of the box, 1, pays -2."""
+    gradients = np.array([[1.0], [-3.0]])
+    losses = gradients[0] * 1 + gradients[1] * 0.5
+    assert regret.linear_regret(gradients, losses) == pytest.approx([1.5])
