@@ -7,8 +7,8 @@ from importlib import import_module
 from adamomentum.theory.claims import Experiment
 from adamomentum.theory.panel import Panel
 
-EXPERIMENTS = ("frequency", "sandwich", "noise", "startup", "floor", "regret", "counterexample")
-DRAWINGS = ("moments", "convex")
+EXPERIMENTS = ("frequency", "sandwich", "noise", "startup", "floor", "regret", "counterexample", "stationarity")
+DRAWINGS = ("moments", "convex", "nonconvex")
 
 
 def experiments() -> dict[str, Experiment]:
