@@ -7,8 +7,20 @@ from importlib import import_module
 from adamomentum.theory.claims import Experiment
 from adamomentum.theory.panel import Panel
 
-EXPERIMENTS = ("frequency", "sandwich", "noise", "startup", "floor", "regret", "counterexample", "stationarity")
-DRAWINGS = ("moments", "convex", "nonconvex")
+EXPERIMENTS = (
+    "frequency",
+    "sandwich",
+    "noise",
+    "startup",
+    "floor",
+    "regret",
+    "counterexample",
+    "stationarity",
+    "exits",
+    "selectivity",
+    "trapping",
+)
+DRAWINGS = ("moments", "convex", "nonconvex", "escape")
 
 
 def experiments() -> dict[str, Experiment]:

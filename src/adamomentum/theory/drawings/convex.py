@@ -29,7 +29,7 @@ def regret(ax: Axes, data: Mapping[str, Any]) -> None:
     ax.set_yscale("log")
     ax.set_xlabel("rounds")
     ax.set_ylabel("regret")
-    ax.set_title("Without amsgrad the regret passes the bounds")
+    ax.set_title("Regret and bounds, with amsgrad and without")
     ax.legend(loc="upper left")
 
 

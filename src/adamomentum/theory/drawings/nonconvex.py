@@ -19,7 +19,7 @@ def stationarity(ax: Axes, data: Mapping[str, Any]) -> None:
     ax.set_yscale("log")
     ax.set_xlabel("steps")
     ax.set_ylabel("mean squared gradient norm so far")
-    ax.set_title("The bound holds, with room")
+    ax.set_title("Gradient norm and bound")
     ax.legend(loc="lower left")
 
 
