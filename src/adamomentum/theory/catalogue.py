@@ -19,8 +19,9 @@ EXPERIMENTS = (
     "exits",
     "selectivity",
     "trapping",
+    "network",
 )
-DRAWINGS = ("moments", "convex", "nonconvex", "escape")
+DRAWINGS = ("moments", "convex", "nonconvex", "escape", "network")
 
 
 def experiments() -> dict[str, Experiment]:
