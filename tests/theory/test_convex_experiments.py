@@ -7,18 +7,14 @@ import json
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from theory_verdicts import VERDICTS as BY_EXPERIMENT
 
 from adamomentum import AdaMomentum
 from adamomentum.theory import page, steppers
 from adamomentum.theory.drawings import convex as drawings
 from adamomentum.theory.experiments import counterexample, regret
 
-VERDICTS = {
-    "theorem-4": "confirmed with corrections",
-    "corollary-2": "confirmed with corrections",
-    "constant-beta1": "confirmed",
-    "counterexample": "confirmed with corrections",
-}
+VERDICTS = {**BY_EXPERIMENT["regret"], **BY_EXPERIMENT["counterexample"]}
 
 
 @pytest.fixture

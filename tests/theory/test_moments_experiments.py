@@ -9,18 +9,12 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from theory_verdicts import VERDICTS
 
 from adamomentum.theory import page, steppers
 from adamomentum.theory.drawings import moments as drawings
 from adamomentum.theory.experiments import assumption, floor, frequency, noise, outliers, sandwich, startup
 
-VERDICTS = {
-    "frequency": {"frequency": "confirmed"},
-    "sandwich": {"sandwich": "confirmed", "larger-second-moment": "refuted"},
-    "noise": {"signal-to-noise": "confirmed", "noise-floor": "confirmed", "assumption-5": "refuted"},
-    "startup": {"start-up": "confirmed", "largest-update": "confirmed", "outlier": "confirmed"},
-    "floor": {"eps-floor": "confirmed", "stable-lr": "confirmed"},
-}
 EXPERIMENTS = {e.name: e for module in (frequency, sandwich, noise, startup, floor) for e in module.EXPERIMENTS}
 
 # The optimizer's faults, and the claims that must not survive them. The others do not depend on what is wrong.
@@ -121,7 +115,7 @@ def test_verdicts(name, monkeypatch) -> None:
 
 
 def test_every_figure_has_its_claim() -> None:
-    known = {key for verdicts in VERDICTS.values() for key in verdicts}
+    known = {key for name in EXPERIMENTS for key in VERDICTS[name]}
     assert {panel.claim for panel in drawings.PANELS} <= known
     assert len({panel.name for panel in drawings.PANELS}) == len(drawings.PANELS)
 

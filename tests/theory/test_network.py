@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from matplotlib.figure import Figure
+from theory_verdicts import VERDICTS
 from torch import nn
 
 from adamomentum.theory import page
@@ -70,7 +71,7 @@ def test_claims(monkeypatch) -> None:
     monkeypatch.setattr(network, "SIZES", {"quick": (3, 2)})
     found = {claim.key: claim for claim in network.run("quick", 0)}
     assert set(found) == {"network-noise", "network-flatness"}
-    assert found["network-noise"].verdict == "confirmed"
+    assert found["network-noise"].verdict == VERDICTS["network"]["network-noise"]
     assert not found["network-flatness"].control.holds
     for panel in drawings.PANELS:
         data = json.loads(json.dumps(page._plain(found[panel.claim].data), allow_nan=False))

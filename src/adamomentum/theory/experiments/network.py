@@ -193,9 +193,9 @@ def _noise(runs: list[Run], epochs: int) -> Claim:
         control=apart(1 / ratio, "Adam over that of AdaMomentum's"),
         note=f"MNIST-1D, a 1-D convolutional network, batches of {BATCH}, {epochs} epochs, {len(runs)} seeds. The "
         f"signal's share of the gradient's mean square is {percent(share, 1)} after {places}, which alone would make "
-        f"the ratio {', '.join(f'{e:.2f}' for e in predicted)}: gradients that change their sign, and large ones of "
-        f"the start that v remembers, add to it. Coordinates whose v is below what eps adds: {percent(below[:, 0], 1)} at "
-        f"eps = 1e-16, and {percent(below[:, 1], 0)} if it were 1e-8.",
+        f"the ratio {', '.join(f'{e:.2f}' for e in predicted)}: gradients that change their sign, and large "
+        "ones of the start that v remembers, add to it. Coordinates whose v is below what eps adds: "
+        f"{percent(below[:, 0], 1)} at eps = 1e-16, and {percent(below[:, 1], 0)} if it were 1e-8.",
         data={"places": PLACES, "ratio": ratio, "predicted": predicted, "signal": share, "below_eps": below},
     )
 

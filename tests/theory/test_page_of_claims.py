@@ -1,0 +1,28 @@
+"""docs/theory.md says what the experiments conclude."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from theory_verdicts import VERDICTS
+
+from adamomentum.theory.catalogue import experiments, panels
+
+PAGE = Path(__file__).parents[2] / "docs" / "theory.md"
+
+
+def test_the_table_is_what_is_computed() -> None:
+    rows = dict(re.findall(r"^\| `([\w-]+)`: .* \| ([\w ]+) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    assert rows.pop("network-flatness") == "see below"
+    assert rows == {key: verdict for verdicts in VERDICTS.values() for key, verdict in verdicts.items()}
+
+
+def test_every_experiment_has_its_verdict() -> None:
+    assert set(experiments()) == set(VERDICTS)
+
+
+def test_figures_have_their_claim_and_a_name_of_their_own() -> None:
+    known = {key for verdicts in VERDICTS.values() for key in verdicts} | {"network-flatness"}
+    assert {panel.claim for panel in panels()} <= known
+    assert len({panel.name for panel in panels()}) == len(panels())

@@ -1,0 +1,21 @@
+"""What the experiments of `adamomentum theory` conclude, by experiment and claim: what the documentation says."""
+
+VERDICTS = {
+    "frequency": {"frequency": "confirmed"},
+    "sandwich": {"sandwich": "confirmed", "larger-second-moment": "refuted"},
+    "noise": {"signal-to-noise": "confirmed", "noise-floor": "confirmed", "assumption-5": "refuted"},
+    "startup": {"start-up": "confirmed", "largest-update": "confirmed", "outlier": "confirmed"},
+    "floor": {"eps-floor": "confirmed", "stable-lr": "confirmed"},
+    "regret": {
+        "theorem-4": "confirmed with corrections",
+        "corollary-2": "confirmed with corrections",
+        "constant-beta1": "confirmed",
+    },
+    "counterexample": {"counterexample": "confirmed with corrections"},
+    "stationarity": {"stationarity": "confirmed with corrections", "stationarity-defaults": "refuted"},
+    "exits": {"frozen-exit": "confirmed with corrections", "proposition-1": "refuted"},
+    "selectivity": {"selectivity": "confirmed"},
+    "trapping": {"trapping": "not confirmed"},
+    # What network-flatness concludes depends on how long is trained.
+    "network": {"network-noise": "confirmed"},
+}
