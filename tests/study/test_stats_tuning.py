@@ -82,7 +82,8 @@ def test_width_knows_no_units_and_grows_with_the_tolerance(losses, factor, toler
         assert found is None
         return
     assert min(rates) <= found.low <= found.high <= max(rates)
-    scaled = stats.lr_width([r * factor for r in rates], [None if v is None else 7 * v for v in losses], tolerance)
+    # A power of 2, so that the smallest of losses that differ in the last digit stays the smallest.
+    scaled = stats.lr_width([r * factor for r in rates], [None if v is None else 8 * v for v in losses], tolerance)
     assert scaled.decades == pytest.approx(found.decades, abs=1e-6)
     assert scaled.low == pytest.approx(factor * found.low, rel=1e-6)
     assert stats.lr_width(rates, losses, 2 * tolerance).decades >= found.decades - 1e-9

@@ -316,10 +316,6 @@ class AdaMomentum(Optimizer):
         for work in prepared:
             self._update(*work, found_inf=found_inf)
         self._clip = None
-        if self._release is None:
-            for group in self.param_groups:  # of a state saved under release; the step has taken it in
-                if group.get(ACCUMULATED):
-                    group[ACCUMULATED] = 0
         return loss
 
     def _step_one(self, group: dict[str, Any], p: Tensor) -> None:
@@ -354,6 +350,10 @@ class AdaMomentum(Optimizer):
         position = 0
         for group in self.param_groups:  # all checks come before the first change
             check_options(group, read_tensors=not (compiling or group["capturable"]))
+            if self._release is None and group.get(
+                ACCUMULATED
+            ):  # of a state saved under release: this step takes it in
+                group[ACCUMULATED] = 0
             rest, batch, position = self._gather(group, group["params"], compiling, position)
             gathered.append((group, rest, batch))
         if not self.state and self._only_state_is_wanted():
