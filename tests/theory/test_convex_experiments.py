@@ -71,6 +71,7 @@ def install(monkeypatch, faulty) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_games")
 def test_an_optimizer_without_the_maximum_is_found_out(monkeypatch) -> None:
     install(monkeypatch, WithoutMaximum)
