@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,11 @@ def test_twenty_kills_change_nothing(tmp_path, files) -> None:
     rng = random.Random(0)
     counts = []
     for k in range(KILLS):
+        before = written(out)
         process = start(*files, out)
-        time.sleep(rng.uniform(2.0, 7.0))
+        if k % 5:  # the others are killed at any moment, starting up perhaps, however slow the machine is
+            wait_until(lambda p=process, before=before: p.poll() is not None or written(out) != before)
+        time.sleep(rng.uniform(0.0, 4.0))
         workers = children(process.pid)
         if k % 4 == 3 and workers:
             # A worker dies: the run itself must go on, and is then killed too.
@@ -81,6 +85,24 @@ def test_twenty_kills_change_nothing(tmp_path, files) -> None:
     assert finished(out) == whole
     assert not list(out.glob("store/failed/*.json"))
     assert not list((out / "checkpoints").glob("*.pt"))
+
+
+def written(out: Path) -> set[tuple[str, int]]:
+    """Trials and checkpoints, as they are: what changes when the run gets on."""
+    found = set()
+    for path in (*out.glob("store/*/*.json"), *out.glob("checkpoints/*.pt")):
+        try:
+            found.add((path.name, path.stat().st_mtime_ns))
+        except FileNotFoundError:  # just deleted, or replaced
+            continue
+    return found
+
+
+def wait_until(happens: Callable[[], bool], seconds: float = 90) -> None:
+    """Wait, but not for ever."""
+    end = time.monotonic() + seconds
+    while not happens() and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def wait_for_the_end_of(pid: int) -> None:
