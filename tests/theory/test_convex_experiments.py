@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from theory_faults import assert_drawn, install, too_long
 from theory_verdicts import VERDICTS as BY_EXPERIMENT
 
 from adamomentum import AdaMomentum
-from adamomentum.theory import page, steppers
+from adamomentum.theory import page
 from adamomentum.theory.drawings import convex as drawings
 from adamomentum.theory.experiments import counterexample, regret
 
@@ -35,12 +35,7 @@ def test_verdicts() -> None:
     for claim in found.values():
         assert not claim.fault
         json.dumps(page._plain(claim.data), allow_nan=False)
-    for panel in drawings.PANELS:
-        data = found[panel.claim].data
-        for form in (data, json.loads(json.dumps(page._plain(data)))):
-            ax = Figure().subplots()
-            panel.draw(ax, form)
-            assert ax.get_xlabel()
+    assert_drawn(drawings.PANELS, found)
 
 
 class WithoutMaximum(AdaMomentum):
@@ -51,24 +46,6 @@ class WithoutMaximum(AdaMomentum):
             if "max_exp_avg_sq" in state:
                 state["max_exp_avg_sq"].zero_()
         return super().step(closure)
-
-
-class TooLong(AdaMomentum):
-    """Steps of ten times the learning rate."""
-
-    def step(self, closure=None):
-        (group,) = self.param_groups
-        lr = group["lr"]
-        group["lr"] = 10 * lr
-        super().step(closure)
-        group["lr"] = lr
-
-
-def install(monkeypatch, faulty) -> None:
-    real = steppers._build
-    monkeypatch.setattr(
-        steppers, "_build", lambda name: (lambda p, **o: faulty(p, **o)) if name == "adamomentum" else real(name)
-    )
 
 
 @pytest.mark.slow
@@ -83,7 +60,7 @@ def test_an_optimizer_without_the_maximum_is_found_out(monkeypatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_games")
 def test_steps_that_are_too_long_are_found_out(monkeypatch) -> None:
-    install(monkeypatch, TooLong)
+    install(monkeypatch, too_long(10))
     assert claims()["constant-beta1"].fault
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from scipy.stats import kstest, levy_stable
+from theory_faults import assert_drawn
 from theory_verdicts import VERDICTS
 
-from adamomentum.theory import page
 from adamomentum.theory.drawings import escape as drawings
 from adamomentum.theory.escape import Exits, exit_times, frozen_exit_steps, sample_stable, stable_tail_constant
 from adamomentum.theory.experiments import exits, selectivity, trapping
@@ -131,10 +129,4 @@ def small(monkeypatch):
 def test_verdicts(module, seed) -> None:
     found = {claim.key: claim for claim in module.run("quick", seed)}
     assert {key: claim.verdict for key, claim in found.items()} == VERDICTS[module.EXPERIMENTS[0].name]
-    for panel in drawings.PANELS:
-        if panel.claim in found:
-            data = found[panel.claim].data
-            for form in (data, json.loads(json.dumps(page._plain(data), allow_nan=False))):
-                ax = Figure().subplots()
-                panel.draw(ax, form)
-                assert ax.get_title() or ax.get_title(loc="left")
+    assert_drawn([panel for panel in drawings.PANELS if panel.claim in found], found)

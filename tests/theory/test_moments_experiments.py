@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
+from theory_faults import assert_drawn
 from theory_verdicts import VERDICTS
 
 from adamomentum.theory import page, steppers
@@ -105,13 +105,7 @@ def test_verdicts(name, monkeypatch) -> None:
             assert type(check.holds) is bool
         json.dumps(page._plain(claim.data), allow_nan=False)
     # The figures take their data as it is, and as it comes back from JSON.
-    for panel in drawings.PANELS:
-        if panel.claim in claims:
-            for data in (claims[panel.claim].data, json.loads(json.dumps(page._plain(claims[panel.claim].data)))):
-                ax = Figure().subplots()
-                panel.draw(ax, data)
-                assert ax.get_xlabel()
-                assert ax.get_title(loc="left") or ax.get_title()
+    assert_drawn([panel for panel in drawings.PANELS if panel.claim in claims], claims)
 
 
 def test_every_figure_has_its_claim() -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
-from matplotlib.figure import Figure
+from theory_faults import assert_drawn
 from theory_verdicts import VERDICTS
 from torch import nn
 
-from adamomentum.theory import page
 from adamomentum.theory.drawings import network as drawings
 from adamomentum.theory.experiments import network
 from adamomentum.theory.sharpness import top_eigenvalue
@@ -73,8 +70,4 @@ def test_claims(monkeypatch) -> None:
     assert set(found) == {"network-noise", "network-flatness"}
     assert found["network-noise"].verdict == VERDICTS["network"]["network-noise"]
     assert not found["network-flatness"].control.holds
-    for panel in drawings.PANELS:
-        data = json.loads(json.dumps(page._plain(found[panel.claim].data), allow_nan=False))
-        ax = Figure().subplots()
-        panel.draw(ax, data)
-        assert ax.get_xlabel()
+    assert_drawn(drawings.PANELS, found)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from theory_faults import assert_drawn, install, too_long
 from theory_verdicts import VERDICTS
 
-from adamomentum import AdaMomentum
-from adamomentum.theory import page, steppers
 from adamomentum.theory.drawings import nonconvex as drawings
 from adamomentum.theory.experiments import stationarity
 from adamomentum.theory.nonconvex import Constants, gradnorm_bound, preconditioner_bounds, step_limit
@@ -101,29 +98,10 @@ def claims(seed: int = 0) -> dict:
 def test_verdicts() -> None:
     found = claims()
     assert {key: claim.verdict for key, claim in found.items()} == VERDICTS["stationarity"]
-    (panel,) = drawings.PANELS
-    data = found[panel.claim].data
-    for form in (data, json.loads(json.dumps(page._plain(data), allow_nan=False))):
-        ax = Figure().subplots()
-        panel.draw(ax, form)
-        assert ax.get_xlabel()
-
-
-class TooLong(AdaMomentum):
-    """Steps of a hundred times the learning rate."""
-
-    def step(self, closure=None):
-        (group,) = self.param_groups
-        lr = group["lr"]
-        group["lr"] = 100 * lr
-        super().step(closure)
-        group["lr"] = lr
+    assert_drawn(drawings.PANELS, found)
 
 
 @pytest.mark.usefixtures("short")
 def test_steps_that_are_too_long_are_found_out(monkeypatch) -> None:
-    real = steppers._build
-    monkeypatch.setattr(
-        steppers, "_build", lambda name: (lambda p, **o: TooLong(p, **o)) if name == "adamomentum" else real(name)
-    )
+    install(monkeypatch, too_long(100))
     assert claims()["stationarity"].verdict == "not confirmed"

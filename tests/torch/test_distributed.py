@@ -139,6 +139,14 @@ def test_loading_into_an_optimizer_that_has_not_stepped(options: dict) -> None:
     assert_close(values(other), values(model), 0)
 
 
+def resume(model: nn.Module, optimizer: AdaMomentum, checkpoint: Path, **how) -> None:
+    """Load what ``dcp.save`` wrote of model and optimizer, in as many processes as there are."""
+    room = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)}
+    dcp.load(room, checkpoint_id=checkpoint, **how)
+    set_model_state_dict(model, room["model"])
+    set_optimizer_state_dict(model, optimizer, room["optimizer"])
+
+
 @pytest.mark.parametrize("flatten", [False, True], ids=["nested", "flat"])
 @pytest.mark.parametrize("tensors", [False, True], ids=["numbers", "tensors"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
@@ -342,10 +350,7 @@ def fsdp_worker(rank: int, folder: Path) -> None:
     # On from a checkpoint written by one process.
     model = sharded_model()
     optimizer = AdaMomentum(model.parameters(), **STRONG)
-    room = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)}
-    dcp.load(room, checkpoint_id=folder / "of one")
-    set_model_state_dict(model, room["model"])
-    set_optimizer_state_dict(model, optimizer, room["optimizer"])
+    resume(model, optimizer, folder / "of one")
     train(model, optimizer, batches[5:])
     results["loaded from one process"] = values(model)
 
@@ -384,10 +389,7 @@ def test_sharded_training_equals_training_in_one_process(tmp_path: Path) -> None
     # On in one process from what two wrote.
     other = make_model()
     other_optimizer = AdaMomentum(other.parameters(), **STRONG)
-    room = {"model": other.state_dict(), "optimizer": get_optimizer_state_dict(other, other_optimizer)}
-    dcp.load(room, checkpoint_id=tmp_path / "of two", no_dist=True)
-    other.load_state_dict(room["model"])
-    set_optimizer_state_dict(other, other_optimizer, room["optimizer"])
+    resume(other, other_optimizer, tmp_path / "of two", no_dist=True)
     train(other, other_optimizer, batches[5:])
     assert_close(values(other), after_10, 1e-9)
 
@@ -418,10 +420,7 @@ def release_worker(rank: int, folder: Path) -> None:
     model = sharded_model()
     optimizer = AdaMomentum(model.parameters(), **STRONG)
     handle = release_gradients(optimizer, 2)
-    room = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)}
-    dcp.load(room, checkpoint_id=folder / "between passes")
-    set_model_state_dict(model, room["model"])
-    set_optimizer_state_dict(model, optimizer, room["optimizer"])
+    resume(model, optimizer, folder / "between passes")
     assert handle.accumulated == 1
     train_in_two_passes(model, optimizer, batches[7:], first=7)
     results["resumed"] = values(model)
@@ -444,10 +443,7 @@ def test_sharded_training_with_released_gradients(tmp_path: Path) -> None:
     model = make_model()
     optimizer = AdaMomentum(model.parameters(), **STRONG)
     release_gradients(optimizer, 2)
-    room = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)}
-    dcp.load(room, checkpoint_id=tmp_path / "between passes", no_dist=True)
-    model.load_state_dict(room["model"])
-    set_optimizer_state_dict(model, optimizer, room["optimizer"])
+    resume(model, optimizer, tmp_path / "between passes", no_dist=True)
     train_in_two_passes(model, optimizer, batches[7:], first=7)
     assert_close(values(model), expected, 1e-9)
 

@@ -40,6 +40,9 @@ MARKERS = {
 }
 # Replaced by the page's own text colour in the inline SVG, so that dark mode stays readable.
 INK = "#1b1b1f"
+DASHED = (0, (4, 3))
+# A limit, a prediction, a target: what is compared with.
+THIN: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": DASHED}
 
 STYLE: dict[str, Any] = {
     "font.size": 10,

@@ -135,10 +135,9 @@ def regret_bound_paper(ledger: RegretLedger, alpha: float, width: float) -> Boun
         ValueError: if alpha or width is out of range.
     """
     gamma = ledger.beta1 / math.sqrt(ledger.beta2) if ledger.beta2 > 0 else math.inf
-    power = 3
     if gamma >= 1:
         return Bound(math.inf, False, f"beta1 / sqrt(beta2) must be < 1, got {gamma:g}")
-    return _thm4(ledger, alpha, width, 1 / ((1 - ledger.beta1) ** power * (1 - gamma)))
+    return _thm4(ledger, alpha, width, 1 / ((1 - ledger.beta1) ** 3 * (1 - gamma)))
 
 
 def regret_bound_thm4(ledger: RegretLedger, alpha: float, width: float) -> Bound:
@@ -162,9 +161,13 @@ def regret_bound_thm4(ledger: RegretLedger, alpha: float, width: float) -> Bound
     return _thm4(ledger, alpha, width, 1 / (1 - ledger.beta1) ** 2)
 
 
-def _thm4(ledger: RegretLedger, alpha: float, width: float, constant: float) -> Bound:
+def _check_sizes(alpha: float, width: float) -> None:
     check_number("alpha", alpha, "the learning rate of the first round")
     check_number("width", width, "the edge of the box")
+
+
+def _thm4(ledger: RegretLedger, alpha: float, width: float, constant: float) -> Bound:
+    _check_sizes(alpha, width)
     reason = ledger.fault()
     if not reason and ledger.bias_corrected:
         reason = "the theorem is about steps without bias correction"
@@ -224,8 +227,7 @@ def regret_bound_cor2(
     beta1, beta2 = check_betas(betas)
     rounds = check_steps("rounds", rounds, "the number of rounds")
     check_steps("coordinates", coordinates, "the number of coordinates")
-    for name, value, what in (("width", width, "the edge of the box"), ("alpha", alpha, "the first learning rate")):
-        check_number(name, value, what)
+    _check_sizes(alpha, width)
     check_number("largest", largest, "the largest gradient", positive=False)
     check_number("eps", eps, "what is added to v in every round", positive=False)
     if not 0 <= decay < 1:
@@ -262,8 +264,7 @@ def regret_bound_const_b1(ledger: RegretLedger, alpha: float, width: float, *, p
     Raises:
         ValueError: if alpha or width is out of range.
     """
-    check_number("alpha", alpha, "the learning rate of the first round")
-    check_number("width", width, "the edge of the box")
+    _check_sizes(alpha, width)
     reason = ledger.fault()
     if not reason and not ledger.bias_corrected:
         reason = "the bound is about steps with bias correction"

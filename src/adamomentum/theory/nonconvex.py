@@ -89,8 +89,14 @@ def step_limit(c: Constants, one_minus_beta1: float) -> float:
     """
     if not 0 < one_minus_beta1 <= 1:
         raise ValueError(f"one_minus_beta1 must be in (0, 1], got {one_minus_beta1}; it is 0.1 for beta1 = 0.9")
+    return float(_step_limits(c, np.asarray(one_minus_beta1)))
+
+
+def _step_limits(c: Constants, one_minus_beta1: Array) -> Array:
     low, high = preconditioner_bounds(c)
-    return min(one_minus_beta1 * math.sqrt(low / (2 * c.smoothness**2 * high**3)), low / (2 * c.smoothness * high**2))
+    by_momentum = one_minus_beta1 * math.sqrt(low / (2 * c.smoothness**2 * high**3))
+    limits: Array = np.minimum(by_momentum, low / (2 * c.smoothness * high**2))
+    return limits
 
 
 def applicable(c: Constants, alpha: Array, one_minus_beta1: Array) -> str:
@@ -104,11 +110,10 @@ def applicable(c: Constants, alpha: Array, one_minus_beta1: Array) -> str:
     Returns:
         The reason, as a sentence without a full stop.
     """
-    if (np.diff(alpha) > 1e-12 * alpha[:-1]).any():
-        return f"the learning rate grew in step {int((np.diff(alpha) > 1e-12 * alpha[:-1]).argmax()) + 2}"
-    low, high = preconditioner_bounds(c)
-    first = one_minus_beta1[1:] * math.sqrt(low / (2 * c.smoothness**2 * high**3))
-    limit = np.minimum(first, low / (2 * c.smoothness * high**2))
+    grew = np.diff(alpha) > 1e-12 * alpha[:-1]
+    if grew.any():
+        return f"the learning rate grew in step {int(grew.argmax()) + 2}"
+    limit = _step_limits(c, one_minus_beta1[1:])
     over = alpha > limit * (1 + 1e-12)
     if over.any():
         t = int(over.argmax())

@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
+# What a reader calls them.
+LABELS = {
+    "adamomentum": "AdaMomentum",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "sgdm": "SGD + momentum",
+    "adabelief": "AdaBelief",
+}
+
 
 def _build(name: str) -> Callable[..., torch.optim.Optimizer]:
     import torch

@@ -350,10 +350,8 @@ class AdaMomentum(Optimizer):
         position = 0
         for group in self.param_groups:  # all checks come before the first change
             check_options(group, read_tensors=not (compiling or group["capturable"]))
-            if self._release is None and group.get(
-                ACCUMULATED
-            ):  # of a state saved under release: this step takes it in
-                group[ACCUMULATED] = 0
+            if self._release is None and group.get(ACCUMULATED):
+                group[ACCUMULATED] = 0  # of a state saved under release: this step takes it in
             rest, batch, position = self._gather(group, group["params"], compiling, position)
             gathered.append((group, rest, batch))
         if not self.state and self._only_state_is_wanted():

@@ -103,12 +103,13 @@ class GradientRelease:
         self._lock = threading.Lock()  # each device has its own thread in backward
         # Of the backward pass under way: autograd's number for it, and the parameters that had their gradient.
         self._running: int | None = None
+        self._last = False  # whether it is the one that updates
         self._seen: set[Tensor] = set()
         self._beta1s: list[Any] = []
         for group in optimizer.param_groups:
             self._check(group)
         for index in range(len(optimizer.param_groups)):
-            self.attach(index)
+            self._hook(index)
         optimizer._release = self
 
     @property
@@ -122,8 +123,11 @@ class GradientRelease:
         Args:
             index: its place in ``param_groups``.
         """
+        self._check(self._optimizer.param_groups[index])
+        self._hook(index)
+
+    def _hook(self, index: int) -> None:
         group = self._optimizer.param_groups[index]
-        self._check(group)
         group.setdefault(ACCUMULATED, self.accumulated)
         for p in group["params"]:
             if p.requires_grad:  # a frozen one that thaws later has its gradients in p.grad, for step() to take
@@ -196,10 +200,6 @@ class GradientRelease:
             self._fold(p, grad)
         p.grad = None
 
-    @property
-    def _last(self) -> bool:
-        return self.accumulated + 1 >= self.accumulation_steps
-
     def _begin(self) -> None:
         """Start of a backward pass: check, before anything changes, what could make it fail later."""
         self._check_whole()
@@ -221,6 +221,7 @@ class GradientRelease:
                     f"betas[0] must not change between the backward passes of one step, got {float(new)} after "
                     f"{float(old)}; step its schedule after every {self.accumulation_steps} passes"
                 )
+        self._last = self.accumulated + 1 >= self.accumulation_steps
         self._running = torch._C._current_graph_task_id()
         Variable._execution_engine.queue_callback(self._end)
 
@@ -248,7 +249,7 @@ class GradientRelease:
             moment.add_(grad.to(moment.dtype) * weight.to(moment.device))
         else:
             moment.add_(grad, alpha=weight)
-        state.setdefault(ACCUMULATED, torch.tensor(0.0, device="cpu")).add_(1)
+        state[ACCUMULATED].add_(1)
 
     def _update(self, p: Tensor) -> None:
         """Take the step of one parameter, whose last gradient is in ``p.grad``."""
@@ -257,9 +258,9 @@ class GradientRelease:
     def _update_waiting(self) -> None:
         """Take the step of the parameters that had a gradient in an earlier pass and none in the last one."""
         for p in self._group_of:
-            waiting = self._optimizer.state.get(p, {}).get(ACCUMULATED)
-            if p in self._seen and self._last:
+            if p in self._seen:
                 continue
+            waiting = self._optimizer.state.get(p, {}).get(ACCUMULATED)
             if waiting is not None and waiting.item() and p.grad is None:
                 p.grad = torch.zeros_like(p)
                 self._update(p)

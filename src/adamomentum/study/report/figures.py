@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from adamomentum.page.figures import COLOURS, INK, MARKERS, STYLE, inline
+from adamomentum.page.figures import COLOURS, INK, MARKERS, STYLE, THIN, inline
 from adamomentum.study import stats
 from adamomentum.study.report.tables import Tables, label
 
@@ -56,7 +56,7 @@ def validation_error(ax: Axes, tables: Tables) -> None:
     # An error of 0 has no place on a logarithmic axis: it is drawn at 0.05 %.
     _curve(ax, tables, lambda rows: (1 - rows["val_accuracy"]).clip(lower=5e-4))
     if tables.target is not None and tables.target.accuracy < 1:
-        ax.axhline(1 - tables.target.accuracy, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        ax.axhline(1 - tables.target.accuracy, **THIN)
         ax.annotate(
             f"target: {100 * tables.target.accuracy:.3g} % accuracy",
             (1, 1 - tables.target.accuracy),

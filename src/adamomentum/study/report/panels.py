@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from adamomentum.page.figures import COLOURS, INK, MARKERS
+from adamomentum.page.figures import COLOURS, INK, MARKERS, THIN
 from adamomentum.study import stages
 from adamomentum.study.report.across import TAUS
 from adamomentum.study.report.cells import heading
@@ -169,7 +169,7 @@ class Panels:
         drawn = self._curves(ax, task, f"val_{family_of(self.results, task).curve}", "validation")
         if drawn and task in self.made.targets:
             target = self.made.targets[task].value
-            ax.axhline(target, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+            ax.axhline(target, **THIN)
             ax.annotate(f"target {target:.4g}", (0, target), xycoords=("axes fraction", "data"), xytext=(4, 3),
                         textcoords="offset points", fontsize=8)  # fmt: skip
         return drawn

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from adamomentum.page.figures import COLOURS
+from adamomentum.page.figures import COLOURS, DASHED
 from adamomentum.theory.panel import Panel
 
-DASHED = (0, (4, 3))
 DOTTED = (0, (1, 2))
 
 

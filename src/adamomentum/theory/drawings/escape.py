@@ -8,17 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from adamomentum.page.figures import COLOURS, INK
+from adamomentum.page.figures import COLOURS, THIN
 from adamomentum.theory.panel import Panel
-
-LABELS = {
-    "sgdm": "SGD + momentum",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "adabelief": "AdaBelief",
-    "adamomentum": "AdaMomentum",
-}
-THIN: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": (0, (4, 3))}
+from adamomentum.theory.steppers import LABELS
 
 
 def frozen(ax: Axes, data: Mapping[str, Any]) -> None:

@@ -9,12 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from adamomentum.page.figures import COLOURS, INK
+from adamomentum.page.figures import COLOURS, DASHED, INK, THIN
 from adamomentum.theory.panel import Panel
-
-LABELS = {"adamomentum": "AdaMomentum", "adam": "Adam", "adabelief": "AdaBelief"}
-DASHED = (0, (4, 3))
-THIN: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": DASHED}
+from adamomentum.theory.steppers import LABELS
 
 
 def _plain(axis: Any, ticks: list[float]) -> None:

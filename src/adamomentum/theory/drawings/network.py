@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 
 from adamomentum.page.figures import COLOURS
 from adamomentum.theory.panel import Panel
-
-LABELS = {"sgdm": "SGD + momentum", "adam": "Adam", "adamomentum": "AdaMomentum"}
+from adamomentum.theory.steppers import LABELS
 
 
 def sharpness(ax: Axes, data: Mapping[str, Any]) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from adamomentum.page.figures import COLOURS, INK
+from adamomentum.page.figures import COLOURS, THIN
 from adamomentum.theory.panel import Panel
 
 
 def stationarity(ax: Axes, data: Mapping[str, Any]) -> None:
     """Mean squared gradient norm and bound against the number of steps."""
     ax.plot(data["steps"], data["mean"], color=COLOURS["adamomentum"], label="AdaMomentum")
-    ax.plot(data["steps"], data["bound"], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="bound")
+    ax.plot(data["steps"], data["bound"], label="bound", **THIN)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("steps")

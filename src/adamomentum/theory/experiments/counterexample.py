@@ -6,13 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adamomentum.theory.claims import Check, Claim, Experiment, Profile
-from adamomentum.theory.experiments.regret import WIDTH
+from adamomentum.theory.experiments.regret import BETAS, LARGE, PERIOD, WIDTH, misleading
 from adamomentum.theory.steppers import Stepper
 
 Array = NDArray[np.float64]
 
-# Every PERIOD rounds the gradient is LARGE, else -1: within the range in which Adam and AdaMomentum go the wrong way.
-PERIOD, LARGE, BETAS = 11, 11.0, (0.5, 0.9)
 RUNS = (
     ("Adam", "adam", False),
     ("Adam, amsgrad", "adam", True),
@@ -26,16 +24,11 @@ def run(profile: Profile, seed: int) -> list[Claim]:
     return [_counterexample(profile)]
 
 
-def gradients(rounds: int) -> Array:
-    """The stream. They sum to more than 0 over a period, so the best point of [-1, 1] is -1."""
-    return np.where(np.arange(rounds) % PERIOD == 0, LARGE, -1.0)
-
-
 def path(name: str, amsgrad: bool, rounds: int) -> Array:
     """theta_t in [-1, 1], from +1, on the stream; lr 1 / sqrt(t)."""
     stepper = Stepper(name, np.ones(1), betas=BETAS, amsgrad=amsgrad, eps=1e-16)
     found = np.empty(rounds)
-    for t, gradient in enumerate(gradients(rounds)):
+    for t, gradient in enumerate(misleading(rounds)):
         found[t] = stepper.theta[0]
         stepper.set(lr=1 / np.sqrt(t + 1))
         stepper.step(np.array([gradient]))
@@ -63,7 +56,7 @@ def critical(name: str, period: int, betas: tuple[float, float]) -> float:
 def _counterexample(profile: Profile) -> Claim:
     rounds = 6000 if profile == "quick" else 60000
     paths = {label: path(name, ams, rounds) for label, name, ams in RUNS}
-    average = {label: float((gradients(rounds) * (theta + 1)).mean()) for label, theta in paths.items()}
+    average = {label: float((misleading(rounds) * (theta + 1)).mean()) for label, theta in paths.items()}
     ends = {label: float(theta[-3 * PERIOD :].mean()) for label, theta in paths.items()}
     cases = ((101, (0.9, 0.999)), (101, (0.9, 0.99)), *(((1001, (0.9, 0.999)),) if profile == "full" else ()))
     found = {case: (critical("adam", *case), critical("adamomentum", *case)) for case in cases}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from adamomentum.theory.claims import Check, Claim, Experiment, Profile
 from adamomentum.theory.moments import adam_equivalent_lr
+from adamomentum.theory.steppers import LABELS
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +23,7 @@ Array = NDArray[np.float64]
 
 # As the study tuned them on this task (docs/results): lr, weight decay.
 TUNED = {"sgdm": (0.127, 1.65e-4), "adam": (0.0351, 5.23e-4), "adamomentum": (0.00615, 0.625)}
-LABELS = {"sgdm": "SGD + momentum", "adam": "Adam", "adamomentum": "AdaMomentum"}
-BATCH, WARMUP, BETAS, EPS = 64, 0.1, (0.9, 0.999), 1e-16
+BATCH, BETAS, EPS = 64, (0.9, 0.999), 1e-16
 # Seeds, epochs; the study trains for 50.
 SIZES = {"quick": (5, 8), "full": (10, 50)}
 PLACES = (0.1, 0.5, 0.9)
@@ -83,6 +83,7 @@ def train(name: str, seed: int, epochs: int) -> Run:
     from torch.nn.functional import cross_entropy
 
     from adamomentum.study import work
+    from adamomentum.study.spec import CosineSchedule
     from adamomentum.study.tasks.vision_models import cnn1d
     from adamomentum.theory.sharpness import top_eigenvalue
 
@@ -98,7 +99,7 @@ def train(name: str, seed: int, epochs: int) -> Run:
     steps = epochs * per_epoch
     places = {int(place * steps) for place in PLACES}
     shadow = [torch.zeros_like(p) for p in model.parameters()]  # Adam's v, of the same gradients
-    found, (lr, _) = Run(), TUNED[name]
+    found, (lr, _), schedule = Run(), TUNED[name], CosineSchedule()
 
     def batch_loss(rows: Tensor) -> Tensor:
         return cross_entropy(model(x["train"][rows]), y["train"][rows])
@@ -107,13 +108,7 @@ def train(name: str, seed: int, epochs: int) -> Run:
         if step % per_epoch == 0:
             permutation = torch.randperm(len(y["train"]), generator=order)
         rows = permutation[step % per_epoch * BATCH :][:BATCH]
-        progress = step / steps
-        scale = (
-            (step + 1) / (WARMUP * steps)
-            if progress < WARMUP
-            else 0.5 + 0.5 * math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP))
-        )
-        optimizer.param_groups[0]["lr"] = lr * scale
+        optimizer.param_groups[0]["lr"] = schedule.rate(step, steps, lr)
         optimizer.zero_grad()
         torch.autograd.backward(batch_loss(rows))
         for v, p in zip(shadow, model.parameters(), strict=True):

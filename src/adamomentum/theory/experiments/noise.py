@@ -12,13 +12,12 @@ from adamomentum.theory.claims import Check, Claim, Experiment, Profile
 from adamomentum.theory.experiments.assumption import assumption_5
 from adamomentum.theory.experiments.responses import fresh, responses
 from adamomentum.theory.moments import adam_equivalent_lr, noise_floor, snr_step
-from adamomentum.theory.steppers import Stepper
+from adamomentum.theory.steppers import LABELS, Stepper
 
 Array = NDArray[np.float64]
 Name = Literal["adamomentum", "adam", "adabelief"]
 
 NAMES: tuple[Name, ...] = ("adamomentum", "adam", "adabelief")
-LABELS = {"adamomentum": "AdaMomentum", "adam": "Adam", "adabelief": "AdaBelief"}
 BETA2 = 0.999
 
 

@@ -27,6 +27,9 @@ WIDTH = 2.0  # of the box [-1, 1]
 # Groups of games in a search, games of each family in a group.
 SEARCH = {"quick": (60, 60), "full": (600, 200)}
 ROUNDS = {"quick": 4096, "full": 131072}
+# The stream of Reddi et al. (ICLR 2018): a gradient of LARGE every PERIOD rounds, else -1. At these betas Adam and
+# AdaMomentum go the wrong way on it.
+PERIOD, LARGE, BETAS = 11, 11.0, (0.5, 0.9)
 FAMILIES = ("biased coin", "periodic", "log-normal", "biased normal", "switching")
 
 
@@ -53,6 +56,11 @@ def games(rng: np.random.Generator, rounds: int, each: int) -> Array:
 def linear(gradients: Array) -> Stream:
     """The stream of linear losses with these gradients, one game a column."""
     return lambda t, theta: (gradients[t] * theta, gradients[t])
+
+
+def misleading(rounds: int) -> Array:
+    """The stream of Reddi et al.: its gradients sum to more than 0 over a period, so the best point is -1."""
+    return np.where(np.arange(rounds) % PERIOD == 0, LARGE, -1.0)
 
 
 def linear_regret(gradients: Array, losses: Array) -> Array:
@@ -374,9 +382,9 @@ def _problems(profile: Profile, rng: np.random.Generator) -> dict[str, dict[str,
 
 
 def _picture(profile: Profile) -> dict[str, Any]:
-    """Regret and bounds along one game, with amsgrad and without: 11 every 11th round, else -1, betas (0.5, 0.9)."""
+    """Regret and bounds along Reddi's stream, with amsgrad and without."""
     rounds = 6000 if profile == "quick" else 60000
-    gradients = np.where(np.arange(rounds)[:, None] % 11 == 0, 11.0, -1.0)
+    gradients = misleading(rounds)[:, None]
     marks = np.unique(np.geomspace(1, rounds, 60).astype(int))
     drawn: dict[str, Any] = {"rounds": marks}
     for amsgrad in (True, False):
@@ -388,7 +396,7 @@ def _picture(profile: Profile) -> dict[str, Any]:
                 curves["priori"].append(float(const_b1_by_coordinate(ledger, 0.5, WIDTH, False)[0]))
                 curves["posteriori"].append(float(const_b1_by_coordinate(ledger, 0.5, WIDTH, True)[0]))
 
-        play(linear(gradients), rounds, np.ones(1), 0.5, (0.5, 0.9), amsgrad=amsgrad, watch=watch)
+        play(linear(gradients), rounds, np.ones(1), 0.5, BETAS, amsgrad=amsgrad, watch=watch)
         drawn["amsgrad" if amsgrad else "plain"] = curves
     return drawn
 

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from adamomentum.theory.claims import Check, Claim, Experiment, Profile
 from adamomentum.theory.escape import Exits, exit_times, sample_stable
-from adamomentum.theory.steppers import Stepper
+from adamomentum.theory.steppers import LABELS, Stepper
 
 Array = NDArray[np.float64]
 
 NAMES = ("adamomentum", "sgdm", "adam", "adabelief")
-LABELS = {"adamomentum": "AdaMomentum", "sgdm": "SGD + momentum", "adam": "Adam", "adabelief": "AdaBelief"}
 HEIGHT = 0.5
 # Walkers; mean exit steps from the flat basin, to which each learning rate is tuned; sharpnesses relative to flat.
 SIZES = {"quick": (150, 200, (25.0,)), "full": (1200, 1000, (4.0, 25.0, 100.0))}

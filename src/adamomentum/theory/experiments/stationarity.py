@@ -27,13 +27,13 @@ def run(profile: Profile, seed: int) -> list[Claim]:
     return [_stationarity(profile, rng), _defaults()]
 
 
-def constants(start: Array, noise: float = NOISE) -> Constants:
+def constants(start: Array) -> Constants:
     """Those of the objective from ``start`` (runs, coordinates), with an eps at which the bound says something."""
     beta2 = 0.999
     return Constants(
         smoothness=1.0,
-        variance=DIMENSIONS * noise**2 / 3,
-        largest=1 + noise,
+        variance=DIMENSIONS * NOISE**2 / 3,
+        largest=LARGEST,
         gap=float((1 - np.cos(start)).sum(axis=1).max()),
         first_gradient=float((np.sin(start) ** 2).sum(axis=1).max()),
         eps=(1 - beta2) * LARGEST**2,
@@ -41,9 +41,7 @@ def constants(start: Array, noise: float = NOISE) -> Constants:
     )
 
 
-def squared_norms(
-    c: Constants, start: Array, alpha: Array, one_minus_beta1: Array, noise: float, rng: np.random.Generator
-) -> Array:
+def squared_norms(c: Constants, start: Array, alpha: Array, one_minus_beta1: Array, rng: np.random.Generator) -> Array:
     """|grad f(theta_t)|^2 for t = 1, ..., T, averaged over the runs.
 
     Args:
@@ -51,8 +49,7 @@ def squared_norms(
         start: theta_1, a run a row.
         alpha: a_1, ..., a_T.
         one_minus_beta1: 1 - beta1_t, at least as many.
-        noise: in the gradient, uniform up to this size.
-        rng: of the noise.
+        rng: of the noise in the gradient, uniform up to :data:`NOISE`.
     """
     stepper = Stepper("adamomentum", start, eps=c.eps, betas=(0.9, c.beta2))
     found = np.empty(alpha.size)
@@ -61,7 +58,7 @@ def squared_norms(
         found[t] = (gradient**2).sum() / len(start)
         beta1 = 1 - one_minus
         stepper.set(lr=a * (1 - beta1 ** (t + 1)), betas=(beta1, c.beta2))
-        stepper.step(gradient + rng.uniform(-noise, noise, start.shape))
+        stepper.step(gradient + rng.uniform(-NOISE, NOISE, start.shape))
     return found
 
 
@@ -78,7 +75,7 @@ def _stationarity(profile: Profile, rng: np.random.Generator) -> Claim:
     t = np.arange(1, steps + 2)
     one_minus = 0.5 / np.sqrt(t)
     alpha = step_limit(c, 0.5) / np.sqrt(t[1:])
-    means = running_mean(squared_norms(c, start, alpha, one_minus, NOISE, rng))
+    means = running_mean(squared_norms(c, start, alpha, one_minus, rng))
     marks = np.unique(np.geomspace(4, steps, 40).astype(int))
     bounds = np.array([gradnorm_bound(c, alpha[:n], one_minus[: n + 1]).value for n in marks])
     ratios = means[marks - 1] / bounds
@@ -91,7 +88,7 @@ def _stationarity(profile: Profile, rng: np.random.Generator) -> Claim:
         """Mean and bound at constant beta1 and at the limit of the learning rate times a factor."""
         ones = np.full(constant_steps + 1, one_minus_beta1)
         rates = np.full(constant_steps, factor * step_limit(c, one_minus_beta1))
-        mean = float(running_mean(squared_norms(c, start, rates, ones, NOISE, rng))[-1])
+        mean = float(running_mean(squared_norms(c, start, rates, ones, rng))[-1])
         bound = gradnorm_bound(c, rates, ones)
         return mean, bound.value, bound.applicable
 

@@ -15,13 +15,6 @@ from adamomentum.theory.steppers import Stepper
 Array = NDArray[np.float64]
 
 NAMES = ("sgdm", "adam", "adamw", "adabelief", "adamomentum")
-LABELS = {
-    "sgdm": "SGD + momentum",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "adabelief": "AdaBelief",
-    "adamomentum": "AdaMomentum",
-}
 LRS = np.geomspace(1e-2, 10.0, 13)
 EQUAL = int(np.abs(LRS - 0.1).argmin())
 STEPS = 1000

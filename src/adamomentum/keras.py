@@ -1,0 +1,179 @@
+r"""AdaMomentum for Keras 3, on all of its backends.
+
+    m_t = beta_1 m_(t-1) + (1 - beta_1) g_t
+    v_t = beta_2 v_(t-1) + (1 - beta_2) m_t^2
+    variable -= learning_rate mhat_t / sqrt(v_t / (1 - beta_2^t) + epsilon / (1 - beta_2)),
+    mhat_t = m_t / (1 - beta_1^t)
+
+which is Algorithm 1 of arXiv 2106.11514: that adds epsilon to v at every step, where it accumulates. Here it stays out
+of the stored moment, where rounding could lose it. Importing this module imports keras and the backend that it is set
+to; torch only if that is it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+try:
+    import keras
+    from keras import ops
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"adamomentum.keras needs Keras 3 and one of its backends, {error.name} is not installed: run "
+        'pip install "adamomentum[keras]", and the backend of your choice (torch, jax or tensorflow)'
+    ) from error
+
+__all__ = ["AdaMomentum"]
+
+
+@keras.saving.register_keras_serializable(package="adamomentum")
+class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """Adam whose second moment averages the square of the momentum, not of the gradient (arXiv 2106.11514).
+
+    To come from ``keras.optimizers.AdamW``, divide its learning rate by about 4: in noise AdaMomentum's steps are 4.36
+    times as long at the default betas. The first step is learning_rate / (1 - beta_1) long, ten times the learning
+    rate: warm up over 50 to 100 steps, as with ``keras.optimizers.schedules.CosineDecay(warmup_steps=...)``.
+
+    Moments of variables in half precision are kept in float32, and the maths is done there.
+
+    Args:
+        learning_rate: a float, a ``keras.optimizers.schedules.LearningRateSchedule``, or a function without arguments
+            that returns it.
+        beta_1: decay rate of the first moment, in [0, 1).
+        beta_2: decay rate of the second moment, in [0, 1).
+        epsilon: added to the second moment at every step, in units of the gradient squared, where it accumulates: the
+            denominator is at least sqrt(epsilon / (1 - beta_2)), 3e-7 by default. Not Adam's: keep the default. With 0
+            a coordinate becomes NaN when its first gradient is 0.
+        amsgrad: divide by the largest second moment so far, epsilon included, instead of the current one.
+        weight_decay: variables shrink by ``learning_rate * weight_decay`` a step, all but those named to
+            ``exclude_from_weight_decay``.
+        clipnorm: the norm of each gradient is clipped to it.
+        clipvalue: each element of each gradient is clipped to it.
+        global_clipnorm: the norm of all gradients together is clipped to it.
+        use_ema: keep an exponential moving average of the variables.
+        ema_momentum: its decay rate.
+        ema_overwrite_frequency: steps after which the variables are overwritten by it; None: at the end of ``fit``.
+        loss_scale_factor: the loss is multiplied by it, and the gradients divided.
+        gradient_accumulation_steps: batches a step, whose gradients are averaged.
+        name: of the optimizer.
+        **kwargs: what the base class takes.
+
+    Raises:
+        TypeError: if a number is none.
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any] = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-16,
+        amsgrad: bool = False,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        _check("beta_1", beta_1, below_one=True)
+        _check("beta_2", beta_2, below_one=True)
+        _check("epsilon", epsilon)
+        if weight_decay is not None:
+            _check("weight_decay", weight_decay)
+        if isinstance(learning_rate, int | float):
+            _check("learning_rate", learning_rate)
+            learning_rate = float(learning_rate)
+        super().__init__(
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+            **kwargs,
+        )
+        self.beta_1, self.beta_2, self.epsilon, self.amsgrad = beta_1, beta_2, epsilon, amsgrad
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Make the moments.
+
+        Args:
+            variables: of the model, to be trained.
+        """
+        if self.built:
+            return
+        super().build(variables)
+        self._momentums = self._moments(variables, "momentum")
+        self._velocities = self._moments(variables, "velocity")
+        if self.amsgrad:
+            self._largest_velocities = self._moments(variables, "largest_velocity")
+
+    def _moments(self, variables: Sequence[Any], name: str) -> list[Any]:
+        return [
+            None  # a variable that its gradient overwrites, such as a scale of float8
+            if self._overwrite_variable_with_gradient(variable)
+            else self.add_variable(
+                shape=variable.shape,
+                dtype="float32" if variable.dtype in ("bfloat16", "float16") else variable.dtype,
+                layout=getattr(variable, "_layout", None),
+                name=f"{variable.path.replace('/', '_')}_{name}",
+            )
+            for variable in variables
+        ]
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update one variable.
+
+        Args:
+            gradient: of the loss, shaped like ``variable``; dense, or sparse as the backend's embeddings make it.
+            variable: of the model.
+            learning_rate: of this step.
+        """
+        index = self._get_variable_index(variable)
+        m, v = self._momentums[index], self._velocities[index]
+        t = ops.cast(self.iterations + 1, m.dtype)
+        gradient = ops.multiply(ops.cast(gradient, m.dtype), 1 - self.beta_1)
+        self.assign(m, ops.add(self.beta_1 * m, gradient))
+        self.assign(v, self.beta_2 * v + (1 - self.beta_2) * ops.square(m))
+        floor = self.epsilon / (1 - self.beta_2)
+        c1, c2 = _one_minus_power(self.beta_1, t), _one_minus_power(self.beta_2, t)
+        v_hat = v / c2 + floor
+        if self.amsgrad:
+            largest = self._largest_velocities[index]
+            # As tensors, and not by ops.maximum, which on the torch backend rounds float64 to float32.
+            before, now = ops.convert_to_tensor(largest), v + floor * c2
+            self.assign(largest, ops.where(before >= now, before, now))
+            v_hat = largest / c2
+        step = ops.cast(learning_rate, m.dtype) * m / (c1 * ops.sqrt(v_hat))
+        self.assign(variable, ops.cast(ops.cast(variable, m.dtype) - step, variable.dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make this optimizer again, for ``from_config``."""
+        own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon, "amsgrad": self.amsgrad}
+        return {**super().get_config(), **own}
+
+
+def _check(name: str, value: Any, *, below_one: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 <= value < (1 if below_one else math.inf):
+        raise ValueError(f"{name} must be {'in [0, 1)' if below_one else '>= 0 and finite'}, got {value}")
+
+
+def _one_minus_power(beta: float, t: Any) -> Any:
+    """1 - beta^t, also where beta^t is so near 1 that float32 would lose it."""
+    return -ops.expm1(t * math.log(beta)) if beta else ops.ones_like(t)

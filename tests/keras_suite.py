@@ -1,0 +1,237 @@
+"""What AdaMomentum does in Keras, on the backend that KERAS_BACKEND names; test_keras.py runs it on each."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from adamomentum import reference
+from adamomentum.keras import AdaMomentum
+
+SWITCHES = {
+    "plain": {},
+    "amsgrad": {"amsgrad": True},
+    "amsgrad-large-eps": {"amsgrad": True, "eps": 1e-4},
+    "decay": {"weight_decay": 0.125},  # a number that Keras does not round, as it does others, to float32
+    "betas": {"betas": (0.5, 0.9), "eps": 1e-8},
+    "no-momentum": {"betas": (0.0, 0.99)},
+    "no-second-moment": {"betas": (0.9, 0.0)},
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+
+
+def ours(lr=1e-2, betas=(0.9, 0.999), eps=1e-16, **options) -> AdaMomentum:
+    return AdaMomentum(lr, *betas, epsilon=eps, **options)
+
+
+def array(x) -> np.ndarray:
+    return np.array(ops.convert_to_numpy(x))
+
+
+@pytest.mark.parametrize("kind", ["noise", "tiny", "sparse"])
+@pytest.mark.parametrize("options", SWITCHES.values(), ids=SWITCHES.keys())
+def test_lockstep_with_the_reference(options: dict, kind: str) -> None:
+    keras.config.set_floatx("float64")
+    rng = np.random.default_rng(0)
+    variables = [keras.Variable(rng.standard_normal(shape), dtype="float64") for shape in ((3, 4), ())]
+    theta = [array(v) for v in variables]
+    states = [reference.State.zeros(x) for x in theta]
+    optimizer = ours(**options)
+    optimizer.build(variables)
+    for t in range(60):
+        size = {"noise": 1.0, "tiny": 1e-25, "sparse": float(t % 20 == 0)}[kind]
+        grads = [size * rng.standard_normal(x.shape) for x in theta]
+        optimizer.apply([ops.convert_to_tensor(g, "float64") for g in grads], variables)
+        beta2, eps = options.get("betas", (0.9, 0.999))[1], options.get("eps", 1e-16)
+        accumulated = eps * (1 - beta2 ** (t + 1)) / (1 - beta2)
+        for i, g in enumerate(grads):
+            theta[i], states[i] = reference.step(theta[i], g, states[i], lr=1e-2, **options)
+            np.testing.assert_allclose(array(variables[i]), theta[i], rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(array(optimizer._momentums[i]), states[i].m, rtol=1e-12, atol=1e-14 * size)
+            found = array(optimizer._velocities[i]) + accumulated
+            np.testing.assert_allclose(found, states[i].v, rtol=1e-12, atol=1e-14 * size**2)
+            if options.get("amsgrad"):
+                np.testing.assert_allclose(array(optimizer._largest_velocities[i]), states[i].v_max, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_variables_have_float32_moments(dtype: str) -> None:
+    variable = keras.Variable(np.zeros(20), dtype=dtype)
+    optimizer = ours(lr=1.0)
+    optimizer.build([variable])
+    assert optimizer._velocities[0].dtype == optimizer._momentums[0].dtype == "float32"
+    g = ops.cast(np.linspace(-2e-3, 2e-3, 20), dtype)
+    optimizer.apply([g], [variable])
+    wanted, _ = reference.step(np.zeros(20), array(ops.cast(g, "float32")), reference.State.zeros(np.zeros(20)), lr=1.0)
+    np.testing.assert_allclose(array(ops.cast(variable, "float32")), wanted, rtol=4e-3)
+
+
+DATA = np.random.default_rng(3)
+X = DATA.standard_normal((64, 5)).astype("float32")
+Y = (X @ DATA.standard_normal((5, 2))).astype("float32")
+
+
+def make_model(optimizer, **compile_options) -> keras.Model:
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.layers.Input((5,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(2)])
+    model.compile(optimizer, "mse", **compile_options)
+    return model
+
+
+def fit(model: keras.Model, epochs: int = 1, **options) -> list[float]:
+    done = model.fit(X, Y, batch_size=options.pop("batch_size", 16), epochs=epochs, shuffle=False, verbose=0, **options)
+    return done.history["loss"]
+
+
+def same(a: keras.Model, b: keras.Model, rtol: float = 0.0) -> None:
+    for x, y in zip(a.get_weights(), b.get_weights(), strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol)
+
+
+def test_fit_learns() -> None:
+    losses = fit(make_model(ours(lr=5e-3, weight_decay=1e-3)), 30)
+    assert losses[-1] < losses[0] / 4
+
+
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True, "weight_decay": 0.1}], ids=["plain", "all"])
+def test_a_saved_model_goes_on_bitwise(tmp_path, options: dict) -> None:
+    model = make_model(ours(**options))
+    fit(model, 2)
+    model.save(tmp_path / "model.keras")
+    fit(model, 2)
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded.optimizer, AdaMomentum)
+    fit(loaded, 2)
+    same(loaded, model)
+
+
+def test_configuration() -> None:
+    made = ours(betas=(0.8, 0.99), eps=1e-12, amsgrad=True, weight_decay=0.1, clipnorm=1.0, use_ema=True, name="mine")
+    config = made.get_config()
+    again = AdaMomentum.from_config(config)
+    assert again.get_config() == config
+    assert (config["beta_1"], config["beta_2"], config["epsilon"], config["amsgrad"]) == (0.8, 0.99, 1e-12, True)
+    assert keras.optimizers.deserialize(keras.optimizers.serialize(made)).get_config() == config
+    scheduled = AdaMomentum(keras.optimizers.schedules.CosineDecay(0.0, 10, warmup_target=0.1, warmup_steps=5))
+    again = AdaMomentum.from_config(scheduled.get_config())
+    assert again.get_config() == scheduled.get_config()
+
+
+def step_of(optimizer, grads, starts=((1.0, 2.0), (3.0,)), names=("kernel", "bias")) -> list[np.ndarray]:
+    variables = [keras.Variable(np.array(x), name=name) for x, name in zip(starts, names, strict=True)]
+    optimizer.build(variables)
+    optimizer.apply([ops.convert_to_tensor(np.array(g, "float32")) for g in grads], variables)
+    return [array(v) for v in variables]
+
+
+def test_excluded_from_decay() -> None:
+    optimizer = ours(lr=0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    kernel, bias = step_of(optimizer, [[0.0, 0.0], [0.0]])
+    np.testing.assert_allclose(kernel, [0.95, 1.9], rtol=1e-6)
+    np.testing.assert_allclose(bias, [3.0])
+
+
+@pytest.mark.parametrize("clip", [{"clipnorm": 0.5}, {"global_clipnorm": 0.5}, {"clipvalue": 0.5}])
+def test_clipping(clip: dict) -> None:
+    grads = [np.array([3.0, -4.0]), np.array([0.1])]
+    optimizer = ours(**clip)
+    step_of(optimizer, grads)
+    total = np.sqrt(25.01)
+    wanted = {
+        "clipnorm": [np.array([0.3, -0.4]), np.array([0.1])],
+        "global_clipnorm": [0.5 * g / total for g in grads],
+        "clipvalue": [np.array([0.5, -0.5]), np.array([0.1])],
+    }[next(iter(clip))]
+    for m, g in zip(optimizer._momentums, wanted, strict=True):
+        np.testing.assert_allclose(array(m), 0.1 * g, rtol=1e-5)
+
+
+def test_accumulated_gradients() -> None:
+    """Two batches of 8 are one of 16."""
+    whole, halves = make_model(ours()), make_model(ours(gradient_accumulation_steps=2))
+    fit(whole, 3)
+    fit(halves, 3, batch_size=8)
+    same(whole, halves, 2e-5)
+
+
+def test_loss_scale() -> None:
+    plain, scaled = make_model(ours()), make_model(ours(loss_scale_factor=1024.0))
+    dynamic = make_model(keras.optimizers.LossScaleOptimizer(ours(), initial_scale=256.0))
+    for model in (plain, scaled, dynamic):
+        fit(model, 2)
+    same(plain, scaled, 1e-5)
+    same(plain, dynamic, 1e-5)
+
+
+def test_moving_average() -> None:
+    """It starts with the variables after the first step, and replaces them when ``fit`` ends."""
+    try:
+        fit(make_model(keras.optimizers.Adam(use_ema=True)))
+    except Exception as error:
+        pytest.skip(f"Keras {keras.__version__} cannot average with its own Adam either, on this backend: {error}")
+    averaged, raw = make_model(ours(use_ema=True, ema_momentum=0.5)), make_model(ours())
+    fit(averaged, 2, batch_size=64)
+    fit(raw, 1, batch_size=64)
+    first = raw.get_weights()
+    fit(raw, 1, batch_size=64)
+    for one, two, mean in zip(first, raw.get_weights(), averaged.get_weights(), strict=True):
+        np.testing.assert_allclose(mean, 0.5 * one + 0.5 * two, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
+def test_low_precision_models_learn(policy: str) -> None:
+    keras.config.set_dtype_policy(policy)
+    losses = fit(make_model(ours(lr=5e-3)), 30)
+    assert losses[-1] < losses[0] / 4
+
+
+def test_embeddings() -> None:
+    """Their gradients are sparse on some backends; all moments decay, as for dense ones."""
+    keras.utils.set_random_seed(2)
+    model = keras.Sequential([keras.layers.Input((3,)), keras.layers.Embedding(10, 4), keras.layers.Flatten()])
+    optimizer = ours()
+    model.compile(optimizer, "mse")
+    words, wanted = np.array([[1, 2, 3]] * 4), np.ones((4, 12), "float32")
+    model.fit(words, wanted, batch_size=4, epochs=1, verbose=0)
+    first = array(optimizer._momentums[0])
+    assert (first[1:4] != 0).all()
+    assert (first[4:] == 0).all()
+    model.fit(words + 5, wanted, batch_size=4, epochs=1, verbose=0)
+    np.testing.assert_allclose(array(optimizer._momentums[0])[1:4], 0.9 * first[1:4], rtol=1e-5)
+
+
+def test_schedule() -> None:
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], [0.0, 0.1, 0.0])
+    model = make_model(AdaMomentum(schedule))
+    before = model.get_weights()
+    fit(model, 1, batch_size=64)
+    for x, y in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(x, y)
+    fit(model, 1, batch_size=64)
+    assert any((x != y).any() for x, y in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"learning_rate": -1.0}, ValueError, "learning_rate must be >= 0 and finite, got -1.0"),
+        ({"beta_1": 1.0}, ValueError, r"beta_1 must be in \[0, 1\), got 1.0"),
+        ({"beta_2": float("nan")}, ValueError, r"beta_2 must be in \[0, 1\), got nan"),
+        ({"epsilon": -1e-8}, ValueError, "epsilon must be >= 0 and finite, got -1e-08"),
+        ({"beta_1": "0.9"}, TypeError, "beta_1 must be a number, got '0.9'"),
+        ({"weight_decay": -0.1}, ValueError, "weight_decay must be >= 0 and finite, got -0.1"),
+    ],
+)
+def test_bad_arguments(options: dict, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        AdaMomentum(**options)
