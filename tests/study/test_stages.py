@@ -154,6 +154,12 @@ def test_controls_take_over_a_choice_and_change_it() -> None:
     assert control.name == "adam"
     assert control.lr == pytest.approx(4.36 * lr, rel=1e-2)
     assert control.hyperparameters["eps"] == 1e-6
+    # What else was chosen for the optimizer itself stays.
+    searched = studyfile.parse(MINI.replace('name = "one"', 'name = "one"\ntune = ["lr", "weight_decay"]'), "mini")
+    both, _ = run_to_the_end(searched, bowl({}))
+    own = both.choices["one", "plain"].setting["weight_decay"]
+    control = by_role(both, "control", "faster")[0].spec.optimizer
+    assert control.hyperparameters["weight_decay"] == own > 0
     assert {t.task for t in by_role(made, "control", "faster")} == {"one"}
 
 
@@ -177,3 +183,15 @@ def test_the_plan_depends_on_data_and_device() -> None:
     cuda = {t.spec.trial_id for t in stages.plan(study, fingerprints(study), {}, "cuda").trials}
     assert not ids & other
     assert not ids & cuda
+
+
+def test_a_dimension_of_an_optimizers_own() -> None:
+    """It is searched besides the task's, with as many trials, and leaves the learning rates as they are."""
+    entry = 'adabound = { tune = ["final_lr"] }'
+    study = studyfile.parse(MINI.replace("sgdm = {}", entry), "mini")
+    made = stages.plan(study, fingerprints(study), {})
+    final = [t.spec.optimizer.hyperparameters["final_lr"] for t in by_role(made, "tune", "adabound")]
+    assert len(set(final)) == len(final) == len(by_role(made, "tune", "adamw"))
+    assert 3e-3 <= min(final) < max(final) <= 30
+    rates = {n: [t.spec.optimizer.lr for t in by_role(made, "tune", n)] for n in ("adabound", "adamw")}
+    assert rates["adabound"] == rates["adamw"]

@@ -87,9 +87,10 @@ class Plan:
 
 
 def sobol(count: int, dimensions: int, start: int = 0) -> list[tuple[float, ...]]:
-    """Returns points ``start`` .. ``start + count - 1`` of the Sobol sequence in the open unit cube.
+    """Returns points ``start`` .. ``start + count - 1`` of the Sobol sequence in the unit cube, 1 left out.
 
-    Each sits in the middle of its cell, so that a first power of two of them is spread evenly in every dimension.
+    Each sits in the middle of its cell, so that a first power of two of them is spread evenly in every dimension. The
+    points after those fill the cells' borders, the low end of the range included.
     """
     from scipy.stats import qmc
 
@@ -158,23 +159,25 @@ class _Planner:
     # --- tuning ---
 
     def searched(self, task: TaskEntry, name: str) -> list[str]:
-        return [key for key in task.tune if key in self.optimizers[name].space]
+        return [key for key in self.study.tuned(task, name) if key in self.optimizers[name].space]
 
     def trials_of(self, task: TaskEntry) -> int:
         return self.study.tuning.trials if task.trials is None else task.trials
 
     def points(self, task: TaskEntry, name: str) -> list[dict[str, float]]:
-        """The points of the first search: the same in the unit cube for every optimizer."""
-        unit = sobol(self.trials_of(task), max(1, len(task.tune)))
-        where = {key: task.tune.index(key) for key in self.searched(task, name)}
+        """The points of the first search: in the dimensions that all search, the same of the unit cube for all."""
+        tuned = self.study.tuned(task, name)
+        unit = sobol(self.trials_of(task), len(tuned))
+        where = {key: tuned.index(key) for key in self.searched(task, name)}
         space = self.optimizers[name].space
         return [{key: space[key].at(point[k]) for key, k in where.items()} for point in unit]
 
     def extension(self, task: TaskEntry, name: str, choice: Choice) -> list[dict[str, float]]:
         """Further points: beyond the edge where the best lies at one, else the next of the sequence."""
         count, start = self.study.tuning.extension, self.trials_of(task)
-        unit = sobol(count, max(1, len(task.tune)), start)
-        space, where = self.optimizers[name].space, {k: task.tune.index(k) for k in self.searched(task, name)}
+        tuned = self.study.tuned(task, name)
+        unit = sobol(count, len(tuned), start)
+        space, where = self.optimizers[name].space, {k: tuned.index(k) for k in self.searched(task, name)}
         first = self.points(task, name)
         sides = {key: self.side(task, name, key, choice.setting, first) for key in where}
         moved = []
@@ -307,13 +310,11 @@ class _Planner:
         self.plan.trials += _interleaved(groups)
 
     def control(self, task: TaskEntry, choices: Mapping[str, Choice], control: Control) -> None:
-        setting = choices[control.lr_from or control.optimizer].setting
-        if setting is None:
+        setting, source = choices[control.optimizer].setting, choices[control.lr_from or control.optimizer].setting
+        if setting is None or source is None:
             return
-        # Of another optimizer's setting only the learning rate means the same.
-        if control.lr_from not in ("", control.optimizer):
-            setting = {"lr": setting["lr"]}
-        lr = float(f"{setting['lr'] * control.lr_factor:.3g}")
+        # Of another optimizer's setting only the learning rate means the same; the rest stays the optimizer's own.
+        lr = float(f"{source['lr'] * control.lr_factor:.3g}")
         spec = self.optimizer(task, control.optimizer, {**setting, "lr": lr}, control.hyperparameters)
         self.plan.trials += [
             Planned("control", task.name, control.name, 0, self.spec("final", task, spec, seed, control.schedule))
