@@ -183,15 +183,3 @@ def test_the_plan_depends_on_data_and_device() -> None:
     cuda = {t.spec.trial_id for t in stages.plan(study, fingerprints(study), {}, "cuda").trials}
     assert not ids & other
     assert not ids & cuda
-
-
-def test_a_dimension_of_an_optimizers_own() -> None:
-    """It is searched besides the task's, with as many trials, and leaves the learning rates as they are."""
-    entry = 'adabound = { tune = ["final_lr"] }'
-    study = studyfile.parse(MINI.replace("sgdm = {}", entry), "mini")
-    made = stages.plan(study, fingerprints(study), {})
-    final = [t.spec.optimizer.hyperparameters["final_lr"] for t in by_role(made, "tune", "adabound")]
-    assert len(set(final)) == len(final) == len(by_role(made, "tune", "adamw"))
-    assert 3e-3 <= min(final) < max(final) <= 30
-    rates = {n: [t.spec.optimizer.lr for t in by_role(made, "tune", n)] for n in ("adabound", "adamw")}
-    assert rates["adabound"] == rates["adamw"]

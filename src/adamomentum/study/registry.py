@@ -165,7 +165,6 @@ def _eadam(params: Iterable[Any], **kwargs: Any) -> torch.optim.Optimizer:
 
 _ADAM_LR = Range(2e-4, 6e-2)
 _ADAMOMENTUM_LR = Range(5e-5, 1.5e-2)
-_SGD_LR = Range(3e-3, 30.0)
 _DECOUPLED = Range(1e-3, 1.0)
 _ADAMOMENTUM = {
     "betas": (0.9, 0.999),
@@ -221,7 +220,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             default_lr=0.1,
             hyperparameters={"momentum": 0.9, "dampening": 0.0, "nesterov": False, "weight_decay": 5e-4},
             decay="L2",
-            space={"lr": _SGD_LR, "weight_decay": Range(1e-5, 1e-2)},
+            space={"lr": Range(3e-3, 30.0), "weight_decay": Range(1e-5, 1e-2)},
         ),
         Optimizer(
             name="radam",
@@ -276,8 +275,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
                 "ams_bound": False,
             },
             decay="decoupled",
-            # final_lr is the learning rate of the SGD that it turns into: SGD's range.
-            space={"lr": _ADAM_LR, "weight_decay": _DECOUPLED, "final_lr": _SGD_LR},
+            space={"lr": _ADAM_LR, "weight_decay": _DECOUPLED},
         ),
         Optimizer(
             name="adabelief",

@@ -159,25 +159,23 @@ class _Planner:
     # --- tuning ---
 
     def searched(self, task: TaskEntry, name: str) -> list[str]:
-        return [key for key in self.study.tuned(task, name) if key in self.optimizers[name].space]
+        return [key for key in task.tune if key in self.optimizers[name].space]
 
     def trials_of(self, task: TaskEntry) -> int:
         return self.study.tuning.trials if task.trials is None else task.trials
 
     def points(self, task: TaskEntry, name: str) -> list[dict[str, float]]:
-        """The points of the first search: in the dimensions that all search, the same of the unit cube for all."""
-        tuned = self.study.tuned(task, name)
-        unit = sobol(self.trials_of(task), len(tuned))
-        where = {key: tuned.index(key) for key in self.searched(task, name)}
+        """The points of the first search: the same in the unit cube for every optimizer."""
+        unit = sobol(self.trials_of(task), max(1, len(task.tune)))
+        where = {key: task.tune.index(key) for key in self.searched(task, name)}
         space = self.optimizers[name].space
         return [{key: space[key].at(point[k]) for key, k in where.items()} for point in unit]
 
     def extension(self, task: TaskEntry, name: str, choice: Choice) -> list[dict[str, float]]:
         """Further points: beyond the edge where the best lies at one, else the next of the sequence."""
         count, start = self.study.tuning.extension, self.trials_of(task)
-        tuned = self.study.tuned(task, name)
-        unit = sobol(count, len(tuned), start)
-        space, where = self.optimizers[name].space, {k: tuned.index(k) for k in self.searched(task, name)}
+        unit = sobol(count, max(1, len(task.tune)), start)
+        space, where = self.optimizers[name].space, {k: task.tune.index(k) for k in self.searched(task, name)}
         first = self.points(task, name)
         sides = {key: self.side(task, name, key, choice.setting, first) for key in where}
         moved = []

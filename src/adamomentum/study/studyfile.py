@@ -59,7 +59,6 @@ class OptimizerEntry(_Entry):
         hyperparameters: what differs from the registry's published defaults.
         default_lr: published learning rate; for your own optimizer it must be given.
         space: hyper-parameter -> range; replaces the registry's, name by name.
-        tune: what is searched for on every task besides what the task says, with the same number of trials.
         control: it serves to explain and is no baseline: left out of the correction over baselines and of targets.
     """
 
@@ -68,7 +67,6 @@ class OptimizerEntry(_Entry):
     hyperparameters: dict[str, Value] = {}
     default_lr: Annotated[Finite, Field(gt=0)] | None = None
     space: dict[str, SpaceEntry] = {}
-    tune: tuple[str, ...] = ()
     control: bool = False
 
 
@@ -279,10 +277,6 @@ class Study(_Entry):
     def baselines(self) -> tuple[str, ...]:
         """The optimizers that the reference is compared with: neither itself nor a control."""
         return tuple(n for n, entry in self.optimizers.items() if n != self.reference and not entry.control)
-
-    def tuned(self, task: TaskEntry, name: str) -> tuple[str, ...]:
-        """Returns the dimensions of an optimizer's search on a task: the task's, then the optimizer's own."""
-        return (*task.tune, *(key for key in self.optimizers[name].tune if key not in task.tune))
 
     def task(self, name: str) -> TaskEntry:
         """Returns the task called ``name``."""

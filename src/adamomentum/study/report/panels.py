@@ -236,13 +236,14 @@ class Panels:
         if not (scores > 0).any():
             return False
         top = min(float(scores.max()), 1.5 * FAR * float(scores.min()))
+        one = self.study.task(task).tune == ("lr",)
         for name in self.study.optimizers:
             style = self.styles[name]
             rows = mine[mine["optimizer"] == name].sort_values("lr")
             heights = scores[rows.index]
             lost = ~(heights <= top)
             heights = heights.fillna(np.inf).clip(upper=top * 1.08)
-            if self.study.tuned(self.study.task(task), name) == ("lr",):
+            if one:
                 ax.plot(rows["lr"], heights, color=style.colour, linewidth=0.8, alpha=0.7, linestyle=style.dash)
             ax.scatter(rows["lr"][~lost], heights[~lost], s=14, color=style.colour, linewidths=0, alpha=0.8)
             ax.scatter(rows["lr"][lost], heights[lost], s=18, color=style.colour, marker="x", linewidths=0.9)

@@ -49,7 +49,7 @@ class TuningSheets(Maker):
         lines = []
         for (task, name), choice in self.results.choices.items():
             space = self.study.optimizer(name).space
-            searched = {k: space[k] for k in self.study.tuned(self.study.task(task), name) if k in space}
+            searched = {k: space[k] for k in self.study.task(task).tune if k in space}
             sheet.add(
                 [
                     task,
