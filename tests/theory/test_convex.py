@@ -59,8 +59,13 @@ def test_corollary_2_by_hand() -> None:
     first = 3 * 4 * 2.5 / (2 * 0.1 * 0.5 * 4)
     second = 3 * 4 * 2.5 * 0.5 / (2 * 0.1 * 0.5 * 0.25 * 16)
     third = 3 * 0.5 * 0.1 * math.sqrt(1 + math.log(16)) / (0.25 * math.sqrt(0.25 * 16))
-    assert found == pytest.approx(first + second + third)
-    assert regret_bound_cor2(16, eps=1.0, printed=True, **arguments) == pytest.approx((first + second) / 5 + third)
+    assert found.applicable
+    assert found.value == pytest.approx(first + second + third)
+    printed = regret_bound_cor2(16, eps=1.0, printed=True, **arguments)
+    assert printed.value == pytest.approx((first + second) / 5 + third)
+    assert not printed.applicable
+    assert "eps accumulates" in printed.reason
+    assert regret_bound_cor2(16, eps=0.0, printed=True, **arguments).applicable
 
 
 def test_third_constants_at_the_defaults() -> None:
@@ -72,6 +77,13 @@ def test_third_constants_at_the_defaults() -> None:
 
 
 def test_what_is_not_applicable_says_why() -> None:
+    for g, m, v in (([[math.nan]], [[0.1]], [[1.0]]), ([[1.0]], [[math.inf]], [[1.0]]), ([[1.0]], [[1.0]], [[1e-3]])):
+        assert (
+            "in round 1 a number is not finite"
+            in regret_bound_thm4(ledger_of(g, m, v, [0.5], 0.99, bias_corrected=False), 0.1, 1.0).reason
+        )
+    with pytest.raises(ValueError, match=r"beta1 must be in \[0, 1\), got 1"):
+        ledger_of([[1.0]], [[1.0]], [[1.0]], [1.0], 0.99)
     shrinking = ledger_of([[1.0]] * 2, [[1.0]] * 2, [[1.0], [0.1]], [0.5] * 2, 0.99)
     assert "shrank in round 2" in regret_bound_const_b1(shrinking, 0.1, 1.0).reason
     growing = ledger_of([[1.0]] * 2, [[1.0]] * 2, [[1.0]] * 2, [0.5, 0.6], 0.99, bias_corrected=False)
@@ -119,12 +131,12 @@ def run(request):
     beta1 = (0.0, 0.1, 0.5, 0.9, 0.9, 0.99)[request.param]
     beta2 = max(1 - (1 - beta1) ** 2 * (1.0, 0.9, 0.5, 0.1, 1.0, 0.5)[request.param], 0.1)
     alpha, rounds = 10 ** rng.uniform(-1, 0.7), 150
-    g = games(rng, rounds, 12)
+    g, contrary = games(rng, rounds, 12)
     theta, m, v = [], [], []
 
     def stream(t, current):
         theta.append(current.copy())
-        return linear(g)(t, current)
+        return linear(g, contrary)(t, current)
 
     class Watching(RegretLedger):
         def add(self, g, m_t, v_t, beta1):

@@ -328,7 +328,7 @@ def test_noise_floor_is_the_stationary_variance(beta1, kind) -> None:
         (lambda: mo.v_sandwich((0.9, 1.0)), r"beta2 must be in \[0, 1\), got 1.0"),
         (lambda: mo.v_sandwich((0.9, 0.0)), "beta2 must be > 0, got 0"),
         (lambda: mo.v_sandwich((0.9, 0.99, 1)), "betas must be a pair"),
-        (lambda: mo.v_sandwich(steps=0), "steps must be >= 1, got 0"),
+        (lambda: mo.v_sandwich(steps=0), "steps must be a whole number >= 1, got 0"),
         (lambda: mo.ar1_momentum_ratio([0.5, 1.0]), r"phi must be in \(-1, 1\)"),
         (lambda: mo.snr_step(1.0, kind="sgd"), "kind must be .* got 'sgd'"),
         (lambda: mo.snr_step(1.0, 0.0, "adabelief"), "beta1 must be > 0 for kind='adabelief'"),

@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +25,9 @@ from rich.table import Table
 from adamomentum.cores import available_cores
 from adamomentum.files import write_atomic
 from adamomentum.study import stages, studyfile, tasks
+from adamomentum.study.checkpoint import Checkpoints
 from adamomentum.study.data.wheel import DataError
-from adamomentum.study.engine import DataInfo, Folder, as_record, plan_now, run_study
+from adamomentum.study.engine import DataInfo, Folder, as_record, keep, plan_now, run_study
 from adamomentum.study.execute.base import Executor
 from adamomentum.study.spec import TrialSpec
 from adamomentum.study.stages import ROLES, Plan, Planned
@@ -36,6 +38,7 @@ from adamomentum.study.work import Setup, run_planned
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 PACKAGES = ("torch", "scipy", "pandas", "pyarrow", "pytorch-optimizer", "sacrebleu", "sentencepiece", "ray")
+DEVICES = ("cpu", "cuda", "mps")
 EXPORT = "trials.jsonl.gz"
 # What a trial takes on one core where neither the study nor a finished trial says.
 UNKNOWN_MINUTES = 1.0
@@ -74,15 +77,24 @@ def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _study(source: str, smoke: bool, only: str) -> Study:
-    study = studyfile.read(source)
-    study = study.smoked() if smoke else study
+def _folder(source: str, smoke: bool, only: str, out: Path | None) -> Folder:
+    whole = studyfile.read(source)
+    whole = whole.smoked() if smoke else whole
     names = tuple(name.strip() for name in only.split(",") if name.strip())
-    return study.only(names) if names else study
+    root = out if out is not None else Path("adamomentum-study") / whole.name
+    return Folder(root, whole.only(names) if names else whole, whole)
 
 
-def _folder(study: Study, out: Path | None) -> Folder:
-    return Folder(out if out is not None else Path("adamomentum-study") / study.name, study)
+def _check_device(device: str) -> None:
+    if device not in DEVICES:
+        raise _Failed(f"unknown device {device!r}; allowed: {', '.join(DEVICES)}")
+    if device == "cpu":
+        return
+    import torch
+
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here[device]:
+        raise _Failed(f"--device {device}: torch {torch.__version__} finds no {device} device here")
 
 
 @app.command()
@@ -114,8 +126,8 @@ def plan(
     """Say what would be run, and how long it would take, without running it."""
     console = Console()
     with _errors(Console(stderr=True)):
-        study = _study(source, smoke, only)
-        folder = _folder(study, out)
+        folder = _folder(source, smoke, only, out)
+        study = folder.study
         known = folder.data()
         for entry in study.tasks:
             # Counting needs no data, so none is downloaded for it.
@@ -240,9 +252,10 @@ def run(
     console, errors = Console(), Console(stderr=True)
     started = time.perf_counter()
     with _errors(errors):
-        study = _study(source, smoke, only)
+        folder = _folder(source, smoke, only, out)
+        study = folder.study
         sources = _sources(study, data or [])
-        folder = _folder(study, out)
+        _check_device(device)
         with folder.locked():
             _say(console, f"{study.name} ({study.hash}) in {folder.root}")
             known = folder.prepare_data(sources, lambda text: _say(console, text))
@@ -275,8 +288,6 @@ def _gpus(device: str) -> int:
         return 0
     import torch
 
-    if not torch.cuda.is_available():
-        raise _Failed("--device cuda: torch finds no CUDA device here")
     return torch.cuda.device_count()
 
 
@@ -344,7 +355,7 @@ def report(
 ) -> None:
     """Write the report from what is finished, and say what is missing."""
     with _errors(Console(stderr=True)):
-        _write_report(_folder(_study(source, smoke, only), out), device, Console())
+        _write_report(_folder(source, smoke, only, out), device, Console())
 
 
 @app.command()
@@ -354,8 +365,8 @@ def status(
     """Say what is finished, what is left, what was chosen and what failed."""
     console = Console()
     with _errors(Console(stderr=True)):
-        study = _study(source, smoke, only)
-        folder = _folder(study, out)
+        folder = _folder(source, smoke, only, out)
+        study = folder.study
         made, results = folder.results(device)
         _say(console, f"{study.name} ({study.hash}) in {folder.root}")
         console.print(_plan_table(study, made, results))
@@ -412,9 +423,9 @@ def trial(
     from adamomentum.study import parallel
 
     with _errors(Console(stderr=True)):
-        study = _study(source, smoke, "")
-        sources = _sources(study, data or [])
-        folder = _folder(study, out)
+        folder = _folder(source, smoke, "", out)
+        sources = _sources(folder.study, data or [])
+        _check_device(device)
         if not folder.data():
             folder.prepare_data(sources, lambda text: None)
         made, _ = folder.results(device)
@@ -422,11 +433,16 @@ def trial(
         if trial_id not in planned:
             raise _Failed(f"no trial {trial_id} can be planned now; `adamomentum study status` says what is open")
         spec = planned[trial_id].spec
+        first = int(os.environ.get("RANK", 0)) == 0
+        if folder.store.get(spec) is not None:
+            if first:
+                _say(Console(), f"{trial_id} is finished already; `adamomentum study show {trial_id}` prints it")
+            return
         if "RANK" in os.environ:
             parallel.join(spec)
         result = run_planned(spec, Setup(sources, folder.checkpoints.resolve()))
-        if int(os.environ.get("RANK", 0)) == 0:
-            folder.store.put(spec, result)
+        if first:
+            keep(folder.store, Checkpoints(folder.checkpoints), spec, result)
             _say(Console(), f"{trial_id}: {result.status}, kept in {folder.root}")
 
 
@@ -442,7 +458,7 @@ def export(
     from adamomentum.study.results import gather
 
     with _errors(Console(stderr=True)):
-        folder = _folder(_study(source, smoke, ""), out)
+        folder = _folder(source, smoke, "", out)
         made, results = folder.results(device)
         unique = {t.spec.trial_id: t.spec for t in made.trials if t.spec.trial_id in results}
         lines = [json.dumps(as_record(unique[key], results[key]), sort_keys=True) + "\n" for key in sorted(unique)]
@@ -465,14 +481,18 @@ def import_(
 ) -> None:
     """Take up exported trials, to report on them or to go on from them."""
     with _errors(Console(stderr=True)):
-        folder = _folder(_study(source, smoke, ""), out)
+        folder = _folder(source, smoke, "", out)
         path = exported / EXPORT
         if not path.is_file():
             raise _Failed(f"{exported} holds no {EXPORT}; give the folder that `adamomentum study export` wrote")
         with folder.locked():
             store = folder.store
             count = 0
-            for line in gzip.decompress(path.read_bytes()).decode().splitlines():
+            try:
+                lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+            except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
+                raise _Failed(f"{path} is damaged or cut off ({error}); fetch it again") from None
+            for line in lines:
                 record = json.loads(line)
                 try:
                     spec = TrialSpec.model_validate(record["spec"])
@@ -497,16 +517,7 @@ def doctor(source: Source = "paper-mini") -> None:
     with _errors(Console(stderr=True)):
         study = studyfile.read(source)
         _say(console, f"{study.name} ({study.hash}): {len(study.tasks)} tasks, {len(study.optimizers)} optimizers")
-        for package in (
-            "torch",
-            "scipy",
-            "pandas",
-            "pyarrow",
-            "pytorch-optimizer",
-            "sacrebleu",
-            "sentencepiece",
-            "ray",
-        ):
+        for package in PACKAGES:
             try:
                 _say(console, f"{package} {version(package)}")
             except PackageNotFoundError:

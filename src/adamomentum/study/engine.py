@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -32,6 +33,8 @@ from adamomentum.study.store import Store
 from adamomentum.study.studyfile import Study, StudyError
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.work import load
+
+STALE_SECONDS = 600
 
 OnTrial = Callable[[Planned, TrialResult], None]
 
@@ -56,11 +59,13 @@ class Folder:
 
     Args:
         root: where; created when something is written.
-        study: the study as it is now.
+        study: what is looked at: the study as it is now, or some of its tasks.
+        whole: the study with all its tasks, which is what is registered; default: ``study``.
     """
 
-    def __init__(self, root: Path, study: Study) -> None:
+    def __init__(self, root: Path, study: Study, whole: Study | None = None) -> None:
         self.root, self.study = root, study
+        self.whole = whole or study
         self.checkpoints = root / "checkpoints"
         self.report = root / "report"
 
@@ -89,19 +94,29 @@ class Folder:
     def register(self) -> None:
         """Writes down the study; an earlier version of it that differs is kept, with the time of the change."""
         path = self.root / "study.json"
-        entry = {"hash": self.study.hash, "since": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
+        entry = {"hash": self.whole.hash, "since": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
         history = self.history()
-        if history and history[-1]["hash"] == self.study.hash:
+        if history and history[-1]["hash"] == self.whole.hash:
             return
-        record = {"history": [*history, entry], "study": self.study.model_dump(mode="json", exclude_defaults=True)}
+        record = {"history": [*history, entry], "study": self.whole.model_dump(mode="json", exclude_defaults=True)}
         write_atomic(path, json.dumps(record, indent=1).encode())
 
     def history(self) -> list[dict[str, str]]:
-        """Returns hash and time of each version of the study that was run here, the present one last."""
+        """Returns hash and time of each version of the study that was run here, the present one last.
+
+        Raises:
+            StudyError: if the file that holds them is damaged: a new one would hide earlier versions.
+        """
+        path = self.root / "study.json"
         try:
-            return list(json.loads((self.root / "study.json").read_text())["history"])
-        except (OSError, ValueError, KeyError):
+            return list(json.loads(path.read_text())["history"])
+        except FileNotFoundError:
             return []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StudyError(
+                f"{path}, which holds the earlier versions of the study, cannot be read: {error}; restore it, or "
+                "remove it to begin a new history"
+            ) from None
 
     def data(self) -> dict[str, DataInfo]:
         """Returns what is known of each task's data from an earlier run."""
@@ -116,10 +131,14 @@ class Folder:
 
         Raises:
             DataError: if some data cannot be had.
+            StudyError: if the parameters of a task are wrong.
         """
         known = self.data()
         for entry in self.study.tasks:
-            data = load(entry.family, entry.params, sources)
+            try:
+                data = load(entry.family, entry.params, sources)
+            except ValueError as error:
+                raise StudyError(f"study {self.study.name}, tasks.{entry.name}: {error}") from None
             say(f"{entry.name}: {data.describe()}")
             if entry.name not in known or known[entry.name].fingerprint != data.fingerprint:
                 baselines = tasks.task(entry.family).baselines(data)
@@ -188,7 +207,9 @@ def run_study(
     """
     store, checkpoints = folder.store, Checkpoints(folder.checkpoints)
     for unfinished in folder.root.rglob(".*.tmp"):  # left by a kill in the middle of writing
-        unfinished.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if time.time() - unfinished.stat().st_mtime > STALE_SECONDS:  # a younger one may be under way
+                unfinished.unlink()
     results: dict[str, TrialResult] = {}
     while True:
         made = plan_now(folder.study, data, results, device)
@@ -210,12 +231,13 @@ def run_study(
         if not missing:
             return made, results
         for spec, result in executor.run([planned.spec for planned in missing.values()]):
-            _keep(store, checkpoints, spec, result)
+            keep(store, checkpoints, spec, result)
             results[spec.trial_id] = result
             on_trial(missing[spec.trial_id], result)
 
 
-def _keep(store: Store, checkpoints: Checkpoints, spec: TrialSpec, result: TrialResult) -> None:
+def keep(store: Store, checkpoints: Checkpoints, spec: TrialSpec, result: TrialResult) -> None:
+    """Keeps a result, and forgets the checkpoint of a trial that is finished."""
     store.put(spec, result)
     # Only now: until its result is stored, a checkpoint is all there is of a trial.
     if result.status != "error":

@@ -98,8 +98,8 @@ class StepSchedule(_Frozen):
 class InverseSqrtSchedule(_Frozen):
     """Linear warm-up from ``start`` to the peak over ``warmup_steps``, then as 1 / sqrt(step), not below ``floor``.
 
-    ``start`` and ``floor`` are learning rates, not factors. A run shorter than ten warm-ups warms up for a tenth of
-    its steps, so that a smoke run has the same shape.
+    ``start`` and ``floor`` are learning rates, not factors. A run that would end within the warm-up warms up for a
+    tenth of its steps, so that a smoke run has the same shape.
     """
 
     name: Literal["inverse_sqrt"]
@@ -109,7 +109,7 @@ class InverseSqrtSchedule(_Frozen):
 
     def rate(self, step: int, total: int, peak: float) -> float:
         """Returns the learning rate for ``step`` in 0..total-1."""
-        warmup = min(self.warmup_steps, max(1, total // 10))
+        warmup = self.warmup_steps if total > self.warmup_steps else max(1, total // 10)
         if step < warmup:
             return self.start + (peak - self.start) * (step + 1) / warmup
         return max(self.floor, peak * math.sqrt(warmup / (step + 1)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from adamomentum.study import tasks
 from adamomentum.study.registry import Optimizer
@@ -58,7 +58,7 @@ class Choice:
 
     Attributes:
         setting: the values chosen; None if no point could be trained.
-        score: the mean validation metric there; infinite without a setting.
+        score: the mean validation metric there; infinite without a setting, NaN where nothing was tuned.
         edges: searched values that lie at the edge even of the extended range, e.g. ``("lr",)``.
         points: number of points tried.
         failed: tuning trials that ended in an error and so say nothing.
@@ -259,14 +259,22 @@ class _Planner:
 
     # --- what comes after ---
 
+    def published(self, task: TaskEntry, name: str) -> Setting:
+        """The registry's learning rate, or the one that the task says was run."""
+        lr: Any = task.optimizers.get(name, {}).get("lr", self.optimizers[name].default_lr)
+        return {"lr": float(lr)}
+
+    def untuned(self, task: TaskEntry) -> dict[str, Choice]:
+        """What a task without tuning trials evaluates: every optimizer at its published setting."""
+        return {name: Choice(self.published(task, name), math.nan, (), 0, 0) for name in self.optimizers}
+
     def default(self, task: TaskEntry) -> None:
-        """Published settings: the registry's, or what the task says was run. Controls have none."""
+        """Published settings beside the tuned ones. Controls have none."""
         groups = []
-        for name, optimizer in self.optimizers.items():
+        for name in self.optimizers:
             if self.study.optimizers[name].control:
                 continue
-            lr = task.optimizers.get(name, {}).get("lr", optimizer.default_lr)
-            spec = self.optimizer(task, name, {"lr": float(lr)})  # type: ignore[arg-type]
+            spec = self.optimizer(task, name, self.published(task, name))
             groups.append(
                 [
                     Planned("default", task.name, name, 0, self.spec("final", task, spec, seed))
@@ -346,18 +354,18 @@ def plan(study: Study, fingerprints: Mapping[str, str], results: Results, device
     made, names = planner.plan, study.optimizers
     chosen: dict[str, dict[str, Choice]] = {}
     for task in study.tasks:
-        if planner.trials_of(task):
-            choices = planner.tune(task)
-            if choices is not None:
-                chosen[task.name] = choices
-                made.choices |= {(task.name, name): choice for name, choice in choices.items()}
+        choices = planner.tune(task) if planner.trials_of(task) else planner.untuned(task)
+        if choices is not None:
+            chosen[task.name] = choices
+            made.choices |= {(task.name, name): choice for name, choice in choices.items()}
     for task in study.tasks:
-        planner.default(task)
+        if planner.trials_of(task):
+            planner.default(task)
     sweep = len(study.sensitivity.optimizers) * study.sensitivity.seeds * (2 * study.sensitivity.half_decades + 1)
     for task in study.tasks:
         if task.name in chosen:
             planner.final(task, chosen[task.name])
-        elif planner.trials_of(task):
+        else:
             made.open["final"] += study.final.seeds * len(names)
     for task in study.tasks:
         controls = planner.controls(task)
@@ -365,7 +373,7 @@ def plan(study: Study, fingerprints: Mapping[str, str], results: Results, device
             for control in controls:
                 planner.control(task, chosen[task.name], control)
             planner.sensitivity(task, chosen[task.name])
-        elif planner.trials_of(task):
+        else:
             made.open["control"] += sum(control.seeds for control in controls)
             made.open["sensitivity"] += sweep
     return made

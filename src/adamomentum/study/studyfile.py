@@ -106,7 +106,7 @@ class TaskEntry(_Entry):
     schedule: ScheduleSpec = CosineSchedule()
     precision: Precision = "float32"
     processes: Annotated[int, Field(ge=1)] = 1
-    tune: tuple[str, ...] = ("lr",)
+    tune: Annotated[tuple[str, ...], Field(min_length=1)] = ("lr",)
     trials: Annotated[int, Field(ge=0)] | None = None
     hyperparameters: dict[str, Value] = {}
     optimizers: dict[str, dict[str, Value]] = {}
@@ -119,12 +119,19 @@ class TaskEntry(_Entry):
     def _known(cls, name: str) -> str:
         return tasks.family(name).name
 
+    @field_validator("tune")
+    @classmethod
+    def _with_lr(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if "lr" not in names:
+            raise ValueError(f"lr must be among what is searched for, got {', '.join(names)}")
+        return names
+
 
 class Tuning(_Entry):
     """How settings are chosen.
 
     Attributes:
-        trials: points of each optimizer on each task; 0: nothing is tuned, only the default track runs.
+        trials: points of each optimizer on each task; 0: nothing is tuned, the final runs are at published settings.
         seeds: runs of each point.
         extension: further points for every optimizer of a task on which one has its best at the edge of its range.
     """
@@ -202,7 +209,7 @@ class Study(_Entry):
         optimizers: by name; an empty entry takes the registry's optimizer of that name as it is.
         tasks: in the order in which they are reported.
         tuning: how settings are chosen.
-        default: runs at published settings.
+        default: runs at published settings, beside the tuned ones.
         final: runs at the chosen settings.
         sensitivity: learning rates around the chosen ones.
         controls: runs that explain.
@@ -236,6 +243,13 @@ class Study(_Entry):
         for task in self.tasks:
             for name in task.optimizers:
                 check(name, self.optimizers, f"tasks.{task.name}.optimizers")
+            searchable = {key for name in self.optimizers for key in self.optimizer(name).space}
+            for key in task.tune:
+                if key not in searchable:
+                    raise ValueError(
+                        f"tasks.{task.name}.tune names {key!r}, which no optimizer of the study has a space for; they "
+                        f"have: {', '.join(sorted(searchable))}"
+                    )
         for name in self.sensitivity.optimizers:
             check(name, self.optimizers, "sensitivity.optimizers")
         for control in self.controls:
@@ -345,7 +359,10 @@ def read(source: str) -> Study:
     """
     path = Path(source)
     if path.is_file():
-        return parse(path.read_text(), str(path))
+        try:
+            return parse(path.read_text(encoding="utf-8"), str(path))
+        except UnicodeDecodeError as error:
+            raise StudyError(f"{path} is not UTF-8, as TOML has to be: {error}") from None
     texts = built_in()
     if source in texts:
         return parse(texts[source], f"{source}.toml")

@@ -14,7 +14,9 @@ def check_beta(name: str, value: float) -> float:
         ValueError: if it is not.
     """
     if not 0 <= value < 1:
-        raise ValueError(f"{name} must be in [0, 1), got {value}; it is the decay rate of {_DEFAULTS[name]}")
+        raise ValueError(
+            f"{name} must be in [0, 1), got {value}; it is the decay rate of {_DEFAULTS[name.removeprefix('new_')]}"
+        )
     return float(value)
 
 
@@ -24,7 +26,7 @@ def check_betas(betas: tuple[float, float]) -> tuple[float, float]:
     Raises:
         ValueError: if they are not, or not two.
     """
-    if len(betas) != 2:
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise ValueError(f"betas must be a pair (beta1, beta2) such as (0.9, 0.999), got {betas}")
     return check_beta("beta1", betas[0]), check_beta("beta2", betas[1])
 

@@ -51,6 +51,7 @@ class RegretLedger:
         shrinking: the first round in which sqrt(t V_t) (1 - beta1_t^t) of some coordinate shrank, which all bounds
             exclude; 0 if there was none.
         growing_beta1: the first round in which beta1_t grew; 0 if there was none.
+        impossible: the first round with a number that is not finite, or with v_t < (1 - beta2) m_t^2; 0 if none.
         constant_beta1: whether beta1_t never changed.
     """
 
@@ -65,6 +66,7 @@ class RegretLedger:
     beta1: float = 0.0
     shrinking: int = 0
     growing_beta1: int = 0
+    impossible: int = 0
     constant_beta1: bool = True
     _weight: Array = field(default_factory=lambda: np.zeros(()))
     _beta1: float = -1.0
@@ -79,10 +81,14 @@ class RegretLedger:
             beta1: decay rate in this round.
 
         Raises:
-            ValueError: if shapes differ.
+            ValueError: if shapes differ, or beta1 or beta2 is out of [0, 1).
         """
         if not g.shape == m.shape == v.shape:
             raise ValueError(f"g, m and v must have one shape, got {g.shape}, {m.shape} and {v.shape}")
+        check_betas((beta1, self.beta2))
+        possible = np.isfinite(g) & np.isfinite(m) & (v >= (1 - self.beta2) * m**2 * (1 - 1e-9))
+        if not self.impossible and not possible.all():
+            self.impossible = self.rounds + 1
         self.rounds += 1
         t = self.rounds
         c, root = 1.0, np.sqrt(v)
@@ -107,6 +113,8 @@ class RegretLedger:
         """Why no bound of this module holds for the run; empty if none excludes it."""
         if not self.rounds:
             return "no round has been added"
+        if self.impossible:
+            return f"in round {self.impossible} a number is not finite, or v is less than (1 - beta2) m^2"
         if self.shrinking:
             return f"sqrt(t v_t) of some coordinate shrank in round {self.shrinking}, which amsgrad=True would prevent"
         return ""
@@ -197,7 +205,7 @@ def regret_bound_cor2(
     decay: float,
     eps: float,
     printed: bool = False,
-) -> float:
+) -> Bound:
     r"""Corollary 2: a bound on the average regret under Theorem 4's assumptions, for beta1_t = beta1 lambda^(t - 1).
 
     .. math::
@@ -219,7 +227,7 @@ def regret_bound_cor2(
         printed: leave out s, as in the paper.
 
     Returns:
-        The bound, in units of the loss a round.
+        The bound, in units of the loss a round. As printed it does not apply with eps > 0.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -236,7 +244,8 @@ def regret_bound_cor2(
     first = width**2 * root / (2 * alpha * (1 - beta1) * math.sqrt(rounds))
     second = width**2 * root * beta1 / (2 * alpha * (1 - beta1) * (1 - decay) ** 2 * rounds)
     third = largest * alpha * _root_of_harmonic(rounds) / ((1 - beta1) ** 2 * math.sqrt((1 - beta2) * rounds))
-    return coordinates * (first + second + third)
+    reason = "eps accumulates in v, which the printed bound leaves out" if printed and eps > 0 else ""
+    return Bound(coordinates * (first + second + third), not reason, reason)
 
 
 def regret_bound_const_b1(ledger: RegretLedger, alpha: float, width: float, *, posteriori: bool = False) -> Bound:

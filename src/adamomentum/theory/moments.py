@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from adamomentum.theory.arguments import check_beta, check_betas, check_number
+from adamomentum.theory.arguments import check_beta, check_betas, check_number, check_steps
 from adamomentum.theory.transients import (
     max_update,
     max_update_at,
@@ -213,8 +213,7 @@ def v_sandwich(betas: tuple[float, float] = (0.9, 0.999), steps: int | None = No
     gamma = beta1 / math.sqrt(beta2)
     if steps is None:
         return max(0.0, (1 - gamma) / (1 - beta1)), (1 + gamma) / (1 - beta1)
-    if steps < 1:
-        raise ValueError(f"steps must be >= 1, got {steps}; None stands for any number")
+    steps = check_steps("steps", steps, "how many were taken, None for any number")
     # 1 + gamma + ... + gamma^(steps - 1)
     total = steps if gamma == 1 else (1 - gamma**steps) / (1 - gamma)
     return 1 / ((1 - beta1) * total), (1 + gamma) / (1 - beta1)

@@ -173,4 +173,6 @@ def gradnorm_bound(c: Constants, alpha: Array, one_minus_beta1: Array, *, printe
         start = (1 - first) ** 2 * c.first_gradient + first**2 * c.variance
         total = 2 * c.gap / low + kappa * (start + c.variance * spread)
     reason = applicable(c, alpha, one_minus_beta1)
+    if not reason and printed and c.smoothness < 0.25:
+        reason = f"the printed constant is smaller than what is proved for L < 1/4, got L = {c.smoothness:g}"
     return Bound(total / (alpha[-1] * alpha.size), not reason, reason)

@@ -20,6 +20,7 @@ LABELS = {
     "adamw": "AdamW",
     "sgdm": "SGD + momentum",
     "adabelief": "AdaBelief",
+    "adamomentum-fbc": "AdaMomentum, full bias correction",
 }
 
 

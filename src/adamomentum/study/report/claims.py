@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from adamomentum.study import stages
 from adamomentum.study.report.cells import difference_text
-from adamomentum.study.report.comparisons import NO_EVIDENCE, Comparison
+from adamomentum.study.report.comparisons import ALPHA, NO_EVIDENCE, Comparison
 from adamomentum.study.report.runs import family_of
 from adamomentum.study.report.study_tables import StudyTables
 from adamomentum.study.results import StudyResults
@@ -24,7 +24,8 @@ Words = tuple[str, str]
 
 RULE = (
     "A claim is called supported if the reference comes out ahead in more than half of the comparisons and behind in "
-    "none, contradicted if it is behind more often than ahead, mixed or partly supported in between."
+    "none, contradicted if it is behind in more than half and ahead in none; partly so if it is only ahead, or only "
+    "behind, in fewer; mixed if it is both."
 )
 
 
@@ -65,6 +66,22 @@ class Count:
         return f"{words[0]} in {self.ahead}, {words[1]} in {self.behind}, {NO_EVIDENCE} in {neither} of {self.total}"
 
 
+def undecidable(found: Iterable[Comparison]) -> int:
+    """How many rank tests could not have been significant after correction, however they had come out."""
+    return sum(
+        c.by_rank and not c.untrained and (c.paired.wilcoxon_p is None or c.paired.wilcoxon_floor * len(group) >= ALPHA)
+        for group in _by_task(found)
+        for c in group
+    )
+
+
+def _by_task(found: Iterable[Comparison]) -> list[list[Comparison]]:
+    groups: dict[str, list[Comparison]] = {}
+    for c in found:
+        groups.setdefault(c.task, []).append(c)
+    return list(groups.values())
+
+
 def _side(c: Comparison) -> str:
     return c.outcome if c.corrected else "neither"
 
@@ -76,14 +93,12 @@ def verdict(found: Sequence[Comparison], words: Words) -> str:
         return "not tested yet"
     if count.ahead == count.behind == 0:
         return f"not supported: {NO_EVIDENCE} in any of {count.total} comparisons"
-    if count.behind > count.ahead:
-        word = "contradicted here"
-    elif count.behind:
+    if count.ahead and count.behind:
         word = "mixed"
-    elif count.ahead > count.total / 2:
-        word = "supported here"
     else:
-        word = "partly supported"
+        word = "supported" if count.ahead else "contradicted"
+        most = max(count.ahead, count.behind) > count.total / 2
+        word = f"{word} here" if most else f"partly {word}"
     return f"{word}: {count.text(words)} comparisons"
 
 
@@ -176,6 +191,12 @@ class Judge:
             text = self.sentence(task, found, SPEED)
             goal = f"validation {curve} {target.value:.4g}, the median end of {self.label(target.baseline)}"
             evidence.append(f"{text} {self._by_median_steps(task)} {goal}.")
+        blind = undecidable(self.made.speed)
+        if blind:
+            evidence.append(
+                f"{blind} of the {len(self.made.speed)} comparisons of steps could not have come out either way after "
+                "correction: too few pairs of runs differ, since most of both reach the target or most of both miss it."
+            )
         loss = [c for c in self.made.loss_comparisons if not c.control]
         if loss:
             evidence.append(f"Training loss at the end: {verdict(loss, LOSS)}.")
@@ -233,10 +254,13 @@ class Judge:
         """The whole in one paragraph."""
         study, found = self.study, [c for c in self.made.comparisons if not c.control]
         tasks = f"{len(study.tasks)} task{'s' if len(study.tasks) > 1 else ''}"
-        opening = (
-            f"{self.reference} against {len(study.baselines)} other optimizers on {tasks}; each was given the same "
-            f"number of tuning trials, then {study.final.seeds} fresh runs at what tuning chose."
+        tuned = any(study.tuning.trials if t.trials is None else t.trials for t in study.tasks)
+        how = (
+            f"each was given the same number of tuning trials, then {study.final.seeds} fresh runs at what was chosen."
+            if tuned
+            else f"nothing was tuned: each had {study.final.seeds} runs at the setting published for it."
         )
+        opening = f"{self.reference} against {len(study.baselines)} other optimizers on {tasks}; {how}"
         if not found:
             return (
                 f"{opening} Nothing can be said yet: no evaluation runs of {self.reference} and another are finished."

@@ -48,6 +48,8 @@ class TuningSheets(Maker):
         )
         lines = []
         for (task, name), choice in self.results.choices.items():
+            if not choice.points:
+                continue
             space = self.study.optimizer(name).space
             searched = {k: space[k] for k in self.study.task(task).tune if k in space}
             sheet.add(

@@ -74,10 +74,11 @@ def _counterexample(profile: Profile) -> Claim:
 
     return Claim(
         key="counterexample",
-        title="AdaMomentum converges on every convex stream, as Theorem 4 suggests",
-        source="Theorem 4, supplement; the stream is that of Reddi et al.",
+        title="AdaMomentum converges where Adam goes to the worst point, on the stream of Reddi et al.",
+        source="Theorem 4, supplement, which promises it on every convex stream",
         printed=(converges("AdaMomentum"),),
         corrected=(converges("AdaMomentum, amsgrad"), converges("Adam, amsgrad")),
+        relied_on=True,
         correction="with amsgrad=True; without it AdaMomentum goes to the worst point, as Adam does. At beta1 = 0 it "
         "is RMSprop, to which the theorem of Reddi et al. applies.",
         control=converges("Adam"),

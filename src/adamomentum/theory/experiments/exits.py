@@ -56,7 +56,7 @@ def leave(
 
 def _frozen(profile: Profile, rng: np.random.Generator) -> Claim:
     """SGD without momentum is the frozen preconditioner, its lr in the place of lr / R."""
-    from scipy.stats import kstest
+    from scipy.stats import expon, goodness_of_fit
 
     walkers, limit = WALKERS[profile][0], LIMIT[profile]
     # The basin brings back 0.3 of the distance in a step, so that it takes single jumps to get out.
@@ -71,15 +71,22 @@ def _frozen(profile: Profile, rng: np.random.Generator) -> Claim:
         means = [found.mean for found in exits]
         ratios[alpha] = means[-1] / frozen_exit_steps(alpha, 1.0, lrs[-1], 1.0)
         slopes[alpha] = float(np.polyfit(np.log(lrs), np.log(means), 1)[0])
-        p_values[alpha] = float(kstest(exits[-1].times / exits[-1].mean, "expon").pvalue)
+        p_values[alpha] = float(
+            # The mean comes from the sample, which makes the classical p-values too large.
+            goodness_of_fit(
+                expon, exits[-1].times, known_params={"loc": 0}, statistic="ks", n_mc_samples=999, random_state=rng
+            ).pvalue
+        )
+    # Two standard errors of a mean of exponential times, and of a slope over the factor by which the lrs differ.
     spread = 2 / math.sqrt(walkers)
+    slope_spread = {a: spread * math.sqrt(2) / (math.log(expected[-1] / expected[0]) / a) for a in ALPHAS}
 
-    def exponent(measured: dict[float, float], expected: dict[float, float], whose: str) -> Check:
-        shown = ", ".join(f"{measured[a]:.2f} ({expected[a]:.2f})" for a in measured)
+    def exponent(measured: dict[float, float], law: dict[float, float], whose: str) -> Check:
+        shown = ", ".join(f"{measured[a]:.2f} ({law[a]:.2f})" for a in measured)
         return Check(
             f"{whose}: exit steps go like lr to the power of {shown} at alpha {', '.join(f'{a:g}' for a in measured)}; "
             "must be what is in brackets to 0.1 and two standard errors",
-            all(abs(measured[a] - expected[a]) < 0.1 + spread for a in measured),
+            all(abs(measured[a] - law[a]) < 0.1 + slope_spread.get(a, spread) for a in measured),
         )
 
     # The edge is 20 and 30 lr away, near to and within what one jump can make.
@@ -107,15 +114,16 @@ def _frozen(profile: Profile, rng: np.random.Generator) -> Claim:
             Check(
                 "Kolmogorov and Smirnov's test of the exit times against the exponential law has the p-values "
                 + ", ".join(f"{p_values[a]:.2f}" for a in ALPHAS)
-                + "; must be above 0.001",
-                all(p > 0.001 for p in p_values.values()),
+                + "; must be above 0.003",
+                all(p > 0.003 for p in p_values.values()),
             ),
         ),
         correction="the order is upsilon^-alpha / m: exit steps go like lr^-alpha, not lr^(-1/alpha).",
         control=exponent(adam, {1.5: -1.5}, "Adam itself"),
-        note="The control shows that the theorem says nothing of Adam: jumps enter v, and one jump moves it by 31.8 "
-        "lr at "
-        "most, whatever its size. It is less true still the smaller lr is against the basin.",
+        relied_on=True,
+        note="The basin's curvature is 0.3 / lr, so that what decides is one jump: in a fixed basin the law is reached "
+        "only for smaller lr. The control shows that the theorem says nothing of Adam: jumps enter v, and one jump "
+        "moves it by 31.8 lr at most, whatever its size. It is less true still the smaller lr is against the basin.",
         data={"alpha": ALPHAS, "slopes": slopes, "ratios": ratios, "adam": adam},
     )
 
@@ -139,23 +147,31 @@ def _proposition_1(profile: Profile, rng: np.random.Generator) -> Claim:
         for label, (name, rate) in runs.items()
     }
 
+    # The control: the same with other noise.
+    again = {
+        (alpha, basin, "Adam again"): leave(
+            "adam", alpha, lr, BASINS[basin], rng, walkers=walkers, limit=limit, burn=2000, eps=1e-16
+        )
+        for alpha in alphas
+        for basin in BASINS
+    }
+
     def compare(first: str, second: str) -> tuple[str, list[float]]:
         """Means of both, and by how many standard errors the logarithm of the first is above."""
         shown, above = [], []
         for alpha in alphas:
             for basin in BASINS:
-                a, b = found[alpha, basin, first], found[alpha, basin, second]
+                a, b = (found | again)[alpha, basin, first], found[alpha, basin, second]
                 shown.append(f"{a.mean:.0f} and {b.mean:.0f} (alpha {alpha:g}, {basin})")
-                above.append(math.log(a.mean / b.mean) / math.hypot(a.error, b.error))
+                above.append((math.log(a.mean) - math.log(b.mean)) / math.hypot(a.error, b.error))
         return ", ".join(shown), above
 
     def longer(first: str, second: str) -> Check:
         shown, above = compare(first, second)
         return Check(
-            f"steps in the basin, {first} and {second}: {shown}; the first must not be below the second by more than "
-            "two "
-            "standard errors",
-            all(a > -2 for a in above),
+            f"steps in the basin, {first} and {second}: {shown}; the first must be above the second by two standard "
+            "errors each",
+            all(a > 2 for a in above),
         )
 
     def shorter(first: str, second: str) -> Check:
@@ -173,7 +189,7 @@ def _proposition_1(profile: Profile, rng: np.random.Generator) -> Claim:
         source="Proposition 1, supplement",
         printed=(longer("AdaMomentum", "Adam"),),
         against=(shorter("AdaMomentum", "Adam"),),
-        control=longer(matched, "Adam"),
+        control=longer("Adam again", "Adam"),
         note="At equal lr AdaMomentum leaves sooner, flat basins too. What decides is how far it moves in noise: "
         "beside Adam "
         f"at {equal:.2f} lr, {ties}. The proof rests on Assumption 5, which no noise can meet, and reverses an "

@@ -138,6 +138,7 @@ def _stability(profile: Profile, rng: np.random.Generator) -> Claim:
         controls.append(rests(betas, f"{beyond:g}", one[ratio == beyond]))
     return Claim(
         key="stable-lr",
+        relied_on=True,
         title="Without noise and at constant lr AdaMomentum settles at a minimum if and only if lr times its largest "
         "curvature is below (2 + 2 beta1) / (1 - beta1) sqrt(eps / (1 - beta2))",
         source="this library",

@@ -120,6 +120,7 @@ def outlier(profile: Profile, rng: np.random.Generator) -> Claim:
 
     return Claim(
         key="outlier",
+        relied_on=True,
         title="One gradient far above all others moves a coordinate by 180 lr in all, whatever its size; with Adam it "
         "is 31.8 lr",
         source="this library",
