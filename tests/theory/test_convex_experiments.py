@@ -20,6 +20,7 @@ VERDICTS = {**BY_EXPERIMENT["regret"], **BY_EXPERIMENT["counterexample"]}
 @pytest.fixture
 def few_games(monkeypatch):
     monkeypatch.setattr(regret, "SEARCH", {"quick": (20, 40)})
+    monkeypatch.setattr(regret, "LONG", {"quick": 25_000})
     monkeypatch.setattr(regret, "ROUNDS", {"quick": 1024})
 
 

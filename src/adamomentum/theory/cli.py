@@ -22,7 +22,7 @@ MOST_WORKERS = 8
 
 
 def theory(
-    full: Annotated[bool, typer.Option("--full", help="Better statistics; takes most of an hour.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Better statistics, and the sharpness of a network's minima.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the page, the figures and all numbers.")] = Path(
         "adamomentum-theory"
     ),
