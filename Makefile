@@ -54,9 +54,9 @@ $(VENV)/.python:
 
 # What each target needs beside the library.
 EXTRAS_demo  := torch,study
-EXTRAS_test  := torch,study,test
+EXTRAS_test  := torch,study,test,jax
 EXTRAS_bench := torch,bench
-EXTRAS_slow  := torch,study,ray,test,triton
+EXTRAS_slow  := torch,study,ray,test,triton,jax,keras,tensorflow,examples
 EXTRAS_examples := torch,test,examples
 EXTRAS_dev   := torch,study,test,dev
 

@@ -9,6 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# What a page needs beside torch and the study; Keras takes long to start.
+NEEDS = {"optax.md": "optax", "keras.md": "keras"}
+MARKS = {"keras.md": [pytest.mark.slow]}
 
 
 def blocks(page):
@@ -17,8 +20,9 @@ def blocks(page):
     return re.findall(r"^```python\n(.*?)^```(?:\n```text\n(.*?)^```)?", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name, marks=MARKS.get(page.name, [])) for page in PAGES])
 def test_code_runs(page, tmp_path, monkeypatch):
+    pytest.importorskip(NEEDS.get(page.name, "torch"), reason=f"needs {NEEDS.get(page.name)}")
     monkeypatch.chdir(tmp_path)
     code = blocks(page)
     assert code, f"{page} has no Python block"

@@ -26,6 +26,10 @@ PLAIN = {
     "lightning_module.py": ("lightning",),
     "lora.py": ("peft", "transformers"),
     "tune_with_optuna.py": ("optuna",),
+    "optax_loop.py": ("optax",),
+    "flax_nnx.py": ("flax", "optax"),
+    "equinox_loop.py": ("equinox", "optax"),
+    "keras_fit.py": ("keras",),
 }
 
 DISTRIBUTED = ("ddp.py", "fsdp2.py")
@@ -34,7 +38,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.clients]
 
 
 def run(*command: str | Path) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "KERAS_BACKEND": "torch"}
     found = subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, timeout=SECONDS, env=environment, check=False
     )

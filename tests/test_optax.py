@@ -31,7 +31,8 @@ SWITCHES = {
 
 @pytest.fixture
 def x64():
-    with jax.enable_x64():
+    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64  # from 0.8, and before
+    with enable():
         yield
 
 

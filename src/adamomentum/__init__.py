@@ -2,7 +2,9 @@
 
 Importing this package imports no framework; each name below is loaded on first use.
 
-* ``adamomentum.AdaMomentum``: the PyTorch optimizer.
+* ``adamomentum.AdaMomentum``: the PyTorch optimizer; the rest is in ``adamomentum.torch``.
+* ``adamomentum.optax``: the transformation for JAX.
+* ``adamomentum.keras``: the optimizer for Keras 3.
 * ``adamomentum.reference``: Algorithm 1 in NumPy, the specification every path is tested against.
 """
 
@@ -24,7 +26,7 @@ def __getattr__(name: str) -> Any:
         return version("adamomentum")
     if name == "AdaMomentum":
         return import_module("adamomentum.torch").AdaMomentum
-    if name in ("reference", "torch"):
+    if name in ("reference", "torch", "optax", "keras"):
         return import_module(f"adamomentum.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

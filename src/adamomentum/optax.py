@@ -105,7 +105,10 @@ def scale_by_adamomentum(
                 return _Leaf(None, m, v, v_max)
             g = jnp.asarray(g)
             dtype = jnp.result_type(v, g.real, jnp.float32)
-            scalar = lambda x: jnp.asarray(x, dtype)
+
+            def scalar(x: Any) -> jax.Array:
+                return jnp.asarray(x, dtype)
+
             wide = jnp.result_type(dtype, m, g)  # complex for complex gradients
             m_new = scalar(b1) * m.astype(wide) + scalar(1 - b1) * g.astype(wide)
             v_new = scalar(b2) * v.astype(dtype) + scalar(1 - b2) * _abs_squared(m_new)

@@ -22,7 +22,9 @@ MOST_WORKERS = 8
 
 
 def theory(
-    full: Annotated[bool, typer.Option("--full", help="Better statistics, and the sharpness of a network's minima.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Better statistics, and the sharpness of a network's minima.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the page, the figures and all numbers.")] = Path(
         "adamomentum-theory"
     ),

@@ -1,0 +1,48 @@
+"""Runs keras_suite.py on each backend, which Keras fixes when it is imported: a process each."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+SUITE = Path(__file__).parent / "keras_suite.py"
+
+
+@pytest.mark.slow
+@pytest.mark.clients
+@pytest.mark.parametrize("backend", ["jax", "torch", "tensorflow"])
+def test_backend(backend: str) -> None:
+    for package in ("keras", backend):
+        if find_spec(package) is None:
+            pytest.skip(f"needs {package}")
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": backend,
+        "JAX_ENABLE_X64": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        SUITE,
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "-o",
+        "addopts=",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=900, env=environment, cwd=SUITE.parent, check=False
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 40
