@@ -18,7 +18,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PI
 # What a change of asks for another install.
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 
-.PHONY: demo test test-slow bench examples lint types check clean
+.PHONY: demo test test-slow bench examples docs lint types check clean
 
 demo: $(VENV)/.demo ## train four optimizers on real images, write a report
 	$(BIN)/adamomentum compare --out $(OUT)
@@ -34,6 +34,9 @@ bench: $(VENV)/.bench ## time and memory of a step beside peers, into docs/perfo
 
 examples: $(VENV)/.examples ## run every example
 	$(BIN)/python -m pytest -n $(JOBS) -m slow tests/test_examples.py
+
+docs: $(VENV)/.docs ## the documentation site, into build/site
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -b html docs build/site
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -56,10 +59,11 @@ $(VENV)/.python:
 EXTRAS_demo  := torch,study
 EXTRAS_test  := torch,study,test,jax
 EXTRAS_bench := torch,bench
-EXTRAS_slow  := torch,study,ray,test,triton,jax,keras,tensorflow,examples
+EXTRAS_slow  := torch,study,ray,test,triton,jax,keras,tensorflow,examples,docs
 EXTRAS_examples := torch,test,examples
+EXTRAS_docs  := torch,study,jax,keras,docs
 EXTRAS_dev   := torch,study,test,dev
 
-$(addprefix $(VENV)/.,demo test bench slow examples dev): $(VENV)/.%: $(SOURCES) | $(VENV)/.python
+$(addprefix $(VENV)/.,demo test bench slow examples docs dev): $(VENV)/.%: $(SOURCES) | $(VENV)/.python
 	$(INSTALL) -e ".[$(EXTRAS_$*)]"
 	@touch $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shlex
 import sys
 import time
@@ -418,8 +419,6 @@ def trial(
     device: Device = "cpu",
 ) -> None:
     """Run one trial here and keep its result; under torchrun, with all its processes, also on several machines."""
-    import os
-
     from adamomentum.study import parallel
 
     with _errors(Console(stderr=True)):
@@ -509,13 +508,19 @@ def import_(
 
 
 @app.command()
-def doctor(source: Source = "paper-mini") -> None:
-    """Say what a study needs and whether it is here: packages, data, devices, memory."""
+def doctor(
+    source: Source = "paper-mini",
+    data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Your own copy of a data set.")] = None,
+) -> None:
+    """Say what a study needs and whether it is here: packages, devices, memory, disk, data."""
     import shutil
+
+    import torch
 
     console = Console()
     with _errors(Console(stderr=True)):
         study = studyfile.read(source)
+        sources = _sources(study, data or [])
         _say(console, f"{study.name} ({study.hash}): {len(study.tasks)} tasks, {len(study.optimizers)} optimizers")
         for package in PACKAGES:
             try:
@@ -523,6 +528,11 @@ def doctor(source: Source = "paper-mini") -> None:
             except PackageNotFoundError:
                 _say(console, f"{package}: not installed")
         _say(console, f"cores: {available_cores()}")
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        _say(console, f"memory: {memory:.0f} GiB")
+        devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        devices += ["Apple GPU (mps)"] if torch.backends.mps.is_available() else []
+        _say(console, f"devices beside the CPU: {', '.join(devices) or 'none'}")
         free = shutil.disk_usage(Path.cwd()).free / 2**30
         _say(console, f"free disk here: {free:.0f} GiB")
         bad = 0
@@ -530,7 +540,7 @@ def doctor(source: Source = "paper-mini") -> None:
             from adamomentum.study.work import load
 
             try:
-                _say(console, f"{entry.name}: {load(entry.family, entry.params, {}).describe()}")
+                _say(console, f"{entry.name}: {load(entry.family, entry.params, sources).describe()}")
             except DataError as error:
                 bad += 1
                 _say(console, f"{entry.name}: {error}")

@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 Kind = Literal["adam", "adamomentum", "adabelief"]
+"""Which optimizer a formula is about."""
 Array = NDArray[np.float64]
 
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from adamomentum.theory.arguments import check_betas, check_steps
 
+__all__ = ["max_update", "max_update_at", "outlier_displacement", "startup_profile", "warmup_peak"]
+
 Kind = Literal["adam", "adamomentum"]
 Array = NDArray[np.float64]
 

@@ -1,0 +1,54 @@
+"""The documentation site: Markdown pages, and the reference from the docstrings. Built by `make docs`."""
+
+import os
+import re
+from importlib.metadata import version as installed
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+project = "adamomentum"
+author = "The adamomentum developers"
+copyright = "The adamomentum developers, Apache-2.0"
+release = version = installed("adamomentum")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+exclude_patterns = ["results/paper-mini", "results/theory"]
+html_theme = "furo"
+html_title = f"adamomentum {release}"
+html_static_path: list[str] = []
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the signatures have them, and the docstrings say what they mean
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+
+def _files_as_code(app, name, source):
+    """Links to files of the repository, which the site has not, become their paths."""
+    source[0] = re.sub(r"\[([^\]]*)\]\((?:\.\./)+([^)]*)\)", _link, source[0])
+
+
+def _link(match):
+    text, path = match[1].strip("`"), match[2]
+    return f"`{path}`" if text.endswith((".py", ".md", ".inl")) or text in path else f"{match[1]} (`{path}`)"
+
+
+def _bars(app, what, name, obj, options, lines):
+    """The bars of |x| are no substitutions; in a block of mathematics they stay as they are."""
+    inside = False
+    for i, line in enumerate(lines):
+        if line.lstrip().startswith(".. math::"):
+            inside = True
+        elif inside and line and not line.startswith(" "):
+            inside = False
+        if not inside:
+            lines[i] = line.replace("|", "\\|")
+
+
+def setup(app):
+    app.connect("source-read", _files_as_code)
+    app.connect("autodoc-process-docstring", _bars)

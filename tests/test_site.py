@@ -1,0 +1,42 @@
+"""The documentation site builds without a warning, and its reference has every public name."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+MODULES = (
+    "torch",
+    "optax",
+    "keras",
+    "reference",
+    "theory.guidance",
+    "theory.moments",
+    "theory.transients",
+    "theory.convex",
+    "theory.nonconvex",
+    "theory.escape",
+    "theory.sharpness",
+)
+
+
+@pytest.mark.slow
+def test_site(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    for needed in ("sphinx", "myst_parser", "furo", "optax", "keras"):
+        pytest.importorskip(needed)
+    from sphinx.application import Sphinx
+
+    app = Sphinx(
+        DOCS, DOCS, tmp_path / "site", tmp_path / "trees", "html", warningiserror=True, exception_on_warning=True
+    )
+    app.build()
+    known = set(app.env.get_domain("py").data["objects"])
+    for module in MODULES:
+        name = f"adamomentum.{module}"
+        public = {f"{name}.{each}" for each in import_module(name).__all__}
+        assert public <= known, public - known
+    assert (tmp_path / "site" / "index.html").exists()
