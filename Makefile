@@ -26,13 +26,13 @@ demo: $(VENV)/.demo ## train four optimizers on real images, write a report
 test: $(VENV)/.test ## the test suite, without what is marked slow
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
-test-slow: $(VENV)/.slow
+test-slow: $(VENV)/.slow $(VENV)/.deepspeed
 	$(BIN)/python -m pytest -n $(JOBS) -m slow
 
 bench: $(VENV)/.bench ## time and memory of a step beside peers, into docs/performance.md
 	$(BIN)/adamomentum bench --out docs/performance.md $(BENCH_FLAGS)
 
-examples: $(VENV)/.examples ## run every example
+examples: $(VENV)/.examples $(VENV)/.deepspeed ## run every example
 	$(BIN)/python -m pytest -n $(JOBS) -m slow tests/test_examples.py
 
 docs: $(VENV)/.docs ## the documentation site, into build/site
@@ -63,6 +63,12 @@ EXTRAS_slow  := torch,study,ray,test,triton,jax,keras,tensorflow,examples,docs
 EXTRAS_examples := torch,test,examples
 EXTRAS_docs  := torch,study,jax,keras,docs
 EXTRAS_dev   := torch,study,test,dev
+
+# DeepSpeed's setup imports torch: that comes first, and no environment of its own is made to build in.
+$(VENV)/.deepspeed: constraints.txt | $(VENV)/.python
+	$(INSTALL) torch setuptools wheel
+	DS_BUILD_OPS=0 $(INSTALL) --no-build-isolation deepspeed
+	@touch $@
 
 $(addprefix $(VENV)/.,demo test bench slow examples docs dev): $(VENV)/.%: $(SOURCES) | $(VENV)/.python
 	$(INSTALL) -e ".[$(EXTRAS_$*)]"

@@ -32,7 +32,7 @@ PLAIN = {
     "keras_fit.py": ("keras",),
 }
 
-DISTRIBUTED = ("ddp.py", "fsdp2.py")
+DISTRIBUTED = ("ddp.py", "fsdp2.py", "deepspeed_zero.py")
 
 pytestmark = [pytest.mark.slow, pytest.mark.clients]
 
@@ -82,6 +82,14 @@ def test_sharded_checkpoints_go_on_with_other_numbers_of_processes(tmp_path) -> 
             printed = on_processes(processes, "fsdp2.py", *place, *arguments)
         ends.append(float(re.search(r"-> ([\d.]+)", printed)[1]))
     assert ends[0] == pytest.approx(ends[1], rel=1e-4)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
+def test_deepspeed(stage) -> None:
+    if find_spec("deepspeed") is None:
+        pytest.skip("needs deepspeed")
+    assert f"ZeRO stage {stage}, 2 processes" in on_processes(2, "deepspeed_zero.py", "--stage", stage)
 
 
 def test_none_is_left_out() -> None:
