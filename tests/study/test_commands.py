@@ -104,6 +104,10 @@ def test_one_trial_alone(files, tmp_path) -> None:
     call("import", study, tmp_path / "a", "--out", tmp_path / "new")
     path = next((tmp_path / "new").glob("store/[0-9a-f][0-9a-f]/*.json"))
     kept = json.loads(path.read_text())["result"]["final"]
+    stamp = path.stat().st_mtime_ns
+    printed = call("trial", study, path.stem, "--data", f"folder={data}", "--out", tmp_path / "new")
+    assert "is finished already" in printed
+    assert path.stat().st_mtime_ns == stamp
     path.unlink()
     # What a final trial was planned from is still there, so it can be planned whatever its stage.
     printed = call("trial", study, path.stem, "--data", f"folder={data}", "--out", tmp_path / "new")
@@ -120,11 +124,73 @@ def test_wrong_input_is_named(files, tmp_path) -> None:
     assert "does not exist" in call("run", study, "--data", "folder=/nowhere", "--out", out, code=1)
     source = f"folder={data}"
     assert "allowed: local, ray" in call("run", study, "--data", source, "--executor", "slurm", "--out", out, code=1)
+    assert "unknown device 'foo'; allowed: cpu, cuda, mps" in call(
+        "run", study, "--data", source, "--device", "foo", "--out", out, code=1
+    )
     assert "goes with --executor ray" in call("run", study, "--data", source, "--address", "x", "--out", out, code=1)
     assert "give --data folder=PATH" in call("run", study, "--out", tmp_path / "fresh", code=1)
     assert "study run" in call("status", study, "--out", tmp_path / "fresh", code=1)
     (tmp_path / "bad.toml").write_text(MINI.replace("trials = 4", "trials = 0.5"))
     assert "bad.toml: tuning.trials" in call("plan", tmp_path / "bad.toml", code=1)
+
+
+def test_some_tasks_are_no_edit_of_the_study(files) -> None:
+    study, data, out = files
+    before = json.loads((out / "study.json").read_text())
+    assert len(before["history"]) == 1
+    call("run", study, "--tasks", "one", "--data", f"folder={data}", "--out", out)
+    assert json.loads((out / "study.json").read_text()) == before
+
+
+def test_a_damaged_history_is_no_new_one(files, tmp_path) -> None:
+    study, data, out = files
+    call("export", study, "--out", out, "--to", tmp_path / "a")
+    call("import", study, tmp_path / "a", "--out", tmp_path / "new")
+    (tmp_path / "new" / "study.json").write_text("{")
+    printed = call("run", study, "--data", f"folder={data}", "--out", tmp_path / "new", code=1)
+    assert "study.json, which holds the earlier versions of the study, cannot be read" in printed
+    assert (tmp_path / "new" / "study.json").read_text() == "{"
+
+
+def test_a_cut_off_export_is_named(files, tmp_path) -> None:
+    study, _, out = files
+    call("export", study, "--out", out, "--to", tmp_path / "a")
+    whole = (tmp_path / "a" / "trials.jsonl.gz").read_bytes()
+    (tmp_path / "a" / "trials.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    assert "damaged or cut off" in call("import", study, tmp_path / "a", "--out", tmp_path / "new", code=1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('params = { data = "folder" }', 'params = { data = "folder", modle = "x" }', "tasks.one: .*modle"),
+        ('name = "one"', 'name = "one"\ntune = ["weight_decay"]', "tasks.0.tune: lr must be among what is searched"),
+        ('name = "one"', 'name = "one"\ntune = ["lr", "learning_rate"]', "names 'learning_rate', which no optimizer"),
+    ],
+)
+def test_mistakes_in_a_study_file(files, tmp_path, old, new, message) -> None:
+    _, data, _ = files
+    (tmp_path / "bad.toml").write_text(MINI.replace(old, new, 1))
+    printed = call("run", tmp_path / "bad.toml", "--data", f"folder={data}", "--out", tmp_path / "out", code=1)
+    assert re.search(message, printed), printed
+    assert not list((tmp_path / "out").glob("store/*/*.json"))
+
+
+def test_a_file_that_is_not_utf_8(tmp_path) -> None:
+    (tmp_path / "bad.toml").write_bytes(MINI.encode("utf-16"))
+    assert "is not UTF-8" in call("plan", tmp_path / "bad.toml", code=1)
+
+
+def test_an_untuned_study_is_judged_at_published_settings(files, tmp_path) -> None:
+    _, data, _ = files
+    text = re.sub(r"trials = 4\nextension = 2", "trials = 0", MINI)
+    (tmp_path / "untuned.toml").write_text(text)
+    out = tmp_path / "out"
+    call("run", tmp_path / "untuned.toml", "--data", f"folder={data}", "--out", out, "--workers", 2)
+    page = (out / "report" / "report.html").read_text()
+    assert "nothing was tuned: each had 3 runs at the setting published for it" in page
+    assert "Nothing can be said yet" not in page
+    assert list((out / "report" / "figures").glob("*.svg"))
 
 
 def test_doctor_names_what_is_missing(tmp_path) -> None:

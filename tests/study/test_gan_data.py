@@ -43,8 +43,8 @@ def test_the_features_know_digits_and_tell_real_ones(images) -> None:
     assert digit_features.accuracy(net, *held_out) > 0.985
     assert digit_features.accuracy(net, x, y) > 0.999
     found = Gan().baselines(GanData(images))
-    assert found["real images"]["test_fid"] < 0.1 * found["Gaussian pixels"]["test_fid"]
-    assert found["real images"]["test_precision"] > 0.8 > found["Gaussian pixels"]["test_precision"]
+    assert found["real images"]["test_fid"] < 0.1 * found["Gaussian images"]["test_fid"]
+    assert found["real images"]["test_precision"] > 0.8 > found["Gaussian images"]["test_precision"]
 
 
 @pytest.mark.slow

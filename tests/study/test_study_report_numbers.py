@@ -12,10 +12,11 @@ from study.report_mini import TEXT, Fake, run, study
 
 from adamomentum.study import registry, studyfile
 from adamomentum.study.report import study_tables
-from adamomentum.study.report.claims import Judge
-from adamomentum.study.report.comparisons import ALPHA, NO_EVIDENCE
+from adamomentum.study.report.claims import Judge, undecidable, verdict
+from adamomentum.study.report.comparisons import ALPHA, NO_EVIDENCE, NOTHING, Comparison
 from adamomentum.study.report.export import latex, markdown
 from adamomentum.study.report.memory import bytes_per_parameter
+from adamomentum.study.report.runs import STEPS
 from adamomentum.study.report.sheets import all_sheets
 from adamomentum.study.report.study import write
 from adamomentum.study.results import gather
@@ -343,3 +344,32 @@ budget = {{ steps = 40, batch_size = 8, evaluations = 4 }}
         # Demsar's table 5: q = 2.569 for 4 optimizers.
         assert across.nemenyi == pytest.approx(2.569 * math.sqrt(4 * 5 / (6 * 6)), rel=1e-3)
         assert f"mean ranks that differ by {across.nemenyi:.2f}" in page
+
+
+@pytest.mark.parametrize(
+    ("ahead", "behind", "neither", "words"),
+    [
+        (0, 0, 5, "not supported: no evidence of difference in any of 5"),
+        (3, 0, 2, "supported here"),
+        (1, 0, 4, "partly supported"),
+        (1, 1, 3, "mixed"),
+        (0, 1, 4, "partly contradicted"),
+        (0, 3, 2, "contradicted here"),
+    ],
+)
+def test_one_comparison_of_many_decides_no_claim(ahead, behind, neither, words) -> None:
+    def made(text: str) -> Comparison:
+        return Comparison("t", STEPS, "a", "b", False, NOTHING, None, None, text, True, text != NO_EVIDENCE)
+
+    found = [made("better")] * ahead + [made("worse")] * behind + [made(NO_EVIDENCE)] * neither
+    assert verdict(found, ("ahead", "behind")).startswith(words)
+
+
+def test_what_could_not_have_been_significant_is_counted() -> None:
+    """Of 7 comparisons of a task with few pairs that differ: 2 / 2^n times 7 is below 0.05 from 9 pairs on."""
+    few, many = (compare_paired([1.0] * n, [2.0] * n, "lower") for n in (8, 9))
+    made = [
+        Comparison("t", STEPS, "a", str(i), False, few if i < 3 else many, None, None, NO_EVIDENCE, True)
+        for i in range(7)
+    ]
+    assert undecidable(made) == 3

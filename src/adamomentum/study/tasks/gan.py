@@ -49,7 +49,7 @@ class Gan:
         return GanData(cifar(settings.data, source), weights)
 
     def baselines(self, data: GanData) -> dict[str, dict[str, float]]:
-        """Returns what the other half of the real images reaches, and Gaussian noise with the pixels' statistics.
+        """Returns what the other half of the real images reaches, and Gaussian images with the mean and the covariance of the real ones.
 
         For the digits only: the Inception network takes a GPU.
         """
@@ -65,7 +65,7 @@ class Gan:
         drawn = np.random.default_rng(0).multivariate_normal(flat.mean(0), np.cov(flat.T), len(flat))
         pixels = torch.from_numpy(drawn.clip(-1, 1).reshape(-1, 1, *shape[1:3])).float()
         found = {}
-        for name, fake in (("real images", real["val"]), ("Gaussian pixels", described(pixels))):
+        for name, fake in (("real images", real["val"]), ("Gaussian images", described(pixels))):
             precision, recall = precision_recall(real["test"], fake)
             found[name] = {
                 "test_fid": frechet_distance(real["test"], fake),
