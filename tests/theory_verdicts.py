@@ -1,6 +1,7 @@
 """What the experiments of `adamomentum theory` conclude, by experiment and claim: what the documentation says."""
 
 VERDICTS = {
+    "algorithm": {"algorithm-1": "confirmed"},
     "frequency": {"frequency": "confirmed"},
     "sandwich": {"sandwich": "confirmed", "larger-second-moment": "refuted"},
     "noise": {"signal-to-noise": "confirmed", "noise-floor": "confirmed", "assumption-5": "refuted"},
@@ -16,6 +17,7 @@ VERDICTS = {
     "exits": {"frozen-exit": "confirmed with corrections", "proposition-1": "refuted"},
     "selectivity": {"selectivity": "confirmed"},
     "trapping": {"trapping": "not confirmed"},
-    # What network-flatness concludes depends on how long is trained.
     "network": {"network-noise": "confirmed"},
 }
+# What `--full` adds.
+FULL = {"network-flatness": "refuted"}

@@ -13,13 +13,16 @@ from theory_verdicts import VERDICTS
 
 from adamomentum.theory import page, steppers
 from adamomentum.theory.drawings import moments as drawings
-from adamomentum.theory.experiments import assumption, floor, frequency, noise, outliers, sandwich, startup
+from adamomentum.theory.experiments import algorithm, assumption, floor, frequency, noise, outliers, sandwich, startup
 
-EXPERIMENTS = {e.name: e for module in (frequency, sandwich, noise, startup, floor) for e in module.EXPERIMENTS}
+EXPERIMENTS = {
+    e.name: e for module in (algorithm, frequency, sandwich, noise, startup, floor) for e in module.EXPERIMENTS
+}
 
 # The optimizer's faults, and the claims that must not survive them. The others do not depend on what is wrong.
 FAULTS = {
     "no bias correction": {
+        "algorithm-1",
         "frequency",
         "sandwich",
         "signal-to-noise",
@@ -30,6 +33,7 @@ FAULTS = {
         "eps-floor",
     },
     "g in v": {
+        "algorithm-1",
         "frequency",
         "sandwich",
         "larger-second-moment",
@@ -40,7 +44,7 @@ FAULTS = {
         "outlier",
         "eps-floor",
     },
-    "eps outside the root": {"eps-floor", "stable-lr"},
+    "eps outside the root": {"algorithm-1", "eps-floor", "stable-lr"},
 }
 
 
@@ -115,7 +119,7 @@ def test_every_figure_has_its_claim() -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("name", ["sandwich", "startup"])
+@pytest.mark.parametrize("name", ["algorithm", "sandwich", "startup"])
 def test_a_wrong_optimizer_is_found_out(name, fault, faulty) -> None:
     faulty(fault)
     assert changed(name) == FAULTS[fault] & VERDICTS[name].keys()

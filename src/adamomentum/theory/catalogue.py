@@ -8,6 +8,7 @@ from adamomentum.theory.claims import Experiment
 from adamomentum.theory.panel import Panel
 
 EXPERIMENTS = (
+    "algorithm",
     "frequency",
     "sandwich",
     "noise",

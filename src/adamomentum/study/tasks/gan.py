@@ -49,7 +49,7 @@ class Gan:
         return GanData(cifar(settings.data, source), weights)
 
     def baselines(self, data: GanData) -> dict[str, dict[str, float]]:
-        """Returns what the other half of the real images reaches, and Gaussian images with the mean and the covariance of the real ones.
+        """Returns what the other half of the real images reaches, and Gaussian images with their mean and covariance.
 
         For the digits only: the Inception network takes a GPU.
         """
