@@ -23,6 +23,7 @@ from adamomentum.study import registry
 from adamomentum.study.compare import Outcome, run_comparison
 from adamomentum.study.data.images import ImageData, load, mnist5k
 from adamomentum.study.data.wheel import DataError
+from adamomentum.study.devices import DEVICES, why_not
 from adamomentum.study.execute.local import LocalExecutor
 from adamomentum.study.plan import Comparison
 from adamomentum.study.spec import TaskSpec, TrialSpec
@@ -31,7 +32,6 @@ from adamomentum.study.tasks import FAMILIES
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.tune import Choice
 
-DEVICES = ("cpu", "cuda", "mps")
 MAX_WORKERS = 8
 UNLIMITED = 10_000  # columns
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -185,19 +185,9 @@ def _parse_grids(values: list[str], names: list[str]) -> dict[str, tuple[float, 
 
 
 def _check_device(device: str) -> None:
-    if device not in DEVICES:
-        raise typer.BadParameter(f"unknown device {device!r}; allowed: {', '.join(DEVICES)}", param_hint="--device")
-    if device == "cpu":
-        return
-    import torch
-
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not here[device]:
-        allowed = ", ".join(["cpu", *(name for name, there in here.items() if there)])
-        raise typer.BadParameter(
-            f"torch {torch.__version__} finds no {device} device here; allowed here: {allowed}",
-            param_hint="--device",
-        )
+    reason = why_not(device)
+    if reason:
+        raise typer.BadParameter(reason, param_hint="--device")
 
 
 def _run(comparison: Comparison, store: Store, images: ImageData, workers: int, console: Console) -> Outcome:

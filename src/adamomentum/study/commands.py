@@ -28,6 +28,7 @@ from adamomentum.files import write_atomic
 from adamomentum.study import stages, studyfile, tasks
 from adamomentum.study.checkpoint import Checkpoints
 from adamomentum.study.data.wheel import DataError
+from adamomentum.study.devices import why_not
 from adamomentum.study.engine import DataInfo, Folder, as_record, keep, plan_now, run_study
 from adamomentum.study.execute.base import Executor
 from adamomentum.study.spec import TrialSpec
@@ -39,7 +40,6 @@ from adamomentum.study.work import Setup, run_planned
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 PACKAGES = ("torch", "scipy", "pandas", "pyarrow", "pytorch-optimizer", "sacrebleu", "sentencepiece", "ray")
-DEVICES = ("cpu", "cuda", "mps")
 EXPORT = "trials.jsonl.gz"
 # What a trial takes on one core where neither the study nor a finished trial says.
 UNKNOWN_MINUTES = 1.0
@@ -87,15 +87,9 @@ def _folder(source: str, smoke: bool, only: str, out: Path | None) -> Folder:
 
 
 def _check_device(device: str) -> None:
-    if device not in DEVICES:
-        raise _Failed(f"unknown device {device!r}; allowed: {', '.join(DEVICES)}")
-    if device == "cpu":
-        return
-    import torch
-
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not here[device]:
-        raise _Failed(f"--device {device}: torch {torch.__version__} finds no {device} device here")
+    reason = why_not(device)
+    if reason:
+        raise _Failed(f"--device: {reason}")
 
 
 @app.command()

@@ -1,0 +1,20 @@
+"""Which kinds of device trials can train on."""
+
+from __future__ import annotations
+
+DEVICES = ("cpu", "cuda", "mps")
+
+
+def why_not(device: str) -> str:
+    """Returns why trials cannot train on a kind of device here, or an empty text if they can."""
+    if device not in DEVICES:
+        return f"unknown device {device!r}; allowed: {', '.join(DEVICES)}"
+    if device == "cpu":
+        return ""
+    import torch
+
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if here[device]:
+        return ""
+    allowed = ", ".join(["cpu", *(name for name, there in here.items() if there)])
+    return f"torch {torch.__version__} finds no {device} device here; allowed here: {allowed}"
