@@ -221,6 +221,13 @@ def test_schedule() -> None:
     assert any((x != y).any() for x, y in zip(before, model.get_weights(), strict=True))
 
 
+def test_numbers_of_numpy_and_complex_variables() -> None:
+    made = AdaMomentum(np.float32(1e-3), beta_1=np.float32(0.9), weight_decay=np.float64(0.1), epsilon=0)
+    assert all(type(made.get_config()[name]) is float for name in ("beta_1", "beta_2", "epsilon", "weight_decay"))
+    with pytest.raises(ValueError, match=r"variables must be real, got .* in complex64"):
+        AdaMomentum().build([keras.Variable(np.ones(2, "complex64"), dtype="complex64")])
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

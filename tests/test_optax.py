@@ -15,7 +15,7 @@ jax = pytest.importorskip("jax", reason="jax is not installed")
 optax = pytest.importorskip("optax", reason="optax is not installed")
 jnp = jax.numpy
 
-from adamomentum.optax import ScaleByAdaMomentumState, adamomentum, scale_by_adamomentum  # noqa: E402
+from adamomentum.optax import ScaleByAdaMomentumState, _stored, adamomentum, scale_by_adamomentum  # noqa: E402
 
 SHAPES = {"w": (3, 4), "b": (), "empty": (0, 2)}
 SWITCHES = {
@@ -261,8 +261,22 @@ def test_no_weight_decay_needs_no_parameters() -> None:
 
 
 def test_state_has_one_structure_with_and_without_decay() -> None:
-    states = [adamomentum(0.1, weight_decay=decay).init(PARAMS) for decay in (0.0, 0.1)]
-    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+    for mask in (None, {"w": True, "b": False}):
+        states = [adamomentum(0.1, weight_decay=decay, mask=mask).init(PARAMS) for decay in (0.0, 0.1)]
+        assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+
+
+def test_random_bits_are_even_and_independent() -> None:
+    """Of the bfloat16 rounding: over elements, from update to update, from moment to moment."""
+    x, like = jnp.full((512, 512), 1.0 + 2**-9), jnp.zeros((512, 512), jnp.bfloat16)  # a quarter of the way up
+    ups = [np.asarray(_stored(x, like, jnp.int32(t), place) > 1, float) for t in (1, 2) for place in (0, 1)]
+    for up in ups:
+        assert up.mean() == pytest.approx(0.25, abs=4 * np.sqrt(0.25 * 0.75 / up.size))
+        for lag in (1, 512):
+            assert abs(np.corrcoef(up.ravel()[:-lag], up.ravel()[lag:])[0, 1]) < 5 / np.sqrt(up.size)
+    for i, one in enumerate(ups):
+        for other in ups[:i]:
+            assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 5 / np.sqrt(one.size)
 
 
 @pytest.mark.parametrize(
@@ -274,6 +288,14 @@ def test_state_has_one_structure_with_and_without_decay() -> None:
         (lambda: adamomentum(0.1, eps=-1e-8), ValueError, "eps must be >= 0 and finite, got -1e-08"),
         (lambda: adamomentum(0.1, b1=(0.9, 0.999)), TypeError, r"b1 must be a number, got \(0.9, 0.999\)"),
         (lambda: adamomentum(0.1, weight_decay="0"), TypeError, "weight_decay must be a number, got '0'"),
+        (lambda: adamomentum(0.1, b1=jnp.array(True)), TypeError, "b1 must be a number"),
+        (lambda: adamomentum(0.1, eps=jnp.array(1j)), TypeError, "eps must be a number"),
+        (
+            lambda: adamomentum(0.1, b2=jnp.bfloat16(0.999)),
+            ValueError,
+            "got 1.0 in bfloat16; inject_hyperparams rounds",
+        ),
+        (lambda: scale_by_adamomentum(mu_dtype=jnp.zeros(())), TypeError, "mu_dtype must be a dtype, got an array"),
         (lambda: scale_by_adamomentum(nu_dtype="float16"), ValueError, "nu_dtype must be float32, float64, bfloat16"),
     ],
 )

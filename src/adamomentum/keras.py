@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 try:
@@ -84,14 +85,13 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        _check("beta_1", beta_1, below_one=True)
-        _check("beta_2", beta_2, below_one=True)
-        _check("epsilon", epsilon)
+        beta_1 = _checked("beta_1", beta_1, below_one=True)
+        beta_2 = _checked("beta_2", beta_2, below_one=True)
+        epsilon = _checked("epsilon", epsilon)
         if weight_decay is not None:
-            _check("weight_decay", weight_decay)
-        if isinstance(learning_rate, int | float):
-            _check("learning_rate", learning_rate)
-            learning_rate = float(learning_rate)
+            weight_decay = _checked("weight_decay", weight_decay)
+        if isinstance(learning_rate, Real):
+            learning_rate = _checked("learning_rate", learning_rate)
         super().__init__(
             learning_rate=learning_rate,
             weight_decay=weight_decay,
@@ -116,6 +116,12 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         """
         if self.built:
             return
+        for variable in variables:
+            if str(variable.dtype).startswith("complex"):
+                raise ValueError(
+                    f"variables must be real, got {variable.path} in {variable.dtype}; train its real and its "
+                    "imaginary part as two variables"
+                )
         super().build(variables)
         self._momentums = self._moments(variables, "momentum")
         self._velocities = self._moments(variables, "velocity")
@@ -167,11 +173,12 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         return {**super().get_config(), **own}
 
 
-def _check(name: str, value: Any, *, below_one: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def _checked(name: str, value: Any, *, below_one: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's scalars too
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0 <= value < (1 if below_one else math.inf):
+    if not 0 <= float(value) < (1 if below_one else math.inf):
         raise ValueError(f"{name} must be {'in [0, 1)' if below_one else '>= 0 and finite'}, got {value}")
+    return float(value)
 
 
 def _one_minus_power(beta: float, t: Any) -> Any:

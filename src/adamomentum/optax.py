@@ -65,8 +65,8 @@ def scale_by_adamomentum(
         b1: decay rate of the first moment, in [0, 1).
         b2: decay rate of the second moment, in [0, 1).
         eps: added to the second moment at every step, in units of the gradient squared, where it accumulates: the
-            denominator is at least sqrt(eps / (1 - b2)), 3e-7 by default. Not Adam's eps. With 0 a coordinate becomes
-            NaN when its first gradient is 0.
+            denominator is at least sqrt(eps / (1 - b2)), 3e-7 by default. Not Adam's eps. With 0, or
+            where eps / (1 - b2) underflows, a coordinate becomes NaN when its first gradient is 0.
         amsgrad: divide by the largest second moment so far, eps included, instead of the current one.
         mu_dtype: dtype of the first moment: float32, float64 or bfloat16. Default: that of the parameters, but float32
             for half precision.
@@ -177,9 +177,11 @@ def adamomentum(
     if not callable(learning_rate):
         _check("learning_rate", learning_rate)
     decays = not isinstance(weight_decay, int | float) or weight_decay != 0
+    # Of the same structure of state as the decay, so that decay can be turned on later.
+    nothing = optax.identity() if mask is None else optax.masked(optax.identity(), mask)
     return optax.chain(
         scale_by_adamomentum(b1, b2, eps, amsgrad=amsgrad, mu_dtype=mu_dtype, nu_dtype=nu_dtype),
-        optax.add_decayed_weights(weight_decay, mask) if decays else optax.identity(),
+        optax.add_decayed_weights(weight_decay, mask) if decays else nothing,
         optax.scale_by_learning_rate(learning_rate),
     )
 
@@ -194,15 +196,24 @@ class _Leaf(NamedTuple):
 def _check(name: str, value: Number, *, below_one: bool = False) -> None:
     if isinstance(value, jax.core.Tracer):
         return
-    if isinstance(value, bool) or not (isinstance(value, int | float) or getattr(value, "shape", None) == ()):
+    dtype = jnp.result_type(value) if getattr(value, "shape", None) == () else None
+    real = dtype is not None and (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
+    if isinstance(value, bool) or not (isinstance(value, int | float) or real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not 0 <= float(value) < (1 if below_one else math.inf):
-        raise ValueError(f"{name} must be {'in [0, 1)' if below_one else '>= 0 and finite'}, got {value}")
+        hint = ""
+        if dtype in (jnp.bfloat16, jnp.float16):
+            hint = (
+                f" in {dtype}; inject_hyperparams rounds to the parameters' dtype: give it hyperparam_dtype=jnp.float32"
+            )
+        raise ValueError(f"{name} must be {'in [0, 1)' if below_one else '>= 0 and finite'}, got {value}{hint}")
 
 
 def _moment_dtype(name: str, dtype: Any) -> Any:
     if dtype is None:
         return None
+    if hasattr(dtype, "shape"):
+        raise TypeError(f"{name} must be a dtype, got an array; name it in the static_args of inject_hyperparams")
     dtype = jnp.dtype(dtype)
     if dtype not in (jnp.float32, jnp.float64, jnp.bfloat16):
         raise ValueError(f"{name} must be float32, float64, bfloat16 or None, got {dtype}")
@@ -231,15 +242,28 @@ def _abs_squared(x: jax.Array) -> jax.Array:
     return jnp.square(x) if not jnp.iscomplexobj(x) else jnp.square(x.real) + jnp.square(x.imag)
 
 
+def _mixed(h: jax.Array) -> jax.Array:
+    """The finalizer of MurmurHash3 (Appleby, public domain): every bit of 32 depends on every bit."""
+    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+    return h ^ (h >> 16)
+
+
 def _stored(x: jax.Array, like: jax.Array, count: jax.Array, place: int) -> jax.Array:
     """``x`` in the dtype that a moment is stored in, bfloat16 rounded by chance.
 
-    The random numbers depend on the update's number and the moment's place alone, so a run resumes as it was.
+    The random bits are a function of the update's number, the moment's place in the tree and the element's in the
+    moment, so a run resumes as it was. They are a hash and not jax.random's, because that fuses with the rest of the
+    update and follows its sharding; jax.random would make the update ten times slower on a CPU.
     """
     if like.dtype != jnp.bfloat16:
         return x.astype(like.dtype)
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), count), place)
     bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
-    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+    index, stride = jnp.zeros(x.shape, jnp.uint32), 1
+    for axis in reversed(range(x.ndim)):
+        index += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= x.shape[axis]
+    seed = _mixed(count.astype(jnp.uint32) + jnp.uint32(place * 0x9E3779B9 % 2**32))
+    noise = _mixed(_mixed(index ^ seed) + seed) >> 16
     rounded = jax.lax.bitcast_convert_type((bits + noise) & jnp.uint32(0xFFFF0000), jnp.float32)
     return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)
