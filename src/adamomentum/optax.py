@@ -253,8 +253,8 @@ def _stored(x: jax.Array, like: jax.Array, count: jax.Array, place: int) -> jax.
     """``x`` in the dtype that a moment is stored in, bfloat16 rounded by chance.
 
     The random bits are a function of the update's number, the moment's place in the tree and the element's in the
-    moment, so a run resumes as it was. They are a hash and not jax.random's, because that fuses with the rest of the
-    update and follows its sharding; jax.random would make the update ten times slower on a CPU.
+    moment, so a run resumes as it was. They are a hash and not jax.random's, because
+    that fuses with the rest of the update and follows its sharding.
     """
     if like.dtype != jnp.bfloat16:
         return x.astype(like.dtype)
