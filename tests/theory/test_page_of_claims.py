@@ -6,9 +6,13 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from theory_verdicts import FULL, VERDICTS
 
+from adamomentum.theory import page
 from adamomentum.theory.catalogue import experiments, panels
+from adamomentum.theory.claims import Check, Claim
+from adamomentum.theory.panel import Panel
 
 PAGE = Path(__file__).parents[2] / "docs" / "theory.md"
 
@@ -37,3 +41,15 @@ def test_figures_have_their_claim_and_a_name_of_their_own() -> None:
     known = {key for verdicts in VERDICTS.values() for key in verdicts} | FULL.keys()
     assert {panel.claim for panel in panels()} <= known
     assert len({panel.name for panel in panels()}) == len(panels())
+
+
+def test_the_numbers_are_kept_when_a_figure_fails(tmp_path, monkeypatch) -> None:
+    def fail(ax, data):
+        raise RuntimeError("no figure today")
+
+    check = Check("a number; must be so", True)
+    claim = Claim("k", "A statement.", "here", (check,), Check("the same of another", False))
+    monkeypatch.setattr(page, "panels", lambda: (Panel("p", "k", "A caption.", fail),))
+    with pytest.raises(RuntimeError, match="no figure today"):
+        page.write([claim], "full", 0, "adamomentum theory", tmp_path)
+    assert json.loads((tmp_path / page.CLAIMS).read_text())["claims"][0]["verdict"] == "confirmed"

@@ -34,6 +34,9 @@ def write(claims: Sequence[Claim], profile: Profile, seed: int, command: str, fo
     Returns:
         The page's path.
     """
+    # The numbers first: they took long, and a picture that fails must not cost them.
+    record = {"profile": profile, "seed": seed, "command": command, "claims": [_record(claim) for claim in claims]}
+    write_atomic(folder / CLAIMS, (json.dumps(_plain(record), indent=1) + "\n").encode())
     known = {claim.key: claim for claim in claims}
     drawn: dict[str, list[tuple[str, str]]] = {}
     for p in panels():
@@ -41,8 +44,6 @@ def write(claims: Sequence[Claim], profile: Profile, seed: int, command: str, fo
             svg = panel(p.draw, p.name, folder / "figures", known[p.claim].data, size=SIZE)
             if svg is not None:
                 drawn.setdefault(p.claim, []).append((svg, p.caption))
-    record = {"profile": profile, "seed": seed, "command": command, "claims": [_record(claim) for claim in claims]}
-    write_atomic(folder / CLAIMS, (json.dumps(_plain(record), indent=1) + "\n").encode())
     text = template(Path(__file__).parent, "theory.html.j2").render(
         claims=claims,
         drawn=drawn,

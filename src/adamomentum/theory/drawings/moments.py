@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -157,7 +158,7 @@ def crossover(ax: Axes, data: Mapping[str, Any]) -> None:
 
 def stability(ax: Axes, data: Mapping[str, Any]) -> None:
     """How far from the minimum it stays, against lr over its limit."""
-    shades = iter((COLOURS["adamomentum"], COLOURS["adamw"], COLOURS["sgdm"], COLOURS["radam"]))
+    shades = cycle(COLOURS.values())
     for betas, far in data.items():
         if betas != "ratio":
             # What has vanished has no place on a logarithmic axis: it is drawn at its lower edge.
