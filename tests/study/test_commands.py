@@ -181,6 +181,7 @@ def test_a_file_that_is_not_utf_8(tmp_path) -> None:
     assert "is not UTF-8" in call("plan", tmp_path / "bad.toml", code=1)
 
 
+@pytest.mark.slow
 def test_an_untuned_study_is_judged_at_published_settings(files, tmp_path) -> None:
     _, data, _ = files
     text = re.sub(r"trials = 4\nextension = 2", "trials = 0", MINI)
