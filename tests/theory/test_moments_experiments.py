@@ -52,8 +52,8 @@ class Faulty(torch.optim.Optimizer):
     """Algorithm 1 with a fault."""
 
     def __init__(self, params, fault="", **options):
-        defaults = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-16, "full_bias_correction": False}
-        super().__init__(params, {**defaults, **options})
+        switches = {"amsgrad": False, "full_bias_correction": False}
+        super().__init__(params, {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-16, **switches, **options})
         self.fault = fault
 
     @torch.no_grad()
@@ -63,18 +63,19 @@ class Faulty(torch.optim.Optimizer):
         state = self.state[p]
         (beta1, beta2), eps = group["betas"], group["eps"]
         if not state:
-            state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+            state.update(step=0, **{key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq", "largest")})
         state["step"] += 1
         m, v, t = state["exp_avg"], state["exp_avg_sq"], state["step"]
         m.mul_(beta1).add_(p.grad, alpha=1 - beta1)
         c1, c2 = 1 - beta1**t, 1 - beta2**t
         squared = p.grad if self.fault == "g in v" else m / c1 if group["full_bias_correction"] else m
         v.mul_(beta2).add_(squared**2, alpha=1 - beta2)
-        accumulated = eps * c2 / (1 - beta2)
+        inside, outside = (0, eps) if self.fault == "eps outside the root" else (eps * c2 / (1 - beta2), 0)
+        torch.maximum(state["largest"], v + inside, out=state["largest"])
+        averaged = state["largest"] if group["amsgrad"] else v + inside
         if self.fault == "no bias correction":
             c1 = c2 = 1.0
-        inside, outside = (0, eps) if self.fault == "eps outside the root" else (accumulated, 0)
-        p.sub_(group["lr"] * m / c1 / (((v + inside) / c2).sqrt() + outside))
+        p.sub_(group["lr"] * m / c1 / ((averaged / c2).sqrt() + outside))
 
 
 @pytest.fixture
