@@ -57,12 +57,13 @@ BAD_OPTIONS = [
         r"state_dtype must be torch.float32, .* got torch.float16: in float16",
     ),
     ({"state_dtype": torch.int8}, ValueError, r"state_dtype must be torch.float32, .* got torch.int8"),
-    ({"state_dtype": "float32"}, ValueError, r"state_dtype must be torch.float32, .* got 'float32'"),
+    ({"state_dtype": "float16"}, ValueError, r"state_dtype must be torch.float32, .* got 'float16'"),
     ({"state_dtype": 8}, TypeError, r"state_dtype must be torch.float32, .* got 8"),
     ({"state_dtype": "8bit", "amsgrad": True}, ValueError, r"amsgrad=True does not go with state_dtype='8bit': the"),
     ({"state_dtype": torch.bfloat16, "amsgrad": True}, ValueError, r"amsgrad=True does not go with .*bfloat16"),
     ({"state_dtype": "8bit", "differentiable": True}, ValueError, r"differentiable=True does not go with state_dtype"),
     ({"state_dtype": "8bit", "foreach": True}, ValueError, r"foreach=True does not go with state_dtype='8bit'"),
+    ({"rounding": "kahan", "foreach": True}, ValueError, r"foreach=True does not go with rounding='kahan'"),
 ]
 
 

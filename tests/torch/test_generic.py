@@ -133,7 +133,7 @@ def error_inputs(device: str, dtype: torch.dtype) -> list[ErrorOptimizerInput]:
         at_construction({"foreach": True, "fused": True}, ValueError, "exclude each other"),
         at_construction({"foreach": True, "differentiable": True}, ValueError, "foreach=True does not go"),
         at_construction({"state_dtype": torch.float16}, ValueError, "state_dtype must be"),
-        at_construction({"state_dtype": "float32"}, ValueError, "state_dtype must be"),
+        at_construction({"state_dtype": "float16"}, ValueError, "state_dtype must be"),
         at_construction({}, ValueError, "lr must be >= 0", params=[{"params": [parameter(device, dtype)], "lr": -1.0}]),
         at_step([sparse], {}, RuntimeError, "does not support sparse gradients"),
         at_step([resized], {}, ValueError, "must have the shape and device of its parameter"),

@@ -8,6 +8,11 @@ import numpy as np
 import pytest
 import torch
 from lockstep import SWITCHES
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 from adamomentum import AdaMomentum
 
@@ -313,3 +318,106 @@ def test_capturable_keeps_the_step_on_the_parameters_device():
     opt.param_groups[0]["capturable"] = True
     opt.init_state()
     assert opt.state[p]["step"].device.type == "meta"
+
+
+@pytest.mark.parametrize("state_dtype", [None, torch.float64, torch.bfloat16, "8bit"])
+def test_state_dicts_of_distributed_checkpoints(state_dtype):
+    """Moved to the CPU they hold nothing but tensors, numbers and text."""
+    model = torch.nn.Linear(3, 2)
+    opt = AdaMomentum(model.parameters(), state_dtype=state_dtype)
+    model(torch.ones(3)).sum().backward()
+    opt.step()
+    options = StateDictOptions(cpu_offload=True)
+    saved = get_optimizer_state_dict(model, opt, options=options)
+    other = AdaMomentum(model.parameters(), state_dtype=state_dtype)
+    set_optimizer_state_dict(model, other, saved, options=options)
+    assert other.state_dict()["param_groups"] == opt.state_dict()["param_groups"]
+    torch.testing.assert_close(other.state_dict()["state"], opt.state_dict()["state"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("state_dtype", ["float32", "float64", "bfloat16"])
+def test_a_dtype_and_its_name_are_the_same(state_dtype):
+    for given in (state_dtype, getattr(torch, state_dtype)):
+        p = torch.nn.Parameter(torch.zeros(3))
+        opt = AdaMomentum([p], state_dtype=given)
+        opt.init_state()
+        assert opt.param_groups[0]["state_dtype"] == opt.defaults["state_dtype"] == state_dtype
+        assert opt.state[p]["exp_avg"].dtype == getattr(torch, state_dtype)
+        older = opt.state_dict()
+        older["param_groups"][0]["state_dtype"] = getattr(torch, state_dtype)  # as it was once saved
+        opt.load_state_dict(older)
+        assert opt.param_groups[0]["state_dtype"] == state_dtype
+
+
+def test_another_precision_on_resume():
+    p = torch.nn.Parameter(torch.ones(300, dtype=torch.bfloat16))
+    opt = AdaMomentum([p])
+    p.grad = torch.ones_like(p)
+    opt.step()
+    saved = opt.state_dict()
+    for group in saved["param_groups"]:
+        group.update(state_dtype="8bit", rounding="kahan")
+    other = AdaMomentum([p])
+    other.load_state_dict(saved)
+    assert other.state[p]["exp_avg"].dtype == torch.uint8
+    other.step()
+    assert other.state[p]["compensation"].dtype == torch.bfloat16
+    assert other.state[p]["step"] == 2
+
+
+def named(names, shape=(2,)):
+    return [(name, torch.nn.Parameter(torch.zeros(shape))) for name in names]
+
+
+def stepped(groups):
+    """An optimizer whose parameter number i has had gradients of 1 + i."""
+    opt = AdaMomentum(groups)
+    for i, p in enumerate(p for group in opt.param_groups for p in group["params"]):
+        p.grad = torch.full_like(p, 1.0 + i)
+    opt.step()
+    return opt
+
+
+def momenta(opt):
+    return {
+        name: round(opt.state[p]["exp_avg"][0].item() * 10)
+        for group in opt.param_groups
+        for name, p in zip(group["param_names"], group["params"], strict=True)
+    }
+
+
+def test_state_goes_to_the_parameter_of_the_same_name():
+    opt = stepped([{"params": named("ab")}, {"params": named("cde"), "lr": 0.5}])
+    other = AdaMomentum([{"params": named("ba")}, {"params": named("edc")}])
+    other.load_state_dict(opt.state_dict())
+    assert momenta(other) == momenta(opt) == {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}
+    assert [group["param_names"] for group in other.param_groups] == [["b", "a"], ["e", "d", "c"]]
+    assert other.param_groups[1]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("names", [("a", "new"), ("model.a", "model.b")])
+def test_renamed_parameters_go_by_order_and_keep_their_new_names(names):
+    opt = stepped(named("ab"))
+    other = AdaMomentum(named(names))
+    other.load_state_dict(opt.state_dict())
+    assert momenta(other) == {names[0]: 1, names[1]: 2}
+
+
+@pytest.mark.parametrize(
+    "groups", [[{"params": named("b")}, {"params": named("a")}], [{"params": named("b")}, {"params": named("z")}]]
+)
+def test_parameters_that_changed_places_in_an_unknown_way_are_refused(groups):
+    opt, other = stepped([{"params": named("a")}, {"params": named("b")}]), AdaMomentum(groups)
+    with pytest.raises(ValueError, match="the parameter named '[ab]' is at another place in this optimizer's groups"):
+        other.load_state_dict(opt.state_dict())
+    assert not other.state
+
+
+def test_what_is_no_state_dict():
+    opt = stepped(named("ab"))
+    with pytest.raises(TypeError, match="state_dict must be a dict .* got NoneType"):
+        opt.load_state_dict(None)
+    with pytest.raises(ValueError, match="pass its entry 'optimizer'"):
+        opt.load_state_dict({"model": {}, "optimizer": opt.state_dict()})
+    with pytest.raises(ValueError, match="it holds 2 parameters, this optimizer 1"):
+        AdaMomentum(named("a")).load_state_dict(opt.state_dict())

@@ -130,12 +130,8 @@ class Optimizer:
 
 # Built inside functions: planning and reporting must not pay for importing torch.
 def _adamomentum(params: Iterable[Any], **kwargs: Any) -> torch.optim.Optimizer:
-    import torch
-
     from adamomentum.torch import AdaMomentum
 
-    if kwargs.get("state_dtype") not in (None, "8bit"):  # a spec holds text
-        kwargs["state_dtype"] = getattr(torch, kwargs["state_dtype"])
     return AdaMomentum(params, **kwargs)
 
 

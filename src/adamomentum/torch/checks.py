@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from adamomentum.torch.functional import choose_path
-from adamomentum.torch.precision import StateDtype, is_reduced
+from adamomentum.torch.precision import StateDtype, is_reduced, name_of
 from adamomentum.torch.rounding import ROUNDING_STATE, ROUNDINGS, Rounding
 
 __all__ = [
@@ -35,6 +35,7 @@ PARAM_DTYPES = (
     torch.complex64,
 )
 STATE_DTYPES = (torch.float32, torch.float64)
+STATE_DTYPE_NAMES = ("float32", "float64", "bfloat16", "8bit")
 SWITCHES = (
     "amsgrad",
     "decoupled_weight_decay",
@@ -112,8 +113,7 @@ def check_options(options: Mapping[str, Any], *, read_tensors: bool = True) -> N
     if options["foreach"] and options["fused"]:
         raise ValueError("foreach=True and fused=True exclude each other; set at most one of them")
     dtype = options["state_dtype"]
-    known = dtype is None or dtype == "8bit" or dtype in (*STATE_DTYPES, torch.bfloat16)
-    if not known:
+    if dtype is not None and name_of(dtype) not in STATE_DTYPE_NAMES:
         error = ValueError if isinstance(dtype, torch.dtype | str) else TypeError
         more = ": in float16 a second moment underflows" if dtype == torch.float16 else ""
         raise error(
@@ -133,6 +133,7 @@ def check_options(options: Mapping[str, Any], *, read_tensors: bool = True) -> N
         raise ValueError(f"rounding must be one of {', '.join(map(repr, ROUNDINGS))}, got {rounding!r}")
     for name, why in (
         ("fused", "the native kernels round to nearest"),
+        ("foreach", "the foreach path rounds to nearest"),
         ("differentiable", "rounding has no derivative"),
     ):
         if rounding != "nearest" and options[name]:

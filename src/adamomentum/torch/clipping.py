@@ -1,13 +1,51 @@
-"""The total norm of gradients, for clipping within the step."""
+"""Clipping within the step: the total norm of gradients, and the factor that waits for the step."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.weak import TensorWeakRef
 
 from adamomentum.torch import fused_cpu
+from adamomentum.torch.scalars import Scalar
 
-__all__ = ["total_norm"]
+__all__ = ["Clip", "total_norm"]
+
+
+class Clip:
+    """What the next step is to multiply the gradients by, and which gradients they are.
+
+    They are not kept alive: gradients that someone has set to None are gone, and with them what they were clipped to.
+    """
+
+    def __init__(self, factor: Scalar, grads: list[Tensor]) -> None:
+        self._factor = factor
+        self._measured = [(TensorWeakRef(grad), _version(grad)) for grad in grads]
+
+    def factor_of(self, grads: list[Tensor], *, or_raise: bool = False) -> Scalar:
+        """The factor of these gradients: 1 unless they are the measured ones, or some of them, as they were then.
+
+        Args:
+            grads: the gradients as they are now.
+            or_raise: whether it is an error if some are the measured ones and others are not, or were written to.
+
+        Raises:
+            RuntimeError: if it is.
+        """
+        versions = {id(grad): version for ref, version in self._measured if (grad := ref()) is not None}
+        if all(versions.get(id(grad)) == _version(grad) for grad in grads):
+            return self._factor
+        if or_raise and any(id(grad) in versions for grad in grads):
+            raise RuntimeError(
+                "gradients were changed after clip_grad_norm_ had measured them; clip after the last backward(), or "
+                "call the optimizer's zero_grad() to drop gradients together with their clipping"
+            )
+        return 1.0
+
+
+def _version(t: Tensor) -> int:
+    """How often a tensor was written to, where torch counts that."""
+    return -1 if t.is_inference() else t._version
 
 
 def total_norm(params: list[Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from adamomentum.torch import fused_cpu, fused_cuda
 from adamomentum.torch.foreach import PLAIN_TENSORS, foreach_update
+from adamomentum.torch.pieces import Row, pieces
 from adamomentum.torch.precision import StateDtype, is_reduced, pack, unpack
 from adamomentum.torch.rounding import narrowed, rounds, widened
 from adamomentum.torch.scalars import Numbers, Rule, Scalar, as_real, numbers_on_device, numbers_on_host, with_floats
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Path", "adamomentum", "choose_path", "update"]
 
 Path = Literal["for-loop", "foreach", "fused"]
-
-# A parameter, its gradient and its state.
-Row = tuple[Tensor, Tensor, dict[str, Tensor]]
 
 _FOREACH_DEVICES = ("cuda", "xpu", "mtia", "cpu")
 
@@ -256,7 +254,9 @@ def update(
 
     if narrow:
         for param, grad, state, n in zip(params, grads, states, numbers, strict=True):
-            _narrow(param, grad, state, n, rule, state["step"] if stay_tensors else state["step"].item())
+            step = state["step"] if stay_tensors else state["step"].item()
+            for first, piece in pieces(param, grad, state):
+                _narrow(*piece, n, rule, step, first)
         return
     columns = [params, grads, exp_avgs, exp_avg_sqs]
     columns.append([s["max_exp_avg_sq"] for s in states] if rule.amsgrad else exp_avg_sqs)
@@ -315,11 +315,12 @@ def _is_narrow(row: Row, rule: Rule) -> bool:
 
 
 def _narrow(
-    param: Tensor, grad: Tensor, state: dict[str, Tensor], n: Numbers, rule: Rule, step: float | Tensor
+    param: Tensor, grad: Tensor, state: dict[str, Tensor], n: Numbers, rule: Rule, step: float | Tensor, first: int
 ) -> None:
     """The update rule with moments in reduced precision, or a parameter whose rounding is not the nearest.
 
-    The update is made in float32, and what it makes is then rounded to be stored.
+    The update is made in float32, and what it makes is then rounded to be stored. ``first`` is where the tensors begin
+    in those that they are pieces of.
     """
     theta = widened(param, state, rule.rounding) if rounds(param, rule.rounding) else param
     moments: tuple[tuple[str, Literal["m", "v"]], ...] = (("exp_avg", "m"), ("exp_avg_sq", "v"))
@@ -328,12 +329,12 @@ def _narrow(
         m, v = (unpack(state[key], scales[key], moment) for key, moment in moments)
         _for_loop(theta, grad, m, v, v, n, rule)
         for values, (key, moment) in zip((m, v), moments, strict=True):
-            pack(values, state[key], scales[key], moment, step)
+            pack(values, state[key], scales[key], moment, step, first)
     else:
         v = state["exp_avg_sq"]
         _for_loop(theta, grad, state["exp_avg"], v, state["max_exp_avg_sq"] if rule.amsgrad else v, n, rule)
     if theta is not param:
-        narrowed(theta, param, state, rule.rounding, step)
+        narrowed(theta, param, state, rule.rounding, step, first)
 
 
 def _addcmul_(out: Tensor, a: Tensor, b: Tensor, value: Scalar) -> None:

@@ -16,6 +16,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 from adamomentum.torch.foreach import PLAIN_TENSORS
+from adamomentum.torch.pieces import local_parts
 from adamomentum.torch.scalars import Rule, as_real, l2_of, numbers_at, with_floats
 
 if TYPE_CHECKING:
@@ -93,26 +94,11 @@ def add(batch: Batch, p: Tensor, grad: Tensor, state: Mapping[str, Tensor], amsg
         return True
     if p.is_complex():
         return batch.add(as_real(p), as_real(grad), {k: as_real(t) for k, t in state.items()}, amsgrad)
-    parts = _local_parts(p, grad, state)
+    parts = local_parts(p, grad, state)
     if parts is None or not batch.add(*parts, amsgrad):
         return False
     torch.autograd.graph.increment_version(p)  # run() does it for the part alone
     return True
-
-
-def _local_parts(
-    p: Tensor, grad: Tensor, state: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor, dict[str, Tensor]] | None:
-    """This process's parts of DTensors that are all distributed alike; None for anything else."""
-    tensors: list[Any] = [p, grad, *(t for key, t in state.items() if key != "step")]
-    if not all(hasattr(t, "_local_tensor") and hasattr(t, "placements") for t in tensors):
-        return None
-    if any(t.placements != tensors[0].placements or t.device_mesh != tensors[0].device_mesh for t in tensors):
-        return None
-    if any(placement.is_partial() for placement in tensors[0].placements):
-        return None
-    local: dict[str, Any] = {key: getattr(t, "_local_tensor", t) for key, t in state.items()}
-    return tensors[0]._local_tensor, tensors[1]._local_tensor, local
 
 
 def run(batch: Batch, rule: Rule) -> None:

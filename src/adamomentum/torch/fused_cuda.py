@@ -26,7 +26,7 @@ from adamomentum.torch.foreach import PLAIN_TENSORS
 from adamomentum.torch.scalars import Rule, l2_of, numbers_matrix, with_floats
 
 if TYPE_CHECKING:
-    from adamomentum.torch.functional import Row
+    from adamomentum.torch.pieces import Row
 
 __all__ = ["available", "fused_cuda_update", "run", "why_not"]
 

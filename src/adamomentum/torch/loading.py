@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from adamomentum.torch.checks import STATE_DTYPES, check_count, check_options, describe
-from adamomentum.torch.precision import StateDtype, block_count, empty_scales, is_reduced, pack
+from adamomentum.torch.precision import StateDtype, block_count, empty_scales, is_reduced, name_of, pack
 from adamomentum.torch.release import ACCUMULATED
 from adamomentum.torch.rounding import ROUNDING_STATE
 
@@ -42,7 +42,9 @@ def checked_and_hidden(defaults: dict[str, Any], optimizer: Optimizer, state_dic
         ValueError, TypeError: if it is not a state dict of an AdaMomentum with such parameters.
     """
     if not {"state", "param_groups"} <= state_dict.keys():
-        raise ValueError(f"state_dict must have the keys 'state' and 'param_groups', got {sorted(state_dict)}")
+        inside = [key for key, value in state_dict.items() if isinstance(value, Mapping) and "param_groups" in value]
+        remedy = f"; pass its entry {inside[0]!r}" if inside else ""
+        raise ValueError(f"state_dict must have the keys 'state' and 'param_groups', got {sorted(state_dict)}{remedy}")
     for i, group in enumerate(state_dict["param_groups"]):
         if "full_bias_correction" not in group:
             raise ValueError(
@@ -53,18 +55,48 @@ def checked_and_hidden(defaults: dict[str, Any], optimizer: Optimizer, state_dic
     groups = [{**defaults, **group} for group in state_dict["param_groups"]]
     for group in groups:
         check_options(group)
+        group["state_dtype"] = name_of(group["state_dtype"])
+    _order_by_name(groups, optimizer.param_groups)
     saved = [(i, group) for group in groups for i in group["params"]]
     params = list(chain.from_iterable(group["params"] for group in optimizer.param_groups))
     if len(saved) != len(params):
         raise ValueError(
-            f"state_dict: it holds {len(saved)} parameters, this optimizer {len(params)}; build the optimizer with "
-            "the same parameters before loading"
+            f"state_dict: it holds {_parameters(len(saved))}, this optimizer {len(params)}; build the optimizer with "
+            "the same ones before loading"
         )
     state = dict(state_dict["state"])
     for (i, group), p in zip(saved, params, strict=True):
         if state.get(i):
             state[i] = _hidden(f"state_dict: state {i}", state[i], p, group)
     return {**state_dict, "param_groups": groups, "state": state}
+
+
+def _parameters(count: int) -> str:
+    return f"{count} parameter{'s' * (count != 1)}"
+
+
+def _order_by_name(saved: list[dict[str, Any]], own: list[dict[str, Any]]) -> None:
+    """Put the parameters of saved groups in the order of this optimizer's, where both have names that say it.
+
+    Without names, or where a parameter was renamed, its place stands for it, as for any torch optimizer.
+
+    Raises:
+        ValueError: if names say that parameters changed places, but not how.
+    """
+    places = {name: (i, j) for i, group in enumerate(own) for j, name in enumerate(group.get("param_names", ()))}
+    for i, group in enumerate(saved):
+        names, mine = group.get("param_names", ()), own[i].get("param_names", ()) if i < len(own) else ()
+        moved = [name for j, name in enumerate(names) if places.get(name, (i, j)) != (i, j)]
+        if moved:
+            if set(names) != set(mine):
+                raise ValueError(
+                    f"state_dict: the parameter named {moved[0]!r} is at another place in this optimizer's groups, and "
+                    f"not all names of group {i} are in both; build the optimizer with the same parameters in the same "
+                    "groups, or without names to go by order alone"
+                )
+            group["params"] = [group["params"][names.index(name)] for name in mine]
+        if mine and len(names) == len(mine):
+            group["param_names"] = list(mine)
 
 
 def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,9 +170,10 @@ def _stored(
     moment: Tensor, which: Literal["m", "v"], p: Tensor, state_dtype: StateDtype, count: float
 ) -> tuple[Tensor, Tensor | None]:
     """A saved moment as the option state_dtype wants it, and the exponents of its codes."""
-    if moment.dtype == state_dtype:
+    dtype = state_dtype_for(p, state_dtype)
+    if moment.dtype == dtype:
         return moment, None
-    stored = torch.empty_like(moment, dtype=state_dtype_for(p, state_dtype))
+    stored = torch.empty_like(moment, dtype=dtype)
     scale = empty_scales(p, which) if state_dtype == "8bit" else None
     pack(moment.float(), stored, scale, which, count)
     return stored, scale
@@ -148,7 +181,8 @@ def _stored(
 
 def state_dtype_for(p: Tensor, requested: StateDtype) -> torch.dtype:
     """The dtype of the moments of ``p``, where ``requested`` is the option ``state_dtype``: uint8 for 8-bit codes."""
-    if isinstance(requested, str):
+    if requested == "8bit":
         return torch.uint8
-    dtype = requested or torch.promote_types(p.dtype, torch.float32)
+    name = name_of(requested)
+    dtype: torch.dtype = getattr(torch, name) if name else torch.promote_types(p.dtype, torch.float32)
     return dtype.to_complex() if p.is_complex() else dtype

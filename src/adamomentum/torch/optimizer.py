@@ -13,10 +13,11 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from adamomentum.torch import fused_cpu
 from adamomentum.torch.checks import check_capture, check_gradients, check_max_norm, check_options, check_param
-from adamomentum.torch.clipping import total_norm
-from adamomentum.torch.functional import Path, Row, choose_path, update
+from adamomentum.torch.clipping import Clip, total_norm
+from adamomentum.torch.functional import Path, choose_path, update
 from adamomentum.torch.loading import Hidden, checked_and_hidden, state_dtype_for
-from adamomentum.torch.precision import StateDtype, empty_scales
+from adamomentum.torch.pieces import Row
+from adamomentum.torch.precision import StateDtype, empty_scales, name_of
 from adamomentum.torch.release import ACCUMULATED, GradientRelease
 from adamomentum.torch.rounding import ROUNDING_STATE, Rounding, new_state, rounds
 from adamomentum.torch.scalars import Rule, Scalar
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
     Work = tuple[dict[str, Any], list[Row], Batch | None, Rule]
 
 __all__ = ["AdaMomentum"]
+
+
+class _Pending:
+    """What other methods leave for the next step.
+
+    In an object, which a wrapper that copies this optimizer's attributes, as Lightning's does, then shares.
+    """
+
+    clip: Clip | None = None  # of clip_grad_norm_
+    release: GradientRelease | None = None  # of release_gradients, while gradients are released
 
 
 class AdaMomentum(Optimizer):
@@ -89,11 +100,11 @@ class AdaMomentum(Optimizer):
             be captured in a CUDA graph; put tensor lr and betas on that device. Correct on any device, and slower
             where no graph is captured.
         differentiable: let autograd run through ``step()``.
-        state_dtype: dtype of the moments, torch.float32 or torch.float64 (their complex counterparts for complex
-            parameters), when they are created. None: the parameter's dtype, but float32 for half precision.
-            torch.bfloat16 (4 bytes a parameter for both) and "8bit" (2.01 bytes) round stochastically, see
+        state_dtype: dtype of the moments when they are created, torch.float32 or torch.float64 (their complex
+            counterparts for complex parameters) or its name. None: the parameter's dtype, but float32 for half
+            precision. torch.bfloat16 (4 bytes a parameter for both) and "8bit" (2.01 bytes) round stochastically, see
             :mod:`adamomentum.torch.precision`; for real parameters without ``amsgrad``. With "8bit" the state also
-            has ``exp_avg_scale`` and ``exp_avg_sq_scale``.
+            has ``exp_avg_scale`` and ``exp_avg_sq_scale``. The groups hold the name.
         rounding: how updated parameters in bfloat16 and float16 are rounded; wider ones are not. "nearest" loses
             updates below half the spacing, 2^-9 of a bfloat16 number. "stochastic" (bfloat16 alone), "kahan" and
             "master" do not, at 0, 2 and 4 bytes a parameter; the last two add the state ``compensation`` or
@@ -106,10 +117,7 @@ class AdaMomentum(Optimizer):
         RuntimeError: if ``fused`` is True and there are no native kernels for the parameters.
     """
 
-    # What clip_grad_norm_ leaves for the next step: the factor of all gradients.
-    _clip: Scalar | None = None
-    # What release_gradients puts here while gradients are released.
-    _release: GradientRelease | None = None
+    _pending: _Pending
 
     def __init__(
         self,
@@ -132,7 +140,7 @@ class AdaMomentum(Optimizer):
         state_dtype: StateDtype = None,
         rounding: Rounding = "nearest",
     ) -> None:
-        defaults = {
+        defaults: dict[str, Any] = {
             "lr": lr,
             "betas": betas,
             "eps": eps,
@@ -151,6 +159,8 @@ class AdaMomentum(Optimizer):
             "rounding": rounding,
         }
         check_options(defaults)
+        defaults["state_dtype"] = name_of(state_dtype)
+        self._pending = _Pending()
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -167,13 +177,15 @@ class AdaMomentum(Optimizer):
         params = self.param_groups[-1]["params"]
         try:
             check_options(self.param_groups[-1])
+            # As text, which every checkpoint format takes.
+            self.param_groups[-1]["state_dtype"] = name_of(self.param_groups[-1]["state_dtype"])
             self._path_of(self.param_groups[-1], params, self.param_groups[-1]["fused"])
             for p in params:
                 check_param(p, self.param_groups[-1]["state_dtype"], self.param_groups[-1]["rounding"])
             if len(params) != len(set(params)):
                 raise ValueError("params must not name a parameter twice in one group; remove the duplicates")
-            if self._release is not None:
-                self._release.attach(len(self.param_groups) - 1)
+            if self._pending.release is not None:
+                self._pending.release.attach(len(self.param_groups) - 1)
         except Exception:
             self.param_groups.pop()
             raise
@@ -193,11 +205,12 @@ class AdaMomentum(Optimizer):
         Raises:
             RuntimeError: under :func:`~adamomentum.torch.release_gradients`, if some are in the state by now.
         """
-        if self._release is not None:
-            self._release.check_discardable()
-        self._clip = None
+        if self._pending.release is not None:
+            self._pending.release.check_discardable()
+        self._pending.clip = None
         super().zero_grad(set_to_none)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def clip_grad_norm_(self, max_norm: float, *, error_if_nonfinite: bool = False) -> Tensor:
         """Clip the gradients of all groups by their total 2-norm, within the next step.
 
@@ -221,7 +234,9 @@ class AdaMomentum(Optimizer):
         """
         check_max_norm(max_norm)
         self._check_not_released("clip_grad_norm_, which needs all gradients at once: clip each in p.register_hook")
-        before: Scalar = 1.0 if self._clip is None else self._clip  # as if it had been done at once
+        grads = self._gradients()
+        clip = self._pending.clip
+        before = 1.0 if clip is None else clip.factor_of(grads)  # as if it had been done at once
         norm = total_norm([p for group in self.param_groups for p in group["params"]]) * before
         if error_if_nonfinite and not norm.isfinite():
             raise RuntimeError(
@@ -229,11 +244,15 @@ class AdaMomentum(Optimizer):
                 "error_if_nonfinite=False to go on"
             )
         factor = max_norm / ((norm.item() if norm.is_cpu else norm) + 1e-6)
-        self._clip = before * (factor.clamp(max=1.0) if isinstance(factor, Tensor) else 1.0 if factor > 1 else factor)
+        factor = factor.clamp(max=1.0) if isinstance(factor, Tensor) else 1.0 if factor > 1 else factor
+        self._pending.clip = Clip(before * factor, grads)
         return norm
 
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+
     def _check_not_released(self, what: str) -> None:
-        if self._release is not None:
+        if self._pending.release is not None:
             raise RuntimeError(f"release_gradients does not go with {what}, or call remove() on its handle")
 
     def init_state(self) -> None:
@@ -264,7 +283,7 @@ class AdaMomentum(Optimizer):
             state[kept] = new_state(p, group["rounding"])
         if group["capturable"] and state["step"].device != p.device:
             state["step"] = state["step"].to(p.device)
-        if self._release is not None and self._release.accumulation_steps > 1:
+        if self._pending.release is not None and self._pending.release.accumulation_steps > 1:
             state.setdefault(ACCUMULATED, torch.tensor(0.0, device="cpu"))
         return state
 
@@ -300,22 +319,20 @@ class AdaMomentum(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._release is not None:
+        if self._pending.release is not None:
             with torch.no_grad():
-                self._release.finish()
+                self._pending.release.finish()
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if found_inf is not None and not all(g["capturable"] and self._on_cuda_kernel(g) for g in self.param_groups):
             if found_inf.item():  # GradScaler's verdict: skip this step
-                self._clip = None
+                self._pending.clip = None
                 return loss
             found_inf = None
-        scale: Scalar = (1.0 if self._clip is None else self._clip) / (1.0 if grad_scale is None else grad_scale)
 
         compiling = torch.compiler.is_compiling()
-        prepared = self._prepare_untraced(scale) if compiling else self._prepare(False, scale)
+        prepared = self._prepare_untraced(grad_scale) if compiling else self._prepare(False, grad_scale)
         for work in prepared:
             self._update(*work, found_inf=found_inf)
-        self._clip = None
         return loss
 
     def _step_one(self, group: dict[str, Any], p: Tensor) -> None:
@@ -341,19 +358,25 @@ class AdaMomentum(Optimizer):
             update(rows, batch, rule, path, capturable=group["capturable"], found_inf=found_inf)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _prepare_untraced(self, scale: Scalar) -> list[Work]:
-        return self._prepare(True, scale)
+    def _prepare_untraced(self, grad_scale: Tensor | None) -> list[Work]:
+        return self._prepare(True, grad_scale)
 
-    def _prepare(self, compiling: bool, scale: Scalar) -> list[Work]:
+    def _prepare(self, compiling: bool, grad_scale: Tensor | None) -> list[Work]:
         """Check everything, then gather for each group what the coming update needs."""
+        clip = self._pending.clip
+        factor = 1.0 if clip is None else clip.factor_of(self._gradients(), or_raise=True)
+        scale: Scalar = factor if grad_scale is None else factor / grad_scale
+        if compiling and clip is not None:  # compiled code is specialized to floats
+            scale = torch.as_tensor(scale, dtype=torch.float64)
         gathered = []
         position = 0
         for group in self.param_groups:  # all checks come before the first change
             check_options(group, read_tensors=not (compiling or group["capturable"]))
-            if self._release is None and group.get(ACCUMULATED):
+            if self._pending.release is None and group.get(ACCUMULATED):
                 group[ACCUMULATED] = 0  # of a state saved under release: this step takes it in
             rest, batch, position = self._gather(group, group["params"], compiling, position)
             gathered.append((group, rest, batch))
+        self._pending.clip = None  # not before: after an error above the step can be taken again
         if not self.state and self._only_state_is_wanted():
             self.init_state()
             return []
@@ -422,23 +445,28 @@ class AdaMomentum(Optimizer):
             lr = group["lr"]
             if (isinstance(lr, Tensor) and not lr.is_cpu) or lr != 0:
                 return False
-        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        grads = self._gradients()
         return bool(grads) and not any(grad.is_meta or grad.any() for grad in grads)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state made by :meth:`state_dict`; moments keep the dtype they were saved with.
 
-        Everything is checked before anything changes, and the loaded tensors are copies.
+        Everything is checked before anything changes, and the loaded tensors are copies. Where both sides have the
+        names of parameters, from ``named_parameters()``, the state goes to the parameter of the same name within its
+        group; without names, or under new ones, to the one at the same place.
 
         Args:
             state_dict: what :meth:`state_dict` returned, perhaps through a file.
 
         Raises:
+            TypeError: if it is no dict.
             ValueError: if it was written by another optimizer, or does not fit this one's parameters.
         """
-        self._clip = None
-        if self._release is not None:
-            self._release.forget()
+        if not isinstance(state_dict, dict):
+            raise TypeError(f"state_dict must be a dict that state_dict() returned, got {type(state_dict).__name__}")
+        self._pending.clip = None
+        if self._pending.release is not None:
+            self._pending.release.forget()
         # Registered now, it runs after the user's own hooks, which may still change the dict.
         handle = self.register_load_state_dict_pre_hook(partial(checked_and_hidden, _DEFAULTS))
         try:
@@ -448,6 +476,7 @@ class AdaMomentum(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.__dict__.setdefault("_pending", _Pending())  # a copy has nothing pending
         for group in self.param_groups:
             for name, default in _DEFAULTS.items():
                 group.setdefault(name, default)

@@ -42,13 +42,14 @@ __all__ = [
     "encode_v",
     "in_memory_order",
     "is_reduced",
+    "name_of",
     "pack",
     "round_to_bfloat16",
     "unpack",
 ]
 
 # What the option state_dtype may be.
-StateDtype = torch.dtype | Literal["8bit"] | None
+StateDtype = torch.dtype | Literal["float32", "float64", "bfloat16", "8bit"] | None
 
 # Elements that share an exponent: 2 + 2/256 bytes a parameter for both moments.
 BLOCK = 256
@@ -65,7 +66,12 @@ _POISONED = 255
 
 def is_reduced(dtype: StateDtype) -> bool:
     """Whether an option ``state_dtype``, or the dtype that moments are stored in, is one of reduced precision."""
-    return dtype in (torch.bfloat16, "8bit", torch.uint8)  # uint8: the codes
+    return dtype in (torch.bfloat16, "bfloat16", "8bit", torch.uint8)  # uint8: the codes
+
+
+def name_of(dtype: StateDtype) -> str | None:
+    """The option ``state_dtype`` as text, in the words of torch."""
+    return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
 
 
 def empty_scales(p: Tensor, moment: Literal["m", "v"]) -> Tensor:
@@ -85,7 +91,14 @@ def unpack(stored: Tensor, scale: Tensor | None, moment: Literal["m", "v"]) -> T
     return values
 
 
-def pack(values: Tensor, stored: Tensor, scale: Tensor | None, moment: Literal["m", "v"], step: float | Tensor) -> None:
+def pack(
+    values: Tensor,
+    stored: Tensor,
+    scale: Tensor | None,
+    moment: Literal["m", "v"],
+    step: float | Tensor,
+    first: int = 0,
+) -> None:
     """Store a float32 moment, rounded stochastically.
 
     Args:
@@ -94,10 +107,11 @@ def pack(values: Tensor, stored: Tensor, scale: Tensor | None, moment: Literal["
         scale: where the exponents of the codes go.
         moment: which one it is.
         step: the step count t after which it is stored.
+        first: where they begin in the moment of the whole parameter, a multiple of :data:`BLOCK`.
     """
     values, stored = getattr(values, "_local_tensor", values), getattr(stored, "_local_tensor", stored)
     x = in_memory_order(values, stored)
-    random = dither(x.numel(), step, moment, x.device)
+    random = dither(x.numel(), step, moment, x.device, first)
     if scale is None:
         in_memory_order(stored, stored).copy_(round_to_bfloat16(x, random))
         return
@@ -111,19 +125,22 @@ def block_count(numel: int) -> int:
     return -(-numel // BLOCK)
 
 
-def dither(numel: int, step: float | Tensor, moment: Literal["m", "v", "theta"], device: torch.device) -> Tensor:
+def dither(
+    numel: int, step: float | Tensor, moment: Literal["m", "v", "theta"], device: torch.device, first: int = 0
+) -> Tensor:
     """The random bits of each element's rounding at one step: int32 numbers, uniform over all 32 bits.
 
     Args:
-        numel: number of elements; the i-th result is for the i-th element in memory.
+        numel: number of elements; the i-th result is for element ``first`` + i in memory.
         step: the step count t, from 1, after which the moment is stored.
         moment: whose rounding it is; "theta" is the parameter itself.
         device: where to make them.
+        first: the position of the first element.
     """
     by_step = _BY_STEP[moment]
     t = step.to(device, torch.int64) if isinstance(step, Tensor) else int(step)
     start = (t * by_step) & 0xFFFFFFFF
-    bits = (torch.arange(numel, dtype=torch.int64, device=device) * _BY_POSITION + start) & 0xFFFFFFFF
+    bits = (torch.arange(first, first + numel, dtype=torch.int64, device=device) * _BY_POSITION + start) & 0xFFFFFFFF
     return (bits - ((bits >> 31) << 32)).to(torch.int32)
 
 

@@ -73,13 +73,16 @@ def release_gradients(
 
     if not isinstance(optimizer, AdaMomentum):
         raise TypeError(
-            f"optimizer must be an adamomentum.AdaMomentum, got {type(optimizer).__name__}: others need whole gradients"
+            f"optimizer must be an adamomentum.AdaMomentum, got {type(optimizer).__name__}: others need whole "
+            "gradients; if that wraps one, pass the one inside, as in release_gradients(wrapper.optimizer)"
         )
+    # Lightning's wrapper is one by inheritance, but its state is no longer that of the optimizer once one was loaded.
+    optimizer = getattr(optimizer, "optimizer", optimizer)
     if isinstance(accumulation_steps, bool) or not isinstance(accumulation_steps, int):
         raise TypeError(f"accumulation_steps must be an integer, got {accumulation_steps!r}")
     if accumulation_steps < 1:
         raise ValueError(f"accumulation_steps must be >= 1, got {accumulation_steps}")
-    if optimizer._release is not None:
+    if optimizer._pending.release is not None:
         raise RuntimeError("this optimizer releases its gradients already; call remove() on that handle first")
     params = [p for group in optimizer.param_groups for p in group["params"]]
     if any(p.grad is not None for p in params):
@@ -110,7 +113,7 @@ class GradientRelease:
             self._check(group)
         for index in range(len(optimizer.param_groups)):
             self._hook(index)
-        optimizer._release = self
+        optimizer._pending.release = self
 
     @property
     def accumulated(self) -> int:
@@ -143,8 +146,8 @@ class GradientRelease:
             hook.remove()
         self._hooks.clear()
         self._group_of.clear()
-        if self._optimizer._release is self:
-            self._optimizer._release = None
+        if self._optimizer._pending.release is self:
+            self._optimizer._pending.release = None
             self._set_accumulated(0)
 
     def finish(self) -> None:

@@ -59,7 +59,9 @@ def widened(p: Tensor, state: dict[str, Tensor], rounding: Rounding) -> Tensor:
     return theta
 
 
-def narrowed(theta: Tensor, p: Tensor, state: dict[str, Tensor], rounding: Rounding, step: float | Tensor) -> None:
+def narrowed(
+    theta: Tensor, p: Tensor, state: dict[str, Tensor], rounding: Rounding, step: float | Tensor, first: int = 0
+) -> None:
     """Stores an updated parameter, and what rounding it loses.
 
     Args:
@@ -68,12 +70,13 @@ def narrowed(theta: Tensor, p: Tensor, state: dict[str, Tensor], rounding: Round
         state: its state.
         rounding: the option of that name.
         step: the step count t after which it is stored.
+        first: where it begins in the whole parameter.
     """
     if rounding == "stochastic":
         # Laid out as the parameter, but dense where that is a part of something larger.
         local = getattr(theta, "_local_tensor", theta)
         x = in_memory_order(local, local)
-        x.copy_(round_to_bfloat16(x, dither(x.numel(), step, "theta", x.device)))
+        x.copy_(round_to_bfloat16(x, dither(x.numel(), step, "theta", x.device, first)))
     p.copy_(theta)
     if rounding == "kahan":
         state["compensation"].copy_(theta.sub_(p))

@@ -1,0 +1,73 @@
+"""Parameters with gradient and state, in parts: what this process has of them, and what is worked on at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adamomentum.torch.foreach import PLAIN_TENSORS
+from adamomentum.torch.precision import BLOCK, in_memory_order
+
+__all__ = ["Row", "local_parts", "pieces"]
+
+# A parameter, its gradient and its state.
+Row = tuple[Tensor, Tensor, dict[str, Tensor]]
+
+# Elements of a piece, a multiple of BLOCK: moments in 8 bits take up to 48 bytes an element while they are worked on.
+PIECE_ELEMENTS = {"cpu": 2**18, "default": 2**22}
+
+
+def local_parts(p: Tensor, grad: Tensor, state: Mapping[str, Tensor]) -> Row | None:
+    """This process's parts of DTensors that are all distributed alike; None for anything else."""
+    tensors: list[Any] = [p, grad, *(t for key, t in state.items() if key != "step")]
+    if not all(hasattr(t, "_local_tensor") and hasattr(t, "placements") for t in tensors):
+        return None
+    if any(t.placements != tensors[0].placements or t.device_mesh != tensors[0].device_mesh for t in tensors):
+        return None
+    if any(placement.is_partial() for placement in tensors[0].placements):
+        return None
+    local: dict[str, Any] = {key: getattr(t, "_local_tensor", t) for key, t in state.items()}
+    return tensors[0]._local_tensor, tensors[1]._local_tensor, local
+
+
+def pieces(p: Tensor, grad: Tensor, state: dict[str, Tensor]) -> Iterator[tuple[int, Row]]:
+    """Cut a large parameter into views, so that what is worked on at a time needs little memory.
+
+    Args:
+        p: the parameter.
+        grad: its gradient.
+        state: its state.
+
+    Yields:
+        Where a piece begins in the order of memory, and the piece: of everything shaped like the parameter a view of
+        one dimension, of the exponents of 8-bit codes those of its blocks. The whole where it is small or where its
+        parts are no views.
+    """
+    whole = 0, (p, grad, state)
+    limit = PIECE_ELEMENTS.get(p.device.type, PIECE_ELEMENTS["default"])
+    if p.numel() <= limit or torch.compiler.is_compiling():  # the compiler plans the memory itself
+        yield whole
+        return
+    local = local_parts(p, grad, state)
+    if local is not None:
+        torch.autograd.graph.increment_version(p)  # it is the part alone that is written to
+        yield from pieces(*local)
+        return
+    written = {"p": p, **{key: t for key, t in state.items() if t.shape == p.shape}}
+    flat = {key: in_memory_order(t, p) for key, t in written.items()}
+    if type(p) not in PLAIN_TENSORS or any(not _same_memory(flat[key], t) for key, t in written.items()):
+        yield whole
+        return
+    flat["grad"] = in_memory_order(grad, p)
+    for first in range(0, p.numel(), limit):
+        part = {key: t[first : first + limit] for key, t in flat.items()}
+        blocks = slice(first // BLOCK, -(-(first + limit) // BLOCK))
+        scales = {key: t[blocks] for key, t in state.items() if key.endswith("_scale")}
+        yield first, (part.pop("p"), part.pop("grad"), {**part, **scales})
+
+
+def _same_memory(flat: Tensor, t: Tensor) -> bool:
+    return flat.untyped_storage().data_ptr() == t.untyped_storage().data_ptr()
