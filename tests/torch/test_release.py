@@ -437,14 +437,42 @@ def test_what_needs_all_gradients_is_refused() -> None:
     (model, _), (optimizer, _), handle = pair({}, 2)
     with pytest.raises(RuntimeError, match="does not go with clip_grad_norm_"):
         optimizer.clip_grad_norm_(1.0)
-    scaler = torch.amp.GradScaler("cpu")
-    scaler.scale(loss_of(model, 0, 1)).backward()
-    with pytest.raises(RuntimeError, match="does not go with GradScaler"):
-        scaler.step(optimizer)
+    loss_of(model, 0, 1).backward()
     with pytest.raises(RuntimeError, match="cannot discard the gradients of 1 backward passes"):
         optimizer.zero_grad()
     handle.remove()
     optimizer.clip_grad_norm_(1.0)
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_gradient_scaler_is_refused_with_how_to_undo_it(passes: int) -> None:
+    """It can only be noticed once scaled gradients have gone into parameters or moments."""
+    (model, _), (optimizer, _), _ = pair({}, passes)
+    saved = deepcopy((model.state_dict(), optimizer.state_dict()))
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(loss_of(model, 0, 1)).backward()
+    with pytest.raises(RuntimeError, match=r"GradScaler.* load model and optimizer again, and use bfloat16"):
+        scaler.step(optimizer)
+    assert optimizer.state[model.norm.weight]["exp_avg"].abs().max() > 10
+    model.load_state_dict(saved[0])
+    optimizer.load_state_dict(saved[1])
+    assert not optimizer.state
+    loss_of(model, 0, 1).backward()
+    assert optimizer.state[model.norm.weight]["exp_avg"].abs().max() < 10
+
+
+def test_clipping_by_others_finds_nothing_to_clip() -> None:
+    """As the docstring warns."""
+    (model, _), _, _ = pair({}, 1)
+    loss_of(model, 0, 1).backward()
+    assert nn.utils.clip_grad_norm_(model.parameters(), 1e-9) == 0
+
+
+@pytest.mark.parametrize("copy", [deepcopy, pickle.dumps])
+def test_a_handle_is_not_copied(copy) -> None:
+    handle = release_gradients(optimizer_of())
+    with pytest.raises(TypeError, match="cannot be copied or pickled; copy the optimizer"):
+        copy(handle)
 
 
 @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
@@ -465,15 +493,108 @@ def test_reentrant_checkpoints_are_refused_before_anything_changes() -> None:
     assert not optimizer.state
 
 
-def test_beta1_may_not_change_within_a_step() -> None:
-    (model, _), (optimizer, _), _ = pair({}, 2)
+@pytest.mark.parametrize("number", [float, lambda x: torch.tensor(x, dtype=torch.float64)])
+@pytest.mark.parametrize("then", ["another pass", "loading", "an early step", "remove"])
+def test_beta1_may_not_change_within_a_step(then: str, number) -> None:
+    (model, _), (optimizer, _), handle = pair({"betas": (number(0.9), 0.999)}, 2)
     loss_of(model, 0, 2).backward()
-    optimizer.param_groups[0]["betas"] = (0.8, 0.999)
+    if then == "loading":
+        model, loaded = Model(), optimizer.state_dict()
+        optimizer = AdaMomentum(model.parameters())
+        optimizer.load_state_dict(deepcopy(loaded))
+        release_gradients(optimizer, 2)
+    if then == "remove":
+        handle.remove()
+    before = deepcopy(model.state_dict())
+    use = {
+        "another pass": lambda: loss_of(model, 1, 2).backward(),
+        "loading": lambda: loss_of(model, 1, 2).backward(),
+        "an early step": optimizer.step,
+        "remove": lambda: (loss_of(model, 1, 2).backward(), optimizer.step()),
+    }[then]
+    optimizer.param_groups[0]["betas"] = (number(0.8), 0.999)
     with pytest.raises(ValueError, match=r"betas\[0\] must not change .* got 0.8 after 0.9"):
-        loss_of(model, 1, 2).backward()
-    optimizer.param_groups[0]["betas"] = (0.9, 0.999)
-    loss_of(model, 1, 2).backward()
+        use()
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    optimizer.zero_grad() if then == "remove" else None
+    optimizer.param_groups[0]["betas"] = (number(0.9), 0.999)
+    use()
     assert optimizer.state[model.norm.weight]["step"] == 1
+    # The step is done: now it may.
+    optimizer.param_groups[0]["betas"] = (number(0.8), 0.999)
+    loss_of(model, 2, 2).backward()
+
+
+def test_a_tensor_beta1_written_to_within_a_step_is_noticed() -> None:
+    beta1 = torch.tensor(0.9, dtype=torch.float64)
+    (model, _), (optimizer, _), _ = pair({"betas": (beta1, 0.999)}, 2)
+    loss_of(model, 0, 2).backward()
+    optimizer.param_groups[0]["betas"][0].fill_(0.8)
+    with pytest.raises(ValueError, match=r"got 0.8 after 0.9"):
+        loss_of(model, 1, 2).backward()
+
+
+def test_options_are_checked_before_a_pass_changes_anything() -> None:
+    (model, _), (optimizer, _), _ = pair({}, 1)
+    before = deepcopy(model.state_dict())
+    optimizer.param_groups[0]["lr"] = -1.0
+    with pytest.raises(ValueError, match="lr must be >= 0"):
+        loss_of(model, 0, 1).backward()
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert not optimizer.state
+
+
+def test_moments_that_were_made_in_reduced_precision_are_refused() -> None:
+    """Also if the option says otherwise by now."""
+    embedding = nn.Embedding(5, 2)
+    optimizer = AdaMomentum(embedding.parameters(), state_dtype="8bit")
+    optimizer.init_state()
+    optimizer.param_groups[0]["state_dtype"] = None
+    release_gradients(optimizer, 2)
+    with pytest.raises(ValueError, match=r"needs moments in float32 or float64, got torch\.uint8"):
+        embedding(torch.tensor([1])).sum().backward()
+
+
+def test_a_gradient_that_someone_else_took_is_left_out() -> None:
+    p = nn.Parameter(torch.ones(2))
+    p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+    optimizer = AdaMomentum([p])
+    release_gradients(optimizer)
+    p.sum().backward()
+    assert p.eq(1).all()
+    assert not optimizer.state
+
+
+def test_a_gradient_that_is_ready_twice_in_the_last_pass_is_refused() -> None:
+    """After the first time the parameter has been updated."""
+    p = nn.Parameter(torch.ones(2))
+    optimizer = AdaMomentum([p])
+    handle = release_gradients(optimizer)
+
+    def again(p: Tensor) -> None:
+        p.grad = torch.ones(2)
+        handle._take(p)
+
+    p.register_post_accumulate_grad_hook(again)
+    with pytest.raises(RuntimeError, match="was ready twice in one backward pass"):
+        p.sum().backward()
+
+
+def test_a_count_of_long_ago_is_not_taken_up() -> None:
+    """Of a state saved between passes, loaded without release, and released later."""
+    (model, other), (optimizer, expected), _ = pair({}, 2)
+    train(model, optimizer, 2, range(3))
+    train(other, expected, 2, range(3))
+    resumed = Model()
+    resumed.load_state_dict(model.state_dict())
+    loaded = AdaMomentum(resumed.parameters())
+    loaded.load_state_dict(optimizer.state_dict())
+    train(resumed, loaded, 2, range(3, 4))
+    train(other, expected, 2, range(3, 4))
+    release_gradients(loaded, 2)
+    for m, o in ((resumed, loaded), (other, expected)):
+        train(m, o, 2, range(4, 8), with_expert=lambda i: False)  # the expert has no step to take
+    assert_same(loaded, expected)
 
 
 def test_a_pass_that_stops_half_way_is_not_passed_over() -> None:
@@ -502,9 +623,10 @@ def test_a_pass_that_stops_half_way_is_not_passed_over() -> None:
     assert_same(optimizer, other_optimizer)
 
 
-def test_a_sparse_gradient_names_its_remedy() -> None:
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_sparse_gradient_names_its_remedy(passes: int) -> None:
     embedding = nn.Embedding(5, 2, sparse=True)
-    release_gradients(AdaMomentum(embedding.parameters()))
+    release_gradients(AdaMomentum(embedding.parameters()), passes)
     with pytest.raises(RuntimeError, match="sparse=False"):
         embedding(torch.tensor([1])).sum().backward()
 

@@ -408,14 +408,14 @@ def test_renamed_parameters_go_by_order_and_keep_their_new_names(names):
 )
 def test_parameters_that_changed_places_in_an_unknown_way_are_refused(groups):
     opt, other = stepped([{"params": named("a")}, {"params": named("b")}]), AdaMomentum(groups)
-    with pytest.raises(ValueError, match="the parameter named '[ab]' is at another place in this optimizer's groups"):
+    with pytest.raises(ValueError, match=r"the parameter named '[ab]' is at another place in this optimizer's groups"):
         other.load_state_dict(opt.state_dict())
     assert not other.state
 
 
 def test_what_is_no_state_dict():
     opt = stepped(named("ab"))
-    with pytest.raises(TypeError, match="state_dict must be a dict .* got NoneType"):
+    with pytest.raises(TypeError, match=r"state_dict must be a dict .* got NoneType"):
         opt.load_state_dict(None)
     with pytest.raises(ValueError, match="pass its entry 'optimizer'"):
         opt.load_state_dict({"model": {}, "optimizer": opt.state_dict()})

@@ -18,7 +18,7 @@ from adamomentum.torch.functional import Path, choose_path, update
 from adamomentum.torch.loading import Hidden, checked_and_hidden, state_dtype_for
 from adamomentum.torch.pieces import Row
 from adamomentum.torch.precision import StateDtype, empty_scales, name_of
-from adamomentum.torch.release import ACCUMULATED, GradientRelease
+from adamomentum.torch.release import ACCUMULATED, ACCUMULATED_BETA1, GradientRelease, check_beta1
 from adamomentum.torch.rounding import ROUNDING_STATE, Rounding, new_state, rounds
 from adamomentum.torch.scalars import Rule, Scalar
 
@@ -193,7 +193,10 @@ class AdaMomentum(Optimizer):
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Tells GradScaler to leave unscaling to the step, as torch's own optimizers do with ``fused=True``."""
-        self._check_not_released("GradScaler, which looks for infinities in whole gradients: use bfloat16 without it")
+        self._check_not_released(
+            "GradScaler, which looks for infinities in whole gradients: backward() has moved parameters and moments by "
+            "scaled ones; load model and optimizer again, and use bfloat16 without a scaler"
+        )
         return all(group["fused"] for group in self.param_groups)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -372,11 +375,15 @@ class AdaMomentum(Optimizer):
         position = 0
         for group in self.param_groups:  # all checks come before the first change
             check_options(group, read_tensors=not (compiling or group["capturable"]))
-            if self._pending.release is None and group.get(ACCUMULATED):
-                group[ACCUMULATED] = 0  # of a state saved under release: this step takes it in
+            check_beta1(group)
             rest, batch, position = self._gather(group, group["params"], compiling, position)
             gathered.append((group, rest, batch))
-        self._pending.clip = None  # not before: after an error above the step can be taken again
+        # Not before: after an error above the step can be taken again.
+        self._pending.clip = None
+        if self._pending.release is None:  # what was accumulated under release before counts in this step
+            for group in self.param_groups:
+                if group.pop(ACCUMULATED_BETA1, None) is not None or group.get(ACCUMULATED):
+                    group[ACCUMULATED] = 0
         if not self.state and self._only_state_is_wanted():
             self.init_state()
             return []

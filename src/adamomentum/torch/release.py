@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -27,11 +27,13 @@ from adamomentum.torch.precision import is_reduced
 if TYPE_CHECKING:
     from adamomentum.torch.optimizer import AdaMomentum
 
-__all__ = ["ACCUMULATED", "GradientRelease", "release_gradients"]
+__all__ = ["ACCUMULATED", "ACCUMULATED_BETA1", "GradientRelease", "check_beta1", "release_gradients"]
 
 # In a parameter group, how many backward passes are in the moments and not yet in the parameters; in the state of a
 # parameter, a 0-dim float32 tensor on the CPU, how many of them gave it a gradient. Both are part of a checkpoint.
 ACCUMULATED = "accumulated"
+# In a parameter group, the beta1 that went into what was accumulated; absent while nothing is.
+ACCUMULATED_BETA1 = "accumulated_beta1"
 
 
 def release_gradients(
@@ -46,12 +48,14 @@ def release_gradients(
     gradients in ``p.grad`` and one ``step()`` would give, to rounding: gradients are summed, not averaged, so divide
     the loss by ``accumulation_steps`` as without release.
 
-    lr, eps and weight decay are read in the last pass, betas must not change from the first to the last. The state can
+    lr, eps, weight decay and beta2 are read in the last pass, beta1 must not change from the first to the last. The state can
     be saved and loaded between any two passes; ``load_state_dict`` and ``release_gradients`` may come in either order.
 
     What cannot be had together with it, because it needs all gradients at once: clipping by their total norm,
     GradScaler (use bfloat16), reading ``p.grad`` after ``backward()``. Clip each gradient by itself in
-    ``p.register_hook``.
+    ``p.register_hook``. Clipping by others, ``torch.nn.utils.clip_grad_norm_`` and the trainers that call it, finds no
+    gradients and does nothing: turn it off there (``max_grad_norm=0`` in transformers, ``gradient_clip_val=None`` in
+    Lightning). A scaled loss must not be backpropagated at all; only ``GradScaler.step`` can notice.
 
     Args:
         optimizer: the optimizer, on parameters that are plain tensors or sharded by ``fully_shard``.
@@ -108,12 +112,17 @@ class GradientRelease:
         self._running: int | None = None
         self._last = False  # whether it is the one that updates
         self._seen: set[Tensor] = set()
-        self._beta1s: list[Any] = []
         for group in optimizer.param_groups:
             self._check(group)
         for index in range(len(optimizer.param_groups)):
             self._hook(index)
         optimizer._pending.release = self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "the handle of release_gradients cannot be copied or pickled; copy the optimizer, and call "
+            "release_gradients with the copy"
+        )
 
     @property
     def accumulated(self) -> int:
@@ -158,8 +167,10 @@ class GradientRelease:
         """
         self._check_whole()
         if self.accumulated:
+            for group in self._optimizer.param_groups:
+                check_beta1(group)
             self._update_waiting()
-            self._set_accumulated(0)
+            self._close()
 
     def forget(self) -> None:
         """Forget a backward pass that stopped half-way, once a state from before it has been loaded."""
@@ -215,15 +226,10 @@ class GradientRelease:
         for group in groups:
             check_options(group, read_tensors=not group["capturable"])
             self._check(group)
-        if not self.accumulated:
-            self._beta1s = [_copy(group["betas"][0]) for group in groups]
-        for old, group in zip(self._beta1s, groups, strict=False):
-            new = group["betas"][0]
-            if _readable(old) and _readable(new) and float(old) != float(new):
-                raise ValueError(
-                    f"betas[0] must not change between the backward passes of one step, got {float(new)} after "
-                    f"{float(old)}; step its schedule after every {self.accumulation_steps} passes"
-                )
+            check_beta1(group)
+        if self.accumulation_steps > 1:
+            for group in groups:
+                group.setdefault(ACCUMULATED_BETA1, _copy(group["betas"][0]))
         self._last = self.accumulated + 1 >= self.accumulation_steps
         self._running = torch._C._current_graph_task_id()
         Variable._execution_engine.queue_callback(self._end)
@@ -233,7 +239,7 @@ class GradientRelease:
         """End of a backward pass."""
         if self._last:
             self._update_waiting()
-            self._set_accumulated(0)
+            self._close()
         else:
             self._set_accumulated(self.accumulated + 1)
         self.forget()
@@ -268,6 +274,12 @@ class GradientRelease:
                 p.grad = torch.zeros_like(p)
                 self._update(p)
                 p.grad = None
+
+    def _close(self) -> None:
+        """What was accumulated is in the parameters."""
+        self._set_accumulated(0)
+        for group in self._optimizer.param_groups:
+            group.pop(ACCUMULATED_BETA1, None)
 
     def _set_accumulated(self, count: int) -> None:
         for group in self._optimizer.param_groups:
@@ -304,6 +316,20 @@ class GradientRelease:
                         f"tensor of shape {tuple(p.shape)}: DistributedDataParallel would reduce its gradient after "
                         "the update; pass local_gradients=True if no reduction is wanted"
                     )
+
+
+def check_beta1(group: dict[str, Any]) -> None:
+    """Check that beta1 is still what it was when gradients went into the first moment.
+
+    Raises:
+        ValueError: if it is another one.
+    """
+    old, new = group.get(ACCUMULATED_BETA1), group["betas"][0]
+    if old is not None and _readable(old) and _readable(new) and float(old) != float(new):
+        raise ValueError(
+            f"betas[0] must not change between the backward passes of one step, got {float(new)} after {float(old)}; "
+            "move its schedule on after steps alone"
+        )
 
 
 _REDUCED = (
