@@ -6,11 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+
+from adamomentum import AdaMomentum
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "api.md")]
 # What a page needs beside torch and the study; Keras takes long to start.
-NEEDS = {"optax.md": "optax", "keras.md": "keras"}
+NEEDS = {"optax.md": "optax", "quick-start.md": "optax", "keras.md": "keras"}
 MARKS = {"keras.md": [pytest.mark.slow]}
 
 
@@ -38,3 +41,22 @@ def test_code_runs(page, tmp_path, monkeypatch):
 def test_links_into_the_repository_exist(page):
     for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def test_the_table_of_bytes(page=ROOT / "docs" / "precision.md"):
+    """Measured of a parameter with its gradient and state."""
+    rows = re.findall(
+        r"^\| (float32|bfloat16) \| (as AdamW's|bfloat16|8bit) \| (\w*) ?\| (.*) \|$", page.read_text(), re.MULTILINE
+    )
+    assert len(rows) == 8
+    for dtype, moments, rounding, numbers in rows:
+        p = torch.nn.Parameter(torch.zeros(1 << 16, dtype=getattr(torch, dtype)))
+        p.grad = torch.zeros_like(p)
+        optimizer = AdaMomentum(
+            [p], state_dtype=None if moments == "as AdamW's" else moments, rounding=rounding or "nearest"
+        )
+        optimizer.init_state()
+        parameter, gradient = p.nbytes / p.numel(), p.grad.nbytes / p.numel()
+        state = sum(t.nbytes for t in optimizer.state[p].values()) / p.numel()
+        measured = [parameter, gradient, state, parameter + gradient + state, parameter + state]
+        assert [float(number) for number in numbers.split(" | ")] == [pytest.approx(x, abs=0.005) for x in measured]

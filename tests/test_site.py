@@ -13,6 +13,7 @@ MODULES = (
     "optax",
     "keras",
     "reference",
+    "bench.memory",
     "theory.guidance",
     "theory.moments",
     "theory.transients",

@@ -59,7 +59,7 @@ def from_adam(
 
     Returns:
         A dict for ``optimizer.load_state_dict()``. Parameters are matched by name if all groups of both sides
-        have ``param_names`` (those of :func:`adamomentum.torch.groups.param_groups` and of named parameters
+        have ``param_names`` (those of :func:`~adamomentum.torch.param_groups` and of named parameters
         do), otherwise by order, group by group. Moments are new tensors on the CPU, in the dtype that
         ``optimizer`` uses. A parameter without saved state gets none.
 

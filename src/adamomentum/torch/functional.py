@@ -42,7 +42,7 @@ def choose_path(
     """Choose the path for one parameter group: an explicit request, else the fastest correct one.
 
     With ``fused=None`` and ``foreach=None`` that is, for parameters on a CPU, the native kernels if they are
-    installed. Tensors in the group that these cannot take (:mod:`adamomentum.torch.fused_cpu`) go the next way, which
+    installed. Tensors in the group that these cannot take (``fused_cpu.py``) go the next way, which
     is foreach if every parameter is a plain tensor (no subclass such as DTensor) on a device with foreach kernels and
     moments are kept in float32 or wider, else the for-loop. On CUDA the fused kernel is taken on request alone, since
     it has not been measured there yet. With ``differentiable``, always the for-loop. Compiled code, and code that a
@@ -136,8 +136,8 @@ def adamomentum(
 ) -> None:
     """Take one AdaMomentum step on lists of tensors, in place.
 
-    The options are those of :class:`~adamomentum.AdaMomentum`, which also validates them; nothing is checked here
-    but what :func:`choose_path` raises. The i-th tensors of all lists belong together.
+    The options are those of :class:`~adamomentum.torch.AdaMomentum`, which also validates them; nothing is checked here
+    but what :func:`~adamomentum.torch.functional.choose_path` raises. The i-th tensors of all lists belong together.
 
     Args:
         params: parameters, of any floating-point or complex dtype.
@@ -158,8 +158,8 @@ def adamomentum(
         rectify: apply RAdam's rectification.
         full_bias_correction: average the square of the bias-corrected first moment.
         maximize: ascend.
-        foreach: see :func:`choose_path`.
-        fused: see :func:`choose_path`.
+        foreach: see :func:`~adamomentum.torch.functional.choose_path`.
+        fused: see :func:`~adamomentum.torch.functional.choose_path`.
         capturable: never read a tensor on the host.
         differentiable: keep the update differentiable.
         exp_avg_scales: for uint8 codes, the exponents of their blocks.

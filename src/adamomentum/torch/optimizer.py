@@ -456,14 +456,14 @@ class AdaMomentum(Optimizer):
         return bool(grads) and not any(grad.is_meta or grad.any() for grad in grads)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state made by :meth:`state_dict`; moments keep the dtype they were saved with.
+        """Load a state made by ``state_dict()``; moments keep the dtype they were saved with.
 
         Everything is checked before anything changes, and the loaded tensors are copies. Where both sides have the
         names of parameters, from ``named_parameters()``, the state goes to the parameter of the same name within its
         group; without names, or under new ones, to the one at the same place.
 
         Args:
-            state_dict: what :meth:`state_dict` returned, perhaps through a file.
+            state_dict: what ``state_dict()`` returned, perhaps through a file.
 
         Raises:
             TypeError: if it is no dict.

@@ -8,7 +8,7 @@ repeated, goes on bit for bit from a checkpoint, and does not depend on the numb
 save. For a fixed element they are an additive recurrence t * alpha mod 1, whose sums stay within O(log t) of their
 mean: rounding errors cancel over the steps rather than add up as a random walk.
 
-**8-bit.** Elements are taken in the order of memory, in blocks of :data:`BLOCK`. A block stores one biased float32
+**8-bit.** Elements are taken in the order of memory, in blocks of 256 (``BLOCK``). A block stores one biased float32
 exponent E, that of its largest element (rounded up where rounding could pass the largest code), and a byte for each
 element, made of the leading bits of the float32 number relative to E:
 

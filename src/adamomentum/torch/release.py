@@ -48,8 +48,9 @@ def release_gradients(
     gradients in ``p.grad`` and one ``step()`` would give, to rounding: gradients are summed, not averaged, so divide
     the loss by ``accumulation_steps`` as without release.
 
-    lr, eps, weight decay and beta2 are read in the last pass, beta1 must not change from the first to the last. The state can
-    be saved and loaded between any two passes; ``load_state_dict`` and ``release_gradients`` may come in either order.
+    lr, eps, weight decay and beta2 are read in the last pass, beta1 must not change from the first to the last. The
+    state can be saved and loaded between any two passes; ``load_state_dict`` and ``release_gradients`` may come in either
+    order.
 
     What cannot be had together with it, because it needs all gradients at once: clipping by their total norm,
     GradScaler (use bfloat16), reading ``p.grad`` after ``backward()``. Clip each gradient by itself in
@@ -95,7 +96,7 @@ def release_gradients(
 
 
 class GradientRelease:
-    """The handle of :func:`release_gradients`, which makes it.
+    """The handle of :func:`~adamomentum.torch.release_gradients`, which makes it.
 
     Attributes:
         accumulation_steps: backward passes a step.
