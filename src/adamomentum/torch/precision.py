@@ -25,7 +25,7 @@ The native kernels store the same formats. This file is their readable specifica
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -139,9 +139,14 @@ def dither(
     """
     by_step = _BY_STEP[moment]
     t = step.to(device, torch.int64) if isinstance(step, Tensor) else int(step)
-    start = (t * by_step) & 0xFFFFFFFF
-    bits = (torch.arange(first, first + numel, dtype=torch.int64, device=device) * _BY_POSITION + start) & 0xFFFFFFFF
-    return (bits - ((bits >> 31) << 32)).to(torch.int32)
+    start = _signed((t * by_step + (first * _BY_POSITION & 0xFFFFFFFF)) & 0xFFFFFFFF)
+    # In 32 bits, where what overflows is cut off, as it should be.
+    return torch.arange(numel, dtype=torch.int32, device=device).mul_(_signed(_BY_POSITION)).add_(start)
+
+
+def _signed(bits: Any) -> Any:
+    """What 32 bits, an unsigned number or a tensor of such, are as a signed one."""
+    return bits - ((bits >> 31) << 32)
 
 
 def in_memory_order(t: Tensor, like: Tensor) -> Tensor:

@@ -1,0 +1,63 @@
+"""Time of a step on bfloat16 parameters by how they are rounded, beside torch's fused AdamW, which rounds to nearest.
+
+    python benchmarks/rounding_time.py [--elements 8388608] [--rounds 15] [--threads 1]
+
+A round times a step of each, one after the other, and the ratio to AdamW is taken within the round: the median, and the
+middle half of the rounds. Processor time, so that other work on the machine disturbs less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from adamomentum import AdaMomentum
+
+KINDS = {
+    "nearest": {},
+    "kahan": {"rounding": "kahan"},
+    "master": {"rounding": "master"},
+    "stochastic": {"rounding": "stochastic"},
+    "stochastic, bfloat16 moments": {"rounding": "stochastic", "state_dtype": "bfloat16"},
+    "stochastic, 8-bit moments": {"rounding": "stochastic", "state_dtype": "8bit"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--elements", type=int, default=1 << 23)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    def parameter() -> torch.nn.Parameter:
+        p = torch.nn.Parameter(torch.randn(args.elements).bfloat16())
+        p.grad = torch.randn(args.elements).bfloat16()
+        return p
+
+    def seconds(optimizer: torch.optim.Optimizer) -> float:
+        before = time.process_time()
+        optimizer.step()
+        return time.process_time() - before
+
+    baseline = torch.optim.AdamW([parameter()], fused=True)
+    ours = {name: AdaMomentum([parameter()], **options) for name, options in KINDS.items()}
+    for optimizer in (baseline, *ours.values()):
+        optimizer.step()  # makes the state
+    ratios: dict[str, list[float]] = {name: [] for name in ours}
+    for _ in range(args.rounds):
+        reference = seconds(baseline)
+        for name, optimizer in ours.items():
+            ratios[name].append(seconds(optimizer) / reference)
+    print("| `rounding` | step, ratio to AdamW fused |\n|---|---|")
+    for name, values in ratios.items():
+        low, middle, high = statistics.quantiles(values, n=4)
+        print(f"| {name} | {middle:.1f} ({low:.1f}-{high:.1f}) |")
+
+
+if __name__ == "__main__":
+    main()
