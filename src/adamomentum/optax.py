@@ -57,9 +57,10 @@ def scale_by_adamomentum(
 ) -> optax.GradientTransformation:
     """Scale updates as AdaMomentum does: the second moment averages the square of the first one.
 
-    All maths is done in float32, or in float64 for gradients or moments in it. Updates come back in the dtype of the
-    gradients. Of complex gradients the squared modulus is averaged, as in ``optax.scale_by_adam``; wrap the
-    transformation in ``optax.contrib.split_real_and_imaginary`` for what PyTorch's optimizers do.
+    All maths is done in float32, or in float64 for gradients or moments in it. Updates come back in the dtype that
+    gradients and parameters promote to, or in the gradients' where ``update`` is not given the parameters. Of complex
+    gradients the squared modulus is averaged, as in ``optax.scale_by_adam``; wrap the transformation in
+    ``optax.contrib.split_real_and_imaginary`` for what PyTorch's optimizers do.
 
     Args:
         b1: decay rate of the first moment, in [0, 1).
@@ -69,7 +70,7 @@ def scale_by_adamomentum(
             where eps / (1 - b2) underflows, a coordinate becomes NaN when its first gradient is 0.
         amsgrad: divide by the largest second moment so far, eps included, instead of the current one.
         mu_dtype: dtype of the first moment: float32, float64 or bfloat16. Default: that of the parameters, but float32
-            for half precision.
+            for half precision. Of complex parameters it is complex64 at least.
         nu_dtype: dtype of the second moment, likewise. A moment in bfloat16 is rounded stochastically, because to the
             nearest it would stop moving when its change in a step, 1 - b2 of the distance, is less than half a bit.
 
@@ -95,12 +96,11 @@ def scale_by_adamomentum(
     def update_fn(
         updates: optax.Updates, state: ScaleByAdaMomentumState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, ScaleByAdaMomentumState]:
-        del params
         count = optax.safe_increment(state.count)
         c1, c2 = _one_minus_power(b1, count), _one_minus_power(b2, count)
         floor = eps / (1 - b2)
 
-        def one(g: jax.Array | None, m: jax.Array, v: jax.Array, v_max: jax.Array | None, i: int) -> _Leaf:
+        def one(g: jax.Array | None, p: Any, m: jax.Array, v: jax.Array, v_max: jax.Array | None, i: int) -> _Leaf:
             if g is None:  # not trained in this step
                 return _Leaf(None, m, v, v_max)
             g = jnp.asarray(g)
@@ -119,11 +119,13 @@ def scale_by_adamomentum(
                 v_hat = v_max.astype(dtype) / scalar(c2)
             step = m_new / scalar(c1) / jnp.sqrt(v_hat)
             m, v = _stored(m_new, m, count, 2 * i), _stored(v_new, v, count, 2 * i + 1)
-            return _Leaf(step.astype(g.dtype), m, v, v_max)
+            # The gradients' dtype alone would round the steps of float32 parameters to bfloat16's 8 bits.
+            return _Leaf(step.astype(g.dtype if p is None else jnp.result_type(g, p)), m, v, v_max)
 
         leaves, tree = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
         rows = zip(
             leaves,
+            [None] * len(leaves) if params is None else tree.flatten_up_to(params),
             *(tree.flatten_up_to(moment) for moment in (state.mu, state.nu)),
             tree.flatten_up_to(state.nu_max) if amsgrad else [None] * len(leaves),
             range(len(leaves)),
@@ -167,7 +169,8 @@ def adamomentum(
         nu_dtype: see :func:`scale_by_adamomentum`.
 
     Returns:
-        The transformation. With weight decay, ``update`` needs the parameters.
+        The transformation. Pass ``update`` the parameters: weight decay needs them, and updates are then as precise as
+        they are.
 
     Raises:
         TypeError: if a number is none.
