@@ -20,7 +20,7 @@ def main() -> None:
     y = (x[:, :1] - x[:, 1:2].abs()).tanh()
     loader = DataLoader(TensorDataset(x, y), batch_size=16, shuffle=True)
     model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
-    optimizer = AdaMomentum(model.parameters(), lr=2e-3)
+    optimizer = AdaMomentum(model.parameters(), lr=2e-3)  # where Adam's would be 9e-3: divide by 4.4
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, 1.0, total_iters=20)
     model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
     losses = []

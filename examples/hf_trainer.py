@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 from adamomentum import AdaMomentum
 from adamomentum.torch import param_groups
 
-STEPS = 60
+STEPS, MORE = 60, 10
 
 
 class Counting(torch.utils.data.Dataset):
@@ -30,9 +30,9 @@ class Counting(torch.utils.data.Dataset):
 def arguments(folder: str) -> TrainingArguments:
     return TrainingArguments(
         output_dir=folder,
-        max_steps=STEPS,
+        max_steps=STEPS + MORE,
         per_device_train_batch_size=16,
-        learning_rate=1e-3,
+        learning_rate=1e-3,  # Adam's divided by 4.4
         warmup_steps=20,
         lr_scheduler_type="cosine",
         weight_decay=0.1,
@@ -52,8 +52,10 @@ def model() -> GPT2LMHeadModel:
 
 
 def by_class(folder: str) -> Trainer:
-    """The Trainer makes groups (no decay on biases and norms), takes lr and decay from its arguments, and schedules."""
+    """The Trainer makes groups (no decay on biases and norms), takes decay from its arguments, and schedules."""
     args = arguments(folder)
+    # eps is AdaMomentum's own: args.adam_epsilon, 1e-8, is what Adam adds to the root. Added to the second moment at
+    # every step, as here, it would keep the denominator above 3e-3, more than many gradients.
     return Trainer(
         model=model(),
         args=args,
@@ -66,8 +68,15 @@ def ready_made(folder: str) -> Trainer:
     """Optimizer and schedule are your own."""
     network = model()
     optimizer = AdaMomentum(param_groups(network, weight_decay=0.1), lr=1e-3)
-    schedule = get_cosine_schedule_with_warmup(optimizer, 20, STEPS)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 20, STEPS + MORE)
     return Trainer(model=network, args=arguments(folder), train_dataset=Counting(), optimizers=(optimizer, schedule))
+
+
+def inner(trainer: Trainer) -> AdaMomentum:
+    """The optimizer, out of the wrapper that Accelerate puts around it."""
+    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    assert isinstance(optimizer, AdaMomentum)
+    return optimizer
 
 
 def main() -> None:
@@ -76,15 +85,18 @@ def main() -> None:
             trainer = make(folder)
             trainer.train()
             losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-            # A checkpoint is taken up again, moments and all.
+            # A checkpoint is taken up again, moments and all: the run ends as the one that was not stopped.
             again = make(folder)
-            again.args.max_steps = STEPS + 10
-            again.train(resume_from_checkpoint=True)
-            assert isinstance(getattr(again.optimizer, "optimizer", again.optimizer), AdaMomentum)
+            again.train(resume_from_checkpoint=f"{folder}/checkpoint-{STEPS}")
+        optimizer, resumed = inner(trainer), inner(again)
+        for p, q in zip(trainer.model.parameters(), again.model.parameters(), strict=True):
+            assert resumed.state[q]["step"] == STEPS + MORE
+            for key, value in optimizer.state[p].items():
+                torch.testing.assert_close(resumed.state[q][key], value)
+            torch.testing.assert_close(q, p)
         first, last = float(losses[0]), float(losses[-1])
         print(f"{make.__name__}: loss {first:.2f} -> {last:.2f}, resumed to step {again.state.global_step}")
         assert last < 0.8 * first
-        assert again.state.global_step == STEPS + 10
 
 
 if __name__ == "__main__":

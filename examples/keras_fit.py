@@ -38,7 +38,7 @@ def main() -> None:
     steps = EPOCHS * len(x) // BATCH
     schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - 50, warmup_target=2.3e-3, warmup_steps=50)
     optimizer = AdaMomentum(schedule, weight_decay=0.1, global_clipnorm=1.0)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])  # saved with the model
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     first = model.fit(x, y, batch_size=BATCH, epochs=EPOCHS // 2, verbose=0).history
     with tempfile.TemporaryDirectory() as folder:

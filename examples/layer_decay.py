@@ -1,4 +1,4 @@
-"""timm's conventions for fine-tuning a vision transformer: lower rates for earlier layers, no decay where none belongs.
+"""Fine-tuning a vision transformer as BEiT, MAE and timm do: lower rates for earlier layers, no decay of vectors.
 
 python examples/layer_decay.py
 """
@@ -35,6 +35,8 @@ class VisionTransformer(nn.Module):
 def main() -> None:
     torch.manual_seed(0)
     model = VisionTransformer()
+    # Patches are layer 0, the blocks 1 to 3, norm and head, with the whole lr, layer 4. timm has the last norm in the
+    # last block: for that, pass layer_of.
     groups = param_groups(model, weight_decay=0.2, layer_decay=0.75, lr=1e-3)
     optimizer = AdaMomentum(groups, lr=1e-3)
     for group in optimizer.param_groups:
@@ -53,7 +55,6 @@ def main() -> None:
         losses.append(loss.item())
     print(f"loss {losses[0]:.2f} -> {losses[-1]:.2f}")
     assert losses[-1] < 0.6 * losses[0]
-    assert len({group["lr"] for group in optimizer.param_groups}) > 3
 
 
 if __name__ == "__main__":

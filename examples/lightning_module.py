@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from adamomentum import AdaMomentum
 
+EPOCHS, MORE, LIMIT = 12, 2, 0.1
+
 
 class Automatic(lightning.LightningModule):
     """Lightning calls backward, clips and steps."""
@@ -35,7 +37,7 @@ class Automatic(lightning.LightningModule):
         return self.loss(batch)
 
     def configure_optimizers(self) -> Any:
-        optimizer = AdaMomentum(self.parameters(), lr=2e-3)
+        optimizer = AdaMomentum(self.parameters(), lr=2e-3)  # where Adam's would be 9e-3: divide by 4.4
         warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, 1.0, total_iters=50)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
 
@@ -45,41 +47,64 @@ class Manual(Automatic):
 
     automatic_optimization = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms: list[float] = []  # of the gradients before clipping
+
     def training_step(self, batch: Any, index: int) -> None:  # type: ignore[override]
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         optimizer.zero_grad()
         self.manual_backward(self.loss(batch))
-        self.clip_gradients(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
+        # The optimizer's own, which leaves the gradients alone and clips within the step.
+        self.norms.append(optimizer.clip_grad_norm_(LIMIT).item())
         optimizer.step()
         schedule.step()
 
 
+def fit(kind: type[Automatic], epochs: int, folder: str, checkpoint: str | None = None) -> lightning.Trainer:
+    """A trainer that has trained a model of this kind, from the start or on from a checkpoint."""
+    lightning.seed_everything(0, verbose=False)
+    x = torch.randn(512, 8)
+    loader = DataLoader(TensorDataset(x, (x[:, :1] - x[:, 1:2].abs()).tanh()), batch_size=32)
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        accelerator="auto",
+        gradient_clip_val=LIMIT if kind is Automatic else None,
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(kind(), loader, ckpt_path=checkpoint)
+    return trainer
+
+
 def main() -> None:
     warnings.filterwarnings("ignore", module="lightning")
+    ends = []
     for kind in (Automatic, Manual):
-        lightning.seed_everything(0, verbose=False)
-        x = torch.randn(512, 8)
-        loader = DataLoader(TensorDataset(x, (x[:, :1] - x[:, 1:2].abs()).tanh()), batch_size=32)
         with tempfile.TemporaryDirectory() as folder:
-            trainer = lightning.Trainer(
-                max_epochs=12,
-                accelerator="auto",
-                gradient_clip_val=1.0 if kind is Automatic else None,
-                default_root_dir=folder,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
-            module = kind()
-            trainer.fit(module, loader)
-            # What a checkpoint holds of the optimizer is taken up by another run.
-            trainer.save_checkpoint(f"{folder}/last.ckpt")
-            other = kind()
-            trainer.fit_loop.max_epochs = 14
-            trainer.fit(other, loader, ckpt_path=f"{folder}/last.ckpt")
-        print(f"{kind.__name__}: loss {module.losses[0]:.3f} -> {other.losses[-1]:.3f}")
-        assert other.losses[-1] < 0.5 * module.losses[0]
+            checkpoint = f"{folder}/last.ckpt"
+            first = fit(kind, EPOCHS, folder)
+            first.save_checkpoint(checkpoint)
+            resumed = fit(kind, EPOCHS + MORE, folder, checkpoint)
+            unstopped = fit(kind, EPOCHS + MORE, folder)
+        module, other = resumed.lightning_module, unstopped.lightning_module
+        losses = first.lightning_module.losses
+        print(f"{kind.__name__}: loss {losses[0]:.3f} -> {module.losses[-1]:.3f}")
+        assert module.losses[-1] < 0.5 * losses[0]
+        # What a checkpoint holds of the optimizer was taken up: the run ends as the one that was not stopped.
+        (optimizer,), (expected,) = resumed.optimizers, unstopped.optimizers
+        for p, q in zip(module.parameters(), other.parameters(), strict=True):
+            assert optimizer.state[p]["step"] == resumed.global_step == 16 * (EPOCHS + MORE)
+            torch.testing.assert_close(optimizer.state[p], expected.state[q])
+            torch.testing.assert_close(p, q)
+        ends.append(torch.nn.utils.parameters_to_vector(module.parameters()))
+        if kind is Manual:
+            assert min(module.norms) > LIMIT
+    # Clipped by Lightning or by the optimizer, it is the same run.
+    torch.testing.assert_close(*ends, rtol=0.0, atol=1e-3)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from clients import need
+
+from adamomentum.torch import param_groups
 
 FOLDER = Path(__file__).parents[1] / "examples"
 SECONDS = 240
@@ -29,7 +32,6 @@ PLAIN = {
     "optax_loop.py": ("optax",),
     "flax_nnx.py": ("flax", "optax"),
     "equinox_loop.py": ("equinox", "optax"),
-    "keras_fit.py": ("keras",),
 }
 
 DISTRIBUTED = ("ddp.py", "fsdp2.py", "deepspeed_zero.py")
@@ -37,8 +39,8 @@ DISTRIBUTED = ("ddp.py", "fsdp2.py", "deepspeed_zero.py")
 pytestmark = [pytest.mark.slow, pytest.mark.clients]
 
 
-def run(*command: str | Path) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "KERAS_BACKEND": "torch"}
+def run(*command: str | Path, **variables: str) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **variables}
     found = subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, timeout=SECONDS, env=environment, check=False
     )
@@ -48,10 +50,36 @@ def run(*command: str | Path) -> str:
 
 @pytest.mark.parametrize(("name", "packages"), PLAIN.items(), ids=PLAIN)
 def test_example(name, packages) -> None:
-    for package in packages:
-        if find_spec(package) is None:
-            pytest.skip(f"needs {package}")
+    need(*packages)
     assert re.search(r"loss \d", run(FOLDER / name))
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax", "tensorflow"])
+def test_keras(backend) -> None:
+    need("keras", backend)
+    printed = run(FOLDER / "keras_fit.py", KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="3")
+    assert re.search(rf"{backend}: loss \d", printed)
+
+
+@pytest.mark.parametrize("rule", ["BEiT", "timm"])
+def test_layer_decay_is_the_published_rule(rule) -> None:
+    """That of BEiT's optim_factory.py is the default; timm's group_matcher has the last norm in the last block."""
+
+    def layer_of(name: str) -> int:
+        if match := re.match(r"blocks\.(\d+)\.", name):
+            return int(match[1]) + 1
+        layers = {"patch_embed": 0, "pos_embed": 0, "norm": 3 if rule == "timm" else 4, "head": 4}
+        return layers[name.split(".")[0]]
+
+    model = runpy.run_path(str(FOLDER / "layer_decay.py"))["VisionTransformer"](depth=3)
+    how = {"layer_of": layer_of} if rule == "timm" else {}
+    groups = param_groups(model, weight_decay=0.2, layer_decay=0.75, lr=1e-3, **how)
+    found = {name: (group["lr"], group["weight_decay"]) for group in groups for name in group["param_names"]}
+    expected = {}
+    for name, p in model.named_parameters():
+        spared = p.ndim == 1 or name.endswith(".bias") or name == "pos_embed"
+        expected[name] = (pytest.approx(1e-3 * 0.75 ** (4 - layer_of(name))), 0.0 if spared else 0.2)
+    assert found == expected
 
 
 def on_processes(count: int, name: str, *arguments: str | Path) -> str:
@@ -60,13 +88,15 @@ def on_processes(count: int, name: str, *arguments: str | Path) -> str:
 
 
 @pytest.mark.distributed
+# With three processes each has 171 examples an epoch, and batches of 21.
+@pytest.mark.parametrize(("processes", "steps"), [(2, 30 * 8), (3, 30 * 9)])
 @pytest.mark.parametrize("arguments", [(), ("--zero",)], ids=["ddp", "zero"])
-def test_data_parallel(arguments, tmp_path) -> None:
+def test_data_parallel(arguments, processes, steps, tmp_path) -> None:
     file = tmp_path / "checkpoint.pt"
-    assert "on 2 processes" in on_processes(2, "ddp.py", *arguments, "--checkpoint", file)
+    assert f"on {processes} processes" in on_processes(processes, "ddp.py", *arguments, "--checkpoint", file)
     saved = torch.load(file)
     assert len(saved["optimizer"]["state"]) == len(saved["model"]) == 4
-    assert {state["step"].item() for state in saved["optimizer"]["state"].values()} == {240.0}
+    assert {state["step"].item() for state in saved["optimizer"]["state"].values()} == {steps}
 
 
 @pytest.mark.distributed
@@ -87,12 +117,11 @@ def test_sharded_checkpoints_go_on_with_other_numbers_of_processes(tmp_path) -> 
 @pytest.mark.distributed
 @pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
 def test_deepspeed(stage) -> None:
-    if find_spec("deepspeed") is None:
-        pytest.skip("needs deepspeed")
+    need("deepspeed")
     assert f"ZeRO stage {stage}, 2 processes" in on_processes(2, "deepspeed_zero.py", "--stage", stage)
 
 
 def test_none_is_left_out() -> None:
-    assert {file.name for file in FOLDER.glob("*.py")} == {*PLAIN, *DISTRIBUTED}
+    assert {file.name for file in FOLDER.glob("*.py")} == {*PLAIN, *DISTRIBUTED, "keras_fit.py"}
     listed = (FOLDER / "README.md").read_text()
     assert all(f"({file.name})" in listed for file in FOLDER.glob("*.py"))

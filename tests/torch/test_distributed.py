@@ -1,9 +1,10 @@
-"""Distributed checkpoints, and training on one and two processes."""
+"""Distributed checkpoints, and training on one, two and three processes."""
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
+    get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
@@ -25,10 +27,19 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from adamomentum.torch import AdaMomentum, release_gradients
+from adamomentum.torch import AdaMomentum, functional, fused_cpu, pieces, release_gradients
+from adamomentum.torch.rounding import ROUNDING_STATE
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # as no_dist=True asks for
 TIMEOUT = timedelta(seconds=60)
+# Moments in bfloat16, and the ways to round bfloat16 parameters.
+LOW_PRECISION = {
+    "bfloat16 state": {"state_dtype": torch.bfloat16, "weight_decay": 0.1},
+    "stochastic": {"rounding": "stochastic", "weight_decay": 0.1},
+    "stochastic, bfloat16 state": {"rounding": "stochastic", "state_dtype": torch.bfloat16},
+    "kahan": {"rounding": "kahan", "amsgrad": True},
+    "master": {"rounding": "master", "weight_decay": 0.1, "decoupled_weight_decay": False},
+}
 OPTIONS = {
     "default": {},
     "decoupled decay": {"weight_decay": 0.1},
@@ -40,22 +51,26 @@ OPTIONS = {
     "for-loop": {"foreach": False, "weight_decay": 0.01, "fixed_decay": True},
     "capturable": {"capturable": True, "weight_decay": 0.01, "fixed_decay": True},
     "float64 state": {"state_dtype": torch.float64},
+    **LOW_PRECISION,
 }
-WRONG = AssertionError("took the foreach path")
+KERNELS = fused_cpu.why_not() is None  # an installation without a compiler has none
+# The ways of shards through the update, by what is asked for.
+PATHS = {"fused" if KERNELS else "for-loop": {}, "for-loop": {"foreach": False}, "foreach": {"foreach": True}}
 # For runs of several processes, whose sums are taken in another order.
 STRONG = {"lr": 1e-2, "weight_decay": 0.01, "fixed_decay": True, "amsgrad": True}
 
 
-def make_model(dtype: torch.dtype = torch.float64) -> nn.Module:
-    """A network whose rows do not divide evenly between two processes, and with a bias too short for two."""
+def make_model(dtype: torch.dtype = torch.float64, width: int = 5) -> nn.Module:
+    """A network whose rows do not divide evenly between two or three processes, and with a bias too short for two."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1)).to(dtype)
+    return nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 1)).to(dtype)
 
 
 def make_batches(steps: int, dtype: torch.dtype = torch.float64) -> list[tuple[Tensor, Tensor]]:
+    """Batches that divide evenly between two or three processes, so that the mean of their means is that of all."""
     generator = torch.Generator().manual_seed(1)
     return [
-        (torch.randn(8, 4, generator=generator, dtype=dtype), torch.randn(8, 1, generator=generator, dtype=dtype))
+        (torch.randn(12, 4, generator=generator, dtype=dtype), torch.randn(12, 1, generator=generator, dtype=dtype))
         for _ in range(steps)
     ]
 
@@ -67,9 +82,10 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[tupl
         optimizer.step()
 
 
-def part_of(batches: list[tuple[Tensor, Tensor]], rank: int) -> list[tuple[Tensor, Tensor]]:
-    """Every second example of each batch."""
-    return [(x[rank::2], y[rank::2]) for x, y in batches]
+def part_of(batches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """This process's examples of each batch."""
+    rank, processes = dist.get_rank(), dist.get_world_size()
+    return [(x[rank::processes], y[rank::processes]) for x, y in batches]
 
 
 def values(model: nn.Module) -> dict[str, Tensor]:
@@ -82,6 +98,37 @@ def values(model: nn.Module) -> dict[str, Tensor]:
 
 def assert_close(actual, expected, tolerance: float) -> None:
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@contextmanager
+def updates() -> Iterator[Counter[str]]:
+    """Counts the tensors that go each of the ways through the update."""
+    run, foreach, loop = fused_cpu.run, functional.foreach_update, functional._for_loop
+    counted: Counter[str] = Counter()
+
+    def counting_run(batch, rule) -> None:
+        counted["fused"] += len(batch)
+        run(batch, rule)
+
+    def counting_foreach(columns, numbers, rule) -> None:
+        counted["foreach"] += len(columns[0])
+        foreach(columns, numbers, rule)
+
+    def counting_loop(*args) -> None:
+        counted["for-loop"] += 1
+        loop(*args)
+
+    with (
+        patch.object(fused_cpu, "run", counting_run),
+        patch.object(functional, "foreach_update", counting_foreach),
+        patch.object(functional, "_for_loop", counting_loop),
+    ):
+        yield counted
+
+
+def dtype_for(options: dict, dtype: torch.dtype) -> torch.dtype:
+    """Rounding is for half-precision parameters alone."""
+    return torch.bfloat16 if "rounding" in options else dtype
 
 
 @pytest.fixture(scope="module")
@@ -99,23 +146,26 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 def test_asking_for_the_state_before_the_first_step_changes_nothing(options: dict, tensor_lr: bool) -> None:
     lr = torch.tensor(1e-2) if tensor_lr else 1e-2
-    model, other = make_model(torch.float32), make_model(torch.float32)
+    dtype = dtype_for(options, torch.float32)
+    model, other = make_model(dtype), make_model(dtype)
     before = values(model)
     optimizer = AdaMomentum(model.parameters(), lr=lr, **options)
     other_optimizer = AdaMomentum(other.parameters(), lr=deepcopy(lr), **options)
 
     state_dict = get_optimizer_state_dict(model, optimizer)
     keys = {"step", "exp_avg", "exp_avg_sq"} | ({"max_exp_avg_sq"} if options.get("amsgrad") else set())
-    for state in state_dict["state"].values():
+    keys |= {kept for rounding, kept in ROUNDING_STATE.items() if options.get("rounding") == rounding}
+    for name, state in state_dict["state"].items():
         assert set(state) == keys
-        assert not any(value.any() for value in state.values())
+        assert not any(value.any() for key, value in state.items() if key != "master")
+        assert_close(state.get("master", before[name].float()), before[name].float(), 0)
     assert optimizer.param_groups[0]["lr"] is lr
     set_optimizer_state_dict(model, optimizer, state_dict)
 
     assert_close(values(model), before, 0)
     for state in optimizer.state.values():
         assert state["step"].item() == 0
-    batches = make_batches(5, torch.float32)
+    batches = make_batches(5, dtype)
     train(model, optimizer, batches)
     train(other, other_optimizer, batches)
     assert_close(values(model), values(other), 0)
@@ -123,12 +173,13 @@ def test_asking_for_the_state_before_the_first_step_changes_nothing(options: dic
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 def test_loading_into_an_optimizer_that_has_not_stepped(options: dict) -> None:
-    batches = make_batches(8)
-    model = make_model()
+    dtype = dtype_for(options, torch.float64)
+    batches = make_batches(8, dtype)
+    model = make_model(dtype)
     optimizer = AdaMomentum(model.parameters(), lr=torch.tensor(1e-2), **options)
     train(model, optimizer, batches[:4])
 
-    other = make_model()
+    other = make_model(dtype)
     other.load_state_dict(model.state_dict())
     other_optimizer = AdaMomentum(other.parameters(), lr=torch.tensor(1.0), **options)
     before = values(other)
@@ -155,14 +206,15 @@ def test_checkpoint_in_a_directory(tmp_path: Path, options: dict, tensors: bool,
     scheduled = {"lr": 1e-2, "betas": (0.8, 0.99)}
     if tensors:
         scheduled = {"lr": torch.tensor(1e-2), "betas": (torch.tensor(0.8), torch.tensor(0.99))}
-    batches = make_batches(8)
-    model = make_model()
+    dtype = dtype_for(options, torch.float64)
+    batches = make_batches(8, dtype)
+    model = make_model(dtype)
     optimizer = AdaMomentum(groups_of(model), **deepcopy(scheduled), **options)
     train(model, optimizer, batches[:4])
     saved = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer, options=wanted)}
     dcp.save(saved, checkpoint_id=tmp_path, no_dist=True)
 
-    other = make_model()
+    other = make_model(dtype)
     # Other numbers than those saved, so that they have to be loaded.
     other_scheduled = {"lr": torch.tensor(1.0), "betas": (torch.tensor(0.1), torch.tensor(0.1))} if tensors else {}
     other_optimizer = AdaMomentum(groups_of(other), **other_scheduled, **options)
@@ -208,6 +260,31 @@ def test_first_step_with_lr_zero_counts_if_there_are_gradients() -> None:
 # ---- distributed tensors ----
 
 
+def take_steps(params: list[Tensor], optimizer: AdaMomentum) -> Counter[str]:
+    """Seven steps with random gradients, the same for distributed tensors as for plain ones; the ways they went."""
+    generator = torch.Generator().manual_seed(1)
+    with updates() as counted:
+        for _ in range(7):
+            for p in params:
+                grad = torch.randn(p.shape, generator=generator).to(p.dtype)
+                p.grad = distribute_tensor(grad, p.device_mesh, p.placements) if isinstance(p, DTensor) else grad
+            optimizer.step()
+    return counted
+
+
+def assert_same_state(
+    params: list[Tensor], optimizer: AdaMomentum, distributed: list[Tensor], other: AdaMomentum, tolerance: float
+) -> None:
+    for p, d in zip(params, distributed, strict=True):
+        assert isinstance(d, DTensor)
+        assert_close(d.full_tensor(), p, tolerance)
+        assert optimizer.state[p].keys() == other.state[d].keys()
+        for key, value in optimizer.state[p].items():
+            ours = other.state[d][key]
+            assert isinstance(ours, DTensor) == (key != "step")
+            assert_close(ours.full_tensor() if key != "step" else ours, value, tolerance)
+
+
 @pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("placement", [Shard(0), Replicate()], ids=["sharded", "replicated"])
 @pytest.mark.parametrize("foreach", [None, False, True])
@@ -218,37 +295,50 @@ def test_dtensor_equals_plain_tensor(options: dict, dtype: torch.dtype, placemen
     torch.manual_seed(0)
     plain = [torch.randn(3, 4, dtype=dtype), torch.randn(5, dtype=dtype)]
     distributed = [distribute_tensor(p.clone(), mesh, [placement]) for p in plain]
+    if foreach and options in LOW_PRECISION.values():
+        with pytest.raises(ValueError, match="foreach=True does not go with"):
+            AdaMomentum(distributed, **{**options, "foreach": foreach})
+        return
     options = {**options, "foreach": foreach}
     # By default both take the native kernels, for bit-equal numbers; the foreach path falls to them in no case.
     optimizer = AdaMomentum(plain, **{**options, "foreach": None if foreach is None else False})
     distributed_optimizer = AdaMomentum(distributed, **options)
-    for _ in range(7):
-        for p, d in zip(plain, distributed, strict=True):
-            p.grad = torch.randn_like(p)
-            d.grad = distribute_tensor(p.grad.clone(), mesh, [placement])
-        optimizer.step()
-        update = nullcontext() if foreach else patch("adamomentum.torch.functional.foreach_update", side_effect=WRONG)
-        with update:
-            distributed_optimizer.step()
-    for p, d in zip(plain, distributed, strict=True):
-        assert isinstance(d, DTensor)
-        assert_close(d.full_tensor(), p, 1e-12)
-        for key, value in optimizer.state[p].items():
-            ours = distributed_optimizer.state[d][key]
-            assert isinstance(ours, DTensor) == (key != "step")
-            assert_close(ours.full_tensor() if key != "step" else ours, value, 1e-12)
+    expected, counted = take_steps(plain, optimizer), take_steps(distributed, distributed_optimizer)
+    if foreach:
+        assert counted == {"foreach": 14}, counted
+    else:  # what the kernels do not take of distributed tensors goes through the loop
+        assert counted["fused"] == expected["fused"]
+        assert counted["foreach"] == 0
+    assert_same_state(plain, optimizer, distributed, distributed_optimizer, 1e-12)
 
 
-# ---- two processes ----
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("placement", [Shard(0), Replicate()], ids=["sharded", "replicated"])
+@pytest.mark.parametrize("options", LOW_PRECISION.values(), ids=LOW_PRECISION.keys())
+def test_a_large_dtensor_is_cut_into_pieces(options: dict, placement, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = [torch.linspace(-1, 1, 1500, dtype=torch.bfloat16).reshape(5, 300)]
+    mesh = init_device_mesh("cpu", (1,))
+    distributed = [distribute_tensor(p.clone(), mesh, [placement]) for p in plain]
+    optimizer, other = (AdaMomentum(params, foreach=False, **options) for params in (plain, distributed))
+    assert take_steps(plain, optimizer)["for-loop"] == 7
+    monkeypatch.setattr(pieces, "PIECE_ELEMENTS", {"default": 512})
+    assert take_steps(distributed, other)["for-loop"] == 3 * 7
+    assert_same_state(plain, optimizer, distributed, other, 0)
 
 
-def run_in_two_processes(worker: Callable[[int, Path], None], folder: Path) -> None:
-    """Run ``worker(rank, folder)``, a function of this file, in two processes of one group.
+# ---- several processes ----
+
+
+def run_in_processes(worker: Callable[[int, Path], None], count: int, folder: Path) -> list[dict]:
+    """Run ``worker(rank, folder)``, a function of this file, in several processes of one group.
 
     The processes run this file: unlike those of multiprocessing they need not import the test as a module.
+
+    Returns:
+        What each has saved in ``folder`` under its rank.
     """
-    command = [sys.executable, __file__, worker.__name__, str(folder)]
-    logs = [folder / f"{rank}.log" for rank in range(2)]
+    command = [sys.executable, __file__, worker.__name__, str(folder), str(count)]
+    logs = [folder / f"{rank}.log" for rank in range(count)]
     processes = []
     try:
         for rank, log in enumerate(logs):
@@ -260,18 +350,24 @@ def run_in_two_processes(worker: Callable[[int, Path], None], folder: Path) -> N
         for process in processes:
             process.kill()
             process.wait()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(log.read_text() for log in logs)
+    assert [process.returncode for process in processes] == [0] * count, "\n".join(log.read_text() for log in logs)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(count)]
+
+
+several_processes = pytest.mark.parametrize("processes", [2, 3])
 
 
 def ddp_worker(rank: int, folder: Path) -> None:
     from torch.distributed.optim import ZeroRedundancyOptimizer  # importing it warns of deprecations
 
-    batches = part_of(make_batches(10), rank)
+    batches = part_of(make_batches(10))
     results = {}
     for as_views in (False, True):
         model = make_model()
         ddp = DistributedDataParallel(model, gradient_as_bucket_view=as_views)
-        train(ddp, AdaMomentum(ddp.parameters(), **STRONG), batches)
+        with updates() as counted:
+            train(ddp, AdaMomentum(ddp.parameters(), **STRONG), batches)
+        assert counted == {"fused" if KERNELS else "foreach": 4 * 10}, counted
         results[f"ddp, {as_views=}"] = values(model)
 
     model = make_model()
@@ -288,15 +384,16 @@ def ddp_worker(rank: int, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_data_parallel_training_equals_training_on_the_whole_batch(tmp_path: Path) -> None:
-    run_in_two_processes(ddp_worker, tmp_path)
+@several_processes
+def test_data_parallel_training_equals_training_on_the_whole_batch(tmp_path: Path, processes: int) -> None:
+    results = run_in_processes(ddp_worker, processes, tmp_path)
     batches = make_batches(10)
     model = make_model()
     optimizer = AdaMomentum(model.parameters(), **STRONG)
     train(model, optimizer, batches)
-    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for kind, result in results[0].items():
-        assert_close(result, results[1][kind], 0)
+        for other in results[1:]:
+            assert_close(result, other[kind], 0)
         assert_close(result, values(model), 1e-9)
 
     # What the sharded optimizer saved is what one process would have.
@@ -309,33 +406,35 @@ def test_data_parallel_training_equals_training_on_the_whole_batch(tmp_path: Pat
         assert_close(theirs, ours, 1e-9)
 
 
-def sharded_model() -> nn.Module:
-    model = make_model()
-    mesh = init_device_mesh("cpu", (2,))
+def sharded_model(dtype: torch.dtype = torch.float64, width: int = 5) -> nn.Module:
+    model = make_model(dtype, width)
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for layer in (model[0], model[2], model):
         fully_shard(layer, mesh=mesh)
     return model
 
 
 def fsdp_worker(rank: int, folder: Path) -> None:
-    batches = part_of(make_batches(10), rank)
-    model = sharded_model()
-    optimizer = AdaMomentum(model.parameters(), **STRONG)
-
-    # Asking for the state before the first step changes nothing here either.
-    before = values(model)
-    set_optimizer_state_dict(model, optimizer, get_optimizer_state_dict(model, optimizer))
-    assert_close(values(model), before, 0)
-    with patch("adamomentum.torch.functional.foreach_update", side_effect=WRONG):
-        train(model, optimizer, batches[:5])
-    assert all(isinstance(state["exp_avg"], DTensor) for state in optimizer.state.values())
-    results = {"sharded, 5 steps": values(model)}
-    dcp.save(
-        {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)},
-        checkpoint_id=folder / "of two",
-    )
-    train(model, optimizer, batches[5:])
-    results["sharded, 10 steps"] = values(model)
+    batches = part_of(make_batches(10))
+    results = {}
+    for path, request in PATHS.items():
+        model = sharded_model()
+        optimizer = AdaMomentum(model.parameters(), **STRONG, **request)
+        # Asking for the state before the first step changes nothing here either.
+        before = values(model)
+        set_optimizer_state_dict(model, optimizer, get_optimizer_state_dict(model, optimizer))
+        assert_close(values(model), before, 0)
+        with updates() as counted:
+            train(model, optimizer, batches[:5])
+        assert counted == {path: 4 * 5}, counted
+        assert all(isinstance(state["exp_avg"], DTensor) for state in optimizer.state.values())
+        results[f"{path}, 5 steps"] = values(model)
+        dcp.save(
+            {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)},
+            checkpoint_id=folder / "of several",
+        )
+        train(model, optimizer, batches[5:])
+        results[f"{path}, 10 steps"] = values(model)
 
     # The norm of the gradients is that over all shards.
     (x, y), norms = batches[0], []
@@ -356,19 +455,25 @@ def fsdp_worker(rank: int, folder: Path) -> None:
 
     # On from whole tensors that only the first process has.
     whole = torch.load(folder / "whole.pt") if rank == 0 else {"model": {}, "optimizer": {}}
-    wanted = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
     model = sharded_model()
     optimizer = AdaMomentum(model.parameters(), **STRONG)
-    set_model_state_dict(model, whole["model"], options=wanted)
-    set_optimizer_state_dict(model, optimizer, whole["optimizer"], options=wanted)
+    hand_out(model, optimizer, whole)
     train(model, optimizer, batches[5:])
     results["broadcast"] = values(model)
     torch.save(results, folder / f"{rank}.pt")
 
 
+def hand_out(model: nn.Module, optimizer: AdaMomentum, whole: dict[str, dict]) -> None:
+    """Shard state dicts of model and optimizer that the first process has whole."""
+    wanted = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(model, whole["model"], options=wanted)
+    set_optimizer_state_dict(model, optimizer, whole["optimizer"], options=wanted)
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_sharded_training_equals_training_in_one_process(tmp_path: Path) -> None:
+@several_processes
+def test_sharded_training_equals_training_in_one_process(tmp_path: Path, processes: int) -> None:
     batches = make_batches(10)
     model = make_model()
     optimizer = AdaMomentum(model.parameters(), **STRONG)
@@ -380,18 +485,74 @@ def test_sharded_training_equals_training_in_one_process(tmp_path: Path) -> None
     train(model, optimizer, batches[5:])
     after_10 = values(model)
 
-    run_in_two_processes(fsdp_worker, tmp_path)
-    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    results = run_in_processes(fsdp_worker, processes, tmp_path)
     for kind, result in results[0].items():
-        assert_close(result, results[1][kind], 0)
-        assert_close(result, after_5 if kind == "sharded, 5 steps" else after_10, 1e-9)
+        for other in results[1:]:
+            assert_close(result, other[kind], 0)
+        assert_close(result, after_5 if kind.endswith(" 5 steps") else after_10, 1e-9)
 
-    # On in one process from what two wrote.
+    # On in one process from what several wrote.
     other = make_model()
     other_optimizer = AdaMomentum(other.parameters(), **STRONG)
-    resume(other, other_optimizer, tmp_path / "of two", no_dist=True)
+    resume(other, other_optimizer, tmp_path / "of several", no_dist=True)
     train(other, other_optimizer, batches[5:])
     assert_close(values(other), after_10, 1e-9)
+
+
+def low_precision_worker(rank: int, folder: Path) -> None:
+    """Trains in bfloat16: a shard must become what a plain tensor becomes, bit for bit."""
+    batches = part_of(make_batches(8, torch.bfloat16))
+    for options in LOW_PRECISION.values():
+        # The path, the number of elements that are worked on at a time, and the parts that four parameters are then.
+        for foreach, limit, parts in ((None, 10**9, 4), (False, 10**9, 4), (False, 512, 5)):
+            model = sharded_model(torch.bfloat16, width=301)
+            optimizer = AdaMomentum(model.parameters(), foreach=foreach, **options)
+            plain = [p.to_local().detach().clone() for p in model.parameters()]
+            other = AdaMomentum(plain, foreach=foreach, **options)
+            for x, y in batches[:5]:
+                optimizer.zero_grad()
+                (model(x) - y).square().mean().backward()
+                for p, q in zip(model.parameters(), plain, strict=True):
+                    q.grad = p.grad.to_local().clone()
+                with patch.dict(pieces.PIECE_ELEMENTS, cpu=limit), updates() as counted:
+                    optimizer.step()
+                by_kernels = KERNELS and foreach is None and "rounding" not in options
+                assert counted == {"fused" if by_kernels else "for-loop": parts}, counted
+                other.step()
+            for p, q in zip(model.parameters(), plain, strict=True):
+                assert_close(p.to_local(), q, 0)
+                assert_close(parts_here(optimizer.state[p]), other.state[q], 0)
+
+        # State in whole tensors, and on from those that only the first process has.
+        wanted = StateDictOptions(full_state_dict=True)
+        whole = {
+            "model": get_model_state_dict(model, options=wanted),
+            "optimizer": get_optimizer_state_dict(model, optimizer, options=wanted),
+        }
+        moments = {
+            state[key].dtype for state in whole["optimizer"]["state"].values() for key in ("exp_avg", "exp_avg_sq")
+        }
+        assert moments == {options.get("state_dtype", torch.float32)}
+        resumed = sharded_model(torch.bfloat16, width=301)
+        resumed_optimizer = AdaMomentum(resumed.parameters(), foreach=False, **options)
+        hand_out(resumed, resumed_optimizer, whole if rank == 0 else {"model": {}, "optimizer": {}})
+        train(model, optimizer, batches[5:])
+        train(resumed, resumed_optimizer, batches[5:])
+        for p, q in zip(model.parameters(), resumed.parameters(), strict=True):
+            assert_close(q.to_local(), p.to_local(), 0)
+            assert_close(parts_here(resumed_optimizer.state[q]), parts_here(optimizer.state[p]), 0)
+    torch.save({}, folder / f"{rank}.pt")
+
+
+def parts_here(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What this process has of the state of one parameter."""
+    return {key: t.to_local() if isinstance(t, DTensor) else t for key, t in state.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_sharded_training_in_low_precision(tmp_path: Path) -> None:
+    run_in_processes(low_precision_worker, 2, tmp_path)
 
 
 def train_in_two_passes(
@@ -406,11 +567,13 @@ def train_in_two_passes(
 
 
 def release_worker(rank: int, folder: Path) -> None:
-    batches = part_of(make_batches(12), rank)
+    batches = part_of(make_batches(12))
     model = sharded_model()
     optimizer = AdaMomentum(model.parameters(), **STRONG)
     release_gradients(optimizer, 2)
-    train_in_two_passes(model, optimizer, batches[:7])
+    with updates() as counted:
+        train_in_two_passes(model, optimizer, batches[:7])
+    assert counted == {"fused" if KERNELS else "for-loop": 4 * 3}, counted
     assert all(p.grad is None for p in model.parameters())
     saved = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)}
     dcp.save(saved, checkpoint_id=folder / "between passes")
@@ -434,9 +597,8 @@ def test_sharded_training_with_released_gradients(tmp_path: Path) -> None:
     model = make_model()
     train_in_two_passes(model, AdaMomentum(model.parameters(), **STRONG), batches)
     expected = values(model)
-    run_in_two_processes(release_worker, tmp_path)
-    for rank in range(2):
-        for result in torch.load(tmp_path / f"{rank}.pt").values():
+    for results in run_in_processes(release_worker, 2, tmp_path):
+        for result in results.values():
             assert_close(result, expected, 1e-9)
 
     # On in one process from what two wrote between two passes.
@@ -448,13 +610,12 @@ def test_sharded_training_with_released_gradients(tmp_path: Path) -> None:
     assert_close(values(model), expected, 1e-9)
 
 
-WORKERS = {"ddp_worker": ddp_worker, "fsdp_worker": fsdp_worker, "release_worker": release_worker}
-
 if __name__ == "__main__":
-    name, folder, rank = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    name, folder, count, rank = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=(folder / "store").as_uri(), rank=rank, world_size=2, timeout=TIMEOUT)
+    store = (folder / "store").as_uri()
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=count, timeout=TIMEOUT)
     try:
-        WORKERS[name](rank, folder)
+        globals()[name](rank, folder)
     finally:
         dist.destroy_process_group()

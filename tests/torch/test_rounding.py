@@ -260,5 +260,7 @@ def test_a_bfloat16_language_model_learns_as_a_float32_one(tmp_path):
     for rounding in KEPT:
         ours = found[f"bfloat16, {rounding}"]
         assert max(map(abs, ours["difference"])) < 0.005
-        assert ours["curve"] < 0.02
-    assert min(found["bfloat16, nearest"]["difference"]) > 0.005  # what the others are for
+        assert ours["curve"] < 0.006
+    nearest = found["bfloat16, nearest"]  # what the others are for
+    assert min(nearest["difference"]) > 0.005
+    assert nearest["curve"] > 0.01

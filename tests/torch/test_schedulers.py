@@ -1,13 +1,18 @@
-"""Every learning-rate scheduler of torch drives AdaMomentum as it drives torch's own Adam, through a checkpoint too."""
+"""Every learning-rate scheduler of torch drives AdaMomentum as it drives torch's own Adam, through a checkpoint too.
+
+And what it sets is what the step is made with: that of the reference at the same lr and betas.
+"""
 
 import inspect
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import SWALR
 
+from adamomentum import reference
 from adamomentum.torch import AdaMomentum
 
 MAKE = {
@@ -27,11 +32,13 @@ MAKE = {
     "PolynomialLR": lambda opt: lr_scheduler.PolynomialLR(opt, 10, 2.0),
     "CosineAnnealingLR": lambda opt: lr_scheduler.CosineAnnealingLR(opt, 10),
     "CosineAnnealingWarmRestarts": lambda opt: lr_scheduler.CosineAnnealingWarmRestarts(opt, 4),
-    "CyclicLR": lambda opt: lr_scheduler.CyclicLR(opt, 1e-3, 1e-2, 3),  # cycles beta1 too
-    "OneCycleLR": lambda opt: lr_scheduler.OneCycleLR(opt, 1e-2, total_steps=12),  # so does this one
+    "CyclicLR": lambda opt: lr_scheduler.CyclicLR(opt, 1e-3, 1e-2, 3),
+    "OneCycleLR": lambda opt: lr_scheduler.OneCycleLR(opt, 1e-2, total_steps=12),
     "ReduceLROnPlateau": lambda opt: lr_scheduler.ReduceLROnPlateau(opt, patience=1),
     "SWALR": lambda opt: SWALR(opt, 1e-4, anneal_epochs=4),
 }
+# Against lr they cycle beta1.
+MOVE_BETA1 = ("CyclicLR", "OneCycleLR")
 
 
 class Decay:
@@ -51,14 +58,34 @@ def test_none_is_left_out() -> None:
     assert known <= MAKE.keys()
 
 
-def train(scheduler, optimizer: torch.optim.Optimizer, p: torch.Tensor, steps: range) -> list[tuple[float, float]]:
+class Reference:
+    """Algorithm 1 on a copy of a parameter, with whatever lr and betas the optimizer's group has at each step."""
+
+    def __init__(self, p: torch.Tensor) -> None:
+        self.theta = p.detach().numpy().copy()
+        self.state = reference.State.zeros(self.theta)
+
+    def step(self, p: torch.Tensor, lr: float, betas: tuple[float, float]) -> None:
+        self.theta, self.state = reference.step(self.theta, p.grad.numpy(), self.state, lr=lr, betas=betas)
+
+    def check(self, p: torch.Tensor) -> None:
+        np.testing.assert_allclose(p.detach().numpy(), self.theta, rtol=1e-12, atol=1e-15)
+
+
+def train(
+    scheduler, optimizer: torch.optim.Optimizer, p: torch.Tensor, steps: range, beside: Reference | None = None
+) -> list[tuple[float, float]]:
     """The lr and beta1 that each step was made with."""
     used = []
     for t in steps:
         p.grad = (p.detach() - 1) * (1 + t % 3)
         (group,) = optimizer.param_groups
         used.append((float(group["lr"]), float(group["betas"][0])))
+        if beside is not None:
+            beside.step(p, group["lr"], group["betas"])
         optimizer.step()
+        if beside is not None:
+            beside.check(p)
         scheduler.step(*([1.0] if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) else []))
     return used
 
@@ -73,13 +100,15 @@ def test_scheduler(name: str) -> None:
         made[kind] = optimizer, MAKE[name](optimizer), p
     optimizer, scheduler, p = made[AdaMomentum]
     adam, adams, q = made[torch.optim.Adam]
-    first = train(scheduler, optimizer, p, range(5))
+    beside = Reference(p)
+    first = train(scheduler, optimizer, p, range(5), beside)
     assert first == train(adams, adam, q, range(5))
     saved = deepcopy((optimizer.state_dict(), scheduler.state_dict(), p.detach()))
 
-    rest = train(scheduler, optimizer, p, range(5, 11))
+    rest = train(scheduler, optimizer, p, range(5, 11), beside)
     assert rest == train(adams, adam, q, range(5, 11))
     assert len({lr for lr, _ in first + rest}) > 1
+    assert (len({beta1 for _, beta1 in first + rest}) > 1) == (name in MOVE_BETA1)
 
     resumed = saved[2].clone().requires_grad_()
     other = AdaMomentum([resumed], lr=1e-2)

@@ -16,13 +16,16 @@ __all__ = ["Row", "local_parts", "pieces"]
 # A parameter, its gradient and its state.
 Row = tuple[Tensor, Tensor, dict[str, Tensor]]
 
+# What a state has beside tensors like the parameter: the steps, and under release the passes, that it has seen.
+COUNTS = ("step", "accumulated")
+
 # Elements of a piece, a multiple of BLOCK: moments in 8 bits take up to 48 bytes an element while they are worked on.
 PIECE_ELEMENTS = {"cpu": 2**18, "default": 2**22}
 
 
 def local_parts(p: Tensor, grad: Tensor, state: Mapping[str, Tensor]) -> Row | None:
     """This process's parts of DTensors that are all distributed alike; None for anything else."""
-    tensors: list[Any] = [p, grad, *(t for key, t in state.items() if key != "step")]
+    tensors: list[Any] = [p, grad, *(t for key, t in state.items() if key not in COUNTS)]
     if not all(hasattr(t, "_local_tensor") and hasattr(t, "placements") for t in tensors):
         return None
     if any(t.placements != tensors[0].placements or t.device_mesh != tensors[0].device_mesh for t in tensors):
