@@ -13,7 +13,8 @@ to; torch only if that is it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import compress
 from numbers import Real
 from typing import Any
 
@@ -48,7 +49,7 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
             denominator is at least sqrt(epsilon / (1 - beta_2)), 3e-7 by default. Not Adam's: keep the default. With 0
             a coordinate becomes NaN when its first gradient is 0.
         amsgrad: divide by the largest second moment so far, epsilon included, instead of the current one.
-        weight_decay: variables shrink by ``learning_rate * weight_decay`` a step, all but those named to
+        weight_decay: variables shrink by ``learning_rate * weight_decay`` a step, all but those given to
             ``exclude_from_weight_decay``.
         clipnorm: the norm of each gradient is clipped to it.
         clipvalue: each element of each gradient is clipped to it.
@@ -107,12 +108,19 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
             **kwargs,
         )
         self.beta_1, self.beta_2, self.epsilon, self.amsgrad = beta_1, beta_2, epsilon, amsgrad
+        self._undecayed_names: tuple[str, ...] = ()
+        self._undecayed_keys: tuple[Any, ...] = ()
+        # What was loaded, until build sees the variables: whether each was excluded by var_list.
+        self._undecayed_mask: tuple[bool, ...] = ()
 
     def build(self, variables: Sequence[Any]) -> None:
         """Make the moments.
 
         Args:
             variables: of the model, to be trained.
+
+        Raises:
+            ValueError: if one is complex, or if they are not as many as ``var_list`` was saved for.
         """
         if self.built:
             return
@@ -122,15 +130,27 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
                     f"variables must be real, got {variable.path} in {variable.dtype}; train its real and its "
                     "imaginary part as two variables"
                 )
+        mask, updated = self._undecayed_mask, self._updated(variables)
+        if mask and len(mask) != len(updated):
+            raise ValueError(
+                f"variables must be the {len(mask)} that the optimizer was saved with, some of which var_list excluded "
+                f"from weight decay, got {len(updated)}"
+            )
         super().build(variables)
+        if mask:
+            self.exclude_from_weight_decay(compress(updated, mask), self._undecayed_names)
         self._momentums = self._moments(variables, "momentum")
         self._velocities = self._moments(variables, "velocity")
         if self.amsgrad:
             self._largest_velocities = self._moments(variables, "largest_velocity")
 
+    def _updated(self, variables: Sequence[Any]) -> list[Any]:
+        """All but those that their gradient overwrites: the scales of float8, which loading puts in another place."""
+        return [variable for variable in variables if not self._overwrite_variable_with_gradient(variable)]
+
     def _moments(self, variables: Sequence[Any], name: str) -> list[Any]:
         return [
-            None  # a variable that its gradient overwrites, such as a scale of float8
+            None  # not needed, and a loaded model would mistake them for others
             if self._overwrite_variable_with_gradient(variable)
             else self.add_variable(
                 shape=variable.shape,
@@ -167,10 +187,73 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         step = ops.cast(learning_rate, m.dtype) * m / (c1 * ops.sqrt(v_hat))
         self.assign(variable, ops.cast(ops.cast(variable, m.dtype) - step, variable.dtype))
 
+    def exclude_from_weight_decay(
+        self, var_list: Iterable[Any] | None = None, var_names: Iterable[str] | None = None
+    ) -> None:
+        """Exclude variables from weight decay, before the first step.
+
+        Keras's own optimizers forget it when they are saved, and decay all once loaded; this one remembers.
+
+        Args:
+            var_list: variables to exclude.
+            var_names: strings, each a regular expression; variables in whose name one is found are excluded.
+
+        Raises:
+            TypeError: if ``var_names`` is one string, which would be taken for its letters.
+        """
+        if isinstance(var_names, str):
+            raise TypeError(f"var_names must be a list of strings, got {var_names!r}")
+        variables, names = tuple(var_list or ()), tuple(var_names or ())
+        super().exclude_from_weight_decay(variables, names)
+        self._undecayed_names = names
+        self._undecayed_keys = tuple(self._var_key(variable) for variable in variables)
+        self._undecayed_mask = ()
+
+    def _overwrite_model_variables_with_average_value(self, trainable_variables: Sequence[Any]) -> None:
+        super()._overwrite_model_variables_with_average_value(trainable_variables)
+        if keras.backend.backend() == "jax":
+            # There each variable and its average are one array now, which the next step would donate twice.
+            for average in self._model_variables_moving_average:
+                if average is not None:
+                    average.assign(ops.copy(average))
+
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make this optimizer again, for ``from_config``."""
+        """Returns what ``from_config`` makes this optimizer from again: its arguments, and what does not decay.
+
+        Raises:
+            ValueError: if variables were excluded from weight decay before the optimizer was built: they are saved, as
+                the moments are, by their place among the variables that it is built with.
+        """
+        if self._undecayed_keys and not self.built:
+            raise ValueError(
+                "an optimizer with var_list excluded from weight decay must be built before it is saved: call "
+                "optimizer.build(model.trainable_variables)"
+            )
         own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon, "amsgrad": self.amsgrad}
-        return {**super().get_config(), **own}
+        config: dict[str, Any] = {**super().get_config(), **own}
+        if self._undecayed_names:
+            config["undecayed_names"] = list(self._undecayed_names)
+        updated = self._updated(self._trainable_variables)
+        mask = self._undecayed_mask or [self._var_key(variable) in self._undecayed_keys for variable in updated]
+        if any(mask):
+            config["undecayed_variables"] = list(mask)
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> AdaMomentum:
+        """Make an optimizer from what ``get_config`` returned.
+
+        Args:
+            config: what it returned.
+            custom_objects: classes and functions that Keras does not know, by name.
+        """
+        config = dict(config)
+        names, mask = config.pop("undecayed_names", None), config.pop("undecayed_variables", ())
+        made: AdaMomentum = super().from_config(config, custom_objects)
+        if names:
+            made.exclude_from_weight_decay(var_names=names)
+        made._undecayed_mask = tuple(mask)
+        return made
 
 
 def _checked(name: str, value: Any, *, below_one: bool = False) -> float:
