@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from adamomentum.study.stages import Plan
 from adamomentum.study.studyfile import Study
 from adamomentum.study.trial import TrialResult
@@ -71,3 +74,13 @@ def finish(plan: Plan, results: dict[str, TrialResult], loss) -> int:
     for t in new:
         results[t.spec.trial_id] = fake_result(loss(t))
     return len(new)
+
+
+def finished(out: Path) -> dict[str, dict]:
+    """All stored trials by id, without clock and machine; every file must be whole."""
+    found = {}
+    for path in out.glob("store/[0-9a-f][0-9a-f]/*.json"):
+        record = json.loads(path.read_text())
+        result = record["result"]
+        found[path.stem] = {"spec": record["spec"], **{k: result[k] for k in ("status", "final", "curve", "samples")}}
+    return found

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from study.arrays import make_arrays
-from study.mini import MINI
+from study.mini import MINI, fingerprints
 from typer.testing import CliRunner
 
+from adamomentum.study import commands
 from adamomentum.study.commands import app
+from adamomentum.study.stages import plan
 from adamomentum.study.studyfile import parse, read
 
 runner = CliRunner()
@@ -53,6 +55,24 @@ def test_plan_counts_and_touches_nothing(tmp_path) -> None:
     assert re.search(rf"{task.name} .*?{points}", printed)
     assert "Left: about" in printed
     assert not (tmp_path / "out").exists()
+
+
+def minutes_left(printed: str) -> float:
+    hours, minutes, seconds = map(int, re.search(r"Left: about (\d+):(\d+):(\d+)", printed).groups())
+    return 60 * hours + minutes + seconds / 60
+
+
+def test_the_estimate_of_a_smoke_run_is_of_a_smoke_run(tmp_path) -> None:
+    """A declared time for each task; the whole of ``paper-mini --smoke`` takes 5 to 6 minutes of two idle cores."""
+    assert all(task.smoke.minutes for task in read("paper-mini").tasks)
+    whole = call("plan", "paper-mini", "--smoke", "--out", tmp_path / "out", "--workers", 2)
+    assert 4 < minutes_left(whole) < 9
+    (tmp_path / "mini.toml").write_text(MINI.replace("evaluations = 1 } }", "evaluations = 1 }, minutes = 0.5 }"))
+    one = call("plan", tmp_path / "mini.toml", "--smoke", "--tasks", "one", "--out", tmp_path / "out", "--workers", 1)
+    smoke = parse(MINI, "mini").smoked().only(("one",))
+    planned = plan(smoke, fingerprints(smoke), {})
+    trials = len({t.spec.trial_id for t in planned.trials}) + sum(planned.open.values())
+    assert minutes_left(one) == pytest.approx(0.5 * trials, abs=0.01)
 
 
 def test_a_second_run_has_nothing_to_train(files) -> None:
@@ -96,6 +116,22 @@ def test_an_export_can_be_taken_up_elsewhere_and_reported_on(files, tmp_path) ->
     printed = call("run", study, "--data", f"folder={data}", "--out", tmp_path / "new")
     assert "trials to run now" not in printed
     assert "holds no trials.jsonl.gz" in call("import", study, out, "--out", tmp_path / "c", code=1)
+
+
+def test_a_limit_of_memory_reaches_the_workers(files, tmp_path, monkeypatch) -> None:
+    study, data, _ = files
+    seen = []
+
+    def executor(kind, setup, *rest):
+        seen.append(setup.memory)
+        raise commands._Failed("enough")
+
+    monkeypatch.setattr(commands, "_executor", executor)
+    command = ("run", study, "--data", f"folder={data}", "--out", tmp_path / "out")
+    call(*command, "--memory-gb", 1.5, code=1)
+    call(*command, code=1)
+    assert seen == [3 * 2**29, None]
+    assert "0.5" in call(*command, "--memory-gb", 0.1, code=2)
 
 
 def test_one_trial_alone(files, tmp_path) -> None:

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
-from study.worker_functions import misbehave, report_pid
+import torch
+from study.arrays import make_arrays
+from study.worker_functions import hold, misbehave, report_pid
 
+from adamomentum.study import trial, work
 from adamomentum.study.execute.local import LocalExecutor
+from adamomentum.study.spec import TaskSpec
+from adamomentum.study.work import Setup, run_planned
 
 
 def results(executor, specs):
@@ -61,6 +69,57 @@ def test_leaving_stops_the_workers_at_once(make_spec) -> None:
     assert set(multiprocessing.active_children()) == before
 
 
+def test_a_worker_computes_in_one_thread_and_holds_the_data_of_two_tasks(tmp_path, make_spec, monkeypatch) -> None:
+    sources = []
+    for k in range(3):
+        path = tmp_path / f"{k}.npz"
+        np.savez(path, x=make_arrays()[0] // (k + 1), y=make_arrays()[1])
+        sources.append(path)
+    threads = []
+    monkeypatch.setattr(trial, "_train", lambda *args: threads.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for path in sources:
+            setup = Setup({"folder": path})
+            data = work.load("image-classification", {"data": "folder"}, setup.sources)
+            params = TaskSpec(
+                name="image-classification",
+                version=2,
+                data_fingerprint=data.fingerprint,
+                params={"data": "folder"},
+            )
+            run_planned(make_spec().model_copy(update={"task": params}), setup)
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1, 1, 1]
+    assert work._load.cache_info().currsize == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_a_trial_that_wants_too_much_memory_fails_alone(make_spec) -> None:
+    with LocalExecutor(2**30, workers=1, run=hold) as executor:
+        found = results(executor, [make_spec(replicate=k) for k in (0, 2, 0)])
+        found |= results(executor, [make_spec(replicate=0)])
+    assert {k: r.status for k, r in found.items()} == {0: "ok", 2: "error"}
+    assert "allocate memory" in found[2].error
+
+
 def test_workers_must_be_positive() -> None:
     with pytest.raises(ValueError, match="workers must be >= 1, got 0"):
         LocalExecutor(None, workers=0)
+
+
+@pytest.mark.slow
+def test_ray_starts_a_trial_again_whose_worker_died(make_spec, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("ray")
+    from adamomentum.study.execute.ray import RayExecutor
+
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # for what its workers are to do
+    data = {0: f"die once {tmp_path / 'marker'}", 1: "die", 2: "raise"}
+    with RayExecutor(data, workers=2, run=misbehave) as executor:
+        found = results(executor, [make_spec(replicate=k) for k in range(5)])
+    assert (tmp_path / "marker").exists()
+    assert {k for k, r in found.items() if r.status == "ok"} == {0, 3, 4}
+    assert "died" in found[1].error
+    assert "RuntimeError: replicate 2 is bad" in found[2].error

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
-from study.gan_mini import colour_spec, colours, images_of, spec, squares, weights_file
+from study.gan_mini import SMALL, colour_spec, colours, images_of, spec, squares, weights_file
+from study.language_mini import make_context
 from study.trials import bfloat16_stays_near, goes_on_bit_for_bit, two_processes
 
 from adamomentum.study import tasks
@@ -71,6 +73,27 @@ def test_parameters_reach_the_training(data) -> None:
     plain = run_trial(spec(data), data).final["test_fid"]
     for params in ({"d_steps": 2}, {"loss": "bce"}, {"consistency": 10.0}, {"flip": True}, {"average": 0.5}):
         assert run_trial(spec(data, params), data).final["test_fid"] != plain
+
+
+def hinge(scores: torch.Tensor, real: bool) -> float:
+    """Beyond a margin of 1 on its own side a score costs nothing (arXiv 1705.02894)."""
+    return sum(max(0.0, 1 - s if real else 1 + s) for s in scores.tolist()) / len(scores)
+
+
+def cross_entropy(scores: torch.Tensor, real: bool) -> float:
+    return sum(-math.log(1 / (1 + math.exp(-s if real else s))) for s in scores.tolist()) / len(scores)
+
+
+@pytest.mark.parametrize(("loss", "cost"), [("hinge", hinge), ("bce", cross_entropy)])
+def test_the_losses_of_the_game(data, loss, cost, monkeypatch) -> None:
+    run = GanRun(make_context(data, {"data": "digits", "model": "sn-dcgan", **SMALL, "loss": loss}))
+    real, fake = torch.tensor([1.5, 0.5, -2.0, 4.0, 1.0]), torch.tensor([-1.0, -3.0, -1.5, 1.25, -2.0])
+    monkeypatch.setattr(run, "_trained_discriminator", lambda images, labels, parts: torch.cat([real, fake]))
+    found = run._discriminator_loss(torch.zeros(5, 1, 8, 8), torch.zeros(5).long()).item()
+    assert found == pytest.approx(cost(real, True) + cost(fake, False))
+    monkeypatch.setattr(run._discriminator, "forward", lambda images, labels: fake)
+    # The generator's hinge has no margin: it wants the score as high as can be.
+    assert run._generator_loss(5).item() == pytest.approx(-fake.mean() if loss == "hinge" else cost(fake, True))
 
 
 def test_a_generator_that_gets_nowhere_has_diverged(data) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -13,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from study.mini import MINI
+from study.mini import MINI, finished
 
 KILLS = 20
+RAY_KILLS = 2  # as often as a trial is started again: both may hit the same one
 # Long enough that a kill mostly hits trials under way.
 LONGER = MINI.replace("steps = 6", "steps = 60").replace("steps = 3", "steps = 60")
 
@@ -24,16 +24,6 @@ def start(study: Path, data: Path, out: Path, *options: str) -> subprocess.Popen
     command = [sys.executable, "-m", "adamomentum.cli", "study", "run", str(study), "--data", f"folder={data}"]
     command += ["--out", str(out), "--checkpoint-minutes", "0.002", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finished(out: Path) -> dict[str, dict]:
-    """All stored trials by id, without clock and machine; every file must be whole."""
-    found = {}
-    for path in out.glob("store/[0-9a-f][0-9a-f]/*.json"):
-        record = json.loads(path.read_text())
-        result = record["result"]
-        found[path.stem] = {"spec": record["spec"], **{k: result[k] for k in ("status", "final", "curve", "samples")}}
-    return found
 
 
 def children(pid: int) -> list[int]:
@@ -118,9 +108,43 @@ def wait_for_the_end_of(pid: int) -> None:
     raise AssertionError(f"worker {pid} outlived its driver")
 
 
+def descendants(pid: int) -> list[int]:
+    return [p for child in children(pid) for p in (child, *descendants(child))]
+
+
+def trials_under_way(driver: int) -> list[int]:
+    """The workers of the driver's own Ray cluster that run a trial: Ray names a process after what it runs."""
+    found = []
+    for pid in descendants(driver):
+        try:
+            name = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:  # just gone
+            continue
+        if name.startswith(b"ray::_run_remote"):
+            found.append(pid)
+    return found
+
+
 @pytest.mark.slow
-def test_ray_gives_the_same_results(tmp_path, files) -> None:
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc to find Ray's workers")
+def test_ray_gives_the_same_results_though_workers_are_killed(tmp_path, files) -> None:
     pytest.importorskip("ray")
-    to_the_end(*files, tmp_path / "local")
-    to_the_end(*files, tmp_path / "ray", "--executor", "ray", "--workers", "2")
-    assert finished(tmp_path / "ray") == finished(tmp_path / "local")
+    study, data = files
+    # Trials long enough to be hit, and no more of them than it takes.
+    study.write_text(LONGER.replace("steps = 60", "steps = 150").replace("trials = 4", "trials = 2"))
+    options = ("--tasks", "two", "--workers", "2")
+    to_the_end(study, data, tmp_path / "local", *options)
+    out = tmp_path / "ray"
+    process = start(study, data, out, *options, "--executor", "ray")
+    killed = 0
+    while process.poll() is None and killed < RAY_KILLS:
+        before = written(out)
+        wait_until(lambda before=before: process.poll() is not None or written(out) != before)
+        for worker in trials_under_way(process.pid)[:1]:
+            os.kill(worker, signal.SIGKILL)
+            killed += 1
+    output, _ = process.communicate(timeout=560)
+    assert process.returncode == 0, output
+    assert killed == RAY_KILLS
+    assert finished(out) == finished(tmp_path / "local")
+    assert not list(out.glob("store/failed/*.json"))

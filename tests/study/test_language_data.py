@@ -207,6 +207,17 @@ def test_a_text_of_another_size_is_refused(tmp_path) -> None:
         load(other)
 
 
+def test_a_smoke_run_takes_a_text_of_another_size_and_says_so(tmp_path) -> None:
+    folder = write(tmp_path / "some", valid=" the birds sat \n")
+    data = LanguageModel().load({"data": "ptb", "any_size": True}, folder)
+    assert data.describe().startswith("Penn Treebank, not of the published size: 11 / 4 / 8 tokens")
+    assert [data.words[k] for k in data.tokens["val"]] == ["the", "<unk>", "sat", "<eos>"]
+    with pytest.raises(DataError, match="has 11 / 4 / 8 tokens"):
+        LanguageModel().load({"data": "ptb"}, folder)
+    # The published text is the same data either way.
+    assert load(write(tmp_path / "whole"), any_size=True).describe() == load(tmp_path / "whole").describe()
+
+
 def test_files_that_are_missing_or_no_text_are_named(tmp_path) -> None:
     with pytest.raises(DataError, match=r"nowhere does not exist; --data ptb=FOLDER takes a folder with ptb.train.txt"):
         LanguageModel().load({"data": "ptb"}, tmp_path / "nowhere")

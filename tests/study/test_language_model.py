@@ -146,6 +146,39 @@ def test_the_rate_is_scaled_with_the_length_of_a_window() -> None:
         assert group["lr"] == pytest.approx(0.5 * (run._streams._position - before) / 10)
 
 
+@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (2.0, 0.0), (0.0, 1.0), (2.0, 1.0)])
+def test_activations_and_their_change_are_penalized(alpha, beta, monkeypatch) -> None:
+    """AR on what dropout leaves of the last layer, TAR on the whole of it (arXiv 1708.02182), by hand."""
+    data = tiny_text()
+    params = {**SMALL, "drop_output": 0.3, "alpha": alpha, "beta": beta}
+    run = LanguageModel().setup(make_context(data, params, lr=0.0))
+    with torch.no_grad():
+        run._model.embedding.mul_(10)  # so that activations are large
+    trained = []
+    monkeypatch.setattr(run, "_update", lambda loss: trained.append(loss.item()))
+    before, noise = run._streams.state_dict(), torch.get_rng_state()
+    plain = run.step()
+    run._streams.load_state_dict(before)
+    torch.set_rng_state(noise)
+    inputs, targets, _ = run._streams.next()
+    logits, _, dropped, raw = run._model(inputs, run._model.initial(4))
+    assert plain == pytest.approx(F.cross_entropy(logits.flatten(0, 1), targets.flatten()).item(), rel=1e-6)
+    penalty = alpha * (dropped**2).mean() + beta * ((raw[1:] - raw[:-1]) ** 2).mean()
+    assert trained == [pytest.approx(plain + penalty.item(), rel=1e-6)]
+    assert (penalty.item() > 0.001) == bool(alpha or beta)
+    assert not torch.equal(dropped, raw)
+
+
+def test_clipping_bounds_the_gradient() -> None:
+    norms = []
+    for clip in (1e6, 0.01):
+        run = LanguageModel().setup(make_context(tiny_text(), {**SMALL, "clip": clip}))
+        run.step()
+        norms.append(float(torch.cat([p.grad.flatten() for p in run._model.parameters()]).norm()))
+    assert norms[0] > 0.1
+    assert norms[1] == pytest.approx(0.01, rel=1e-3)
+
+
 def test_memory_goes_from_window_to_window() -> None:
     data = tiny_text()
     # One window of twenty tokens or two of ten with a rate of 0: the same losses, if nothing is forgotten in between.
@@ -218,6 +251,16 @@ def test_the_baselines_are_what_they_say() -> None:
     found = LanguageModel().baselines(data)
     assert found["bigram"]["test_loss"] < found["unigram"]["test_loss"]
     assert found["bigram"]["test_perplexity"] == pytest.approx(math.exp(found["bigram"]["test_loss"]))
+
+
+def test_a_smoke_run_evaluates_the_first_tokens_alone() -> None:
+    data = tiny_text()
+    few, all_of_it = (LanguageModel().setup(make_context(data, {**SMALL, "eval_limit": n})) for n in (20, 0))
+    tokens = torch.from_numpy(data.tokens["test"]).long()
+    few._model.eval()
+    with torch.no_grad():
+        assert few.evaluate("test")["loss"] == pytest.approx(brute_force(few, tokens[:20], 1), rel=1e-5)
+    assert all_of_it.evaluate("test")["loss"] == pytest.approx(brute_force(all_of_it, tokens, 1), rel=1e-5)
 
 
 def test_settings_of_a_specification() -> None:

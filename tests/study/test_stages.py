@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from study.mini import MINI, fake_result, fingerprints, finish
 
@@ -36,7 +36,6 @@ def bowl(best):
     return loss
 
 
-@settings(deadline=None)  # the first call imports scipy
 @given(st.integers(1, 4), st.integers(1, 3))
 def test_sobol_fills_every_cell_once(exponent, dimensions) -> None:
     count = 2**exponent
@@ -94,6 +93,22 @@ def test_choice_is_the_best_of_validation_and_never_sees_the_test() -> None:
         assert not choice.edges
     assert all(t.spec.stage == "tune" for t in by_role(made, "tune"))
     assert all(t.spec.stage == "final" for t in made.trials if t.role != "tune")
+
+
+@pytest.mark.parametrize(
+    ("inside", "edge", "after"), [(0.095, -1, -1), (0.105, 0, -1), (0.135, 0, 0), (0.895, 0, 0), (0.905, 1, 0)]
+)
+def test_the_outer_tenth_of_what_was_tried_is_an_edge(inside, edge, after) -> None:
+    """Not only the outermost point: here others lie further out on both sides."""
+    study = studyfile.parse(MINI, "mini")
+    planner = stages._Planner(study, fingerprints(study), {}, "cpu")
+    space = study.optimizer("adamw").space["lr"]
+    points = [{"lr": space.at(u)} for u in (0.02, 0.5, 0.98)]
+    assert planner.side(study.tasks[0], "adamw", "lr", {"lr": space.at(inside)}, points) == edge
+    assert planner.side(study.tasks[0], "adamw", "lr", points[0], points) == -1
+    # What was tried beyond the range moves its end, and makes its tenth larger.
+    further = [*points, {"lr": space.at(1.3)}]
+    assert planner.side(study.tasks[0], "adamw", "lr", {"lr": space.at(inside)}, further) == after
 
 
 def test_an_edge_extends_the_search_for_all_alike_and_stays_flagged_if_it_moves_along() -> None:

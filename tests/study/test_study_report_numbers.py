@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -12,7 +13,7 @@ from study.report_mini import TEXT, Fake, run, study
 
 from adamomentum.study import registry, studyfile
 from adamomentum.study.report import study_tables
-from adamomentum.study.report.claims import Judge, undecidable, verdict
+from adamomentum.study.report.claims import Count, Judge, undecidable, verdict
 from adamomentum.study.report.comparisons import ALPHA, NO_EVIDENCE, NOTHING, Comparison
 from adamomentum.study.report.export import latex, markdown
 from adamomentum.study.report.memory import bytes_per_parameter
@@ -373,3 +374,97 @@ def test_what_could_not_have_been_significant_is_counted() -> None:
         for i in range(7)
     ]
     assert undecidable(made) == 3
+
+
+# --- cost of a step ---
+
+
+class Clocked(Fake):
+    """One trial of each optimizer in turn, 2 s each; AdaBelief's are run an hour later, beside something else.
+
+    A step takes 10 ms, SGD's 8; in the runs at published settings, the first of all, another load makes that fivefold.
+    """
+
+    def __init__(self, recorded: bool = True) -> None:
+        super().__init__()
+        self.recorded = recorded
+
+    def result(self, t):
+        made = super().result(t)
+        stage = ("default", "tune", "final", "sensitivity", "control").index(t.role)
+        order = ("adamomentum", "adamw", "sgdm", "adabelief", "own", "adamw-rate").index(t.optimizer)
+        started = 1e9 + 200 * stage + 12 * (t.point if t.role == "tune" else t.spec.replicate) + 2 * order
+        ms = (8.0 if t.optimizer == "sgdm" else 10.0) * (5 if t.role == "default" else 1)
+        if t.optimizer == "adabelief":
+            started, ms = started + 3600, 25.0
+        clock = {"started": started} if self.recorded else {}
+        return made.model_copy(update={"timing": {"ms_per_step": ms, "train_seconds": 1.0, "seconds": 2.0, **clock}})
+
+
+def cost_cells(results, made):
+    sheet = all_sheets(results, made)["cost"]
+    return {row[0]: row[1] for row in sheet.rows}, sheet.frame.set_index("optimizer")
+
+
+def test_times_are_put_in_proportion_where_trials_ran_side_by_side(tmp_path) -> None:
+    cells, frame = cost_cells(*gathered(tmp_path, Clocked()))
+    assert cells["AdamW"] == "10.0 to 50.0 (1.00 ×)"
+    assert cells["AdaMomentum"] == "10.0 to 50.0 (1.00 ×)"
+    assert cells["SGD + momentum"] == "8.0 to 40.0 (0.80 ×)"
+    # 2.5 times as slow, for all that is known because of what ran beside it.
+    assert cells["AdaBelief"] == "25.0 to 25.0 †"
+    assert frame.loc["adabelief", ["digits", "digits_high", "digits_side_by_side"]].tolist() == [25.0, 25.0, False]
+    assert frame.loc["sgdm", "digits_side_by_side"]
+    page = write(run(tmp_path / "page", study("digits"), Clocked()), "cpu", "made up").read_text()
+    assert "†: not known to have run side by side with AdamW" in page
+
+
+def test_without_a_record_of_when_trials_ran_no_times_are_compared(tmp_path) -> None:
+    cells, frame = cost_cells(*gathered(tmp_path, Clocked(recorded=False)))
+    assert cells["AdamW"] == "10.0 to 50.0"
+    assert cells["AdaMomentum"] == "10.0 to 50.0 †"
+    assert frame["digits_side_by_side"].isna().all()
+
+
+# --- one optimizer under two names ---
+
+
+class Twins(Fake):
+    """Adam's results are those of the AdamW trial with its settings: without decay they are one optimizer."""
+
+    def result(self, t):
+        twin = t.spec.optimizer.model_copy(update={"name": "adamw"})
+        if t.spec.optimizer.name == "adam":
+            t = replace(t, optimizer="adamw", spec=t.spec.model_copy(update={"optimizer": twin}))
+        return super().result(t)
+
+
+def test_the_same_runs_under_two_names_count_once(tmp_path) -> None:
+    text = TEXT.replace("adamw = {}", "adam = {}\nadamw = {}").replace(
+        'family = "gan"', 'family = "gan"\nhyperparameters = { weight_decay = 0.0 }'
+    )
+    both = studyfile.parse(text, "made-up").only(("pictures", "words"))
+    results = gather(run(tmp_path / "study", both, Twins()))
+    made = study_tables.build(results)
+    assert made.same == {(track, "pictures"): {"adamw": "adam"} for track in ("final", "default")}
+    assert [(c.task, c.other) for c in made.comparisons if c.same_as] == [("pictures", "adamw")]
+    assert len([c for c in made.comparisons if not c.control]) == 8
+    # Both stand in the tables, and in Holm's correction, which is so a little too strict, not too lax.
+    adam, adamw = (comparison(made.comparisons, name, "pictures") for name in ("adam", "adamw"))
+    assert (adam.paired, adam.t_holm) == (adamw.paired, adamw.t_holm)
+    assert Count.of(c for c in made.comparisons if not c.control).total == 7
+    assert Count.of(made.speed).total == 7
+    judge = Judge(results, made)
+    answer = judge.answer()
+    assert "Adam and AdamW have the same runs on pictures: they count once." in answer
+    assert answer.count("of 7 comparisons") == 3
+    assert "of 7 comparisons" in judge.speed().verdict
+    blind = undecidable(made.speed)
+    alone = [c for c in made.speed if not c.same_as]
+    assert blind == undecidable(alone)
+
+
+def test_divergences_are_not_the_same_runs(tmp_path) -> None:
+    fake = Fake(status=lambda t: "diverged" if t.role == "default" and t.optimizer in ("adamw", "sgdm") else "ok")
+    _, made = gathered(tmp_path, fake)
+    assert made.same == {}

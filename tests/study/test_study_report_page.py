@@ -190,6 +190,26 @@ def test_edits_and_different_machines_are_told(tmp_path) -> None:
     assert folder.study.hash in page and edited.study.hash in page
 
 
+def test_what_only_some_trials_recorded_is_told_as_such(tmp_path) -> None:
+    """Trials of an earlier version know no commit and no processor."""
+    folder = run(tmp_path, study("words"), in_stage("tune", "default"))
+    paths = sorted(folder.store.root.glob("??/*.json"))
+    for path in paths[:3]:
+        record = json.loads(path.read_text())
+        record["result"]["provenance"] |= {"commit": "0123456789ab", "cpu model": "A Processor"}
+        path.write_text(json.dumps(record))
+    page = write(folder)
+    assert "<dt>commit</dt><dd>0123456789ab (3 trials)</dd>" in page
+    assert "<dt>cpu model</dt><dd>A Processor (3 trials)</dd>" in page
+    assert "<dt>torch</dt><dd>1.2.3</dd>" in page
+    assert "differ in" not in page
+    for path, commit in zip(paths, ("0123456789ab", "ba9876543210"), strict=False):
+        record = json.loads(path.read_text())
+        record["result"]["provenance"]["commit"] = commit
+        path.write_text(json.dumps(record))
+    assert "differ in commit" in write(folder)
+
+
 def test_a_changed_study_leaves_no_old_figures_or_tables(tmp_path) -> None:
     folder = run(tmp_path, study("digits"), in_stage("tune"))
     for name in ("figures/tuning-gone.svg", "figures/tuning-gone.pdf", "tables/results-gone.csv"):

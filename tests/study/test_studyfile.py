@@ -50,6 +50,16 @@ def test_the_hash_ignores_layout_and_sees_every_value() -> None:
         assert parse(MINI.replace(*change), "d").hash not in hashes
 
 
+def test_the_hash_leaves_out_what_a_smoke_run_takes() -> None:
+    """Time and processes of a smoke run change nothing that the study finds."""
+    changed = MINI.replace("evaluations = 1 } }", "evaluations = 1 }, minutes = 0.5, processes = 3 }")
+    study = parse(changed, "mini")
+    assert study.hash == parse(MINI, "mini").hash
+    assert (study.tasks[0].processes, study.tasks[0].minutes) == (1, None)
+    smoke = study.smoked().tasks[0]
+    assert (smoke.processes, smoke.minutes) == (3, 0.5)
+
+
 def test_smoke_keeps_everything_but_the_budget() -> None:
     study = parse(MINI, "mini")
     smoke = study.smoked()

@@ -6,8 +6,11 @@ import os
 import time
 from pathlib import Path
 
+import torch
+
 from adamomentum.study.spec import TrialSpec
 from adamomentum.study.trial import TrialResult
+from adamomentum.study.work import limit_memory
 
 
 def misbehave(spec: TrialSpec, data: dict[int, str]) -> TrialResult:
@@ -30,3 +33,10 @@ def report_pid(spec: TrialSpec, data: float) -> TrialResult:
     """Returns the worker's process id after ``data`` seconds."""
     time.sleep(data)
     return TrialResult(status="ok", final={"pid": float(os.getpid())})
+
+
+def hold(spec: TrialSpec, data: int) -> TrialResult:
+    """Keeps within ``data`` bytes of memory, and takes as many GiB as the spec's replicate says."""
+    limit_memory(data)
+    held = torch.ones(spec.replicate * 2**28)  # touched, not only promised
+    return TrialResult(status="ok", final={"val_loss": float(held.sum())})

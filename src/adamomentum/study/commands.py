@@ -41,8 +41,8 @@ from adamomentum.study.work import Setup, run_planned
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 PACKAGES = ("torch", "scipy", "pandas", "pyarrow", "pytorch-optimizer", "sacrebleu", "sentencepiece", "ray")
 EXPORT = "trials.jsonl.gz"
-# What a trial takes on one core where neither the study nor a finished trial says.
-UNKNOWN_MINUTES = 1.0
+# What a trial takes on one core where neither the study nor a finished trial says; the second with --smoke.
+UNKNOWN_MINUTES, UNKNOWN_SMOKE_MINUTES = 1.0, 0.1
 
 app = typer.Typer(
     name="study",
@@ -180,8 +180,8 @@ def _remaining_seconds(study: Study, made: Plan, results: Mapping[str, TrialResu
         found = timed.get((task, optimizer)) or timed.get((task, ""))
         if found:
             return sorted(found)[len(found) // 2]
-        minutes = study.task(task).minutes
-        return 60 * (minutes if minutes is not None else 0.1 if study.name.endswith("-smoke") else UNKNOWN_MINUTES)
+        unknown = UNKNOWN_SMOKE_MINUTES if study.name.endswith("-smoke") else UNKNOWN_MINUTES
+        return 60 * (study.task(task).minutes or unknown)
 
     left = {t.spec.trial_id: seconds(t.task, t.spec.optimizer.name) for t in made.trials}
     later = sum(made.open.values()) * sum(seconds(t.name, "") for t in study.tasks) / len(study.tasks)
@@ -242,6 +242,10 @@ def run(
     checkpoint_minutes: Annotated[
         float, typer.Option(min=0, help="Time between two checkpoints of a trial that takes longer than this.")
     ] = 5.0,
+    memory_gb: Annotated[
+        float | None,
+        typer.Option(min=0.5, help="Memory that the process of a trial may hold (Linux); one that wants more fails."),
+    ] = None,
 ) -> None:
     """Run what is not done yet, then write the report. The same command goes on after any interruption."""
     console, errors = Console(), Console(stderr=True)
@@ -255,7 +259,8 @@ def run(
             _say(console, f"{study.name} ({study.hash}) in {folder.root}")
             known = folder.prepare_data(sources, lambda text: _say(console, text))
             folder.register()
-            setup = Setup(sources, folder.checkpoints.resolve(), 60 * checkpoint_minutes)
+            memory = None if memory_gb is None else round(memory_gb * 2**30)
+            setup = Setup(sources, folder.checkpoints.resolve(), 60 * checkpoint_minutes, memory)
             count = workers or _default_workers(study, device)
             try:
                 with _executor(executor, setup, count, address, _gpus(device)) as running:

@@ -42,7 +42,7 @@ class StudyResults:
         data: what is known of each task's data, by task.
         plan: what was planned, finished or not.
         trials: one row for each planned trial that is finished: ``KEYS``, every final metric, ``last_step``,
-            ``ms_per_step``, ``train_seconds``. A trial that serves two roles has two rows.
+            ``ms_per_step``, ``train_seconds``, ``seconds``, ``started``. A trial that serves two roles has two rows.
         curves: one row a point: ``CURVE_KEYS``, ``step``, ``seconds``, ``train_loss``, ``val_*``.
         results: the trials themselves, by id.
         missing: planned trials that are not finished, counted by (task, role, optimizer).
@@ -94,7 +94,7 @@ def gather(folder: Folder, device: str = "cpu") -> StudyResults:
                 "trial_id": spec.trial_id,
                 **result.final,
                 "last_step": max((step for step in result.curve.get("step", ()) if step is not None), default=None),
-                **{key: result.timing.get(key) for key in ("ms_per_step", "train_seconds")},
+                **{key: result.timing.get(key) for key in ("ms_per_step", "train_seconds", "seconds", "started")},
             }
         )
         if planned.role in ("final", "default") and result.curve.get("step"):

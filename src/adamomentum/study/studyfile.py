@@ -71,10 +71,20 @@ class OptimizerEntry(_Entry):
 
 
 class SmokeTask(_Entry):
-    """What ``--smoke`` changes in a task."""
+    """What ``--smoke`` changes in a task.
+
+    Attributes:
+        budget: instead of the task's.
+        params: over the task's.
+        processes: instead of the task's.
+        minutes: what such a trial takes on one core of a laptop, for the plan's estimate.
+    """
 
     budget: Budget | None = None
     params: dict[str, Value] = {}
+    # Not in the study's hash: neither can change what the study itself finds.
+    processes: Annotated[int, Field(ge=1)] | None = Field(default=None, exclude=True)
+    minutes: Annotated[Finite, Field(gt=0)] | None = Field(default=None, exclude=True)
 
 
 class TaskEntry(_Entry):
@@ -323,7 +333,8 @@ class Study(_Entry):
                             "budget": t.smoke.budget or t.budget,
                             "params": {**t.params, **t.smoke.params},
                             "trials": None if t.trials is None else min(t.trials, s.trials),
-                            "minutes": None,
+                            "processes": t.smoke.processes or t.processes,
+                            "minutes": t.smoke.minutes,
                         }
                     )
                     for t in self.tasks

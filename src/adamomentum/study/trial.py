@@ -6,8 +6,11 @@ import math
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -31,7 +34,8 @@ class TrialResult(BaseModel):
             ``selected_step`` and ``selected_test_*`` too: the point of the curve with the best validation metric, and
             the test split at that step.
         curve: equally long lists: ``step``, ``train_loss`` (mean since the last point), ``val_*``.
-        timing: ``ms_per_step`` (median over steps), ``train_seconds`` (evaluation is off the clock), ``seconds``.
+        timing: ``ms_per_step`` (median over steps), ``train_seconds`` (evaluation is off the clock), ``seconds``, and
+            ``started`` (since 1970), which tells which trials ran side by side.
         samples: a few outputs to look at, of the first final seed.
         provenance: versions and machine.
         error: the traceback of an ``error``.
@@ -161,6 +165,7 @@ def _train(spec: TrialSpec, data: Any, group: parallel.Group, checkpoints: Check
             "ms_per_step": 1e3 * statistics.median(log.seconds),
             "train_seconds": sum(log.seconds),
             "seconds": time.perf_counter() - log.started,
+            "started": time.time() - (time.perf_counter() - log.started),
         },
         samples=run.samples() if spec.stage == "final" and spec.replicate == 0 and not broken else {},
         provenance=provenance(),
@@ -178,12 +183,47 @@ def provenance() -> dict[str, str]:
         own = version("adamomentum")
     except PackageNotFoundError:
         own = "not installed"
-    return {
+    known = {
         "adamomentum": own,
+        "commit": _commit(Path(__file__)),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": str(os.cpu_count()),
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cpu model": _cpu_model(),
     }
+    return {key: value for key, value in known.items() if value}
+
+
+@lru_cache(maxsize=1)
+def _commit(file: Path) -> str:
+    """Returns the commit that the library is at, ``-dirty`` with changes; nothing where it is not in a repository.
+
+    ``file`` must itself be under version control: a virtual environment may lie in a repository of something else.
+    """
+    # Without locks: many workers ask at once, and asking must change nothing.
+    git, environment = ["git", "-C", str(file.parent)], {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+
+    def asked(*arguments: str) -> str:
+        done = subprocess.run([*git, *arguments], capture_output=True, text=True, timeout=60, env=environment)
+        done.check_returncode()
+        return done.stdout.strip()
+
+    try:
+        asked("ls-files", "--error-unmatch", file.name)
+        return asked("describe", "--always", "--dirty", "--exclude=*", "--abbrev=12")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+@lru_cache(maxsize=1)
+def _cpu_model() -> str:
+    """Returns the processor's name, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())

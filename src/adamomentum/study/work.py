@@ -23,11 +23,13 @@ class Setup:
         sources: the user's own data, by the task's ``data`` parameter.
         checkpoints: folder for the state of long trials; None: nowhere.
         checkpoint_seconds: time between two checkpoints of a trial.
+        memory: bytes that the process of a trial may hold; None: no limit. On Linux alone.
     """
 
     sources: Mapping[str, Path] = field(default_factory=dict)
     checkpoints: Path | None = None
     checkpoint_seconds: float = 300.0
+    memory: int | None = None
 
 
 def load(family: str, params: Mapping[str, Value], sources: Mapping[str, Path]) -> Any:
@@ -46,12 +48,23 @@ def _load(family: str, params: tuple[tuple[str, Value], ...], source: Path | Non
     return tasks.task(family).load(dict(params), source)
 
 
+def limit_memory(size: int) -> None:
+    """Lets this process hold at most ``size`` bytes: a trial that wants more fails, and its machine goes on."""
+    import resource
+
+    # Data, not addresses: the libraries of torch alone take gigabytes of those, of which little is memory.
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (size if most == resource.RLIM_INFINITY else min(size, most), most))
+
+
 def run_planned(spec: TrialSpec, setup: Setup) -> TrialResult:
     """Runs ``spec``: the function that executors hand to their workers."""
     from torch import distributed
 
     if spec.processes > 1 and not (distributed.is_available() and distributed.is_initialized()):
         return run_in_group(spec, partial(run_planned, setup=setup))
+    if setup.memory is not None:
+        limit_memory(setup.memory)
     data = load(spec.task.name, spec.task.params, setup.sources)
     checkpoints = Checkpoints(setup.checkpoints, setup.checkpoint_seconds) if setup.checkpoints else None
     return run_trial(spec, data, checkpoints)

@@ -47,6 +47,7 @@ def ptb(
     *,
     tokens: Mapping[str, int] = TOKENS,
     words: int = WORDS,
+    any_size: bool = False,
     fetch: Fetch | None = None,
 ) -> TextData:
     """Returns Penn Treebank.
@@ -56,13 +57,21 @@ def ptb(
         cache: folder of the cache; by default ``cache_dir()``.
         tokens: how many there must be in each split, one a sentence for its end included.
         words: how many different ones there must be, ``<eos>`` included.
+        any_size: take whatever is in ``source``, words that are not in train as ``<unk>``; the name then says so.
         fetch: returns what is at an address, or raises OSError; by default from the network.
 
     Raises:
         DataError: if it cannot be had, or is not of the published size.
     """
+    name = "Penn Treebank"
     if source is not None:
-        arrays = _encoded(read_folder(source), tokens, words, str(source))
+        sentences = read_folder(source)
+        try:
+            arrays = _encoded(sentences, tokens, words, str(source))
+        except _OtherSize:
+            if not any_size:
+                raise
+            arrays, name = _arrays(_text(sentences)), f"{name}, not of the published size"
     else:
 
         def download() -> tuple[Arrays, dict[str, str]]:
@@ -70,7 +79,7 @@ def ptb(
 
         arrays = cached("ptb-v1", download, cache)
     found = tuple(str(word) for word in arrays["words"])
-    return TextData("Penn Treebank", found, {split: arrays[split] for split in SPLITS})
+    return TextData(name, found, {split: arrays[split] for split in SPLITS})
 
 
 def read_folder(folder: Path) -> dict[str, Sentences]:
@@ -119,22 +128,39 @@ def _sentences(content: bytes, where: str) -> Sentences:
         raise DataError(f"Penn Treebank: {where} has no readable column {COLUMN!r} ({error}); {HOW}") from None
 
 
-def _encoded(sentences: Mapping[str, Sentences], tokens: Mapping[str, int], words: int, where: str) -> Arrays:
+class _OtherSize(DataError):
+    """The text is not the published one."""
+
+
+def _text(sentences: Mapping[str, Sentences]) -> dict[str, list[str]]:
     # Blank lines are no sentences; the published files have none.
-    text = {s: [w for line in sentences[s] if line.strip() for w in (*line.split(), END)] for s in SPLITS}
-    known = vocabulary(text["train"], len(text["train"]) + 2)
+    return {s: [w for line in sentences[s] if line.strip() for w in (*line.split(), END)] for s in SPLITS}
+
+
+def _vocabulary(text: Mapping[str, list[str]]) -> tuple[str, ...]:
+    return vocabulary(text["train"], len(text["train"]) + 2)
+
+
+def _arrays(text: Mapping[str, list[str]]) -> Arrays:
+    known = _vocabulary(text)
+    return {**{split: encode(text[split], known) for split in SPLITS}, "words": np.array(known)}
+
+
+def _encoded(sentences: Mapping[str, Sentences], tokens: Mapping[str, int], words: int, where: str) -> Arrays:
+    text = _text(sentences)
+    known = _vocabulary(text)
     new = {word for split in SPLITS for word in text[split]} - set(known)
     sizes = {split: len(text[split]) for split in SPLITS}
     if sizes != dict(tokens) or len(known) != words or new:
         expected = " / ".join(f"{tokens[split]:,}" for split in SPLITS)
         found = " / ".join(f"{sizes[split]:,}" for split in SPLITS)
         extra = f" and {len(new):,} that are not in train, e.g. {min(new)!r}" if new else ""
-        raise DataError(
+        raise _OtherSize(
             f"Penn Treebank: {where} has {found} tokens (train / valid / test, with one a sentence for its end) and "
             f"{len(known):,} words{extra}; the published text has {expected} and {words:,}. It is another preparation "
             "of the text (Mikolov's is wanted: lower case, N for numbers, <unk> for rare words), or cut short"
         )
-    return {**{split: encode(text[split], known) for split in SPLITS}, "words": np.array(known)}
+    return _arrays(text)
 
 
 def _download(cache: Path | None, tokens: Mapping[str, int], words: int, fetch: Fetch) -> tuple[Arrays, dict[str, str]]:

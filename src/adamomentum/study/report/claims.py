@@ -56,8 +56,8 @@ class Count:
 
     @classmethod
     def of(cls, found: Iterable[Comparison]) -> Count:
-        """Counts comparisons."""
-        sides = [_side(c) for c in found]
+        """Counts comparisons, the same runs once."""
+        sides = [_side(c) for c in found if not c.same_as]
         return cls(sides.count("better"), sides.count("worse"), len(sides))
 
     def text(self, words: Words) -> str:
@@ -72,6 +72,7 @@ def undecidable(found: Iterable[Comparison]) -> int:
         c.by_rank and not c.untrained and (c.paired.wilcoxon_p is None or c.paired.wilcoxon_floor * len(group) >= ALPHA)
         for group in _by_task(found)
         for c in group
+        if not c.same_as
     )
 
 
@@ -191,10 +192,10 @@ class Judge:
             text = self.sentence(task, found, SPEED)
             goal = f"validation {curve} {target.value:.4g}, the median end of {self.label(target.baseline)}"
             evidence.append(f"{text} {self._by_median_steps(task)} {goal}.")
-        blind = undecidable(self.made.speed)
+        blind, total = undecidable(self.made.speed), Count.of(self.made.speed).total
         if blind:
             evidence.append(
-                f"{blind} of the {len(self.made.speed)} comparisons of steps could not have come out either way after "
+                f"{blind} of the {total} comparisons of steps could not have come out either way after "
                 "correction: too few pairs of runs differ, since most of both reach the target or most of both miss it."
             )
         loss = [c for c in self.made.loss_comparisons if not c.control]
@@ -276,9 +277,22 @@ class Judge:
         default = [c for c in self.made.default_comparisons if not c.control]
         if default:
             parts.append(f"Untuned, at published settings, it was {Count.of(default).text(QUALITY)} comparisons.")
+        parts += self.counted_once()
         if self.missing([t.name for t in study.tasks]):
             parts.append("Runs are missing, so this may change.")
         return " ".join(parts)
+
+    def counted_once(self) -> list[str]:
+        """Says which baselines are one and the same optimizer on a task, and so one comparison."""
+        pairs: dict[tuple[str, str], list[str]] = {}
+        for (_, task), same in self.made.same.items():
+            for name, earlier in same.items():
+                tasks = pairs.setdefault((earlier, name), [])
+                tasks += [task] if task not in tasks else []
+        return [
+            f"{self.label(earlier)} and {self.label(name)} have the same runs on {', '.join(tasks)}: they count once."
+            for (earlier, name), tasks in pairs.items()
+        ]
 
     def claims(self) -> list[Claim]:
         """Returns the verdicts on the claims that runs can test: speed, generalization, other tasks."""

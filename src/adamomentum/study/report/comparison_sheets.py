@@ -110,7 +110,7 @@ class ComparisonSheets(Maker):
 
     @staticmethod
     def _times(row: Row | None) -> tuple[str, str]:
-        """Median steps to the target, and the seconds that so many median steps take."""
+        """Median steps to the target, and the seconds that so many steps take."""
         if row is None:
             return "", ""
         seconds = None if row.steps is None or row.ms is None else row.steps * row.ms / 1e3

@@ -39,6 +39,7 @@ class Comparison:
         outcome: of the subject: ``better``, ``worse``, ``no evidence of difference``, or why nothing can be said.
         by_rank: the outcome rests on the rank test, not on the mean.
         untrained: no setting that was tried trains one of the two: it is the worse one without a test.
+        same_as: the baseline whose runs those of ``other`` are, number by number; counted there.
     """
 
     task: str
@@ -52,6 +53,7 @@ class Comparison:
     outcome: str
     by_rank: bool
     untrained: bool = False
+    same_as: str = ""
 
     @property
     def corrected(self) -> bool:

@@ -14,21 +14,21 @@ from adamomentum.study.results import StudyResults
 from adamomentum.study.spec import Budget
 from adamomentum.study.studyfile import TaskEntry
 
-TELLING = ("cpu", "platform", "torch", "adamomentum", "gpu")
+TELLING = ("cpu", "cpu model", "platform", "torch", "adamomentum", "commit", "gpu")
 """What should be one and the same for trials that are compared to the last bit, or by their times."""
 
 
 def machines(results: StudyResults) -> tuple[dict[str, str], list[str]]:
     """Returns versions and machines of the trials, and the names of those that should be one and are several.
 
-    Each has its number of trials behind it where there are several.
+    Each has its number of trials behind it where that is not all of them.
     """
     keys: dict[str, Counter[str]] = {}
     for result in results.results.values():
         for key, value in result.provenance.items():
             keys.setdefault(key, Counter())[value] += 1
     shown = {
-        key: ", ".join(f"{value} ({n} trials)" if len(c) > 1 else value for value, n in c.most_common())
+        key: ", ".join(value if n == len(results.results) else f"{value} ({n} trials)" for value, n in c.most_common())
         for key, c in keys.items()
     }
     return shown, [key for key in TELLING if len(keys.get(key, ())) > 1]

@@ -19,8 +19,9 @@ from adamomentum.study.report.cells import (
 from adamomentum.study.report.memory import bytes_per_parameter
 from adamomentum.study.report.runs import TRAIN_LOSS, family_of, runs
 from adamomentum.study.report.sheet import Maker, Sheet
-from adamomentum.study.report.study_tables import Row
+from adamomentum.study.report.study_tables import COST_BASE, Row
 
+APART = "†"  # not known to have run side by side with AdamW
 TRACKS = {"final": "tuned", "default": "published"}
 
 
@@ -177,20 +178,30 @@ class ResultSheets(Maker):
         return Sheet(name, ["optimizer", *tasks], frame=pd.DataFrame(lines, columns=["optimizer", *tasks]))
 
     def cost(self) -> Sheet:
-        """Milliseconds a step, their ratio to AdamW's where it is there, and bytes of state a parameter."""
-        found = {(r.task, r.optimizer): r.ms for r in self.made.rows if r.ms is not None}
+        """Milliseconds a step, their ratio to AdamW's where both ran side by side, and bytes of state a parameter."""
+        timed = {(r.task, r.optimizer): r for r in self.made.rows if r.ms is not None}
+        found = {key: r.ms for key, r in timed.items() if r.ms is not None}
         sheet = self._by_task("cost", found, list(self.study.optimizers))
         rows: list[float] = []
         for name in sheet.frame["optimizer"]:
             cells = []
             for task in sheet.header[1:]:
-                ms, base = found.get((task, name)), found.get((task, "adamw"))
-                ratio = f" ({ms / base:.2f} ×)" if ms is not None and base else ""
-                cells.append(plain(ms, ".1f") + ratio)
+                row, base = timed.get((task, name)), found.get((task, COST_BASE))
+                if row is None or row.ms is None:
+                    cells.append(NONE)
+                    continue
+                ratio = f" ({row.ms / base:.2f} ×)" if base and row.side_by_side else ""
+                if base and not row.side_by_side and name != COST_BASE:
+                    ratio = f" {APART}"
+                cells.append(f"{row.ms:.1f} to {plain(row.ms_high, '.1f')}{ratio}")
             memory = bytes_per_parameter(self.study.optimizer(name))
             sheet.add([self.label(name), *cells, f"{memory:.3g}"], self.mark(name))
             rows.append(memory)
         sheet.header = [*sheet.header, "state, bytes a parameter"]
+        for task in sheet.header[1:-1]:
+            mine = [timed.get((task, name)) for name in sheet.frame["optimizer"]]
+            sheet.frame[f"{task}_high"] = [None if r is None else r.ms_high for r in mine]
+            sheet.frame[f"{task}_side_by_side"] = [None if r is None else r.side_by_side for r in mine]
         sheet.frame["state_bytes_per_parameter"] = rows
         return sheet
 

@@ -12,6 +12,8 @@ from adamomentum.study.results import StudyResults
 from adamomentum.study.stats import Interval
 from adamomentum.study.tasks import Family, Metric
 
+# Of a step's time over trials: the low one is what it takes when little else runs.
+LOW, HIGH = 0.1, 0.9
 TRAIN_LOSS = Metric("train_loss", "training loss at the end", "lower", digits=4)
 STEPS = Metric("steps", "steps to the target", "lower", digits=0)
 
@@ -51,6 +53,46 @@ def interval(numbers: pd.Series) -> Interval:
     """Returns mean and t interval of the finite ones of ``numbers``; NaN if there are none."""
     finite = [float(v) for v in numbers if math.isfinite(v)]
     return stats.t_interval(finite) if finite else Interval(math.nan, math.nan, math.nan, 0)
+
+
+def timed(results: StudyResults, task: str, optimizer: str) -> pd.DataFrame:
+    """Returns ``ms_per_step``, ``started`` and ``seconds`` of every trial of an optimizer on a task, each once."""
+    t = results.trials
+    mine = t[(t["task"] == task) & (t["optimizer"] == optimizer)].drop_duplicates("trial_id")
+    mine = mine.reindex(columns=["ms_per_step", "started", "seconds"]).astype(float)
+    return mine[mine["ms_per_step"].notna()]
+
+
+def side_by_side(results: StudyResults, task: str, optimizer: str, other: str) -> bool | None:
+    """Says whether two optimizers were timed under the same load; None if when they ran was not recorded.
+
+    For at least half of the trials one of the other optimizer must have begun within the time of a round, which is as
+    many trials as there are optimizers: those of a stage run one of each in turn.
+    """
+    mine, theirs = timed(results, task, optimizer), timed(results, task, other)
+    if mine["started"].isna().any() or theirs["started"].isna().any() or mine.empty or theirs.empty:
+        return None
+    gaps = np.abs(mine["started"].to_numpy()[:, None] - theirs["started"].to_numpy()).min(1)
+    near = gaps <= len(results.study.optimizers) * mine["seconds"].to_numpy()
+    return bool(near.mean() >= 0.5)
+
+
+def same_runs(results: StudyResults, role: str, task: str) -> dict[str, str]:
+    """Returns the baselines whose runs are those of an earlier one, to the last bit, and which that is.
+
+    Adam and AdamW without decay are one optimizer: their numbers are no two pieces of evidence.
+    """
+    family = family_of(results, task)
+    columns = ["lr", "status", TRAIN_LOSS.key, f"val_{family.select}", column_of(family.primary)]
+    seen: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for name in results.study.baselines:
+        mine = runs(results, role, task, name).set_index("replicate").sort_index().reindex(columns=columns)
+        if not (mine["status"] == "ok").any():
+            continue  # divergences are all alike
+        found |= {name: seen[text]} if (text := mine.to_json(double_precision=15)) in seen else {}
+        seen.setdefault(text, name)
+    return found
 
 
 def untrained(results: StudyResults, task: str, optimizer: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
@@ -11,20 +11,28 @@ from adamomentum.study import stats
 from adamomentum.study.report.across import Across, across
 from adamomentum.study.report.comparisons import Comparison, compare, compare_controls, compare_speed
 from adamomentum.study.report.runs import (
+    HIGH,
+    LOW,
     TRAIN_LOSS,
     column_of,
     family_of,
     interval,
     most,
     runs,
+    same_runs,
     selected_column,
     sensitivity_curve,
+    side_by_side,
     steps_to,
+    timed,
     untrained,
     values,
 )
 from adamomentum.study.results import StudyResults
 from adamomentum.study.stats import Interval
+
+COST_BASE = "adamw"
+"""To whose step the others' are put in proportion."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,9 @@ class Row:
         train_loss: the same of the training loss at the end.
         steps: median steps to the target; infinite if half the runs miss it; None without a target.
         reached: how many runs reach it.
-        ms: median milliseconds a step, over all trials of the optimizer on the task.
+        ms: milliseconds a step, a low quantile over all trials of the optimizer on the task.
+        ms_high: the high quantile: what other load, or another time, made of it.
+        side_by_side: it was timed under the same load as AdamW; None if that is not known.
         eps_dominated: mean share of coordinates whose denominator is mostly eps; None where it is not defined.
         selected: the primary metric at the point of each run's curve that is best by validation, over the same runs.
         selected_step: median step of those points; None if no run has one.
@@ -61,6 +71,8 @@ class Row:
     steps: float | None
     reached: int
     ms: float | None
+    ms_high: float | None
+    side_by_side: bool | None
     eps_dominated: float | None
     selected: Interval
     selected_step: float | None
@@ -98,6 +110,7 @@ class StudyTables:
         across: all tasks together.
         evp: per (task, optimizer) expected best validation metric after k tuning points.
         widths: per (task, optimizer) of the sensitivity sweep.
+        same: per (track, task) the baselines whose runs are those of an earlier one, and which that is.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -112,6 +125,7 @@ class StudyTables:
     across: Across = field(default_factory=Across)
     evp: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     widths: dict[tuple[str, str], stats.Width] = field(default_factory=dict)
+    same: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
 
     def row(self, task: str, optimizer: str, track: str = "final") -> Row | None:
         """Returns the row of an optimizer on a task, if there is one."""
@@ -143,6 +157,7 @@ def build(results: StudyResults) -> StudyTables:
         if family.curve == "loss":
             made.loss_comparisons += compare(results, "final", task, TRAIN_LOSS)
         made.speed += compare_speed(results, task, {n: s for (t, n), s in made.steps.items() if t == task})
+        made.same |= {(role, task): same for role in ("final", "default") if (same := same_runs(results, role, task))}
         made.controls += compare_controls(results, task)
         for name in study.optimizers:
             scores = _tuning_scores(results, task, name)
@@ -154,6 +169,12 @@ def build(results: StudyResults) -> StudyTables:
             if width is not None:
                 made.widths[task, name] = width
     made.across = across(results)
+    for role, groups in (
+        ("default", (made.default_comparisons,)),
+        ("final", (made.comparisons, made.selected_comparisons, made.loss_comparisons, made.speed)),
+    ):
+        for group in groups:
+            group[:] = [replace(c, same_as=made.same.get((role, c.task), {}).get(c.other, "")) for c in group]
     return made
 
 
@@ -187,9 +208,7 @@ def _row(made: StudyTables, results: StudyResults, task: str, name: str, track: 
     elif not mine.empty:
         setting = {"lr": float(mine["lr"].iloc[0])}
     steps = made.steps.get((task, name)) if track == "final" else None
-    t = results.trials
-    every = t[(t["task"] == task) & (t["optimizer"] == name)]
-    timed = every["ms_per_step"].dropna() if "ms_per_step" in every else pd.Series(dtype=float)
+    times = timed(results, task, name)["ms_per_step"]
     shares = mine["eps_dominated"].dropna() if "eps_dominated" in mine else pd.Series(dtype=float)
     chosen = mine["selected_step"].dropna() if "selected_step" in mine else pd.Series(dtype=float)
     return Row(
@@ -206,7 +225,9 @@ def _row(made: StudyTables, results: StudyResults, task: str, name: str, track: 
         train_loss=interval(values(results, track, task, name, TRAIN_LOSS.key)),
         steps=None if steps is None else stats.median(steps.tolist()),
         reached=0 if steps is None else sum(map(math.isfinite, steps)),
-        ms=float(timed.median()) if len(timed) else None,
+        ms=float(times.quantile(LOW)) if len(times) else None,
+        ms_high=float(times.quantile(HIGH)) if len(times) else None,
+        side_by_side=side_by_side(results, task, name, COST_BASE),
         eps_dominated=float(shares.mean()) if len(shares) else None,
         selected=interval(values(results, track, task, name, selected_column(family_of(results, task).primary))),
         selected_step=float(chosen.median()) if len(chosen) else None,

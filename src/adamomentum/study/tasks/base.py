@@ -96,6 +96,11 @@ class Context:
         return batch[self.rank :: self.world]  # type: ignore[index,no-any-return]
 
 
+def first(items: T, limit: int) -> T:
+    """Returns the first ``limit`` of a sequence or tensor, or all of it for 0: what a smoke run evaluates."""
+    return items[:limit] if limit else items  # type: ignore[index]
+
+
 class Update:
     """Backward pass, clipping and optimizer step in the trial's precision; holds the optimizer and the loss scale.
 

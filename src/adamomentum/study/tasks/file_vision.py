@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adamomentum.cores import available_cores
 from adamomentum.study.data.imagenet import MEAN, STD, FileImages, decode
-from adamomentum.study.tasks.base import Batches, Context, Run, Update
+from adamomentum.study.tasks.base import Batches, Context, Run, Update, first
 from adamomentum.study.tasks.vision_models import MODELS
 
 AHEAD = 4  # batches that are decoded before they are needed
@@ -90,11 +90,12 @@ class FileImageRun(Run):
         model: name of the network.
         augment: crop and mirror at random in training.
         label_smoothing: share of the label's probability that is spread over all classes, in training.
+        eval_limit: only the first so many images of a split are evaluated; 0: all.
     """
 
-    def __init__(self, context: Context, model: str, augment: bool, label_smoothing: float) -> None:
+    def __init__(self, context: Context, model: str, augment: bool, label_smoothing: float, eval_limit: int) -> None:
         data: FileImages = context.data
-        self._context, self._data, self._smoothing = context, data, label_smoothing
+        self._context, self._data, self._smoothing, self._limit = context, data, label_smoothing, eval_limit
         device = context.device
         self._mean = torch.tensor(MEAN, device=device) * 255
         self._std = torch.tensor(STD, device=device) * 255
@@ -130,7 +131,8 @@ class FileImageRun(Run):
     def evaluate(self, split: str) -> dict[str, float]:
         """Returns loss and accuracy of ``split``, centre crops."""
         self._model.eval()
-        files, labels = self._data.files[split], torch.from_numpy(self._data.y[split])
+        files = first(self._data.files[split], self._limit)
+        labels = torch.from_numpy(first(self._data.y[split], self._limit))
         loss = correct = 0.0
         for start in range(0, len(files), EVAL_BATCH):
             part = slice(start, start + EVAL_BATCH)

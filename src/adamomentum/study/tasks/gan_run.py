@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from adamomentum.study.data.images import ImageData
 from adamomentum.study.tasks import features as feature_networks
-from adamomentum.study.tasks.base import Batches, Context, Run, Update
+from adamomentum.study.tasks.base import Batches, Context, Run, Update, first
 from adamomentum.study.tasks.distances import frechet_distance, precision_recall
 from adamomentum.study.tasks.gan_augment import mirrored, shifted
 from adamomentum.study.tasks.gan_data import GanData
@@ -100,7 +100,7 @@ class GanRun(Run):
         self._recent, self._trained = Recent(), False
         if context.rank == 0:
             self._features = feature_networks.load(s.features, device, data.weights)
-            self._real = {split: self._described(images.x[split]) for split in ("val", "test")}
+            self._real = {split: self._described(first(images.x[split], s.eval_limit)) for split in ("val", "test")}
             self._measure = (
                 f"Fréchet distance on {data.measure(s.features)}, {s.samples:,} samples against " + "{:,} images"
             )

@@ -29,6 +29,7 @@ KINDS = {
     "average_from": whole(0),
     # Four points are the least that have third neighbours.
     "samples": whole(4),
+    "eval_limit": whole(0, but=(1, 2, 3)),
 }
 
 
@@ -52,6 +53,7 @@ class Settings:
         average: decay of the running average of the generator's weights, which then makes the samples; 0: none.
         average_from: the step from which it averages; until then it follows.
         samples: generated images that are compared with the real ones.
+        eval_limit: compared with only the first so many real images of a split, for a smoke run; 0: with all.
     """
 
     data: str = "digits"
@@ -66,6 +68,7 @@ class Settings:
     average: float = 0.0
     average_from: int = 0
     samples: int = 1797
+    eval_limit: int = 0
 
     @classmethod
     def of(cls, params: Mapping[str, Value]) -> Settings:

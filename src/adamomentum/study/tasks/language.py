@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from adamomentum.study.data.text import UNKNOWN, TextData
 from adamomentum.study.spec import Value
 from adamomentum.study.tasks.awd_lstm import AwdLstm
-from adamomentum.study.tasks.base import Context, Run, Update
+from adamomentum.study.tasks.base import Context, Run, Update, first
 from adamomentum.study.tasks.language_settings import Settings
 from adamomentum.study.tasks.ngrams import bigram_loss, unigram_loss
 from adamomentum.study.tasks.streams import Carried, Streams
@@ -82,7 +82,7 @@ class _LanguageRun(Run):
     def evaluate(self, split: str) -> dict[str, float]:
         """Scores every token of ``split`` once, save the first, which nothing comes before."""
         self._model.eval()
-        tokens = self._tokens[split]
+        tokens = first(self._tokens[split], self._settings.eval_limit)
         scored = len(tokens) - 1
         streams = min(self._settings.eval_streams, scored)
         length = math.ceil(scored / streams)
@@ -131,10 +131,11 @@ class LanguageModel:
             DataError: if it cannot be had.
             ValueError: if ``params`` are not those of a language model.
         """
-        if Settings.of(params).data == "ptb":
+        settings = Settings.of(params)
+        if settings.data == "ptb":
             from adamomentum.study.data.ptb import ptb
 
-            return ptb(source)
+            return ptb(source, any_size=settings.any_size)
         from adamomentum.study.data.wikipedia import wikipedia
 
         return wikipedia(source)

@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from adamomentum.study.spec import Value
-from adamomentum.study.tasks.params import FLAG, NOT_NEGATIVE, POSITIVE, SHARE, WHOLE, checked, known, one_of, read
+from adamomentum.study.tasks.params import (
+    FLAG,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    WHOLE,
+    checked,
+    known,
+    one_of,
+    read,
+    whole,
+)
 
 OF = "a language model"
 KINDS = {
@@ -25,6 +36,9 @@ KINDS = {
     "alpha": NOT_NEGATIVE,
     "beta": NOT_NEGATIVE,
     "eval_streams": WHOLE,
+    # One token alone predicts none.
+    "eval_limit": whole(0, but=(1,)),
+    "any_size": FLAG,
 }
 
 
@@ -43,6 +57,8 @@ class Settings:
         beta: temporal activation regularization: times the mean square of their change.
         eval_streams: in how many parallel streams a split is evaluated. Each begins without memory, so that one stream
             is exact and more are faster.
+        eval_limit: only the first so many tokens of a split are evaluated, for a smoke run; 0: all.
+        any_size: take a folder with a text that is not of the published size, for a smoke run on a few lines.
     """
 
     data: str = "wikipedia"
@@ -60,6 +76,8 @@ class Settings:
     alpha: float = 0.0
     beta: float = 0.0
     eval_streams: int = 20
+    eval_limit: int = 0
+    any_size: bool = False
 
     @classmethod
     def of(cls, params: Mapping[str, Value]) -> Settings:

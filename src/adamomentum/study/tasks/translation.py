@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from adamomentum.study.data.parallel_text import BEGIN, END, PAD, ParallelText
 from adamomentum.study.data.splits import SPLITS
 from adamomentum.study.data.wheel import DataError
 from adamomentum.study.spec import Value
-from adamomentum.study.tasks.base import Context, Run, Update
+from adamomentum.study.tasks.base import Context, Run, Update, first
 from adamomentum.study.tasks.beam import beam_search
 from adamomentum.study.tasks.nearest import nearest_neighbours
 from adamomentum.study.tasks.token_batches import Encoded, TokenBatches, in_order, padded
@@ -96,7 +96,7 @@ class _TranslationRun(Run):
     def evaluate(self, split: str) -> dict[str, float]:
         """Returns the cross-entropy in nats a target word, the end of the sentence included, without smoothing."""
         self._model.eval()
-        pairs = self._encoded[split]
+        pairs = first(self._encoded[split], self._settings.eval_limit)
         total = sum(self._losses(self._model, part, 0.0).item() for part in in_order(pairs, EVAL_TOKENS))
         return {"loss": total / sum(len(target) for _, target in pairs)}
 
@@ -105,12 +105,15 @@ class _TranslationRun(Run):
         if split != "test":
             return {}
         self._hypotheses = self._translate(split)
-        found, self._signature = _scores(self._hypotheses, [target for _, target in self._data.pairs[split]])
+        found, self._signature = _scores(self._hypotheses, [target for _, target in self._pairs(split)])
         return found
+
+    def _pairs(self, split: str) -> Sequence[tuple[str, str]]:
+        return first(self._data.pairs[split], self._settings.eval_limit)
 
     def _translate(self, split: str) -> list[str]:
         self._model.eval()
-        sources = [source for source, _ in self._encoded[split]]
+        sources = [source for source, _ in first(self._encoded[split], self._settings.eval_limit)]
         order = sorted(range(len(sources)), key=lambda k: len(sources[k]))
         found: dict[int, str] = {}
         for start in range(0, len(order), DECODE_SENTENCES):
@@ -125,7 +128,7 @@ class _TranslationRun(Run):
         return [found[k] for k in range(len(sources))]
 
     def samples(self) -> dict[str, Any]:
-        pairs = self._data.pairs["test"]
+        pairs = self._pairs("test")
         step = max(1, len(pairs) // SAMPLES)
         rows = range(0, len(pairs), step)[:SAMPLES]
         return {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from adamomentum.study.spec import Value
-from adamomentum.study.tasks.params import NOT_NEGATIVE, SHARE, WHOLE, checked, known, one_of, read
+from adamomentum.study.tasks.params import NOT_NEGATIVE, SHARE, WHOLE, checked, known, one_of, read, whole
 
 OF = "translation"
 KINDS = {
@@ -23,6 +23,7 @@ KINDS = {
     "beam": WHOLE,
     "penalty": NOT_NEGATIVE,
     "clip": NOT_NEGATIVE,
+    "eval_limit": whole(0),
 }
 
 
@@ -43,6 +44,7 @@ class Settings:
         beam: candidates of the beam search.
         penalty: exponent of the length by which a candidate's log-probability is divided.
         clip: largest norm of the gradient; 0: no clipping.
+        eval_limit: only the first so many pairs of a split are evaluated and translated, for a smoke run; 0: all.
     """
 
     data: str = "home-assistant"
@@ -58,6 +60,7 @@ class Settings:
     beam: int = 4
     penalty: float = 1.0
     clip: float = 0.0
+    eval_limit: int = 0
 
     @classmethod
     def of(cls, params: Mapping[str, Value]) -> Settings:

@@ -19,16 +19,16 @@ from adamomentum.study.data.signals import SignalData, mnist1d
 from adamomentum.study.data.wheel import DataError
 from adamomentum.study.spec import Value
 from adamomentum.study.tasks.augment import AUGMENTATIONS
-from adamomentum.study.tasks.base import Batches, Context, Run, Update
+from adamomentum.study.tasks.base import Batches, Context, Run, Update, first
 from adamomentum.study.tasks.file_vision import FileImageRun
-from adamomentum.study.tasks.params import NAME, SHARE, checked, one_of, read
+from adamomentum.study.tasks.params import NAME, SHARE, checked, one_of, read, whole
 from adamomentum.study.tasks.vision_models import MODELS
 
 EVAL_BATCH = 500
 OF = "image classification"
 DATA = ("mnist5k", "mnist5k-full", "mnist1d", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder")
 # Which networks and augmentations go with the data is seen later.
-KINDS = {"data": one_of(DATA), "model": NAME, "augment": NAME, "label_smoothing": SHARE}
+KINDS = {"data": one_of(DATA), "model": NAME, "augment": NAME, "label_smoothing": SHARE, "eval_limit": whole(0)}
 FILE_AUGMENT = "rrc-flip"
 VGG_SIDES = (32, 63)  # five halvings leave one pixel
 
@@ -43,12 +43,14 @@ class Settings:
         model: which network; see ``vision_models``.
         augment: ``none``, ``crop-flip``, ``crop-flip-cutout``; of ``imagenet`` ``none`` or ``rrc-flip``.
         label_smoothing: share of the label's probability that is spread over all classes, in training.
+        eval_limit: only the first so many images of a split are evaluated, for a smoke run; 0: all.
     """
 
     data: str = "mnist5k"
     model: str = "small-resnet"
     augment: str = "none"
     label_smoothing: float = 0.0
+    eval_limit: int = 0
 
     @classmethod
     def of(cls, params: Mapping[str, Value]) -> Settings:
@@ -129,7 +131,7 @@ class _ImageRun(Run):
     @torch.no_grad()
     def evaluate(self, split: str) -> dict[str, float]:
         self._model.eval()
-        x, y = self._x[split], self._y[split]
+        x, y = (first(part[split], self._settings.eval_limit) for part in (self._x, self._y))
         with self._context.autocast():
             logits = torch.cat([self._model(self._normalized(part)) for part in torch.split(x, EVAL_BATCH)]).float()
         return {
@@ -190,5 +192,5 @@ class ImageClassification:
         """Normalizes the images by the training split and builds the network."""
         if isinstance(context.data, FileImages):
             s = Settings.of(context.params)
-            return FileImageRun(context, s.model, s.augment == FILE_AUGMENT, s.label_smoothing)
+            return FileImageRun(context, s.model, s.augment == FILE_AUGMENT, s.label_smoothing, s.eval_limit)
         return _ImageRun(context)
