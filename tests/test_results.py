@@ -1,0 +1,91 @@
+"""The page of results says what the trials kept beside it say, and these are those of the study as it is now."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+from adamomentum.study.commands import app
+from adamomentum.study.engine import Folder
+from adamomentum.study.results import gather
+from adamomentum.study.studyfile import read
+
+FOLDER = Path(__file__).parents[1] / "docs" / "results"
+PAGE = (FOLDER / "README.md").read_text(encoding="utf-8")
+# The columns of the table: task, measure, factor, and digits after the point.
+COLUMNS = (
+    ("mnist5k", "test_accuracy", 100, 2),
+    ("mnist1d", "test_accuracy", 100, 2),
+    ("wikipedia", "test_perplexity", 1, 2),
+    ("home-assistant", "test_loss", 1, 3),
+    ("digits-gan", "test_fid", 1, 2),
+)
+
+
+@pytest.fixture(scope="module")
+def trials() -> pd.DataFrame:
+    return pd.read_parquet(FOLDER / "paper-mini" / "trials.parquet")
+
+
+def rows() -> dict[str, list[str]]:
+    cells = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in re.findall(r"^\| .*\|$", PAGE, re.M)]
+    return {row[0]: row[1:] for row in cells if "±" in row[1]}
+
+
+def test_the_table(trials) -> None:
+    table = rows()
+    finals = trials[trials.role == "final"]
+    assert table.keys() == set(finals.label)
+    for label, cells in table.items():
+        for cell, (task, column, factor, digits) in zip(cells, COLUMNS, strict=True):
+            mine = finals[(finals.task == task) & (finals.label == label)]
+            values = mine[column][mine.status == "ok"].dropna() * factor
+            diverged = len(mine) - len(values)
+            assert len(mine) == 10
+            if diverged > 5:
+                assert cell == f"{diverged} of 10 diverge"
+                continue
+            half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+            expected = f"{values.mean():.{digits}f} ± {half:.{digits}f}"
+            if task == "home-assistant":
+                expected += f" ({mine.test_bleu.mean():.2f})"
+            assert cell.replace("**", "") == expected + (f", {diverged} diverge" if diverged else ""), (label, task)
+
+
+def test_the_kept_trials_are_those_of_the_study(tmp_path) -> None:
+    (count,) = re.findall(r"All ([\d,]+) trials are in", PAGE)
+    out = tmp_path / "study"
+    imported = CliRunner().invoke(app, ["import", "paper-mini", str(FOLDER / "paper-mini"), "--out", str(out)])
+    assert imported.exit_code == 0, imported.output
+    kept = gather(Folder(out, read("paper-mini")))
+    assert not kept.missing
+    finished = {trial.spec.trial_id for trial in kept.plan.trials}
+    assert len(finished) == int(count.replace(",", ""))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "task", "first", "second", "column"),
+    [
+        ("by 1.02 of perplexity, 0.76 to 1.28", "wikipedia", "adamw", "adamomentum", "test_perplexity"),
+        ("by 0.085, 0.070 to 0.101", "home-assistant", "adamomentum", "radam", "test_loss"),
+        ("0.065, 0.040 to 0.091", "home-assistant", "adamomentum", "adabelief", "test_loss"),
+        ("0.022 higher, 0.005 to 0.040", "home-assistant", "adamomentum", "adamw", "test_loss"),
+    ],
+)
+def test_differences(trials, sentence, task, first, second, column) -> None:
+    found = trials[(trials.role == "final") & (trials.task == task)].pivot(
+        index="replicate", columns="optimizer", values=column
+    )
+    difference = (found[first] - found[second]).dropna()
+    mean = difference.mean()
+    half = stats.t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / math.sqrt(len(difference))
+    said = [float(x) for x in re.findall(r"\d+\.\d+", sentence)]
+    digits = len(sentence.rsplit(".", 1)[1])
+    assert said == [round(x, digits) for x in (mean, mean - half, mean + half)]
+    assert sentence in re.sub(r"\s+", " ", PAGE)
