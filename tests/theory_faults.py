@@ -1,13 +1,15 @@
-"""Wrong optimizers for the theory's experiments to find out, and a check of their figures."""
+"""Wrong optimizers for the theory's experiments to find out, a check of their figures, and experiments on demand."""
 
 from __future__ import annotations
 
 import json
+import os
 
 from matplotlib.figure import Figure
 
 from adamomentum import AdaMomentum
 from adamomentum.theory import page, steppers
+from adamomentum.theory.claims import Check, Claim, Experiment, not_computed
 
 
 def install(monkeypatch, faulty: type[AdaMomentum]) -> None:
@@ -41,3 +43,38 @@ def assert_drawn(panels, found: dict) -> None:
             panel.draw(ax, form)
             assert ax.get_xlabel() or ax.get_ylabel()
             assert ax.get_title(loc="left") or ax.get_title()
+
+
+# Experiments for the command; here, since its other processes must be able to import them.
+
+
+def _claim(key: str, holds: bool, relied_on: bool = True) -> list[Claim]:
+    check = Check(f"a number of {key}; must be so", holds)
+    return [Claim(key, f"Statement {key}.", "here", (check,), Check("the same of another", False), relied_on=relied_on)]
+
+
+def good(profile, seed) -> list[Claim]:
+    return _claim(f"good-{profile}-{seed}", True)
+
+
+def false(profile, seed) -> list[Claim]:
+    return _claim("false", False)
+
+
+def paper_false(profile, seed) -> list[Claim]:
+    return _claim("paper-false", False, relied_on=False)
+
+
+def raises(profile, seed) -> list[Claim]:
+    raise ZeroDivisionError("an experiment that breaks [down]")
+
+
+def dies(profile, seed) -> list[Claim]:
+    os._exit(9)
+
+
+def offline(profile, seed) -> list[Claim]:
+    return [not_computed("offline", "Statement offline.", "here", "no network today", relied_on=True)]
+
+
+ON_DEMAND = {run.__name__: Experiment(run.__name__, run) for run in (good, false, paper_false, raises, dies, offline)}

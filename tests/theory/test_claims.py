@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from adamomentum.theory.claims import Check, Claim
+from adamomentum.theory.claims import Check, Claim, not_computed
 
 YES, NO = Check("yes", True), Check("no", False)
 
@@ -40,3 +40,9 @@ def test_only_what_is_relied_on_can_be_a_fault() -> None:
         made = claim(printed=(printed,), corrected=corrected, control=control, relied_on=True)
         assert made.fault == (not made.verdict.startswith("confirmed"))
         assert not claim(printed=(printed,), corrected=corrected, control=control).fault
+
+
+def test_what_was_not_computed_is_undecided_and_no_fault() -> None:
+    made = not_computed("k", "t", "s", "no data", relied_on=True)
+    assert (made.verdict, made.fault) == ("undecided", False)
+    assert claim(missing="no data").verdict == "undecided"

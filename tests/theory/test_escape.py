@@ -10,8 +10,16 @@ from scipy.stats import kstest, levy_stable
 from theory_faults import assert_drawn
 from theory_verdicts import VERDICTS
 
+from adamomentum.theory import escape, steppers
 from adamomentum.theory.drawings import escape as drawings
-from adamomentum.theory.escape import Exits, exit_times, frozen_exit_steps, sample_stable, stable_tail_constant
+from adamomentum.theory.escape import (
+    Exits,
+    assumption5,
+    exit_times,
+    frozen_exit_steps,
+    sample_stable,
+    stable_tail_constant,
+)
 from adamomentum.theory.experiments import exits, selectivity, trapping
 from adamomentum.theory.steppers import Stepper
 
@@ -32,6 +40,19 @@ def test_tail_constant_by_hand() -> None:
     assert stable_tail_constant(1.0) == pytest.approx(1 / math.pi)  # Cauchy
     assert stable_tail_constant(2.0) == 0
     assert frozen_exit_steps(1.0, 2.0, 0.1, 0.5, 3.0) == pytest.approx(3 * 2 / 0.05 * math.pi / 2)
+    # alpha 1.5: (R w / (lr sigma))^1.5 = 100^1.5 = 1000, and C = sin(3 pi / 4) Gamma(3 / 2) / pi = 1 / sqrt(8 pi).
+    assert frozen_exit_steps(1.5, 2.5, 0.1, 0.5, 2.0) == pytest.approx(1000 * math.sqrt(8 * math.pi) / 2)
+
+
+def test_assumption_5_by_hand() -> None:
+    assert assumption5(0.9) == pytest.approx((1.1 / 0.9, 0.1 / 1.9, False))
+    assert assumption5(0.5) == pytest.approx((3, 1 / 3, False))
+    # Even a beta1 near to 1 does not help: it asks for more than any average has.
+    assert 1 < assumption5(0.999).required < 1.01
+    assert not assumption5(0.999).possible
+    for beta1, message in ((0.0, r"beta1 must be finite and > 0, got 0"), (1.0, r"beta1 must be in \[0, 1\), got 1")):
+        with pytest.raises(ValueError, match=message):
+            assumption5(beta1)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +91,63 @@ def test_the_stopwatch() -> None:
     assert found.times.tolist() == [3, 3, 3]
     nobody = exit_times(make, lambda x: x, 0.35, np.zeros, **pushed)
     assert (nobody.times.size, nobody.censored) == (0, 3)
+
+
+def test_the_stopwatch_waits_until_enough_have_left() -> None:
+    make = lambda theta: Stepper("sgdm", theta, lr=0.1, momentum=0.0)
+    # Walker i is pushed by i: it leaves in step 12 / i, rounded up. The last ones never do.
+    pushes = np.array([3.0, 2.0, 1.0, 0.0])[:, None]
+
+    def push(x):
+        return -pushes[: len(x)] if len(x) == 4 else -pushes[4 - len(x) :]
+
+    found = exit_times(make, push, 1.15, np.zeros, walkers=4, limit=4)
+    assert (found.times.tolist(), found.censored, found.limit) == ([4], 3, 4)
+    found = exit_times(make, push, 1.15, np.zeros, walkers=4, limit=4, enough=3)
+    assert (found.times.tolist(), found.censored, found.limit) == ([4, 6, 12], 1, 12)
+    found = exit_times(make, push, 1.15, np.zeros, walkers=4, limit=20, enough=3)
+    assert (found.times.tolist(), found.censored, found.limit) == ([4, 6, 12], 1, 20)
+    found = exit_times(make, push, 1.15, np.zeros, walkers=4, limit=4, enough=4)
+    assert (found.censored, found.limit) == (1, 4 * escape.PATIENCE)
+
+
+def exits_of(mean: float, count: int = 1000, censored: int = 0) -> Exits:
+    return Exits(np.full(count, mean), censored, int(mean))
+
+
+def test_sharp_basins_left_sooner() -> None:
+    def cell(flat: float, sharp: float, thrown: float = 0.0, count: int = 1000) -> selectivity.Cell:
+        return selectivity.Cell(25.0, exits_of(flat, count), exits_of(sharp, count), thrown)
+
+    assert selectivity.left_sooner("x", [cell(200, 100)]).holds
+    assert not selectivity.left_sooner("x", [cell(100, 200)]).holds
+    # Three standard errors of the ratio of two means of 1,000 are 13 %.
+    assert cell(200, 100).error == pytest.approx(math.sqrt(2 / 1000))
+    assert not selectivity.left_sooner("x", [cell(113, 100)]).holds
+    assert selectivity.left_sooner("x", [cell(116, 100)]).holds
+    assert not selectivity.left_sooner("x", [cell(200, 100), cell(113, 100)]).holds
+    # Nobody left the sharp basin.
+    assert not selectivity.left_sooner("x", [selectivity.Cell(25.0, exits_of(10), Exits(np.zeros(0), 9, 99), 0)]).holds
+    # What leaves without noise does not count, for or against; it is not enough alone.
+    thrown = selectivity.left_sooner("x", [cell(200, 100), cell(50, 100, thrown=1.0)])
+    assert thrown.holds
+    assert "0.50 ± 0.02 (h = 25, leaves without noise)" in thrown.text
+    assert not selectivity.left_sooner("x", [cell(200, 100, thrown=1.0)]).holds
+
+
+@pytest.mark.parametrize(("product", "thrown"), [(2.5, 0.0), (4.0, 1.0)])
+def test_who_is_thrown_out_of_a_basin(product, thrown) -> None:
+    """SGD with momentum 0.9 is stable in a quadratic as long as lr times curvature is below 2 (1 + 0.9) = 3.8."""
+    h, noise, rng = 25.0, selectivity.Noise("none"), np.random.default_rng(0)
+    assert selectivity.thrown_out("sgdm", product / h, selectivity.SHAPES[0], h, noise, rng, walkers=5) == thrown
+
+
+def test_noise_that_grows_with_sharpness() -> None:
+    def scale(noise: selectivity.Noise, h: float) -> float:
+        return float(noise.draw(np.random.default_rng(0), h)((100_000,)).std())
+
+    assert scale(selectivity.GAUSSIAN, 25.0) == pytest.approx(1, rel=0.01)
+    assert scale(selectivity.GROWING, 25.0) == pytest.approx(5, rel=0.01)
 
 
 def test_walkers_that_leave_do_not_disturb_the_others() -> None:
@@ -118,8 +196,19 @@ def test_the_best_minimum_is_where_it_is_said_to_be(landscape) -> None:
 def small(monkeypatch):
     monkeypatch.setattr(exits, "WALKERS", {"quick": (300, 100)})
     monkeypatch.setattr(exits, "LIMIT", {"quick": 6000})
-    monkeypatch.setattr(selectivity, "SIZES", {"quick": (100, 120, (25.0,))})
+    monkeypatch.setattr(selectivity, "SIZES", {"quick": (100, 60, 120, (25.0,))})
     monkeypatch.setattr(trapping, "STARTS", {"quick": 200})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_an_optimizer_with_the_square_of_the_gradient_in_v_is_not_selective(monkeypatch) -> None:
+    """It is Adam."""
+    real = steppers._build
+    monkeypatch.setattr(steppers, "_build", lambda name: real("adam" if name == "adamomentum" else name))
+    (claim,) = selectivity.run("quick", 0)
+    assert claim.fault
+    assert not claim.control.holds
 
 
 @pytest.mark.slow

@@ -11,6 +11,9 @@ from theory_faults import assert_drawn
 from theory_verdicts import VERDICTS
 from torch import nn
 
+import adamomentum
+from adamomentum.study import work
+from adamomentum.study.data.wheel import DataError
 from adamomentum.theory.drawings import network as drawings
 from adamomentum.theory.experiments import network
 from adamomentum.theory.sharpness import top_eigenvalue
@@ -75,6 +78,27 @@ def test_claims(monkeypatch) -> None:
     assert set(found) == {"network-noise", "network-flatness"}
     assert not found["network-flatness"].control.holds
     assert_drawn(drawings.PANELS, found)
+
+
+def test_without_the_data_the_claims_are_undecided(monkeypatch) -> None:
+    def unreachable(*arguments):
+        raise DataError("no network, no MNIST-1D")
+
+    monkeypatch.setattr(work, "load", unreachable)
+    for profile, keys in (("quick", ["network-noise"]), ("full", ["network-noise", "network-flatness"])):
+        found = network.run(profile, 0)
+        assert [claim.key for claim in found] == keys
+        for claim in found:
+            assert (claim.verdict, claim.missing, claim.fault) == ("undecided", "no network, no MNIST-1D", False)
+
+
+@pytest.mark.slow
+def test_an_optimizer_with_the_square_of_the_gradient_in_v_is_found_out(monkeypatch) -> None:
+    """It is AdamW."""
+    monkeypatch.setattr(network, "SIZES", {"quick": (2, 2)})
+    monkeypatch.setattr(adamomentum, "AdaMomentum", torch.optim.AdamW)
+    (claim,) = network.run("quick", 0)
+    assert claim.fault
 
 
 def test_tuned_settings_are_those_of_the_study() -> None:

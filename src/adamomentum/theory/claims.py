@@ -40,6 +40,8 @@ class Claim:
         relied_on: whether this library's documentation builds on the statement (the corrected one if it needs
             corrections): then anything but a confirmation is a fault.
         note: what a reader should know besides.
+        missing: what kept it from being computed, e.g. data that could not be fetched; empty if it was. Then it is
+            undecided, and no fault.
         data: the numbers behind it, for ``claims.json`` and the figures; arrays as lists.
         seconds: how long it took.
     """
@@ -54,13 +56,14 @@ class Claim:
     correction: str = ""
     relied_on: bool = False
     note: str = ""
+    missing: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
     def verdict(self) -> Verdict:
         """What follows from the checks alone."""
-        if self.control.holds:
+        if self.missing or self.control.holds:
             return "undecided"
         if self.printed and all(c.holds for c in self.printed):
             return "confirmed"
@@ -73,7 +76,27 @@ class Claim:
     @property
     def fault(self) -> bool:
         """Whether the library relies on the statement and the computations do not bear it out."""
-        return self.relied_on and self.verdict not in ("confirmed", "confirmed with corrections")
+        verified = self.verdict in ("confirmed", "confirmed with corrections")
+        return self.relied_on and not self.missing and not verified
+
+
+def not_computed(key: str, title: str, source: str, missing: str, *, relied_on: bool = False) -> Claim:
+    """A claim that could not be looked into; arguments as the attributes of :class:`Claim`."""
+    nothing = Check("was not computed", False)
+    return Claim(key, title, source, printed=(), control=nothing, relied_on=relied_on, missing=missing)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An experiment that raised, or whose process died.
+
+    Attributes:
+        name: of the experiment.
+        error: its traceback.
+    """
+
+    name: str
+    error: str
 
 
 @dataclass(frozen=True)

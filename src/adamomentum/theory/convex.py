@@ -1,4 +1,4 @@
-r"""Regret on convex streams: what Theorem 4 and Corollary 2 bound, and a bound for the optimizer as it is used.
+r"""Regret on convex streams: what Theorem 4 and Corollary 2 bound, and a bound for constant beta1.
 
 An online learner picks theta_t in a box, sees a convex loss f_t and pays f_t(theta_t). Its regret after T rounds is
 sum f_t(theta_t) - min over theta in the box of sum f_t(theta), in units of the loss. The learner here is AdaMomentum
@@ -249,7 +249,10 @@ def regret_bound_cor2(
 
 
 def regret_bound_const_b1(ledger: RegretLedger, alpha: float, width: float, *, posteriori: bool = False) -> Bound:
-    r"""A bound for AdaMomentum as it is used: constant beta1, bias corrected, with amsgrad. New here.
+    r"""A bound for constant beta1, with bias correction and amsgrad. New here.
+
+    Constant beta1 and bias correction are how AdaMomentum is used; amsgrad, a box and the learning rate
+    alpha / sqrt(t) are not its defaults, and the bound needs them.
 
     .. math::
         \frac{D^2 \sqrt T (1 - \beta_1^T)}{2 \alpha} \sum_i \sqrt{V_{T,i}}

@@ -10,16 +10,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adamomentum.theory.arguments import check_number
+from adamomentum.theory.arguments import check_beta, check_number
+from adamomentum.theory.moments import noise_attenuation
 from adamomentum.theory.steppers import Stepper
 
-__all__ = ["Exits", "exit_times", "frozen_exit_steps", "sample_stable", "stable_tail_constant"]
+__all__ = [
+    "Assumption5",
+    "Exits",
+    "assumption5",
+    "exit_times",
+    "frozen_exit_steps",
+    "sample_stable",
+    "settle",
+    "stable_tail_constant",
+]
 
 Array = NDArray[np.float64]
+
+PATIENCE = 50
 
 
 def _check_alpha(alpha: float) -> float:
@@ -47,7 +60,7 @@ def stable_tail_constant(alpha: float) -> float:
 
 
 def sample_stable(alpha: float, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Draws symmetric alpha-stable numbers by the method of Chambers, Mallows and Stuck (1976).
+    """Draws symmetric alpha-stable numbers, below 2 by the method of Chambers, Mallows and Stuck (1976).
 
     Args:
         alpha: index of stability, in (0, 2].
@@ -61,6 +74,8 @@ def sample_stable(alpha: float, shape: tuple[int, ...], rng: np.random.Generator
         ValueError: if alpha is out of range.
     """
     alpha = _check_alpha(alpha)
+    if alpha == 2:
+        return rng.normal(scale=math.sqrt(2), size=shape)
     angle = rng.uniform(-math.pi / 2, math.pi / 2, shape)
     if alpha == 1:
         return np.tan(angle)
@@ -103,6 +118,46 @@ def frozen_exit_steps(alpha: float, width: float, lr: float, sigma: float, preco
     return math.pow(preconditioner * width / (lr * sigma), alpha) / (2 * stable_tail_constant(alpha))
 
 
+class Assumption5(NamedTuple):
+    """What Assumption 5 asks of the momentum in noise, and what there is.
+
+    Attributes:
+        required: E m^2 / E g^2 that it asks for at least.
+        attained: the same in white noise, by the recursion of the momentum.
+        possible: whether any stationary noise, however correlated, has as much.
+    """
+
+    required: float
+    attained: float
+    possible: bool
+
+
+def assumption5(beta1: float = 0.9) -> Assumption5:
+    r"""Assumption 5 of the paper, as its proof of Proposition 1 uses it, and what the momentum of noise is.
+
+    .. math::
+        E\, m^2 \ge \frac{2 - \beta_1}{\beta_1} E\, g^2
+        \qquad\text{but}\qquad
+        E\, m^2 = \frac{1 - \beta_1}{1 + \beta_1} E\, g^2
+
+    in white noise, from the recursion m = beta1 m' + (1 - beta1) g with m' and g independent. In correlated stationary
+    noise there is more, but never more than 1: m is a weighted average of gradients of one mean square (Minkowski). The
+    assumption asks for more than 1 at every beta1 < 1.
+
+    Args:
+        beta1: decay rate of the momentum, above 0.
+
+    Returns:
+        Both ratios, and whether the first is possible.
+
+    Raises:
+        ValueError: if beta1 is out of range.
+    """
+    beta1 = check_number("beta1", check_beta("beta1", beta1), "the decay rate of the momentum")
+    required = (2 - beta1) / beta1
+    return Assumption5(required, noise_attenuation(beta1), required <= 1)
+
+
 @dataclass(frozen=True)
 class Exits:
     """Exit times of many walkers.
@@ -110,7 +165,7 @@ class Exits:
     Attributes:
         times: steps of those that left.
         censored: how many were still in at the end.
-        limit: the last step that was looked at.
+        limit: the last step that was made.
     """
 
     times: Array
@@ -129,6 +184,32 @@ class Exits:
         return 1 / math.sqrt(self.times.size) if self.times.size else math.inf
 
 
+def settle(
+    stepper: Stepper,
+    gradient: Callable[[Array], Array],
+    width: float,
+    noise: Callable[[tuple[int, ...]], Array],
+    steps: int,
+) -> None:
+    """Lets moments forget their start: whoever leaves the basin is put back to 0, its moments are kept.
+
+    Args:
+        stepper: the optimizer; positions of shape (walkers, dimensions).
+        gradient: as for :func:`exit_times`.
+        width: likewise.
+        noise: likewise.
+        steps: how many.
+    """
+    for _ in range(steps):
+        stepper.step(gradient(stepper.theta) + noise(stepper.theta.shape))
+        stepper.theta[_outside(stepper.theta, width)] = 0
+
+
+def _outside(theta: Array, width: float) -> NDArray[np.bool_]:
+    outside: NDArray[np.bool_] = (theta**2).sum(axis=1) > width**2
+    return outside
+
+
 def exit_times(
     make: Callable[[Array], Stepper],
     gradient: Callable[[Array], Array],
@@ -137,6 +218,7 @@ def exit_times(
     *,
     walkers: int,
     limit: int,
+    enough: int = 0,
     burn: int = 0,
     dimensions: int = 1,
 ) -> Exits:
@@ -149,24 +231,26 @@ def exit_times(
         noise: added to the gradient, by shape.
         walkers: how many.
         limit: after so many steps those still in are counted as censored.
-        burn: steps before the clock starts, in which whoever leaves is put back to 0; moments are kept.
+        enough: the limit waits until so many have left, but not for more than :data:`PATIENCE` times as many steps.
+        burn: steps of :func:`settle` before the clock starts.
         dimensions: of the basin.
 
     Returns:
         The times.
     """
     stepper = make(np.zeros((walkers, dimensions)))
-    for _ in range(burn):
-        stepper.step(gradient(stepper.theta) + noise(stepper.theta.shape))
-        stepper.theta[(stepper.theta**2).sum(axis=1) > width**2] = 0
+    settle(stepper, gradient, width, noise, burn)
     times: list[Array] = []
-    for t in range(1, limit + 1):
+    t, gone = 0, 0
+    while t < limit or (gone < enough and t < PATIENCE * limit):
+        t += 1
         stepper.step(gradient(stepper.theta) + noise(stepper.theta.shape))
-        left = (stepper.theta**2).sum(axis=1) > width**2
+        left = _outside(stepper.theta, width)
         count = int(left.sum())
         if count:
             times.append(np.full(count, float(t)))
-            if count == len(left):
-                return Exits(np.concatenate(times), 0, t)
+            gone += count
+            if gone == walkers:
+                break
             stepper.keep(~left)
-    return Exits(np.concatenate(times) if times else np.zeros(0), len(stepper.theta), limit)
+    return Exits(np.concatenate(times) if times else np.zeros(0), walkers - gone, t)

@@ -14,14 +14,21 @@ from adamomentum.files import write_atomic
 from adamomentum.page.figures import panel
 from adamomentum.page.templates import template
 from adamomentum.theory.catalogue import panels
-from adamomentum.theory.claims import Claim, Profile
+from adamomentum.theory.claims import Claim, Failure, Profile
 
 PAGE = "theory.html"
 CLAIMS = "claims.json"
 SIZE = (6.4, 4.2)
 
 
-def write(claims: Sequence[Claim], profile: Profile, seed: int, command: str, folder: Path) -> Path:
+def write(
+    claims: Sequence[Claim],
+    profile: Profile,
+    seed: int,
+    command: str,
+    folder: Path,
+    failures: Sequence[Failure] = (),
+) -> Path:
     """Writes ``claims.json``, figures (SVG, PDF) and a page that needs nothing else.
 
     Args:
@@ -30,22 +37,30 @@ def write(claims: Sequence[Claim], profile: Profile, seed: int, command: str, fo
         seed: likewise.
         command: that made them.
         folder: where to.
+        failures: experiments that broke down.
 
     Returns:
         The page's path.
     """
     # The numbers first: they took long, and a picture that fails must not cost them.
-    record = {"profile": profile, "seed": seed, "command": command, "claims": [_record(claim) for claim in claims]}
+    record = {
+        "profile": profile,
+        "seed": seed,
+        "command": command,
+        "claims": [_record(claim) for claim in claims],
+        "failures": [asdict(failure) for failure in failures],
+    }
     write_atomic(folder / CLAIMS, (json.dumps(_plain(record), indent=1) + "\n").encode())
     known = {claim.key: claim for claim in claims}
     drawn: dict[str, list[tuple[str, str]]] = {}
     for p in panels():
-        if p.claim in known:
+        if p.claim in known and not known[p.claim].missing:
             svg = panel(p.draw, p.name, folder / "figures", known[p.claim].data, size=SIZE)
             if svg is not None:
                 drawn.setdefault(p.claim, []).append((svg, p.caption))
     text = template(Path(__file__).parent, "theory.html.j2").render(
         claims=claims,
+        failures=failures,
         drawn=drawn,
         profile=profile,
         seed=seed,

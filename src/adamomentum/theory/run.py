@@ -4,56 +4,54 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 
-from adamomentum.theory.catalogue import experiments
-from adamomentum.theory.claims import Claim, Profile
+from adamomentum.theory.claims import Claim, Experiment, Failure, Profile
 
 
-def run_experiment(name: str, profile: Profile, seed: int) -> list[Claim]:
-    """Runs one experiment on one core and returns its claims.
-
-    Raises:
-        ValueError: if there is none of that name.
-    """
+def run_experiment(experiment: Experiment, profile: Profile, seed: int) -> list[Claim] | Failure:
+    """Runs one experiment on one core and returns its claims, or what it raised."""
     import torch
 
-    known = experiments()
-    if name not in known:
-        raise ValueError(f"no experiment is called {name!r}; there are {', '.join(known)}")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         start = time.process_time()
-        claims = known[name].run(profile, seed)
+        claims = experiment.run(profile, seed)
         seconds = (time.process_time() - start) / max(1, len(claims))
+    except Exception:  # the others have taken long, and must not be lost
+        return Failure(experiment.name, traceback.format_exc())
     finally:
         torch.set_num_threads(threads)
     # They share their runs: so much each.
     return [replace(claim, seconds=seconds) for claim in claims]
 
 
-def run_all(names: Sequence[str], profile: Profile, seed: int, workers: int) -> Iterator[tuple[str, list[Claim]]]:
-    """Runs experiments in processes of their own and yields (name, claims) as they finish.
+def run_all(
+    chosen: Sequence[Experiment], profile: Profile, seed: int, workers: int
+) -> Iterator[tuple[str, list[Claim] | Failure]]:
+    """Runs experiments in processes of their own and yields (name, claims or failure) as they finish.
 
     The numbers depend on ``profile`` and ``seed`` alone, not on ``workers``.
 
     Args:
-        names: which experiments.
+        chosen: which experiments.
         profile: ``quick`` or ``full``.
         seed: of all random numbers.
         workers: processes at a time.
-
-    Raises:
-        Exception: what an experiment raised; the others are cancelled.
     """
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(run_experiment, name, profile, seed): name for name in names}
+        running = {pool.submit(run_experiment, experiment, profile, seed): experiment.name for experiment in chosen}
         try:
             for future in as_completed(running):
-                yield running[future], future.result()
+                name, error = running[future], future.exception()
+                if error is None:
+                    yield name, future.result()
+                else:  # the process died, of a lack of memory for example
+                    yield name, Failure(name, "".join(traceback.format_exception(error)))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

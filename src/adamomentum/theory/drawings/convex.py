@@ -34,13 +34,11 @@ def regret(ax: Axes, data: Mapping[str, Any]) -> None:
 
 def counterexample(ax: Axes, data: Mapping[str, Any]) -> None:
     """Theta of the four runs."""
-    rounds = np.asarray(data["rounds"]) + 1
-    marks = np.unique(np.geomspace(1, rounds[-1], 400).astype(int)) - 1
     styles = {"Adam": ("adam", "-"), "Adam, amsgrad": ("adam", DASHED)}
     styles |= {"AdaMomentum": ("adamomentum", "-"), "AdaMomentum, amsgrad": ("adamomentum", DASHED)}
     for label, theta in data["paths"].items():
         colour, line = styles[label]
-        ax.plot(rounds[marks], np.asarray(theta)[marks], color=COLOURS[colour], linestyle=line, label=label)
+        ax.plot(data["rounds"], theta, color=COLOURS[colour], linestyle=line, label=label)
     ax.set_xscale("log")
     ax.set_ylim(-1.1, 1.1)
     ax.set_xlabel("rounds")

@@ -48,12 +48,15 @@ def exits(ax: Axes, data: Mapping[str, Any]) -> None:
 
 def selectivity(ax: Axes, data: Mapping[str, Any]) -> None:
     """Flat over sharp exit steps, by optimizer and shape, at the greatest sharpness."""
-    ratios = np.asarray(data["ratios"])[:, :, -1]
     markers = ("o", "s", "^", "D")
-    for i, shape in enumerate(data["shapes"]):
-        for j, name in enumerate(data["names"]):
-            ax.plot(ratios[i, j], j, markers[i], color=COLOURS[name])
-        ax.plot([], [], markers[i], color="0.4", label=shape)
+    for cell in data["cells"]:
+        if cell["noise"] == "Gaussian" and cell["sharpness"] == data["sharpness"][-1]:
+            colour, marker = COLOURS[cell["name"]], markers[data["shapes"].index(cell["shape"])]
+            fill = colour if cell["held"] else "none"
+            place = data["names"].index(cell["name"])
+            ax.plot(cell["ratio"], place, marker, color=colour, markerfacecolor=fill)
+    for marker, shape in zip(markers, data["shapes"], strict=False):
+        ax.plot([], [], marker, color="0.4", label=shape)
     ax.axvline(1, **THIN)
     ax.set_xscale("log")
     ax.set_yticks(range(len(data["names"])), [LABELS[name] for name in data["names"]])
@@ -78,11 +81,17 @@ def trapping(ax: Axes, data: Mapping[str, Any]) -> None:
 
 PANELS = (
     Panel("frozen-exit", "frozen-exit", "How exit steps depend on lr, measured (dots) and claimed (lines).", frozen),
-    Panel("exits", "proposition-1", "Quadratic basins of equal height in alpha-stable noise, lr 0.05.", exits),
+    Panel(
+        "exits",
+        "proposition-1",
+        "Quadratic basins of equal height in alpha-stable noise, lr 0.05; 2 is Gaussian, lr 0.15.",
+        exits,
+    ),
     Panel(
         "selectivity",
         "selectivity",
-        "The learning rates are such that all leave the flat basin alike. Right of 1, sharp basins are left first.",
+        "The learning rates are such that all leave the flat basin alike. Right of 1, sharp basins are left first. "
+        "Hollow: the optimizer is unstable in the sharp basin and leaves it without noise too.",
         selectivity,
     ),
     Panel("trapping", "trapping", "Share of runs that reach the global minimum, by learning rate.", trapping),

@@ -46,9 +46,9 @@ def sandwich(ax: Axes, data: Mapping[str, Any]) -> None:
     rng = np.random.default_rng(0)
     for i, ratios in enumerate(np.asarray(data["ratios"], np.float64)):
         known = ratios[np.isfinite(ratios)]
-        ax.plot(
-            known, i + rng.uniform(-0.25, 0.25, known.size), ".", color=COLOURS["adamomentum"], markersize=3, alpha=0.5
-        )
+        places = i + rng.uniform(-0.25, 0.25, known.size)
+        # As pixels: thousands of dots as vectors would be half of the page.
+        ax.plot(known, places, ".", color=COLOURS["adamomentum"], markersize=3, alpha=0.5, rasterized=True)
     ax.plot(data["extremal"], [len(families)] * 2, "D", color=COLOURS["adamomentum"], markersize=6)
     low, high = data["limits"]
     ax.axvspan(low, high, color=COLOURS["adam"], alpha=0.12, linewidth=0)

@@ -7,6 +7,7 @@ from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 
 from adamomentum.theory.claims import Check, Claim, Profile
+from adamomentum.theory.escape import assumption5
 from adamomentum.theory.experiments.responses import fresh
 from adamomentum.theory.moments import ar1_momentum_ratio
 from adamomentum.theory.steppers import Stepper
@@ -47,7 +48,7 @@ def assumption_5(profile: Profile, rng: np.random.Generator) -> Claim:
     phis = np.array([-0.5, 0.0, 0.5, 0.9, 0.99, 0.999])
     rows, steps = (200, 1500) if profile == "quick" else (1000, 10000)
     beta1 = 0.9
-    required = (2 - beta1) / beta1
+    required = assumption5(beta1).required
     ratio, error = momentum_ratios("adamomentum", phis, rows, steps, rng)
     heavy, _ = momentum_ratios("sgdm", phis, rows, steps // 5, rng)
     expected = ar1_momentum_ratio(phis, beta1)

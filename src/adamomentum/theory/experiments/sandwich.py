@@ -167,6 +167,7 @@ def _larger(rng: np.random.Generator, steps: int, least: float) -> Claim:
         ),
         control=small("Adam itself", adams),
         note="The order of the second moments being the reverse, so is what the proof concludes from it.",
+        data={"rows": rows, "share": share, "median": ours, "adam": adams, "largest": largest, "limit": limit},
     )
 
 

@@ -205,6 +205,7 @@ def _defaults() -> Claim:
         note=f"eps would have to be large, as in SGD: at 1e-4 the limit is {limits[1e-4]:.1g}. And Corollary 1 needs "
         "beta1 to "
         "tend to 1, Corollary 2 needs it to tend to 0. What covers constant beta1 is the bound on the regret.",
+        data={"lr": lr, "limits": [{"eps": eps, "lr": limit} for eps, limit in limits.items()]},
     )
 
 
