@@ -49,8 +49,8 @@ def release_gradients(
     the loss by ``accumulation_steps`` as without release.
 
     lr, eps, weight decay and beta2 are read in the last pass, beta1 must not change from the first to the last. The
-    state can be saved and loaded between any two passes; ``load_state_dict`` and ``release_gradients`` may come in either
-    order.
+    state can be saved and loaded between any two passes; ``load_state_dict`` and ``release_gradients`` may come in
+    either order.
 
     What cannot be had together with it, because it needs all gradients at once: clipping by their total norm,
     GradScaler (use bfloat16), reading ``p.grad`` after ``backward()``. Clip each gradient by itself in
