@@ -174,7 +174,7 @@ class Exits:
 
     @property
     def mean(self) -> float:
-        """All steps over all exits: the mean, if exits come at a constant rate; infinite without an exit."""
+        """The mean, all steps over all exits, if exits come at a constant rate; infinite without an exit."""
         total = float(self.times.sum()) + self.censored * self.limit
         return total / self.times.size if self.times.size else math.inf
 
@@ -231,7 +231,7 @@ def exit_times(
         noise: added to the gradient, by shape.
         walkers: how many.
         limit: after so many steps those still in are counted as censored.
-        enough: the limit waits until so many have left, but not for more than :data:`PATIENCE` times as many steps.
+        enough: the limit waits until so many have left, but not for more than ``PATIENCE`` (50) times as many steps.
         burn: steps of :func:`settle` before the clock starts.
         dimensions: of the basin.
 
