@@ -25,6 +25,7 @@ __all__ = [
     "assumption5",
     "exit_times",
     "frozen_exit_steps",
+    "outside",
     "sample_stable",
     "settle",
     "stable_tail_constant",
@@ -202,12 +203,18 @@ def settle(
     """
     for _ in range(steps):
         stepper.step(gradient(stepper.theta) + noise(stepper.theta.shape))
-        stepper.theta[_outside(stepper.theta, width)] = 0
+        stepper.theta[outside(stepper.theta, width)] = 0
 
 
-def _outside(theta: Array, width: float) -> NDArray[np.bool_]:
-    outside: NDArray[np.bool_] = (theta**2).sum(axis=1) > width**2
-    return outside
+def outside(theta: Array, width: float) -> NDArray[np.bool_]:
+    """Which walkers are outside of a basin.
+
+    Args:
+        theta: positions, shape (walkers, dimensions).
+        width: distance from 0 to the edge.
+    """
+    out: NDArray[np.bool_] = (theta**2).sum(axis=1) > width**2
+    return out
 
 
 def exit_times(
@@ -245,7 +252,7 @@ def exit_times(
     while t < limit or (gone < enough and t < PATIENCE * limit):
         t += 1
         stepper.step(gradient(stepper.theta) + noise(stepper.theta.shape))
-        left = _outside(stepper.theta, width)
+        left = outside(stepper.theta, width)
         count = int(left.sum())
         if count:
             times.append(np.full(count, float(t)))

@@ -382,8 +382,9 @@ class AdaMomentum(Optimizer):
         self._pending.clip = None
         if self._pending.release is None:  # what was accumulated under release before counts in this step
             for group in self.param_groups:
-                if group.pop(ACCUMULATED_BETA1, None) is not None or group.get(ACCUMULATED):
+                if ACCUMULATED in group:
                     group[ACCUMULATED] = 0
+                    group.pop(ACCUMULATED_BETA1, None)
         if not self.state and self._only_state_is_wanted():
             self.init_state()
             return []

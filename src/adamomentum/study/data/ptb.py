@@ -65,13 +65,11 @@ def ptb(
     """
     name = "Penn Treebank"
     if source is not None:
-        sentences = read_folder(source)
-        try:
-            arrays = _encoded(sentences, tokens, words, str(source))
-        except _OtherSize:
-            if not any_size:
-                raise
-            arrays, name = _arrays(_text(sentences)), f"{name}, not of the published size"
+        text = _Text(read_folder(source))
+        other = text.differs(tokens, words, str(source))
+        if other and not any_size:
+            raise DataError(other)
+        arrays, name = text.arrays(), f"{name}, not of the published size" if other else name
     else:
 
         def download() -> tuple[Arrays, dict[str, str]]:
@@ -128,39 +126,33 @@ def _sentences(content: bytes, where: str) -> Sentences:
         raise DataError(f"Penn Treebank: {where} has no readable column {COLUMN!r} ({error}); {HOW}") from None
 
 
-class _OtherSize(DataError):
-    """The text is not the published one."""
+class _Text:
+    """The tokens of each split, and the words of train."""
 
+    def __init__(self, sentences: Mapping[str, Sentences]) -> None:
+        # Blank lines are no sentences; the published files have none.
+        self._tokens = {s: [w for line in sentences[s] if line.strip() for w in (*line.split(), END)] for s in SPLITS}
+        self._words = vocabulary(self._tokens["train"], len(self._tokens["train"]) + 2)
 
-def _text(sentences: Mapping[str, Sentences]) -> dict[str, list[str]]:
-    # Blank lines are no sentences; the published files have none.
-    return {s: [w for line in sentences[s] if line.strip() for w in (*line.split(), END)] for s in SPLITS}
-
-
-def _vocabulary(text: Mapping[str, list[str]]) -> tuple[str, ...]:
-    return vocabulary(text["train"], len(text["train"]) + 2)
-
-
-def _arrays(text: Mapping[str, list[str]]) -> Arrays:
-    known = _vocabulary(text)
-    return {**{split: encode(text[split], known) for split in SPLITS}, "words": np.array(known)}
-
-
-def _encoded(sentences: Mapping[str, Sentences], tokens: Mapping[str, int], words: int, where: str) -> Arrays:
-    text = _text(sentences)
-    known = _vocabulary(text)
-    new = {word for split in SPLITS for word in text[split]} - set(known)
-    sizes = {split: len(text[split]) for split in SPLITS}
-    if sizes != dict(tokens) or len(known) != words or new:
+    def differs(self, tokens: Mapping[str, int], words: int, where: str) -> str:
+        """Returns how it differs from the published text; nothing if it does not."""
+        new = {word for split in SPLITS for word in self._tokens[split]} - set(self._words)
+        sizes = {split: len(self._tokens[split]) for split in SPLITS}
+        if sizes == dict(tokens) and len(self._words) == words and not new:
+            return ""
         expected = " / ".join(f"{tokens[split]:,}" for split in SPLITS)
         found = " / ".join(f"{sizes[split]:,}" for split in SPLITS)
         extra = f" and {len(new):,} that are not in train, e.g. {min(new)!r}" if new else ""
-        raise _OtherSize(
+        return (
             f"Penn Treebank: {where} has {found} tokens (train / valid / test, with one a sentence for its end) and "
-            f"{len(known):,} words{extra}; the published text has {expected} and {words:,}. It is another preparation "
-            "of the text (Mikolov's is wanted: lower case, N for numbers, <unk> for rare words), or cut short"
+            f"{len(self._words):,} words{extra}; the published text has {expected} and {words:,}. It is another "
+            "preparation of the text (Mikolov's is wanted: lower case, N for numbers, <unk> for rare words), or cut "
+            "short"
         )
-    return _arrays(text)
+
+    def arrays(self) -> Arrays:
+        """Returns the numbers of the tokens by split, and the words that they stand for."""
+        return {**{split: encode(self._tokens[split], self._words) for split in SPLITS}, "words": np.array(self._words)}
 
 
 def _download(cache: Path | None, tokens: Mapping[str, int], words: int, fetch: Fetch) -> tuple[Arrays, dict[str, str]]:
@@ -172,11 +164,15 @@ def _download(cache: Path | None, tokens: Mapping[str, int], words: int, fetch: 
             for split in SPLITS:
                 address = mirror.format(valid=NAMES[split][0], validation=NAMES[split][min(1, len(NAMES[split]) - 1)])
                 sentences[split] = _sentences(fetch(address), address)
-            arrays = _encoded(sentences, tokens, words, mirror)
+            text = _Text(sentences)
+            if other := text.differs(tokens, words, mirror):
+                raise DataError(other)
         except (OSError, http.client.HTTPException, DataError) as error:
             failures.append(f"{host}: {error}")
             continue
-        return arrays, {"SOURCE.txt": f"Penn Treebank (LDC99T42, Linguistic Data Consortium), read from {mirror}\n"}
+        return text.arrays(), {
+            "SOURCE.txt": f"Penn Treebank (LDC99T42, Linguistic Data Consortium), read from {mirror}\n"
+        }
     folder = cache if cache is not None else cache_dir()
     raise DataError(
         f"Penn Treebank is not in the cache ({folder}) and no mirror has it ({'; '.join(failures)}); "

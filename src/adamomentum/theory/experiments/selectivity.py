@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adamomentum.theory.claims import Check, Claim, Experiment, Profile
-from adamomentum.theory.escape import Exits, exit_times, sample_stable, settle
+from adamomentum.theory.escape import Exits, exit_times, outside, sample_stable, settle
 from adamomentum.theory.steppers import LABELS, Stepper
 
 Array = NDArray[np.float64]
@@ -169,7 +169,7 @@ def thrown_out(
     out = np.zeros(walkers, bool)
     for _ in range(ALONE):
         stepper.step(slope(stepper.theta))
-        out |= (stepper.theta**2).sum(axis=1) > width**2
+        out |= outside(stepper.theta, width)
         stepper.theta[out] = 0  # or they overflow
     return float(out.mean())
 
