@@ -169,9 +169,11 @@ bool Batch::read_item(PyObject *param, PyObject *grad, PyObject *state, bool ams
   if (!param_type(g, &grad_type) || grad_type != item->param ) return false;
   if (g.numel() == 1 && is_negated(grad)) return false;
 
-  if (!read_entry(state, names().step, &object, &t) || !t.is_type(kFloat, 32) || t.numel() != 1) return false;
+  if (!read_entry(state, names().step, &object, &t) || t.numel() != 1) return false;
+  item->step.wide = t.is_type(kFloat, 64);
+  if (!item->step.wide && !t.is_type(kFloat, 32)) return false;
   keep(object);
-  item->step = static_cast<float *>(t.memory());
+  item->step.memory = t.memory();
 
   if (!read_entry(state, names().m, &object, &t) || !state_type(t, &item->state) || !same_layout(p, t)) return false;
   if (!kernels().update[item->param][item->state]) return false;
@@ -233,10 +235,10 @@ bool Batch::gather_gradients(PyObject *params, PyObject *rest) {
   return true;
 }
 
-const std::vector<float> &Batch::next_steps() {
+const std::vector<double> &Batch::next_steps() {
   steps_.clear();
   for (Item &item : items_) {
-    const float next = *item.step + 1.0f;
+    const double next = item.step.next();
     // Parameters nearly always share their step.
     if (steps_.empty() || steps_[steps_.size() - 1] != next) {
       auto known = std::find(steps_.begin(), steps_.end(), next);
@@ -313,7 +315,7 @@ void Batch::run(const std::vector<Row> &rows, int workers) {
         update(item.whole, rows[item.row]);
     }
   });
-  for (const Item &item : items_) *item.step += 1.0f;
+  for (const Item &item : items_) item.step.set(item.step.next());
 }
 
 double Batch::square_sum(int workers) {

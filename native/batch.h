@@ -13,6 +13,17 @@
 
 namespace adamomentum {
 
+// Where a step count lies: a float64, or a float32 of older states, which counts no further than 2^24.
+struct StepCount {
+  void *memory;
+  bool wide;
+  double next() const { return wide ? *static_cast<double *>(memory) + 1.0 : *static_cast<float *>(memory) + 1.0f; }
+  void set(double count) const {
+    if (wide) *static_cast<double *>(memory) = count;
+    else *static_cast<float *>(memory) = static_cast<float>(count);
+  }
+};
+
 class Batch {
  public:
   // plain_types: the classes of parameters and gradients that are what they seem; no subclass is taken.
@@ -33,7 +44,7 @@ class Batch {
   bool gather_gradients(PyObject *params, PyObject *rest);
 
   // The distinct numbers of the step that each parameter takes next. Rows for run() come in this order.
-  const std::vector<float> &next_steps();
+  const std::vector<double> &next_steps();
 
   // The update of all parameters, counting their steps.
   void run(const std::vector<Row> &rows, int workers);
@@ -48,7 +59,7 @@ class Batch {
  private:
   struct Item {
     Span whole;
-    float *step;
+    StepCount step;
     Param param;
     State state;
     uint32_t row;
@@ -67,7 +78,7 @@ class Batch {
 
   std::vector<Item> items_;
   std::vector<Unit> units_;
-  std::vector<float> steps_;
+  std::vector<double> steps_;
   std::vector<PyObject *> kept_;
   PyObject *plain_types_;
   PyObject *params_;

@@ -11,7 +11,7 @@ using namespace adamomentum;
 namespace {
 
 // A row as Python gives it: the Numbers of scalars.py, then what is the same for the whole group.
-Row row_of(nb::handle numbers, float step, double grad_factor, double l2) {
+Row row_of(nb::handle numbers, double step, double grad_factor, double l2) {
   auto number = [&](int i) { return nb::cast<double>(numbers[i]); };
   Row row{};
   row.m_weight = number(0);
@@ -23,7 +23,7 @@ Row row_of(nb::handle numbers, float step, double grad_factor, double l2) {
   row.adapt = nb::cast<bool>(numbers[6]);
   row.grad_factor = grad_factor;
   row.l2 = l2;
-  row.step = static_cast<uint32_t>(step);
+  row.step = static_cast<uint32_t>(static_cast<uint64_t>(step));  // cut off, as the random bits wrap around
   return row;
 }
 
@@ -68,7 +68,7 @@ NB_MODULE(_native, m) {
       .def("next_steps", &Batch::next_steps)
       .def("run",
            [](Batch &self, nb::list numbers, double grad_factor, double l2, int threads) {
-             const std::vector<float> &steps = self.next_steps();
+             const std::vector<double> &steps = self.next_steps();
              if (numbers.size() != steps.size()) throw nb::value_error("numbers must be one row for each of next_steps()");
              std::vector<Row> rows;
              for (size_t i = 0; i < steps.size(); ++i) rows.push_back(row_of(numbers[i], steps[i], grad_factor, l2));

@@ -310,7 +310,7 @@ def test_moments_of_adam_carry_over(cls):
     adam = run_adam(np.random.default_rng(7).normal(size=(20, 3)), cls)
     state = state_of(imported(adam.state_dict()))
     assert set(state) == {"step", "exp_avg", "exp_avg_sq"}
-    assert state["step"].dtype == torch.float32
+    assert state["step"].dtype == torch.float64
     assert state["step"].shape == ()
     assert state["step"] == 20
     for key in ("exp_avg", "exp_avg_sq"):

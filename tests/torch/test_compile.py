@@ -6,6 +6,9 @@ from lockstep import SWITCHES
 from torch._dynamo.testing import CompileCounter
 
 from adamomentum import AdaMomentum
+from adamomentum.torch.functional import adamomentum
+from adamomentum.torch.precision import empty_scales
+from adamomentum.torch.rounding import nearest
 
 
 def pair(**options):
@@ -61,6 +64,144 @@ def test_inductor_agrees(foreach, switches):
         eager.step()
     for p, q in zip(params, others, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+# In each the parameters' dtypes that the rounding is for.
+ROUNDINGS = {
+    "nearest": (torch.float32, torch.bfloat16, torch.float16),
+    "stochastic": (torch.bfloat16,),
+    "kahan": (torch.bfloat16, torch.float16),
+    "master": (torch.bfloat16, torch.float16),
+}
+ODD = [(1,), (255,), (257,), (300,), (640,), (1000,), (30, 20)]
+
+
+def in_every_rounding(state_dtype, shapes):
+    """An optimizer with a group for each rounding and dtype, and its parameters."""
+    generator = torch.Generator().manual_seed(0)
+    groups = [
+        {
+            "params": [torch.nn.Parameter(torch.randn(s, generator=generator).to(dtype)) for s in shapes],
+            "rounding": rounding,
+        }
+        for rounding, dtypes in ROUNDINGS.items()
+        for dtype in dtypes
+    ]
+    opt = AdaMomentum(groups, lr=1e-3, weight_decay=0.1, state_dtype=state_dtype)
+    return [p for group in groups for p in group["params"]], opt
+
+
+def check_compiled(state_dtype, shapes, backend, steps=12):
+    (params, opt), (others, eager) = in_every_rounding(state_dtype, shapes), in_every_rounding(state_dtype, shapes)
+    before = [p.detach().clone() for p in params]
+    step = torch.compile(opt.step, backend=backend)
+    for _ in range(steps):
+        for p, q in zip(params, others, strict=True):
+            p.grad = torch.randn_like(p) + 1
+            q.grad = p.grad.clone()
+        step()
+        eager.step()
+    for p, q, start in zip(params, others, before, strict=True):
+        # Where the last bit of float32 arithmetic tips a rounding, a stored number is the next one: 2^-7 in bfloat16.
+        for a, b in ((p, q), *((opt.state[p][key], value) for key, value in eager.state[q].items())):
+            assert a.dtype == b.dtype
+            a, b = a.double(), b.double()
+            coarse = (
+                1e-9 + {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}.get(p.dtype, 0) * b.abs()
+            )
+            off = (a - b).abs() > 2e-6 + 1e-5 * b.abs()
+            assert off.double().mean() <= 0.02
+            assert not off.any() or state_dtype is not None or ((a - b).abs() <= 2e-6 + coarse).all()
+        moved = (p != start).double().mean()
+        assert moved == (q != start).double().mean()
+        assert moved > 0.9 or p.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("state_dtype", [None, torch.bfloat16, "8bit"])
+def test_every_rounding_and_state_agrees(state_dtype):
+    check_compiled(state_dtype, ODD, "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state_dtype", [None, torch.bfloat16])
+def test_every_rounding_and_state_agrees_on_inductor(state_dtype):
+    check_compiled(state_dtype, [(1,), (257,), (640,), (30, 20)], "inductor")
+
+
+def test_moments_in_8_bits_agree_bit_for_bit_on_inductor():
+    # They are updated outside of the compiled code, which leaves the compiler nothing to do.
+    (params, opt), (others, eager) = in_every_rounding("8bit", ODD), in_every_rounding("8bit", ODD)
+    step = torch.compile(opt.step)
+    for _ in range(12):
+        for p, q in zip(params, others, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        step()
+        eager.step()
+    for p, q in zip(params, others, strict=True):
+        assert torch.equal(p, q)
+        assert all(torch.equal(opt.state[p][key], value) for key, value in eager.state[q].items())
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_a_compiled_step_of_8_bit_moments_beside_others(clipped):
+    (params, opt), (others, eager) = pair(lr=1e-2), pair(lr=1e-2)[0]
+    for o, group in ((opt, params), (eager, others)):
+        o.param_groups[0]["params"] = group[:1]
+        o.add_param_group({"params": group[1:], "state_dtype": "8bit", "maximize": True})
+    step = torch.compile(opt.step, backend="eager")
+    for t in range(5):
+        for p, q in zip(params, others, strict=True):
+            p.grad = torch.randn_like(p) + 1
+            q.grad = p.grad.clone()
+        for o in (opt, eager):
+            o.param_groups[1]["lr"] = 1e-2 / (t + 1)
+            if clipped:
+                o.clip_grad_norm_(0.1)
+        step()
+        eager.step()
+    for p, q in zip(params, others, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(opt.state[p], eager.state[q], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_the_functional_form_compiles_with_moments_in_8_bits(backend):
+    def run(compiled):
+        torch.manual_seed(0)
+        p, g = torch.randn(300), torch.randn(300)
+        m, v = torch.zeros(2, 300, dtype=torch.uint8)
+        scales = empty_scales(p, "m"), empty_scales(p, "v")
+        step = torch.tensor(0.0, dtype=torch.float64)
+        options = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-16, "weight_decay": 0.0}
+
+        def take():
+            adamomentum(
+                [p], [g], [m], [v], [], [step], exp_avg_scales=[scales[0]], exp_avg_sq_scales=[scales[1]], **options
+            )
+
+        take = torch.compile(take, backend=backend) if compiled else take
+        for _ in range(5):
+            take()
+        return p, m, v, *scales, step
+
+    assert all(torch.equal(a, b) for a, b in zip(run(True), run(False), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_on_bits_is_that_of_a_cast(dtype, monkeypatch):
+    bits = torch.arange(-(2**31), 2**31, 9973, dtype=torch.int64)
+    edges = torch.tensor(
+        [65519.9, 65520.0, 2**-24, 2**-25, 3 * 2**-26, 2**-14, 1e-5, 0.0, -0.0, 3.4e38, torch.inf, torch.nan]
+    )
+    x = torch.cat([bits.to(torch.int32).view(torch.float32), edges, -edges])
+    expected = nearest(x, dtype)
+    assert torch.equal(expected.isnan(), x.isnan())
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    got = nearest(x, dtype)
+    kept = ~x.isnan()
+    assert torch.equal(got[kept].view(torch.int32), expected[kept].view(torch.int32))
+    assert got[~kept].isnan().all()
 
 
 def test_a_compiled_training_step():

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,13 +39,25 @@ BAD_OPTIONS = [
     ({"eps": -1.0}, ValueError, r"eps must be >= 0 and finite, got -1.0"),
     ({"eps": NAN}, ValueError, r"eps must be >= 0 and finite, got nan"),
     ({"eps": None}, TypeError, r"eps must be a number, got None"),
-    ({"eps": torch.tensor(1e-8)}, TypeError, r"eps must be a number, got tensor"),
+    ({"eps": torch.tensor([1e-8, 1e-8])}, ValueError, r"Tensor eps must be 1-element, got shape \(2,\)"),
     ({"weight_decay": -0.1}, ValueError, r"weight_decay must be >= 0 and finite, got -0.1"),
     ({"weight_decay": INF}, ValueError, r"weight_decay must be >= 0 and finite, got inf"),
-    ({"amsgrad": 1}, TypeError, r"amsgrad must be True or False, got 1"),
+    ({"weight_decay": torch.tensor(-0.1)}, ValueError, r"weight_decay must be >= 0 and finite, got -0.1"),
+    ({"lr": np.array([1e-3, 1e-3])}, TypeError, r"lr must be a number, got array"),
+    ({"lr": np.array(True)}, TypeError, r"lr must be a number, got array\(True\)"),
+    ({"betas": "ab"}, TypeError, r"betas must be a pair \(beta1, beta2\), got 'ab'"),
+    ({"betas": {0.9, 0.99}}, TypeError, r"betas must be a pair"),
+    ({"betas": {0.9: 1, 0.99: 2}}, TypeError, r"betas must be a pair"),
+    ({"betas": iter((0.9, 0.99))}, TypeError, r"betas must be a pair"),
+    ({"betas": np.array([0.9, 0.99, 0.5])}, TypeError, r"betas must be a pair"),
+    ({"betas": np.array([0.9, 1.0])}, ValueError, r"betas\[1\] must be in \[0, 1\), got 1.0"),
+    ({"amsgrad": 2}, TypeError, r"amsgrad must be True or False, got 2"),
+    ({"amsgrad": "False"}, TypeError, r"amsgrad must be True or False, got 'False'"),
+    ({"amsgrad": 1.0}, TypeError, r"amsgrad must be True or False, got 1.0"),
+    ({"rectify": np.array([True, True])}, TypeError, r"rectify must be True or False, got array"),
     ({"rectify": None}, TypeError, r"rectify must be True or False, got None"),
     ({"maximize": "no"}, TypeError, r"maximize must be True or False, got 'no'"),
-    ({"foreach": 1}, TypeError, r"foreach must be True, False or None, got 1"),
+    ({"foreach": 2}, TypeError, r"foreach must be True, False or None, got 2"),
     ({"fused": "yes"}, TypeError, r"fused must be True, False or None, got 'yes'"),
     ({"fused": True, "differentiable": True}, ValueError, r"fused=True does not go with differentiable=True"),
     ({"foreach": True, "fused": True}, ValueError, r"foreach=True and fused=True exclude each other"),

@@ -256,9 +256,53 @@ def test_modes_that_watch_operations_see_them():
     torch.testing.assert_close(p, torch.full((3,), 0.99))
 
 
+def test_parameters_on_meta_wait_for_values():
+    with torch.device("meta"):
+        model = torch.nn.Linear(3, 2)
+    opt = AdaMomentum(model.parameters(), fused=True)
+    opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(2, device="meta"))], "lr": 0.1})
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    with pytest.raises(RuntimeError, match=r"fused=True cannot step parameters on the meta device.*to_empty"):
+        opt.step()
+    assert not opt.state
+    for p in model.parameters():
+        p.grad = None
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        model.to_empty(device="cpu")
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+    torch.nn.init.ones_(model.weight), torch.nn.init.zeros_(model.bias)
+    model(torch.ones(1, 3)).sum().backward()
+    opt.step()
+    assert torch.equal(model.weight, torch.full((2, 3), 1 - 1e-2))  # the first step is 10 lr
+    assert opt.state[model.weight]["exp_avg"].device.type == "cpu"
+
+
+def test_a_module_moved_from_meta_to_a_device_is_stepped_like_any_other():
+    with torch.device("meta"):
+        p = torch.nn.Parameter(torch.empty(5))
+    opt = AdaMomentum([p], fused=True)
+    torch.utils.swap_tensors(p, torch.nn.Parameter(torch.ones(5)))
+    p.grad = torch.ones(5)
+    opt.step()
+    q = torch.nn.Parameter(torch.ones(5))
+    other = AdaMomentum([q], fused=True)
+    q.grad = torch.ones(5)
+    other.step()
+    assert torch.equal(p, q)
+
+
 def test_devices_without_kernels():
-    with pytest.raises(RuntimeError, match=r"fused=True needs the native kernels: .*\['meta'\]; leave fused=None"):
-        AdaMomentum([torch.ones(2, device="meta")], fused=True)
+    elsewhere = torch.nn.Parameter(torch.ones(2))
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(RuntimeError, match=r"fused=True needs the native kernels: .*\['xpu'\]; leave fused=None"),
+    ):
+        patch.setattr(torch.nn.Parameter, "device", torch.device("xpu"))
+        AdaMomentum([elsewhere], fused=True)
 
 
 def test_an_installation_without_kernels_says_so(monkeypatch):

@@ -52,7 +52,7 @@ def test_it_compiles_without_a_gpu(monkeypatch, tmp_path, capability, param, sta
     tl = kernel.tl
     dtypes = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16, "u8": tl.uint8}
     constants = {"PARAM": dtypes[param], "STATE": dtypes[state], "AMSGRAD": amsgrad, "CHUNK": kernel.CHUNK}
-    constants |= {"HAS_L2": True, "STEP_ON_DEVICE": True}
+    constants |= {"HAS_L2": True, "STEP": tl.float64}
     arguments = {"table": "*i64", "owners": "*i32", "numbers": "*fp32", "grad_factor": "*fp32", "l2": "fp32"}
     if amsgrad:
         constants["found_inf"] = None

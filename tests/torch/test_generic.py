@@ -692,8 +692,8 @@ class TestGeneric(TestCase):
 
     @optims([INFO], dtypes=[torch.float64, torch.float32])
     def test_default_dtype_changes_nothing(self, device, dtype, optim_info):
-        # PyTorch's optimizers count steps in the default dtype if that is float64. Here `step` is float32 always:
-        # it is exact to 2^24 steps, and a checkpoint does not depend on a global setting.
+        # PyTorch's optimizers count steps in float32, in float64 if that is the default dtype. Here it is float64
+        # always: float32 counts to 2^24 alone, and a checkpoint does not depend on a global setting.
         for default_dtype in (torch.float64, torch.float16):
             for desc, kwargs in configs(device, skip=["differentiable"]):
                 with case(desc):
@@ -711,7 +711,7 @@ class TestGeneric(TestCase):
                             two.step()
                     finally:
                         torch.set_default_dtype(before)
-                    self.assertEqual(two.state[q]["step"].dtype, torch.float32)
+                    self.assertEqual(two.state[q]["step"].dtype, torch.float64)
                     self.assertEqual(p, q, rtol=0, atol=0)
                     self.assertEqual(one.state[p], two.state[q], rtol=0, atol=0)
 

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from adamomentum import AdaMomentum
+from adamomentum.bench.memory import peak_bytes, state_bytes
+from adamomentum.torch import loading
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64]
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
@@ -99,7 +102,7 @@ def test_dtypes_and_layout_of_fresh_state(dtype):
     for key in MOMENTS:
         assert state[key].dtype == expected
         assert state[key].stride() == p.stride()
-    assert (state["step"].dtype, state["step"].shape, state["step"].item()) == (torch.float32, (), 1)
+    assert (state["step"].dtype, state["step"].shape, state["step"].item()) == (torch.float64, (), 1)
 
 
 def test_load_copies_instead_of_sharing():
@@ -141,7 +144,7 @@ def test_load_understands_steps_of_other_kinds(step):
     saved["state"] = {i: {**state, "step": step} for i, state in saved["state"].items()}
     opt.load_state_dict(saved)
     loaded = opt.state[params[0]]["step"]
-    assert (loaded.dtype, loaded.shape, loaded.item()) == (torch.float32, (), 3)
+    assert (loaded.dtype, loaded.shape, loaded.item()) == (torch.float64, (), 3)
 
 
 def test_a_refused_state_dict_changes_nothing():
@@ -421,3 +424,241 @@ def test_what_is_no_state_dict():
         opt.load_state_dict({"model": {}, "optimizer": opt.state_dict()})
     with pytest.raises(ValueError, match="it holds 2 parameters, this optimizer 1"):
         AdaMomentum(named("a")).load_state_dict(opt.state_dict())
+
+
+# ---- the first step, and states that others have touched ----
+
+
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"state_dtype": "8bit"}, {"rounding": "kahan"}])
+def test_an_interrupted_first_step_can_be_taken_again(options, monkeypatch):
+    made = parameters(torch.bfloat16)
+    others = parameters(torch.bfloat16)
+    opt, other = AdaMomentum(made, **options), AdaMomentum(others, **options)
+    zeros_like, left = torch.zeros_like, [0]
+
+    def interrupted(*args, **kwargs):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return zeros_like(*args, **kwargs)
+
+    for left[0] in range(1, 9):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(torch, "zeros_like", interrupted)
+            fresh = AdaMomentum(parameters(torch.bfloat16), **options)
+            train(fresh.param_groups[0]["params"], fresh, 1)
+        assert all(not state or {"step", "exp_avg", "exp_avg_sq"} <= state.keys() for state in fresh.state.values())
+        train(fresh.param_groups[0]["params"], fresh, 2)
+    train(made, opt, 2)
+    train(others, other, 2)
+    assert_same(made, opt, others, other)
+    assert_same(fresh.param_groups[0]["params"], fresh, others, other)
+
+
+@pytest.mark.parametrize("options", [{}, {"fused": False}, {"state_dtype": "8bit"}, {"capturable": True}])
+def test_entries_of_a_wrapper_written_first_do_no_harm(options):
+    params, others = parameters(), parameters()
+    opt, other = AdaMomentum(params, **options), AdaMomentum(others, **options)
+    for p in params:
+        opt.state[p]["z"] = p.detach().clone()  # as schedule-free wrappers do
+    train(params, opt, 3)
+    train(others, other, 3)
+    for p, q in zip(params, others, strict=True):
+        assert torch.equal(p, q)
+        assert opt.state[p].keys() == {"z", *other.state[q]}
+
+
+@pytest.mark.parametrize("missing", ["step", "exp_avg", "exp_avg_sq", "exp_avg_scale"])
+def test_half_a_state_is_an_error_before_anything_moves(missing):
+    options = {"state_dtype": "8bit"} if missing.endswith("scale") else {}
+    params = parameters()
+    opt = AdaMomentum([{"params": params[:2]}, {"params": params[2:]}], **options)
+    train(params, opt, 1)
+    del opt.state[params[3]][missing]
+    before = copy.deepcopy(params)
+    with pytest.raises(ValueError, match=missing):
+        train(params, opt, 1)
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+
+
+def _expand(p, opt):
+    p.data = torch.ones(1).expand(7)
+
+
+BROKEN = {
+    "an expanded parameter": _expand,
+    "an int step": lambda p, opt: opt.state[p].update(step=3),
+    "a step of integers": lambda p, opt: opt.state[p].update(step=torch.tensor(3)),
+    "two steps": lambda p, opt: opt.state[p].update(step=torch.ones(2)),
+    "a missing moment": lambda p, opt: opt.state[p].pop("exp_avg"),
+    "a moment that is no tensor": lambda p, opt: opt.state[p].update(exp_avg=[0.0] * 7),
+    "an expanded moment": lambda p, opt: opt.state[p].update(exp_avg=torch.zeros(1).expand(7)),
+    "a moment of another shape": lambda p, opt: opt.state[p].update(exp_avg_sq=torch.zeros(8)),
+    "moments of two dtypes": lambda p, opt: opt.state[p].update(exp_avg_sq=torch.zeros(7).double()),
+    "codes without exponents": lambda p, opt: opt.state[p].update(
+        {key: torch.zeros(7, dtype=torch.uint8) for key in ("exp_avg", "exp_avg_sq")}
+    ),
+    "a gradient of another shape": lambda p, opt: setattr(p, "grad", None) or setattr(p, "data", torch.ones(8)),
+}
+
+
+@pytest.mark.parametrize("path", [{}, {"foreach": False}, {"foreach": True}, {"capturable": True}])
+@pytest.mark.parametrize("broken", BROKEN)
+def test_an_error_in_the_second_group_leaves_the_first_as_it_was(broken, path):
+    params = parameters()
+    first, second = params[0], params[3]
+    opt = AdaMomentum([{"params": [first]}, {"params": [second]}], **path)
+    train([first, second], opt, 2)
+    BROKEN[broken](second, opt)
+    before = first.detach().clone(), copy.deepcopy(opt.state[first])
+    first.grad, second.grad = torch.ones_like(first), torch.ones_like(second)
+    with pytest.raises((ValueError, TypeError)):
+        opt.step()
+    assert torch.equal(first, before[0])
+    assert all(torch.equal(value, opt.state[first][key]) for key, value in before[1].items())
+
+
+@pytest.mark.parametrize("what", ["parameter", "moment"])
+@pytest.mark.parametrize("foreach", [True, False])
+def test_an_inference_tensor_in_the_second_group_leaves_the_first_as_it_was(foreach, what):
+    first, second = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    opt = AdaMomentum([{"params": [first]}, {"params": [second]}], foreach=foreach)
+    opt.init_state()
+    with torch.inference_mode():
+        if what == "parameter":
+            second = torch.ones(3)
+            opt.param_groups[1]["params"] = [second]
+        else:
+            opt.state[second]["exp_avg"] = torch.zeros(3)
+        second.grad = torch.ones(3)
+    first.grad = torch.ones(3)
+    with pytest.raises((TypeError, ValueError), match="inference_mode"):
+        opt.step()
+    assert torch.equal(first, torch.ones(3))
+
+
+# ---- memory layout, and memory ----
+
+
+def image_model(channels_last):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 16, 3))
+    return model.to(memory_format=torch.channels_last) if channels_last else model
+
+
+def image_steps(model, opt, steps, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        for p in model.parameters():
+            p.grad = torch.empty_like(p).copy_(torch.randn(p.shape, generator=generator))
+        opt.step()
+
+
+def assert_laid_out(model, opt):
+    for p in model.parameters():
+        for key, value in opt.state[p].items():
+            assert value.dim() < 4 or value.stride() == p.stride(), key
+
+
+STATE_DTYPES = [None, torch.bfloat16, "8bit"]
+
+
+@pytest.mark.parametrize("state_dtype", STATE_DTYPES)
+@pytest.mark.parametrize("saved_channels_last", [False, True])
+def test_loaded_moments_are_laid_out_like_their_parameters(state_dtype, saved_channels_last):
+    model, other = image_model(saved_channels_last), image_model(not saved_channels_last)
+    opt = AdaMomentum(model.parameters(), state_dtype=state_dtype, amsgrad=state_dtype is None)
+    image_steps(model, opt, 20, 1)
+    other.load_state_dict(model.state_dict())
+    resumed = AdaMomentum(other.parameters(), state_dtype=state_dtype, amsgrad=state_dtype is None)
+    resumed.load_state_dict(opt.state_dict())
+    assert_laid_out(other, resumed)
+    image_steps(model, opt, 20, 2)
+    image_steps(other, resumed, 20, 2)
+    # Reduced moments are rounded by other bits, as elements have other places.
+    tolerance = {None: 1e-6, torch.bfloat16: 3e-4, "8bit": 8e-3}[state_dtype]
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("state_dtype", STATE_DTYPES)
+@pytest.mark.parametrize("path", [{}, {"foreach": False}])
+def test_moments_follow_a_model_that_is_converted_later(state_dtype, path):
+    model, other = image_model(False), image_model(False)
+    opt = AdaMomentum(model.parameters(), state_dtype=state_dtype, **path)
+    unchanged = AdaMomentum(other.parameters(), state_dtype=state_dtype, **path)
+    image_steps(model, opt, 20, 1)
+    image_steps(other, unchanged, 20, 1)
+    model.to(memory_format=torch.channels_last)
+    image_steps(model, opt, 20, 2)
+    image_steps(other, unchanged, 20, 2)
+    assert_laid_out(model, opt)
+    tolerance = {None: 1e-6, torch.bfloat16: 3e-4, "8bit": 8e-3}[state_dtype]
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"state_dtype": torch.bfloat16}, {"state_dtype": "8bit"}])
+@pytest.mark.parametrize("saved_as", [{}, {"state_dtype": "8bit"}])
+def test_loading_takes_no_more_than_one_tensor_above_the_state(options, saved_as):
+    params = [torch.nn.Parameter(torch.randn(64, 1000)) for _ in range(16)]
+    saving = AdaMomentum(params, **saved_as)
+    train(params, saving, 1)
+    saved = {**saving.state_dict(), "param_groups": AdaMomentum(params, **options).state_dict()["param_groups"]}
+    opt = AdaMomentum(params, **options)
+    peak = peak_bytes(lambda: opt.load_state_dict(saved), torch.device("cpu"))
+    # A converted moment is worked on in float32, with the bits of its rounding.
+    converted = 0 if options.get("state_dtype") == saved_as.get("state_dtype") else 48 * 64_000
+    assert peak <= state_bytes(opt) + 8 * 64_000 + converted
+
+
+def test_loading_frees_what_it_replaces_first(monkeypatch):
+    params = parameters()
+    opt = AdaMomentum(params)
+    train(params, opt, 1)
+    saved = copy.deepcopy(opt.state_dict())
+    replaced = [weakref.ref(value) for state in opt.state.values() for value in state.values()]
+    alive, copied = [], loading._copied
+    monkeypatch.setattr(
+        loading, "_copied", lambda *args: alive.append(any(r() is not None for r in replaced)) or copied(*args)
+    )
+    opt.load_state_dict(saved)
+    assert alive == [False] * len(params)
+
+
+# ---- counting ----
+
+
+@pytest.mark.parametrize("path", [{}, {"foreach": False}, {"foreach": True}, {"capturable": True}])
+def test_steps_are_counted_beyond_what_float32_can(path):
+    p = torch.nn.Parameter(torch.ones(4))
+    opt = AdaMomentum([p], **path)
+    train([p], opt, 1)
+    saved = opt.state_dict()
+    saved["state"][0]["step"] = torch.tensor(2.0**24 - 1)
+    opt.load_state_dict(saved)
+    train([p], opt, 3)
+    assert opt.state[p]["step"].item() == 2**24 + 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"rounding": "stochastic"}, {"state_dtype": torch.bfloat16}, {"state_dtype": "8bit"}]
+)
+def test_rounding_goes_on_drawing_beyond_what_float32_counts(options):
+    # One lr of travel in all, at a step count where float32 would repeat the same random bits for ever.
+    p = torch.nn.Parameter(torch.ones(2000, dtype=torch.bfloat16 if "rounding" in options else torch.float32))
+    opt = AdaMomentum([p], lr=1e-5, **options)
+    p.grad = torch.ones_like(p)
+    opt.step()
+    opt.state[p]["step"].fill_(2.0**24 + 100)
+    for key in ("exp_avg", "exp_avg_sq"):
+        if "state_dtype" not in options:
+            opt.state[p][key].fill_(1.0)
+    before = p.detach().double().mean().item()
+    drawn = set()
+    for _ in range(1000):
+        opt.step()
+        drawn.add((p[0].item(), opt.state[p]["exp_avg"][0].item(), opt.state[p]["exp_avg_sq"][0].item()))
+    assert len(drawn) > 3
+    if "rounding" in options:
+        assert abs(before - p.detach().double().mean().item() - 1e-2) < 5e-4

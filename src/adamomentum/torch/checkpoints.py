@@ -11,10 +11,10 @@ from torch import Tensor
 
 from adamomentum.torch.checks import check_count
 from adamomentum.torch.groups import WRAPPED
-from adamomentum.torch.loading import state_dtype_for
 from adamomentum.torch.optimizer import AdaMomentum
 from adamomentum.torch.precision import is_reduced
 from adamomentum.torch.scalars import as_real
+from adamomentum.torch.state import state_dtype_for
 
 __all__ = ["from_adam", "from_adam3"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from numbers import Real
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from adamomentum.torch.functional import choose_path
-from adamomentum.torch.precision import StateDtype, is_reduced, name_of
+from adamomentum.torch.precision import StateDtype, block_count, is_reduced, name_of
 from adamomentum.torch.rounding import ROUNDING_STATE, ROUNDINGS, Rounding
+from adamomentum.torch.state import ESSENTIAL, MOMENTS
 
 __all__ = [
     "STATE_DTYPES",
@@ -53,30 +54,53 @@ def describe(value: Any) -> str:
     return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
-def _check_number(name: str, value: Any, *, below: float = math.inf) -> None:
-    """Check that a number is in [0, below)."""
+def _number(name: str, value: Any, read_tensors: bool, *, below: float = math.inf) -> float | Tensor:
+    """A number in [0, below) as a float; a one-element tensor, which may change in place, as it is."""
     if type(value) is float and 0 <= value < below:
-        return
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0 <= float(value) < below:
-        limit = ">= 0 and finite" if below == math.inf else f"in [0, {below:g})"
-        raise ValueError(f"{name} must be {limit}, got {value}")
-
-
-def _check_scheduled(name: str, value: Any, read_tensors: bool, *, below: float = math.inf) -> None:
-    """Check a number that may be a one-element tensor."""
+        return value
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise ValueError(f"Tensor {name} must be 1-element, got shape {tuple(value.shape)}")
-        if not read_tensors or value.is_meta:
-            return
-        value = value.item()
-    _check_number(name, value, below=below)
+        if read_tensors and not value.is_meta:
+            _number(name, value.item(), read_tensors, below=below)
+        return value
+    number = value.item() if _is_one(value) else value
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 <= float(number) < below:
+        limit = ">= 0 and finite" if below == math.inf else f"in [0, {below:g})"
+        raise ValueError(f"{name} must be {limit}, got {value}")
+    return float(number)
 
 
-def check_options(options: Mapping[str, Any], *, read_tensors: bool = True) -> None:
-    """Check every option of a parameter group, or of the constructor.
+def _is_one(value: Any) -> bool:
+    """Whether it is an array of one element, NumPy's or another framework's, or a NumPy scalar."""
+    return hasattr(value, "item") and math.prod(getattr(value, "shape", (0,))) == 1
+
+
+def _pair(betas: Any, read_tensors: bool) -> tuple[float | Tensor, float | Tensor]:
+    """Any sequence of two, such as a configuration's list, an array or a tensor, as a tuple."""
+    if isinstance(betas, str | bytes | Mapping | Set) or not hasattr(betas, "__len__") or len(betas) != 2:
+        raise TypeError(f"betas must be a pair (beta1, beta2), got {betas!r}")
+    beta1, beta2 = betas
+    return _number("betas[0]", beta1, read_tensors, below=1), _number("betas[1]", beta2, read_tensors, below=1)
+
+
+def _switch(name: str, value: Any, *, or_none: bool = False) -> bool | None:
+    """True or False, also where it is given as 1 or 0, or as an array of one; None if that is allowed."""
+    if isinstance(value, bool) or (or_none and value is None):
+        return value
+    plain = value.item() if _is_one(value) and not (isinstance(value, Tensor) and not value.is_cpu) else value
+    if not isinstance(plain, int) or plain not in (0, 1):
+        raise TypeError(f"{name} must be {'True, False or None' if or_none else 'True or False'}, got {value!r}")
+    return bool(plain)
+
+
+def check_options(options: dict[str, Any], *, read_tensors: bool = True) -> None:
+    """Check every option of a parameter group, or of the constructor, and put each into its plain form.
+
+    Numbers become floats, switches True or False and betas a tuple, in place: whatever configuration they come from,
+    a checkpoint then holds nothing that ``torch.load`` would refuse. Tensors stay, since they may be changed in place.
 
     Args:
         options: values by name.
@@ -86,26 +110,23 @@ def check_options(options: Mapping[str, Any], *, read_tensors: bool = True) -> N
         ValueError: if an option is out of range or contradicts another one.
         TypeError: if an option has the wrong type.
     """
-    _check_scheduled("lr", options["lr"], read_tensors)
-    betas = options["betas"]
-    if not isinstance(betas, tuple | list) or len(betas) != 2:
-        raise TypeError(f"betas must be a pair (beta1, beta2), got {betas!r}")
-    for i, beta in enumerate(betas):
-        _check_scheduled(f"betas[{i}]", beta, read_tensors, below=1)
-    _check_number("eps", options["eps"])
-    _check_number("weight_decay", options["weight_decay"])
-    for name in SWITCHES:
-        if not isinstance(options[name], bool):
-            raise TypeError(f"{name} must be True or False, got {options[name]!r}")
-    for name in ("foreach", "fused"):
-        if options[name] is not None and not isinstance(options[name], bool):
-            raise TypeError(f"{name} must be True, False or None, got {options[name]!r}")
+    plain: dict[str, Any] = {name: _number(name, options[name], read_tensors) for name in ("lr", "eps", "weight_decay")}
+    plain["betas"] = _pair(options["betas"], read_tensors)
+    plain.update({name: _switch(name, options[name]) for name in SWITCHES})
+    plain.update({name: _switch(name, options[name], or_none=True) for name in ("foreach", "fused")})
+    for name in ("eps", "weight_decay"):
+        if options["capturable"] and isinstance(plain[name], Tensor) and not plain[name].is_cpu:
+            raise ValueError(
+                f"{name} must be a number or a tensor on the CPU with capturable=True, got one on "
+                f"{plain[name].device}; pass {name}.item()"
+            )
+    options.update(plain)
     if options["fixed_decay"] and not options["decoupled_weight_decay"]:
         raise ValueError(
             "fixed_decay=True needs decoupled_weight_decay=True, got False: L2 decay goes into the gradient and has "
             "no fixed form"
         )
-    if options["fixed_decay"] and options["weight_decay"] > 1:
+    if options["fixed_decay"] and read_tensors and options["weight_decay"] > 1:
         raise ValueError(
             f"weight_decay must be in [0, 1] with fixed_decay=True, which multiplies the parameters by "
             f"1 - weight_decay, got {options['weight_decay']}"
@@ -171,14 +192,24 @@ def check_param(p: Tensor, state_dtype: StateDtype = None, rounding: Rounding = 
             f"params must not be float16 with rounding='stochastic', which is for bfloat16, got {describe(p)}; use "
             "rounding='kahan' or 'master'"
         )
+    if state_dtype == "8bit" and hasattr(p, "_fsdp_flattened"):
+        raise TypeError(
+            f"params must not be those of FullyShardedDataParallel with state_dtype='8bit', got one of shape "
+            f"{tuple(p.shape)}: its checkpoints cannot hold codes; use state_dtype=torch.bfloat16"
+        )
     if p.layout != torch.strided:
         raise TypeError(f"params must be dense tensors, got layout {p.layout} of shape {tuple(p.shape)}")
+    if p.is_inference() and not torch.is_inference_mode_enabled():
+        raise TypeError(
+            f"params must not be tensors made under torch.inference_mode(), which cannot be written to outside of it, "
+            f"got one of shape {tuple(p.shape)}; make the model outside of it, or use p.clone()"
+        )
     if p.is_conj() or p.is_neg():
         raise TypeError(
             f"params must be written in place, got a lazily conjugated or negated tensor of shape {tuple(p.shape)}; "
             "use p.resolve_conj().resolve_neg()"
         )
-    if p.numel() and any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
+    if _is_expanded(p):
         raise TypeError(
             f"params must be written in place, got an expanded tensor of shape {tuple(p.shape)}, whose elements share "
             "memory; use p.contiguous()"
@@ -213,25 +244,64 @@ def check_count(where: str, value: Any) -> float:
     return float(number)
 
 
+def _is_expanded(t: Tensor) -> bool:
+    """Whether elements share memory because a dimension was expanded."""
+    if t.is_contiguous() or not t.numel():
+        return False
+    return any(stride == 0 and size > 1 for stride, size in zip(t.stride(), t.shape, strict=True))
+
+
 def _fit(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.device == b.device and a.is_complex() == b.is_complex()
 
 
+def _has_scale(scale: Any, p: Tensor) -> bool:
+    return isinstance(scale, Tensor) and scale.dtype == torch.uint8 and scale.shape == (block_count(p.numel()),)
+
+
+def _counts(step: Any) -> bool:
+    return isinstance(step, Tensor) and step.numel() == 1 and step.is_floating_point()
+
+
 def _check_moments(p: Tensor, group: Mapping[str, Any], entries: Mapping[str, Any]) -> None:
     """Check that a parameter's state, if it has one, still goes with it and with its group."""
-    moments = {key: entries[key] for key in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if key in entries}
+    missing = [key for key in ESSENTIAL if key not in entries]
+    if missing and len(missing) < len(ESSENTIAL):
+        raise ValueError(
+            f"the state of a parameter of shape {tuple(p.shape)} lacks {missing}, without which the rest of it means "
+            "nothing; load a whole state_dict(), or delete the parameter's entry in optimizer.state to start anew"
+        )
+    moments = {key: entries[key] for key in MOMENTS if key in entries}
     kept = {key: entries[key] for key in ROUNDING_STATE.values() if key in entries}
     for key, moment in (moments | kept).items():
+        if not isinstance(moment, Tensor):
+            raise ValueError(f"the state entry {key!r} of a parameter must be a tensor, got {moment!r}")
         if not _fit(moment, p) or hasattr(moment, "placements") != hasattr(p, "placements"):
             raise ValueError(
                 f"the state no longer fits its parameter: {key!r} is {describe(moment)} on {moment.device} for "
                 f"{describe(p)} on {p.device}; build a new optimizer after replacing or moving a parameter's data, and "
                 "load this one's state_dict() into it to keep the moments"
             )
+        if _is_expanded(moment) or (moment.is_inference() and not torch.is_inference_mode_enabled()):
+            raise ValueError(
+                f"the state entry {key!r} of a parameter of shape {tuple(p.shape)} cannot be written to: it is "
+                "expanded, or was made under torch.inference_mode(); put a clone() of it there"
+            )
+        if moment.dtype == torch.uint8 and not _has_scale(entries.get(f"{key}_scale"), p):
+            raise ValueError(
+                f"the state entry '{key}_scale' of a parameter of shape {tuple(p.shape)} must be a torch.uint8 tensor "
+                f"of shape ({block_count(p.numel())},) beside 8-bit codes, got "
+                f"{describe(entries.get(f'{key}_scale'))}; load a state_dict() that this optimizer saved"
+            )
     if len({moment.dtype for moment in moments.values()}) > 1:
         raise ValueError(
             f"the moments of a parameter must share a dtype, got { {k: m.dtype for k, m in moments.items()} } for "
             f"{describe(p)}; load a state_dict() that this optimizer saved"
+        )
+    if moments and not _counts(entries.get("step")):
+        raise ValueError(
+            f"the state entry 'step' of a parameter must be a floating-point tensor of one element, got "
+            f"{describe(entries.get('step'))}; load_state_dict() takes whole numbers, too"
         )
     reduced = bool(moments) and is_reduced(next(iter(moments.values())).dtype)
     if reduced and (group["amsgrad"] or group["differentiable"]):
@@ -268,6 +338,7 @@ def check_gradients(params: Iterable[Tensor], group: Mapping[str, Any], state: M
                 f"{describe(grad)} on {grad.device} for {describe(p)} on {p.device}; call zero_grad() after replacing "
                 "a parameter's data"
             )
+        check_param(p, group["state_dtype"], group["rounding"])
         _check_moments(p, group, state.get(p, {}))
         if group["differentiable"] and p.is_leaf and p.requires_grad:
             raise RuntimeError(

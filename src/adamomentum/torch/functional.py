@@ -98,8 +98,11 @@ def choose_path(
 
 
 def _why_not_fused(params: list[Tensor]) -> str | None:
-    """Why the native kernels can't be used for any of the parameters; None if they can, or there are none yet."""
-    devices = {p.device.type for p in params}
+    """Why the native kernels can't be used for any of the parameters; None if they can, or there are none yet.
+
+    Parameters on meta are yet to come: ``to_empty`` puts them on a device.
+    """
+    devices = {p.device.type for p in params} - {"meta"}
     if devices == {"cpu"}:
         return fused_cpu.why_not()
     if devices == {"cuda"}:
@@ -146,7 +149,8 @@ def adamomentum(
             codes as :mod:`adamomentum.torch.precision` makes them.
         exp_avg_sqs: second moments without eps, shaped and typed as the first.
         max_exp_avg_sqs: with ``amsgrad``, running maxima of the second moment with its eps; otherwise ignored.
-        state_steps: 0-dim float32 tensors, the number of steps taken; on the parameter's device if ``capturable``.
+        state_steps: 0-dim float64 tensors, the number of steps taken; on the parameter's device if ``capturable``. In
+            float32 they count no further than 2^24.
         lr: learning rate.
         beta1: decay rate of the first moment.
         beta2: decay rate of the second moment.
@@ -194,14 +198,35 @@ def adamomentum(
         if exp_avg_scales and exp_avg_sq_scales:
             states[i].update(exp_avg_scale=exp_avg_scales[i], exp_avg_sq_scale=exp_avg_sq_scales[i])
     rows = list(zip(params, grads, states, strict=True))
-    batch = None
     if path == "fused" and params[0].is_cpu:
-        batch = fused_cpu.new_batch()
-        rows = [row for row in rows if not fused_cpu.add(batch, *row, amsgrad)]
-        path = choose_path(
-            [p for p, _, _ in rows], foreach=None, fused=False, differentiable=False, state_dtype=reduced
-        )
-    update(rows, batch, rule, path, capturable=capturable)
+        _by_cpu_kernels(rows, rule, reduced, capturable)
+    else:
+        update(rows, None, rule, path, capturable=capturable, fused=fused)
+
+
+def _by_cpu_kernels(rows: list[Row], rule: Rule, reduced: StateDtype, capturable: bool) -> None:
+    """Take one step by the native CPU kernels, and another way where they can't."""
+    batch = fused_cpu.new_batch()
+    rest = [row for row in rows if not fused_cpu.add(batch, *row, rule.amsgrad)]
+    path = choose_path([p for p, _, _ in rest], foreach=None, fused=False, differentiable=False, state_dtype=reduced)
+    update(rest, batch, rule, path, capturable=capturable)
+
+
+@torch.compiler.disable(reason="blocks of 8-bit codes are updated by the kernels that an ordinary step takes")
+def _update_codes(rows: list[Row], rule: Rule, capturable: bool, fused: bool | None) -> None:
+    """Take the step of parameters with moments in 8 bits outside of compiled code, as an ordinary step does.
+
+    A block's exponent is the maximum of what its elements become, which only then can be coded: of that a compiler
+    makes several large kernels for every tensor, in ten times the time that float32 moments take it. torch 2.13's also
+    drops the last, partial block of a vector (pytorch/pytorch#195582).
+    """
+    params = [p for p, _, _ in rows]
+    fused = False if any(rounds(p, rule.rounding) for p in params) else fused
+    path = choose_path(params, foreach=None, fused=fused, differentiable=False, state_dtype="8bit")
+    if path == "fused" and params[0].is_cpu:
+        _by_cpu_kernels(rows, rule, "8bit", capturable)
+    else:
+        update(rows, None, rule, path, capturable=capturable)
 
 
 def update(
@@ -212,6 +237,7 @@ def update(
     *,
     capturable: bool = False,
     found_inf: Tensor | None = None,
+    fused: bool | None = None,
 ) -> None:
     """Take one step on parameters with their gradients and states, and on what a batch for the kernels holds.
 
@@ -223,6 +249,7 @@ def update(
         capturable: never read a tensor on the host.
         found_inf: one float32 number on the device: if it is not 0, nothing changes. For "fused" and ``capturable``
             alone; elsewhere the caller reads it.
+        fused: whether the kernels are wanted, for what compiled code leaves to them.
 
     Raises:
         RuntimeError: if there is a ``found_inf`` and a tensor that the CUDA kernel can't take.
@@ -232,6 +259,11 @@ def update(
     if path == "fused":
         rows = fused_cuda.run(rows, rule, capturable=capturable, found_inf=found_inf)
         path = choose_path([p for p, _, _ in rows], foreach=None, fused=False, differentiable=False)
+    if torch.compiler.is_compiling():
+        codes = [row for row in rows if row[2]["exp_avg"].dtype == torch.uint8]
+        rows = [row for row in rows if row[2]["exp_avg"].dtype != torch.uint8]
+        if codes:
+            _update_codes(codes, rule, capturable, fused)
     narrow = [row for row in rows if _is_narrow(row, rule)]
     if narrow and len(narrow) < len(rows):
         update([row for row in rows if not _is_narrow(row, rule)], None, rule, path, capturable=capturable)

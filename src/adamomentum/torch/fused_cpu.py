@@ -90,6 +90,7 @@ def add(batch: Batch, p: Tensor, grad: Tensor, state: Mapping[str, Tensor], amsg
     Returns:
         Whether it is in the batch now.
     """
+    state = state if isinstance(state, dict) else dict(state)
     if batch.add(p, grad, state, amsgrad):
         return True
     if p.is_complex():

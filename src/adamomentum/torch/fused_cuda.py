@@ -177,7 +177,8 @@ def fused_cuda_update(
         max_exp_avg_sqs: for amsgrad, float32 maxima of the second moment with its eps; else empty. Float32 state only.
         exp_avg_scales: the exponents of the blocks of ``exp_avgs``, uint8; empty unless those are codes.
         exp_avg_sq_scales: the same of ``exp_avg_sqs``.
-        state_steps: 0-dim float32 tensors, all on the device or all on the CPU: the step counts, this one included.
+        state_steps: 0-dim float64 or float32 tensors, all on the device or all on the CPU: the step counts, this one
+            included.
             In reduced state formats the random bits of the rounding depend on them.
         numbers: what :func:`adamomentum.torch.scalars.numbers_matrix` returned.
         grad_factor: one float32 number on the device, by which the gradients are multiplied.
@@ -188,17 +189,17 @@ def fused_cuda_update(
         RuntimeError: if Triton is missing.
     """
     kernel = _kernel()
-    alike: dict[tuple[torch.dtype, torch.dtype], list[int]] = defaultdict(list)
+    alike: dict[tuple[torch.dtype, ...], list[int]] = defaultdict(list)
     for i, (p, m) in enumerate(zip(params, exp_avgs, strict=True)):
         if p.numel():
-            alike[(p.dtype, m.dtype)].append(i)
+            alike[(p.dtype, m.dtype, state_steps[i].dtype)].append(i)
     if not alike:
         return
 
     device = params[0].device
     on_device: AbstractContextManager[Any] = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     with on_device:
-        for (param_dtype, state_dtype), indices in alike.items():
+        for (param_dtype, state_dtype, step_dtype), indices in alike.items():
             steps_on_device = _steps_on_device(state_steps[indices[0]], device)
             amsgrad = bool(max_exp_avg_sqs) and state_dtype == torch.float32
             rows: list[tuple[int, ...]] = []  # in the order of the kernel's COLUMNS
@@ -233,7 +234,7 @@ def fused_cuda_update(
                 STATE=_in_triton(kernel, state_dtype),
                 AMSGRAD=amsgrad,
                 HAS_L2=l2 != 0,
-                STEP_ON_DEVICE=steps_on_device,
+                STEP=_in_triton(kernel, step_dtype) if steps_on_device else None,
                 CHUNK=kernel.CHUNK,
                 num_warps=kernel.WARPS,
                 enable_fp_fusion=False,  # the same roundings on every device, and in the interpreter

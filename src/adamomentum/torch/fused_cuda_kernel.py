@@ -52,14 +52,14 @@ def update(
     STATE: tl.constexpr,
     AMSGRAD: tl.constexpr,
     HAS_L2: tl.constexpr,
-    STEP_ON_DEVICE: tl.constexpr,
+    STEP: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
     """Update the chunk that the program's number stands for.
 
     Args:
         table: int64, a row of COLUMNS a tensor. ``start`` is the number of the tensor's first chunk, ``row`` its row
-            of ``numbers``, ``step`` its step count or, with STEP_ON_DEVICE, the address of that.
+            of ``numbers``, ``step`` its step count or, with STEP, the address of that.
         owners: int32, for each chunk its tensor's row in the table plus 1.
         numbers: float32, see :func:`adamomentum.torch.fused_cuda.fused_cuda_update`.
         grad_factor: one float32.
@@ -69,7 +69,7 @@ def update(
         STATE: dtype of the moments; uint8 for the 8-bit format.
         AMSGRAD: whether there are maxima of the second moment.
         HAS_L2: whether l2 is not 0.
-        STEP_ON_DEVICE: see ``table``.
+        STEP: dtype of the step counts on the device, or None.
         CHUNK: elements a program.
     """
     if found_inf is not None:
@@ -86,9 +86,9 @@ def update(
         addresses |= tl.load(row + _V_MAX)
     # Only without a mask, and from addresses known to be multiples of 16, are loads and stores 16 bytes wide.
     if (numel - first >= CHUNK) & (addresses % 16 == 0):
-        _chunk(row, first, numel, numbers, grad_factor, l2, PARAM, STATE, AMSGRAD, HAS_L2, STEP_ON_DEVICE, CHUNK, True)
+        _chunk(row, first, numel, numbers, grad_factor, l2, PARAM, STATE, AMSGRAD, HAS_L2, STEP, CHUNK, True)
     else:
-        _chunk(row, first, numel, numbers, grad_factor, l2, PARAM, STATE, AMSGRAD, HAS_L2, STEP_ON_DEVICE, CHUNK, False)
+        _chunk(row, first, numel, numbers, grad_factor, l2, PARAM, STATE, AMSGRAD, HAS_L2, STEP, CHUNK, False)
 
 
 @triton.jit
@@ -103,7 +103,7 @@ def _chunk(
     STATE: tl.constexpr,
     AMSGRAD: tl.constexpr,
     HAS_L2: tl.constexpr,
-    STEP_ON_DEVICE: tl.constexpr,
+    STEP: tl.constexpr,
     CHUNK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
@@ -159,8 +159,8 @@ def _chunk(
         _store(v_at, v, inside, WIDE)
     else:
         step = tl.load(row + _STEP)
-        if STEP_ON_DEVICE:
-            step = tl.load(step.to(tl.pointer_type(tl.float32))).to(tl.int64)
+        if STEP is not None:
+            step = tl.load(step.to(tl.pointer_type(STEP))).to(tl.int64)
         random_m = _dither(offsets, step, _BY_STEP_M)
         random_v = _dither(offsets, step, _BY_STEP_V)
         if STATE == tl.uint8:

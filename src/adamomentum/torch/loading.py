@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -14,21 +15,28 @@ from adamomentum.torch.checks import STATE_DTYPES, check_count, check_options, d
 from adamomentum.torch.precision import StateDtype, block_count, empty_scales, is_reduced, name_of, pack
 from adamomentum.torch.release import ACCUMULATED
 from adamomentum.torch.rounding import ROUNDING_STATE
+from adamomentum.torch.state import ESSENTIAL, MOMENTS, laid_out_like, state_dtype_for, step_count
 
-__all__ = ["Hidden", "checked_and_hidden", "state_dtype_for"]
+__all__ = ["OWN", "Hidden", "checked_and_hidden"]
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+# Where a parameter's state has, until it is made, how to make it.
+OWN = "adamomentum"
 
 
 class Hidden:
-    """Carries a tensor through ``Optimizer.load_state_dict``, which casts those it sees to the parameter's dtype."""
+    """Carries a state through ``Optimizer.load_state_dict``, which would cast its tensors to the parameter's dtype.
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+    The copies are made at the end, when the state that they replace is gone: so no more than one parameter's is there
+    twice.
+    """
+
+    def __init__(self, make: Callable[[], dict[str, Tensor]]) -> None:
+        self.make = make
 
 
 def checked_and_hidden(defaults: dict[str, Any], optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Check a state dict against the optimizer and prepare its tensors; the dict passed in stays as it is.
+    """Check a state dict against the optimizer; the dict passed in stays as it is.
 
     Args:
         defaults: the values of options that the dict lacks because it was written by an older version.
@@ -100,44 +108,56 @@ def _order_by_name(saved: list[dict[str, Any]], own: list[dict[str, Any]]) -> No
 
 
 def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
-    """The checked state of one parameter; entries that are not ours stay as they are."""
-    missing = {"step", "exp_avg", "exp_avg_sq"} - (entries.keys() if isinstance(entries, Mapping) else set())
+    """The checked state of one parameter, not copied yet; entries that are not ours stay as they are."""
+    missing = {*ESSENTIAL} - (entries.keys() if isinstance(entries, Mapping) else set())
     if missing:
         raise ValueError(f"{where} lacks {sorted(missing)}")
-    loaded = dict(entries)
     count = check_count(f"{where}, 'step'", entries["step"])
-    loaded["step"] = Hidden(torch.tensor(count, dtype=torch.float32, device=p.device if group["capturable"] else "cpu"))
+    own: dict[str, Any] = {"step": count}
     if ACCUMULATED in entries:
-        passes = check_count(f"{where}, {ACCUMULATED!r}", entries[ACCUMULATED])
-        loaded[ACCUMULATED] = Hidden(torch.tensor(passes, dtype=torch.float32, device="cpu"))
-    for key in (key for key in MOMENTS if key in entries):
-        moment = _moment(f"{where}, {key!r}", entries[key], p)
-        if moment.dtype == torch.uint8:
-            loaded[f"{key}_scale"] = Hidden(_scale(where, f"{key}_scale", entries, p))
-        elif key != "max_exp_avg_sq" and is_reduced(group["state_dtype"]):
-            if group["state_dtype"] == "8bit" and key == "exp_avg" and _look_like_codes(moment):
-                raise ValueError(
-                    f"{where}, {key!r} looks like 8-bit codes that were cast to {moment.dtype}: loaders that fill the "
-                    "existing state in place, as torch.distributed.checkpoint does, need an optimizer built with "
-                    "state_dtype='8bit'"
-                )
-            moment, scale = _stored(moment, "m" if key == "exp_avg" else "v", p, group["state_dtype"], count)
+        own[ACCUMULATED] = check_count(f"{where}, {ACCUMULATED!r}", entries[ACCUMULATED])
+    for key in (*MOMENTS, *ROUNDING_STATE.values()):
+        if key in entries:
+            own[key] = _checked_moment(f"{where}, {key!r}", entries[key], p)
+            if own[key].dtype == torch.uint8:
+                own[f"{key}_scale"] = _checked_scale(where, f"{key}_scale", entries, p)
+    if len({own[key].dtype == torch.uint8 for key in ("exp_avg", "exp_avg_sq")}) > 1:
+        raise ValueError(f"{where}: 'exp_avg' and 'exp_avg_sq' must both be 8-bit codes or neither")
+    first = own["exp_avg"]
+    if group["state_dtype"] == "8bit" and first.dtype != torch.uint8 and _look_like_codes(first):
+        raise ValueError(
+            f"{where}, 'exp_avg' looks like 8-bit codes that were cast to {first.dtype}: loaders that fill the "
+            "existing state in place, as torch.distributed.checkpoint does, need an optimizer built with "
+            "state_dtype='8bit'"
+        )
+    kept = {key: value for key, value in entries.items() if key not in own}
+    return {**kept, **dict.fromkeys(own), OWN: Hidden(partial(_copied, own, p, group))}
+
+
+def _copied(own: Mapping[str, Any], p: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Copies of checked entries, in the dtype, on the device and in the memory layout that they are to have."""
+    count = own["step"]
+    copies = {"step": step_count(count, p.device if group["capturable"] else "cpu")}
+    if ACCUMULATED in own:
+        copies[ACCUMULATED] = torch.tensor(own[ACCUMULATED], dtype=torch.float32, device="cpu")
+    for key, value in own.items():
+        if key in copies:
+            continue
+        copies[key] = moment = value.detach().to(p.device, copy=True)
+        if key not in MOMENTS or moment.dtype == torch.uint8:
+            continue
+        if key != "max_exp_avg_sq" and is_reduced(group["state_dtype"]):
+            copies[key], scale = _stored(moment, "m" if key == "exp_avg" else "v", p, group["state_dtype"], count)
             if scale is not None:
-                loaded[f"{key}_scale"] = Hidden(scale)
+                copies[f"{key}_scale"] = scale
         elif moment.dtype not in (*STATE_DTYPES, torch.complex64, torch.complex128):
             # Half precision without the option was not ours: this optimizer computes in float32 at least.
-            moment = moment.to(state_dtype_for(p, group["state_dtype"]))
-        loaded[key] = Hidden(moment)
-    for key in ROUNDING_STATE.values():
-        if key in entries:
-            loaded[key] = Hidden(_moment(f"{where}, {key!r}", entries[key], p))
-    if len({loaded[key].tensor.dtype == torch.uint8 for key in ("exp_avg", "exp_avg_sq")}) > 1:
-        raise ValueError(f"{where}: 'exp_avg' and 'exp_avg_sq' must both be 8-bit codes or neither")
-    return loaded
+            copies[key] = moment.to(state_dtype_for(p, group["state_dtype"]))
+    return {**copies, **laid_out_like(p, copies)}
 
 
-def _moment(where: str, value: Any, p: Tensor) -> Tensor:
-    """A copy of a saved moment, on the device of its parameter; codes stay codes."""
+def _checked_moment(where: str, value: Any, p: Tensor) -> Tensor:
+    """A saved tensor that goes with its parameter, element by element; perhaps of codes."""
     kind = "complex" if p.is_complex() else "real floating-point"
     codes = isinstance(value, Tensor) and value.dtype == torch.uint8 and not p.is_complex()
     if (
@@ -147,7 +167,7 @@ def _moment(where: str, value: Any, p: Tensor) -> Tensor:
         or not (codes or (value.is_complex() if p.is_complex() else value.is_floating_point()))
     ):
         raise ValueError(f"{where} must be a dense {kind} tensor of shape {tuple(p.shape)}, got {describe(value)}")
-    return value.detach().to(p.device, copy=True)
+    return value
 
 
 def _look_like_codes(moment: Tensor) -> bool:
@@ -155,15 +175,15 @@ def _look_like_codes(moment: Tensor) -> bool:
     return bool(moment.any() and ((moment >= 0) & (moment <= 255) & (moment == moment.round())).all())
 
 
-def _scale(where: str, key: str, entries: Mapping[str, Any], p: Tensor) -> Tensor:
-    """A copy of the saved exponents of a moment's codes."""
+def _checked_scale(where: str, key: str, entries: Mapping[str, Any], p: Tensor) -> Tensor:
+    """The saved exponents of a moment's codes."""
     value, blocks = entries.get(key), block_count(p.numel())
     if not isinstance(value, Tensor) or value.dtype != torch.uint8 or value.shape != (blocks,):
         raise ValueError(
             f"{where}, {key!r} must be a torch.uint8 tensor of shape ({blocks},) beside 8-bit codes, got "
             f"{describe(value)}"
         )
-    return value.detach().to(p.device, copy=True)
+    return value
 
 
 def _stored(
@@ -177,12 +197,3 @@ def _stored(
     scale = empty_scales(p, which) if state_dtype == "8bit" else None
     pack(moment.float(), stored, scale, which, count)
     return stored, scale
-
-
-def state_dtype_for(p: Tensor, requested: StateDtype) -> torch.dtype:
-    """The dtype of the moments of ``p``, where ``requested`` is the option ``state_dtype``: uint8 for 8-bit codes."""
-    if requested == "8bit":
-        return torch.uint8
-    name = name_of(requested)
-    dtype: torch.dtype = getattr(torch, name) if name else torch.promote_types(p.dtype, torch.float32)
-    return dtype.to_complex() if p.is_complex() else dtype

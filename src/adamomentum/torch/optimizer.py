@@ -15,12 +15,13 @@ from adamomentum.torch import fused_cpu
 from adamomentum.torch.checks import check_capture, check_gradients, check_max_norm, check_options, check_param
 from adamomentum.torch.clipping import Clip, total_norm
 from adamomentum.torch.functional import Path, choose_path, update
-from adamomentum.torch.loading import Hidden, checked_and_hidden, state_dtype_for
+from adamomentum.torch.loading import OWN, checked_and_hidden
 from adamomentum.torch.pieces import Row
-from adamomentum.torch.precision import StateDtype, empty_scales, name_of
+from adamomentum.torch.precision import StateDtype, name_of
 from adamomentum.torch.release import ACCUMULATED, ACCUMULATED_BETA1, GradientRelease, check_beta1
-from adamomentum.torch.rounding import ROUNDING_STATE, Rounding, new_state, rounds
+from adamomentum.torch.rounding import Rounding, rounds
 from adamomentum.torch.scalars import Rule, Scalar
+from adamomentum.torch.state import complete, laid_out_like
 
 if TYPE_CHECKING:
     from adamomentum._native import Batch
@@ -68,7 +69,7 @@ class AdaMomentum(Optimizer):
     * **First steps.** The first update is lr / (1 - beta1) = 10 lr in each coordinate; for a steady gradient it
       falls to 1.07 lr by step 100. Warm lr up over 50 to 100 steps, or set ``full_bias_correction=True``.
 
-    State per parameter: ``step`` (0-dim float32 tensor; on the CPU unless ``capturable``), ``exp_avg``,
+    State per parameter: ``step`` (0-dim float64 tensor; on the CPU unless ``capturable``), ``exp_avg``,
     ``exp_avg_sq`` and, with ``amsgrad``, ``max_exp_avg_sq`` (the running maximum of v, eps included), shaped like
     the parameter. Gradients are read, never written. An error in ``step`` leaves all parameters as they were.
 
@@ -79,7 +80,7 @@ class AdaMomentum(Optimizer):
         betas: decay rates of the two moments, floats or one-element tensors in [0, 1); may change every step.
         eps: added to the second moment at every step, in units of the gradient squared. With 0 a coordinate becomes
             NaN if its gradient has always been 0, as in Algorithm 1, and infinite if m^2 underflows.
-        weight_decay: strength of the weight decay; its meaning depends on the next two switches.
+        weight_decay: strength of the weight decay; its meaning depends on the two switches after the next.
         amsgrad: divide by the running maximum of v. As eps is in it, lowering eps later has no effect.
         decoupled_weight_decay: multiply the parameters by ``1 - lr * weight_decay``, as AdamW does; if False,
             add ``weight_decay * parameter`` to the gradient (L2).
@@ -126,8 +127,8 @@ class AdaMomentum(Optimizer):
         betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
         eps: float = 1e-16,
         weight_decay: float = 0.0,
-        *,
         amsgrad: bool = False,
+        *,
         decoupled_weight_decay: bool = True,
         fixed_decay: bool = False,
         rectify: bool = False,
@@ -266,26 +267,15 @@ class AdaMomentum(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.requires_grad or p.grad is not None:
+                    check_param(p, group["state_dtype"], group["rounding"])  # it may have been a lazy one
                     self._state_of(p, group)
 
     def _state_of(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """The state of ``p``, created or completed where needed."""
         state: dict[str, Tensor] = self.state[p]
-        if not state:
-            dtype = state_dtype_for(p, group["state_dtype"])
-            if dtype == torch.uint8:
-                check_param(p, "8bit")  # it may have been a lazy one
-                state["exp_avg_scale"], state["exp_avg_sq_scale"] = empty_scales(p, "m"), empty_scales(p, "v")
-            # On the CPU the host can read it without waiting for the device.
-            state["step"] = torch.tensor(0.0, dtype=torch.float32, device=p.device if group["capturable"] else "cpu")
-            state["exp_avg"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-        if group["amsgrad"] and "max_exp_avg_sq" not in state:
-            state["max_exp_avg_sq"] = torch.zeros_like(state["exp_avg_sq"], memory_format=torch.preserve_format)
-        if rounds(p, group["rounding"]) and (kept := ROUNDING_STATE.get(group["rounding"])) and kept not in state:
-            state[kept] = new_state(p, group["rounding"])
-        if group["capturable"] and state["step"].device != p.device:
-            state["step"] = state["step"].to(p.device)
+        complete(state, p, group)
+        if not (group["capturable"] or group["differentiable"]):  # a graph keeps addresses, autograd the tensors
+            state.update(laid_out_like(p, state))
         if self._pending.release is not None and self._pending.release.accumulation_steps > 1:
             state.setdefault(ACCUMULATED, torch.tensor(0.0, device="cpu"))
         return state
@@ -358,7 +348,15 @@ class AdaMomentum(Optimizer):
         fused = group["fused"] if self._on_cuda_kernel(group) else False
         path = self._path_of(group, [p for p, _, _ in rows], fused)
         with torch.set_grad_enabled(group["differentiable"]):
-            update(rows, batch, rule, path, capturable=group["capturable"], found_inf=found_inf)
+            update(
+                rows,
+                batch,
+                rule,
+                path,
+                capturable=group["capturable"],
+                found_inf=found_inf,
+                fused=group["fused"],
+            )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _prepare_untraced(self, grad_scale: Tensor | None) -> list[Work]:
@@ -405,15 +403,22 @@ class AdaMomentum(Optimizer):
         Returns:
             What the kernels did not take, the batch of what they took, and the position after ``params``.
         """
+        params = params if isinstance(params, list) else list(params)  # someone put a tuple or ParameterList there
         # Of the first, which stands for all: the kernels themselves leave out what they can't take.
         fused = not compiling and self._path_of(group, params[:1], group["fused"]) == "fused"
         fused = fused and not any(rounds(p, group["rounding"]) for p in params)
         batch = fused_cpu.new_batch() if fused and not self._on_cuda_kernel(group) else None
         if batch is not None:  # checks what it takes
-            rest, position = batch.gather(params, self.state, group["amsgrad"], position)
+            own = self.state if isinstance(self.state, dict) else {}
+            rest, position = batch.gather(params, own, group["amsgrad"], position)
         else:
             rest = [p for p in params if p.grad is not None]
         check_gradients(rest, group, self.state)
+        if group["fused"] and any(p.is_meta for p in rest):
+            raise RuntimeError(
+                "fused=True cannot step parameters on the meta device, which have no values; call "
+                "model.to_empty(device=...) and initialize them first"
+            )
         check_capture(group)
         return rest, batch, position
 
@@ -489,9 +494,8 @@ class AdaMomentum(Optimizer):
             for name, default in _DEFAULTS.items():
                 group.setdefault(name, default)
         for entries in self.state.values():
-            for key, value in entries.items():
-                if isinstance(value, Hidden):
-                    entries[key] = value.tensor
+            if isinstance(entries, dict) and OWN in entries:
+                entries.update(entries.pop(OWN).make())
 
 
 def _rule_of(group: dict[str, Any], compiling: bool, scale: Scalar) -> Rule:

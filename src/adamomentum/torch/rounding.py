@@ -9,7 +9,10 @@ With the option ``rounding`` it is not:
 * ``"kahan"``: what rounding lost is kept in a second tensor of the parameter's dtype, the state ``compensation``, and
   added before the next update: 16 bits of mantissa in all for bfloat16 (2 bytes a parameter).
 * ``"master"``: the state ``master`` is the parameter in float32 (4 bytes a parameter), of which the parameter is the
-  rounded copy. An element that was changed from outside, by loading weights for example, is taken up as it is.
+  rounded copy.
+
+With both, an element that was changed from outside, by loading weights for example, is taken up as it is: what is kept
+counts only where it rounds to the element.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ Rounding = Literal["nearest", "stochastic", "kahan", "master"]
 
 ROUNDINGS = ("nearest", "stochastic", "kahan", "master")
 HALF = (torch.bfloat16, torch.float16)
+# As bits of float32 numbers: 2^16 and infinity, 2^-14, from which on float16 numbers are normal.
+_FLOAT16_INFINITE, _INFINITE, _FLOAT16_NORMAL = 0x47800000, 0x7F800000, 0x38800000
 # The state that each keeps.
 ROUNDING_STATE = {"kahan": "compensation", "master": "master"}
 
@@ -52,11 +57,36 @@ def widened(p: Tensor, state: dict[str, Tensor], rounding: Rounding) -> Tensor:
         rounding: the option of that name.
     """
     theta = p.to(torch.float32)
-    if rounding == "kahan":
-        return theta.add_(state["compensation"])
+    if rounding == "stochastic":
+        return theta
     if rounding == "master":
-        return torch.where(state["master"].to(p.dtype) == p, state["master"], theta)
-    return theta
+        return torch.where(nearest(state["master"], p.dtype) == theta, state["master"], theta)
+    lost = state["compensation"].to(torch.float32)
+    whole, inner = theta + lost, theta + lost * (1 - 2**-9)
+    # Half a spacing exactly is a tie, which may round away from p: then a little less. What rounds to another number
+    # was lost by another one, so that p was changed from outside.
+    kept = torch.where(nearest(whole, p.dtype) == theta, whole, inner)
+    return torch.where(nearest(kept, p.dtype) == theta, kept, theta)
+
+
+def nearest(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Float32 numbers rounded to the nearest that bfloat16 or float16 has, ties to even; still in float32.
+
+    Compiled code does it on the bits: a compiler may leave out a cast to and fro, and rounding with it.
+    """
+    if not torch.compiler.is_compiling():
+        return x.to(dtype).to(torch.float32)
+    bits = x.view(torch.int32)
+    dropped = 16 if dtype == torch.bfloat16 else 13
+    odd = (bits >> dropped) & 1
+    rounded = (bits + ((1 << (dropped - 1)) - 1) + odd) & -(1 << dropped)
+    if dtype == torch.float16:
+        sign, magnitude = bits & -(1 << 31), rounded & 0x7FFFFFFF
+        magnitude = torch.where(magnitude >= _FLOAT16_INFINITE, _INFINITE, magnitude)
+        # Below 2^-14 the spacing stays 2^-24, which is that of float32 numbers from 1/2 to 1.
+        subnormal = ((x.abs() + 0.5) - 0.5).view(torch.int32)
+        rounded = sign | torch.where((bits & 0x7FFFFFFF) < _FLOAT16_NORMAL, subnormal, magnitude)
+    return torch.where(x.isfinite(), rounded.view(torch.float32), x)
 
 
 def narrowed(
@@ -77,8 +107,10 @@ def narrowed(
         local = getattr(theta, "_local_tensor", theta)
         x = in_memory_order(local, local)
         x.copy_(round_to_bfloat16(x, dither(x.numel(), step, "theta", x.device, first)))
-    p.copy_(theta)
     if rounding == "kahan":
-        state["compensation"].copy_(theta.sub_(p))
+        stored = nearest(theta, p.dtype)
+        state["compensation"].copy_(theta - stored)
+        theta = stored
     elif rounding == "master":
         state["master"].copy_(theta)
+    p.copy_(theta)
