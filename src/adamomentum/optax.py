@@ -108,7 +108,7 @@ def scale_by_adamomentum(
         count = optax.safe_increment(state.count)
         c1, c2 = _one_minus_power(b1, count), _one_minus_power(b2, count)
         # A reciprocal, because XLA divides every element by a number that several leaves share.
-        numbers = _Numbers(b1, 1 - b1, b2, 1 - b2, eps / (1 - b2), c1, 1 / c2, c2, count)
+        numbers = _Numbers(b1, 1 - b1, b2, 1 - b2, eps / (1 - b2), c1, 1 / c2, c2, *_seeds(count))
         leaves, tree = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
         rows = zip(
             leaves,
@@ -200,7 +200,7 @@ class _Leaf(NamedTuple):
 
 
 class _Numbers(NamedTuple):
-    """What all leaves of an update share: the betas, eps / (1 - b2), and 1 - b1^t and 1 - b2^t as far as needed."""
+    """What all leaves share: betas, eps / (1 - b2), c1 = 1 - b1^t and c2 = 1 - b2^t, and seeds of the rounding."""
 
     b1: Number
     one_minus_b1: Number
@@ -210,7 +210,8 @@ class _Numbers(NamedTuple):
     c1: jax.Array
     by_c2: jax.Array
     c2: jax.Array
-    count: jax.Array
+    m_seed: jax.Array
+    v_seed: jax.Array
 
 
 @partial(jax.jit, static_argnames="dtype")
@@ -225,12 +226,12 @@ def _update(
 
     widest = jnp.result_type(wide, m, g)  # complex for complex gradients
     m_new = scalar(numbers.b1) * m.astype(widest) + scalar(numbers.one_minus_b1) * g.astype(widest)
-    m, m_new = _store(m_new, m, _mixed(numbers.count.astype(jnp.uint32)))
+    m, m_new = _store(m_new, m, numbers.m_seed)
     v_new = scalar(numbers.b2) * v.astype(wide) + scalar(numbers.one_minus_b2) * _abs_squared(m_new)
     # Before v is rounded: the largest of values rounded by chance would be too large.
     if v_max is not None:
         v_max = jnp.maximum(v_max, (v_new + scalar(numbers.floor) * scalar(numbers.c2)).astype(v_max.dtype))
-    v, v_new = _store(v_new, v, _mixed(~numbers.count.astype(jnp.uint32)))
+    v, v_new = _store(v_new, v, numbers.v_seed)
     if v_max is None:
         v_hat = v_new * scalar(numbers.by_c2) + scalar(numbers.floor)
     else:
@@ -362,6 +363,12 @@ def _abs_squared(x: jax.Array) -> jax.Array:
     return jnp.square(x) if not jnp.iscomplexobj(x) else jnp.square(x.real) + jnp.square(x.imag)
 
 
+@jax.jit
+def _seeds(count: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of the rounding of the first moments and of the second ones in an update."""
+    return _mixed(count.astype(jnp.uint32)), _mixed(~count.astype(jnp.uint32))
+
+
 def _mixed(h: jax.Array) -> jax.Array:
     """The finalizer of MurmurHash3 (Appleby, public domain): every bit of 32 depends on every bit."""
     h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
@@ -386,8 +393,8 @@ def _round(x: jax.Array, like: jax.Array, seed: jax.Array) -> tuple[jax.Array, j
         place += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
         stride *= x.shape[axis]
     before = jax.lax.bitcast_convert_type(like, jnp.uint16).astype(jnp.uint32)
-    h = ((place + seed) ^ (before << 16)) * jnp.uint32(0x9E3779B1)
-    noise = ((h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)) >> 16
+    h = (place * jnp.uint32(0x9E3779B1) + before * jnp.uint32(0xC2B2AE35)) ^ seed
+    noise = ((h ^ (h >> 15)) * jnp.uint32(0x85EBCA6B)) >> 16
     narrow = x.astype(jnp.float32)
     bits = jax.lax.bitcast_convert_type(narrow, jnp.uint32)
     cut = jax.lax.bitcast_convert_type((bits + noise) & jnp.uint32(0xFFFF0000), jnp.float32)
