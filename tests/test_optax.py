@@ -167,7 +167,8 @@ def test_rounding_by_chance_is_even_and_independent() -> None:
                 spacing = 2.0 ** (np.floor(np.log2(np.abs(exact))) - 7)
                 assert (np.abs(stored - exact) < spacing).all()
                 chance = np.abs(exact) / spacing % 1
-                up = ((np.abs(stored) > np.abs(exact)) - chance) / np.sqrt(chance * (1 - chance))
+                sd = np.sqrt(chance * (1 - chance))
+                up = np.where(sd > 0, (np.abs(stored) > np.abs(exact)) - chance, 0) / np.maximum(sd, 1e-3)
                 assert abs(up.mean()) < 4 / np.sqrt(up.size)
                 for lag in (1, 512):
                     assert abs(np.corrcoef(up.ravel()[:-lag], up.ravel()[lag:])[0, 1]) < 5 / np.sqrt(up.size)
@@ -224,18 +225,20 @@ def test_derivatives_are_those_of_no_rounding(options: dict) -> None:
         return transform.update(jnp.ones(3), state, q)[0].sum()
 
     q = jnp.asarray([1.0, 2.0, 3.0])
-    found = jax.grad(total)(q)
+    found = jax.jit(jax.grad(total))(q)
     np.testing.assert_allclose(found, [0.02253872, 0.00475016, 0.00107064], atol=4e-4, rtol=2e-2)
-    np.testing.assert_allclose(jax.jacfwd(total)(q), found, atol=4e-4)
 
-    loss = partial(loss_after_updates, **options)
-    q = jnp.stack([q, -q])
-    reverse = jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1)), in_axes=(0, None)))(q, 0.05)
-    forward = jax.jit(jax.vmap(jax.jacfwd(loss, argnums=(0, 1)), in_axes=(0, None)))(q, 0.05)
-    exact = jax.vmap(jax.grad(loss_after_updates, argnums=(0, 1)), in_axes=(0, None))(q, 0.05)
-    for of_reverse, of_forward, wanted in zip(reverse, forward, exact, strict=True):
-        np.testing.assert_allclose(of_reverse, of_forward, rtol=2e-2, atol=1e-2)
-        np.testing.assert_allclose(of_reverse, wanted, rtol=5e-2, atol=5e-2)
+
+def test_derivatives_in_both_modes_through_a_loop() -> None:
+    """Batched and computed again backwards, with respect to where it starts and to the learning rate."""
+    q = jnp.asarray([[1.5, 2.0, 3.0], [0.5, -1.0, 0.0]])
+    both = partial(loss_after_updates, **REDUCED["both"])
+    wanted = jax.jit(jax.vmap(jax.grad(loss_after_updates, argnums=(0, 1)), in_axes=(0, None)))(q, 0.05)
+    found = jax.jit(jax.vmap(jax.grad(both, argnums=(0, 1)), in_axes=(0, None)))(q, 0.05)
+    for each, exact in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(each, exact, rtol=3e-2, atol=1e-2)
+    along = jax.jit(jax.vmap(lambda q: jax.jvp(both, (q, 0.05), (jnp.ones(3), 1.0))[1]))(q)
+    np.testing.assert_allclose(along, found[0].sum(axis=1) + found[1], rtol=2e-2)
 
 
 @pytest.mark.parametrize("options", REDUCED.values(), ids=REDUCED.keys())
@@ -391,7 +394,7 @@ def test_complex_dtypes(options: dict, mu: str, nu: str) -> None:
     for state in (before, after):
         assert (state.mu.dtype, state.nu.dtype) == (mu, nu)
     assert made.dtype == g.dtype
-    np.testing.assert_allclose(made, 10 * g / jnp.abs(g), rtol=1e-5)
+    np.testing.assert_allclose(made, 10 * g / jnp.abs(g), rtol=1e-5 if nu == "float32" else 4e-3)
     np.testing.assert_allclose(after.mu, 0.1 * g, rtol=1e-6)
 
 
@@ -513,34 +516,47 @@ def test_for_some_parameters() -> None:
 
 
 def test_a_schedule_of_decay() -> None:
-    """Beside the same numbers one by one, masked and not; it may begin in the middle of a run, and be injected."""
-    schedule = optax.linear_schedule(0.0, 0.8, 4)
-    for mask in (None, {"w": True, "b": False}):
-        optimizer = adamomentum(0.1, weight_decay=schedule, mask=mask)
-        params, state = PARAMS, optimizer.init(PARAMS)
-        update = jax.jit(optimizer.update)
-        injected = optax.inject_hyperparams(adamomentum, static_args="mask")(0.1, weight_decay=schedule, mask=mask)
-        inner = injected.init(PARAMS)
-        for t in range(6):
-            grads = jax.grad(quadratic)(params)
-            fixed = adamomentum(0.1, weight_decay=float(schedule(t)), mask=mask)
-            assert jax.tree.structure(fixed.init(PARAMS)) == jax.tree.structure(state)
-            wanted, _ = fixed.update(grads, state, params)
-            updates, state = update(grads, state, params) if t else (wanted, fixed.update(grads, state, params)[1])
-            close(updates, wanted)
-            made, inner = injected.update(grads, inner, params)
-            close(made, wanted)
-            params = optax.apply_updates(params, updates)
-        assert update._cache_size() == 1
+    """Beside the same numbers one by one; it may begin in the middle of a run, and be injected."""
+    schedule, mask = optax.linear_schedule(0.0, 0.8, 4), {"w": True, "b": False}
+    optimizer = adamomentum(0.1, weight_decay=schedule, mask=mask)
+    injected = optax.inject_hyperparams(adamomentum, static_args="mask")(0.1, weight_decay=schedule, mask=mask)
+    params, inner, update = PARAMS, injected.init(PARAMS), jax.jit(optimizer.update)
+    state = adamomentum(0.1, mask=mask).init(PARAMS)
+    assert jax.tree.structure(optimizer.init(PARAMS)) == jax.tree.structure(state)
+    for t in range(6):
+        grads = jax.grad(quadratic)(params)
+        fixed = adamomentum(0.1, weight_decay=float(schedule(t)), mask=mask)
+        wanted, after = fixed.update(grads, state, params)
+        updates, state = update(grads, state, params) if t else (wanted, after)
+        close(updates, wanted)
+        made, inner = injected.update(grads, inner, params)
+        close(made, wanted)
+        params = optax.apply_updates(params, updates)
+    assert update._cache_size() == 1
     with pytest.raises(ValueError, match="params"):
         optimizer.update(grads, state)
+
+
+def test_a_schedule_of_decay_for_all() -> None:
+    optimizer = adamomentum(0.1, weight_decay=lambda count: 0.5 * count)
+    zero = lambda params: jax.tree.map(jnp.zeros_like, params)
+    params, _ = run(optimizer, PARAMS, 3, zero)
+    close(params, jax.tree.map(lambda p: p * 0.95 * 0.9, PARAMS))
 
 
 def test_a_number_may_be_an_array_of_one() -> None:
     """As learning rates of optax.adamw may; a parameter that is a number stays one."""
     one = {name: jnp.asarray([x]) for name, x in (("learning_rate", 0.1), ("b1", 0.8), ("weight_decay", 0.1))}
-    close(run(adamomentum(**one), PARAMS)[0], run(adamomentum(0.1, 0.8, weight_decay=0.1), PARAMS)[0])
-    close(run(optax.inject_hyperparams(adamomentum)(np.ones(1)), PARAMS)[0], run(adamomentum(1.0), PARAMS)[0])
+    made = []
+    for each in (
+        adamomentum(**one),
+        optax.inject_hyperparams(adamomentum)(np.full(1, 0.1), 0.8, weight_decay=0.1),
+        adamomentum(0.1, 0.8, weight_decay=0.1),
+    ):
+        made.append(each.update(PARAMS, each.init(PARAMS), PARAMS)[0])
+        assert jax.tree.map(jnp.shape, made[-1]) == {"w": (2,), "b": ()}
+    close(made[0], made[2])
+    close(made[1], made[2])
     with pytest.raises(TypeError, match="learning_rate must be a number"):
         jax.jit(lambda rate: adamomentum(rate).init(PARAMS))(jnp.ones(2))
 
@@ -678,9 +694,9 @@ def test_parameters_that_have_no_moments(params, error, message) -> None:
             r"ScaleByAdaMomentumState that init made, got ScaleByAdamState. Adam's nu averages the squared gradient",
         ),
         (
-            lambda: adamomentum(0.1, weight_decay=lambda t: 0.1).update(PARAMS, optax.sgd(0.1, 0.9).init(PARAMS)),
-            (TypeError, AttributeError),
-            "",
+            lambda: adamomentum(0.1, weight_decay=lambda t: 0.1).update(PARAMS, optax.adamw(0.1).init(PARAMS)),
+            TypeError,
+            "got ScaleByAdamState",
         ),
         (
             lambda: updated(PARAMS, PARAMS, optax.amsgrad(0.1).init(PARAMS)[0], amsgrad=True),
