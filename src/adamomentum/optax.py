@@ -363,17 +363,15 @@ def _abs_squared(x: jax.Array) -> jax.Array:
     return jnp.square(x) if not jnp.iscomplexobj(x) else jnp.square(x.real) + jnp.square(x.imag)
 
 
-@jax.jit
-def _seeds(count: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of the rounding of the first moments and of the second ones in an update."""
-    return _mixed(count.astype(jnp.uint32)), _mixed(~count.astype(jnp.uint32))
-
-
 def _mixed(h: jax.Array) -> jax.Array:
     """The finalizer of MurmurHash3 (Appleby, public domain): every bit of 32 depends on every bit."""
     h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
     h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
     return h ^ (h >> 16)
+
+
+# Of the rounding of the first moments and of the second ones in an update.
+_seeds: Any = jax.jit(lambda count: (_mixed(count.astype(jnp.uint32)), _mixed(~count.astype(jnp.uint32))))
 
 
 def _round(x: jax.Array, like: jax.Array, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
