@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "bf16_parameters": (["--seeds", "2", "--steps", "20"], "precision.md"),
-    "optax_step": (["--parameters", "4000", "--rounds", "2"], None),
+    "optax_step": (["--parameters", "4000", "--rounds", "2"], "optax.md"),
     "reduced_state_accuracy": (["--seeds", "2", "--epochs", "1"], "precision.md"),
     "release_memory": (["--rounds", "1", "--width", "8", "--blocks", "1"], "precision.md"),
     "rounding_time": (["--elements", "2000", "--rounds", "2"], "precision.md"),

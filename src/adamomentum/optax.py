@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 try:
@@ -57,7 +58,8 @@ def scale_by_adamomentum(
 ) -> optax.GradientTransformation:
     """Scale updates as AdaMomentum does: the second moment averages the square of the first one.
 
-    All maths is done in float32, or in float64 for gradients or moments in it. Updates come back in the dtype that
+    All maths is done in float32, or in float64 for gradients or moments in it. The derivative of an update is
+    that of this maths, also where a moment is rounded to bfloat16. Updates come back in the dtype that
     gradients and parameters promote to, or in the gradients' where ``update`` is not given the parameters. Of complex
     gradients the squared modulus is averaged, as in ``optax.scale_by_adam``; wrap the transformation in
     ``optax.contrib.split_real_and_imaginary`` for what PyTorch's optimizers do.
@@ -75,18 +77,24 @@ def scale_by_adamomentum(
             nearest it would stop moving when its change in a step, 1 - b2 of the distance, is less than half a bit.
 
     Returns:
-        The transformation; its state is a :class:`ScaleByAdaMomentumState`.
+        The transformation; its state is a :class:`ScaleByAdaMomentumState`. Moments of a state from elsewhere keep
+        their dtype, whatever ``mu_dtype`` and ``nu_dtype`` are. ``init`` and ``update`` raise a TypeError that names
+        the leaf which is no array of floating-point or complex numbers of at least 16 bits (parameters may be
+        integers or booleans where their gradients are None), ``update`` also for the state of another transformation,
+        and a ValueError for a state whose shapes or ``amsgrad`` differ.
 
     Raises:
         TypeError: if a number is none.
         ValueError: if an argument is out of range. Arrays under tracing are not looked into.
     """
-    _check("b1", b1, below_one=True)
-    _check("b2", b2, below_one=True)
-    _check("eps", eps)
+    b1, b2 = _number("b1", b1, below_one=True), _number("b2", b2, below_one=True)
+    eps = _number("eps", eps)
     mu_dtype, nu_dtype = _moment_dtype("mu_dtype", mu_dtype), _moment_dtype("nu_dtype", nu_dtype)
 
     def init_fn(params: optax.Params) -> ScaleByAdaMomentumState:
+        for i, p in enumerate(jax.tree.leaves(params)):
+            _dtype_of(p, "parameter", params, i)
+
         def zeros(dtype: Any, real: bool) -> optax.Updates:
             return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_dtype_for(p, dtype, real)), params)
 
@@ -96,42 +104,25 @@ def scale_by_adamomentum(
     def update_fn(
         updates: optax.Updates, state: ScaleByAdaMomentumState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, ScaleByAdaMomentumState]:
+        _check_state(state, amsgrad)
         count = optax.safe_increment(state.count)
         c1, c2 = _one_minus_power(b1, count), _one_minus_power(b2, count)
-        floor = eps / (1 - b2)
-
-        def one(g: jax.Array | None, p: Any, m: jax.Array, v: jax.Array, v_max: jax.Array | None, i: int) -> _Leaf:
-            if g is None:  # not trained in this step
-                return _Leaf(None, m, v, v_max)
-            g = jnp.asarray(g)
-            dtype = jnp.result_type(v, g.real, jnp.float32)
-
-            def scalar(x: Any) -> jax.Array:
-                return jnp.asarray(x, dtype)
-
-            wide = jnp.result_type(dtype, m, g)  # complex for complex gradients
-            m_new = scalar(b1) * m.astype(wide) + scalar(1 - b1) * g.astype(wide)
-            v_new = scalar(b2) * v.astype(dtype) + scalar(1 - b2) * _abs_squared(m_new)
-            if v_max is None:
-                v_hat = v_new / scalar(c2) + scalar(floor)
-            else:
-                v_max = jnp.maximum(v_max, (v_new + scalar(floor) * scalar(c2)).astype(v_max.dtype))
-                v_hat = v_max.astype(dtype) / scalar(c2)
-            step = m_new / scalar(c1) / jnp.sqrt(v_hat)
-            m, v = _stored(m_new, m, count, 2 * i), _stored(v_new, v, count, 2 * i + 1)
-            # The gradients' dtype alone would round the steps of float32 parameters to bfloat16's 8 bits.
-            return _Leaf(step.astype(g.dtype if p is None else jnp.result_type(g, p)), m, v, v_max)
-
+        # A reciprocal, because XLA divides every element by a number that several leaves share.
+        numbers = _Numbers(b1, 1 - b1, b2, 1 - b2, eps / (1 - b2), c1, 1 / c2, c2, *_seeds(count))
         leaves, tree = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
         rows = zip(
             leaves,
             [None] * len(leaves) if params is None else tree.flatten_up_to(params),
             *(tree.flatten_up_to(moment) for moment in (state.mu, state.nu)),
             tree.flatten_up_to(state.nu_max) if amsgrad else [None] * len(leaves),
-            range(len(leaves)),
             strict=True,
         )
-        made = [one(*row) for row in rows]
+        made = []
+        for i, (g, p, m, v, v_max) in enumerate(rows):
+            if g is None:  # not trained in this step
+                made.append(_Leaf(None, m, v, v_max))
+            else:
+                made.append(_update(g, m, v, v_max, numbers, dtype=_update_dtype(updates, i, g, p, m, v)))
         columns = [jax.tree.unflatten(tree, [leaf[i] for leaf in made]) for i in range(4)]
         return columns[0], ScaleByAdaMomentumState(count, columns[1], columns[2], columns[3] if amsgrad else None)
 
@@ -144,7 +135,7 @@ def adamomentum(
     b2: Number = 0.999,
     eps: Number = 1e-16,
     *,
-    weight_decay: Number = 0.0,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any | Callable[[optax.Params], Any] | None = None,
     amsgrad: bool = False,
     mu_dtype: Any = None,
@@ -161,7 +152,8 @@ def adamomentum(
         b1: decay rate of the first moment, in [0, 1).
         b2: decay rate of the second moment, in [0, 1).
         eps: see :func:`scale_by_adamomentum`.
-        weight_decay: parameters shrink by ``learning_rate * weight_decay`` a step.
+        weight_decay: parameters shrink by ``learning_rate * weight_decay`` a step. A number, or a schedule as that of
+            the learning rate. The state is of one structure with each and with none, so that decay can change later.
         mask: which parameters decay, as in ``optax.adamw``: a tree of booleans, or a function that makes it of the
             parameters.
         amsgrad: see :func:`scale_by_adamomentum`.
@@ -176,17 +168,28 @@ def adamomentum(
         TypeError: if a number is none.
         ValueError: if an argument is out of range.
     """
-    _check("weight_decay", weight_decay)
     if not callable(learning_rate):
-        _check("learning_rate", learning_rate)
-    decays = not isinstance(weight_decay, int | float) or weight_decay != 0
+        learning_rate = _number("learning_rate", learning_rate)
+    scaled = scale_by_adamomentum(b1, b2, eps, amsgrad=amsgrad, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
+    by_rate = optax.scale_by_learning_rate(learning_rate)
     # Of the same structure of state as the decay, so that decay can be turned on later.
     nothing = optax.identity() if mask is None else optax.masked(optax.identity(), mask)
-    return optax.chain(
-        scale_by_adamomentum(b1, b2, eps, amsgrad=amsgrad, mu_dtype=mu_dtype, nu_dtype=nu_dtype),
-        optax.add_decayed_weights(weight_decay, mask) if decays else nothing,
-        optax.scale_by_learning_rate(learning_rate),
-    )
+
+    def with_decay(decay: Number) -> optax.GradientTransformationExtraArgs:
+        decays = not isinstance(decay, int | float) or decay != 0
+        return optax.chain(scaled, optax.add_decayed_weights(decay, mask) if decays else nothing, by_rate)
+
+    if not callable(weight_decay):
+        return with_decay(_number("weight_decay", weight_decay))
+
+    def update_fn(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, Any]:
+        # The moments have counted the updates: a count of its own would be another structure of state.
+        made, state = with_decay(weight_decay(state[0].count)).update(updates, state, params, **extra)
+        return made, state
+
+    return optax.GradientTransformationExtraArgs(with_decay(0.0).init, update_fn)
 
 
 class _Leaf(NamedTuple):
@@ -196,10 +199,54 @@ class _Leaf(NamedTuple):
     v_max: jax.Array | None
 
 
-def _check(name: str, value: Number, *, below_one: bool = False) -> None:
-    if isinstance(value, jax.core.Tracer):
-        return
-    dtype = jnp.result_type(value) if getattr(value, "shape", None) == () else None
+class _Numbers(NamedTuple):
+    """What all leaves share: betas, eps / (1 - b2), c1 = 1 - b1^t and c2 = 1 - b2^t, and seeds of the rounding."""
+
+    b1: Number
+    one_minus_b1: Number
+    b2: Number
+    one_minus_b2: Number
+    floor: Number
+    c1: jax.Array
+    by_c2: jax.Array
+    c2: jax.Array
+    m_seed: jax.Array
+    v_seed: jax.Array
+
+
+@partial(jax.jit, static_argnames="dtype")
+def _update(
+    g: jax.Array, m: jax.Array, v: jax.Array, v_max: jax.Array | None, numbers: _Numbers, *, dtype: Any
+) -> _Leaf:
+    """One leaf of the update, in ``dtype``. Compiled: outside of the caller's own jit it is one call, not some 20."""
+    wide = jnp.result_type(v, g.real, jnp.float32)
+
+    def scalar(x: Any) -> jax.Array:
+        return jnp.asarray(x, wide)
+
+    widest = jnp.result_type(wide, m, g)  # complex for complex gradients
+    m_new = scalar(numbers.b1) * m.astype(widest) + scalar(numbers.one_minus_b1) * g.astype(widest)
+    m, m_new = _store(m_new, m, numbers.m_seed)
+    v_new = scalar(numbers.b2) * v.astype(wide) + scalar(numbers.one_minus_b2) * _abs_squared(m_new)
+    # Before v is rounded: the largest of values rounded by chance would be too large.
+    if v_max is not None:
+        v_max = jnp.maximum(v_max, (v_new + scalar(numbers.floor) * scalar(numbers.c2)).astype(v_max.dtype))
+    v, v_new = _store(v_new, v, numbers.v_seed)
+    if v_max is None:
+        v_hat = v_new * scalar(numbers.by_c2) + scalar(numbers.floor)
+    else:
+        v_hat = v_max.astype(wide) * scalar(numbers.by_c2)
+    return _Leaf((m_new / (scalar(numbers.c1) * jnp.sqrt(v_hat))).astype(dtype), m, v, v_max)
+
+
+def _number(name: str, value: Number, *, below_one: bool = False) -> Number:
+    """The argument ``value``, checked; an array of one number in the shape of a number."""
+    shape = getattr(value, "shape", None)
+    if shape is not None and math.prod(shape) == 1 and shape != ():
+        value, shape = value.reshape(()), ()
+    if isinstance(value, jax.core.Tracer) and shape == ():
+        return value
+    dtype = jnp.result_type(value) if shape == () else None
     real = dtype is not None and (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
     if isinstance(value, bool) or not (isinstance(value, int | float) or real):
         raise TypeError(f"{name} must be a number, got {value!r}")
@@ -210,6 +257,77 @@ def _check(name: str, value: Number, *, below_one: bool = False) -> None:
                 f" in {dtype}; inject_hyperparams rounds to the parameters' dtype: give it hyperparam_dtype=jnp.float32"
             )
         raise ValueError(f"{name} must be {'in [0, 1)' if below_one else '>= 0 and finite'}, got {value}{hint}")
+    return value
+
+
+def _check_state(state: Any, amsgrad: bool) -> None:
+    # By name: a module that is loaded again has another class.
+    if type(state).__name__ != ScaleByAdaMomentumState.__name__:
+        remedy = ""
+        if {"count", "mu", "nu"} <= set(dir(state)):
+            remedy = (
+                ". Adam's nu averages the squared gradient; made of such a state s it is ScaleByAdaMomentumState("
+                "s.count, s.mu, jax.tree.map(lambda nu: nu * (1 - b1) / (1 + b1), s.nu), None)"
+            )
+        raise TypeError(f"state must be the ScaleByAdaMomentumState that init made, got {type(state).__name__}{remedy}")
+    if amsgrad and state.nu_max is None and state.nu is not None:
+        raise ValueError(
+            "amsgrad=True, but amsgrad was off when the state was made: it has no nu_max. Leave it off, or give the "
+            "state an nu_max to start from: its nu, in float32"
+        )
+    if not amsgrad and state.nu_max is not None:
+        raise ValueError(
+            "amsgrad=False, but amsgrad was on when the state was made: it has an nu_max. Leave it on, or replace "
+            "the state's nu_max by None"
+        )
+
+
+def _name(tree: Any, i: int) -> str:
+    """Of the i-th leaf, as JAX writes it."""
+    path, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)[0][i]
+    return jax.tree_util.keystr(path) or "(the only one)"
+
+
+def _dtype_of(x: Any, what: str, tree: Any, i: int) -> Any:
+    """The dtype of the i-th leaf of a tree.
+
+    Raises:
+        TypeError: if it is none of numbers, or of fewer than 16 bits.
+    """
+    dtype = jnp.result_type(x) if isinstance(x, bool | int | float | complex) else getattr(x, "dtype", None)
+    remedy = "; with Equinox, pass eqx.filter(model, eqx.is_inexact_array)"
+    if dtype is not None and not jnp.issubdtype(dtype, jax.dtypes.extended):
+        if jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_):
+            return dtype
+        if jnp.issubdtype(dtype, jnp.inexact):
+            if dtype.itemsize > 1:
+                return dtype
+            remedy = "; keep it in bfloat16 or float32 and cast it in the model"
+        elif dtype == jax.dtypes.float0:
+            remedy = "; make the gradient None where a parameter is of integers"
+    got = type(x).__name__ if dtype is None else "float0" if dtype == jax.dtypes.float0 else dtype
+    raise TypeError(f"{what} {_name(tree, i)} must be of real or complex numbers of 16 bits or more, got {got}{remedy}")
+
+
+def _update_dtype(updates: optax.Updates, i: int, g: Any, p: Any, m: Any, v: Any) -> Any:
+    """The dtype of the update of the i-th leaf, whose gradient and moments are checked."""
+    dtype = _dtype_of(g, "gradient", updates, i)
+    shapes = jnp.shape(g), jnp.shape(m), jnp.shape(v)
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"gradient {_name(updates, i)} and its moments must be of one shape, got {shapes[0]}, {shapes[1]} and "
+            f"{shapes[2]}: the state is of other parameters"
+        )
+    if p is not None:
+        # The gradients' dtype alone would round the steps of float32 parameters to bfloat16's 8 bits.
+        _dtype_of(p, "parameter", updates, i)
+        dtype = jnp.result_type(g, p)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(
+            f"gradient {_name(updates, i)} must not be of integers, got {dtype}: its update would be, too. Make it "
+            "None where a parameter is not trained"
+        )
+    return dtype
 
 
 def _moment_dtype(name: str, dtype: Any) -> Any:
@@ -252,21 +370,46 @@ def _mixed(h: jax.Array) -> jax.Array:
     return h ^ (h >> 16)
 
 
-def _stored(x: jax.Array, like: jax.Array, count: jax.Array, place: int) -> jax.Array:
-    """``x`` in the dtype that a moment is stored in, bfloat16 rounded by chance.
+# Of the rounding of the first moments and of the second ones in an update.
+_seeds: Any = jax.jit(lambda count: (_mixed(count.astype(jnp.uint32)), _mixed(~count.astype(jnp.uint32))))
 
-    The random bits are a function of the update's number, the moment's place in the tree and the element's in the
-    moment, so a run resumes as it was. They are a hash and not jax.random's, because
-    that fuses with the rest of the update and follows its sharding.
+
+def _round(x: jax.Array, like: jax.Array, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``x`` rounded by chance to bfloat16, and what was stored in float32: the rest of the update goes on from that.
+
+    So XLA writes a moment in place and reads it back. The unrounded one, which is kept nowhere, it would compute again
+    for each use, from a copy of the old moment. The rounding error of a moment is in all of the following updates as
+    well, so that it is in this one changes little.
+
+    The random bits are a hash of the update's number, the element's place in its array, and what the moment was before,
+    so a run resumes as it was and arrays differ, while arrays of one shape have the same code. A number for
+    each array would give each a code of its own, and XLA compiles equal ones only once. They are a hash and not
+    jax.random's, because that fuses with the rest of the update and follows its sharding.
     """
-    if like.dtype != jnp.bfloat16:
-        return x.astype(like.dtype)
-    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
-    index, stride = jnp.zeros(x.shape, jnp.uint32), 1
+    place, stride = jnp.zeros(x.shape, jnp.uint32), 1
     for axis in reversed(range(x.ndim)):
-        index += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
+        place += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
         stride *= x.shape[axis]
-    seed = _mixed(count.astype(jnp.uint32) + jnp.uint32(place * 0x9E3779B9 % 2**32))
-    noise = _mixed(_mixed(index ^ seed) + seed) >> 16
-    rounded = jax.lax.bitcast_convert_type((bits + noise) & jnp.uint32(0xFFFF0000), jnp.float32)
-    return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)
+    before = jax.lax.bitcast_convert_type(like, jnp.uint16).astype(jnp.uint32)
+    h = (place * jnp.uint32(0x9E3779B1) + before * jnp.uint32(0xC2B2AE35)) ^ seed
+    noise = ((h ^ (h >> 15)) * jnp.uint32(0x85EBCA6B)) >> 16
+    narrow = x.astype(jnp.float32)
+    bits = jax.lax.bitcast_convert_type(narrow, jnp.uint32)
+    cut = jax.lax.bitcast_convert_type((bits + noise) & jnp.uint32(0xFFFF0000), jnp.float32)
+    stored = jnp.where(jnp.isnan(narrow), narrow, cut).astype(jnp.bfloat16)
+    return stored, stored.astype(x.dtype)
+
+
+def _derivative(primals: Any, tangents: Any) -> Any:
+    """That of no rounding: the derivative of what was done is 0."""
+    return _rounded(*primals), (tangents[0].astype(jnp.bfloat16), tangents[0])
+
+
+_rounded: Any = jax.custom_jvp(_round)
+_rounded.defjvp(_derivative)
+
+
+def _store(x: jax.Array, like: jax.Array, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``x`` in the dtype that a moment is stored in, and as the rest of the update takes it."""
+    stored, now = _rounded(x, like, seed) if like.dtype == jnp.bfloat16 else (x.astype(like.dtype), x)
+    return stored, now
