@@ -35,7 +35,7 @@ def fresh():
 
 
 def ours(lr=1e-2, betas=(0.9, 0.999), eps=1e-16, **options) -> AdaMomentum:
-    return AdaMomentum(lr, *betas, epsilon=eps, **options)
+    return AdaMomentum(lr, beta_1=betas[0], beta_2=betas[1], epsilon=eps, **options)
 
 
 def array(x) -> np.ndarray:
@@ -322,7 +322,20 @@ def test_float8(tmp_path) -> None:
     again = fit(model, 3)
     assert again[-1] < losses[0]
     assert fit(loaded, 3) == again
-    assert [tuple(v.shape) for v in optimizer.variables[2:]] == [(5, 8), (8,), (8, 2), (2,)] * 3
+    assert [tuple(v.shape) for v in optimizer.variables[2:]] == [
+        (5, 8),
+        (5, 8),
+        (8,),
+        (8,),
+        (8, 2),
+        (8, 2),
+        (2,),
+        (2,),
+        (5, 8),
+        (8,),
+        (8, 2),
+        (2,),
+    ]
 
 
 @pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="Keras fails to average float8 models there")
