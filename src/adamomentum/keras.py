@@ -205,8 +205,7 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
     def _backend_update_step(
         self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
     ) -> None:
-        # In a stateless scope nothing may be changed in place.
-        if keras.backend.backend() != "torch" or keras.src.backend.in_stateless_scope():
+        if not _in_place():
             super()._backend_update_step(grads, trainable_variables, learning_rate)
             return
         from adamomentum.keras_foreach import foreach_step
@@ -224,6 +223,22 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
             beta_2=self.beta_2,
             epsilon=self.epsilon,
         )
+
+    def _backend_increment_gradient_accumulators(self, grads: Sequence[Any], acc_grads: Sequence[Any]) -> None:
+        if not _in_place():
+            super()._backend_increment_gradient_accumulators(grads, acc_grads)
+            return
+        from adamomentum.keras_foreach import foreach_add
+
+        foreach_add([accumulator.value for accumulator in acc_grads], grads)
+
+    def _backend_reset_gradient_accumulators(self) -> None:
+        if not _in_place():
+            super()._backend_reset_gradient_accumulators()
+            return
+        from adamomentum.keras_foreach import foreach_zero
+
+        foreach_zero([accumulator.value for accumulator in self._accumulated_gradients])
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         # On the torch backend Keras fails where there are none.
@@ -355,6 +370,11 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
 
 # For compile("adamomentum"), as for the names of Keras's own optimizers.
 keras.saving.get_custom_objects().update(adamomentum=AdaMomentum, AdaMomentum=AdaMomentum)
+
+
+def _in_place() -> bool:
+    """Whether variables are torch's, all of which one pass changes; in a stateless scope nothing may be changed."""
+    return keras.backend.backend() == "torch" and not keras.src.backend.in_stateless_scope()
 
 
 def _checked(name: str, value: Any, *, below_one: bool = False) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from adamomentum.torch.foreach import foreach_update
 from adamomentum.torch.scalars import Rule, numbers_at, numbers_on_device
 
-__all__ = ["foreach_step"]
+__all__ = ["foreach_add", "foreach_step", "foreach_zero"]
 
 
 @torch.no_grad()
@@ -62,5 +62,29 @@ def foreach_step(
         numbers = [numbers_at(int(iterations) + 1, rule._replace(lr=float(learning_rate)))] * len(variables)
     else:  # reading them would wait for the device
         numbers = numbers_on_device([iterations + 1] * len(variables), momentums, rule)
-    dense = [g.to_dense() if g.layout != torch.strided else g for g in gradients]
-    foreach_update([variables, dense, momentums, velocities, largest or velocities], numbers, rule)
+    foreach_update([variables, _dense(gradients), momentums, velocities, largest or velocities], numbers, rule)
+
+
+@torch.no_grad()
+def foreach_add(accumulators: list[Tensor], gradients: Sequence[Tensor]) -> None:
+    """Add a gradient to each accumulator, in place.
+
+    Args:
+        accumulators: one a gradient.
+        gradients: as :func:`foreach_step` takes them.
+    """
+    torch._foreach_add_(accumulators, _dense(gradients))
+
+
+@torch.no_grad()
+def foreach_zero(accumulators: list[Tensor]) -> None:
+    """Set them to 0, whatever they hold.
+
+    Args:
+        accumulators: at least one.
+    """
+    torch._foreach_zero_(accumulators)
+
+
+def _dense(gradients: Sequence[Tensor]) -> list[Tensor]:
+    return [g.to_dense() if g.layout != torch.strided else g for g in gradients]
