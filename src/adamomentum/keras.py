@@ -282,7 +282,7 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
             store: what Keras makes to hold arrays by name.
         """
         super().save_own_variables(store)
-        store[MARK] = np.array(1, "int32")
+        store[MARK] = self._layout().mark
 
     def load_own_variables(self, store: Any) -> None:
         """Read the state: AdaMomentum's, or that of ``keras.optimizers.Adam`` or ``AdamW`` with the same options.
@@ -301,18 +301,25 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         saved = {key: store[key] for key in keys - {MARK}}
         if self.built and len(saved) == len(variables):
             own = {name.lower() for name, found in vars(keras.optimizers).items() if isinstance(found, type)}
-            layout = Layout(
-                [tuple(variable.shape) for variable in variables],
-                [variable.path for variable in variables],
-                len(self._updated(self._trainable_variables)),
-                self.amsgrad,
-            )
+            layout, mark = self._layout(), store[MARK] if MARK in keys else None
             arrays = [np.asarray(saved[str(i)]) for i in range(len(variables))]
-            family, arrays = recognise(arrays, writer_of(store, {*own, "adamomentum"}), MARK in keys, layout)
+            family, arrays = recognise(arrays, writer_of(store, {*own, "adamomentum"}), mark, layout)
             if family == "adam":
                 arrays = self._from_adam(arrays, layout)
             saved = {str(i): array for i, array in enumerate(arrays)}
         super().load_own_variables(saved)
+
+    def _layout(self) -> Layout:
+        variables = self.variables
+        return Layout(
+            [tuple(variable.shape) for variable in variables],
+            [variable.path for variable in variables],
+            moments=len(self._updated(self._trainable_variables)),
+            amsgrad=self.amsgrad,
+            use_ema=self.use_ema,
+            accumulates=bool(self.gradient_accumulation_steps),
+            schedule=all(variable is not self._learning_rate for variable in variables),
+        )
 
     def _from_adam(self, arrays: list[Any], layout: Layout) -> list[Any]:
         """Adam's state as AdaMomentum's; the same as ``adamomentum.torch.from_adam(..., second_moment="scale")``."""

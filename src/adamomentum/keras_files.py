@@ -20,6 +20,12 @@ MARK = "adamomentum"
 _Arrays = list[np.ndarray[Any, Any]]
 
 
+_OTHER_OPTIONS = (
+    "written with other options: make the optimizer with the amsgrad, use_ema, gradient_accumulation_steps and kind of "
+    "learning rate of the one that wrote it"
+)
+
+
 class Layout(NamedTuple):
     """What the optimizer that loads has, in its order."""
 
@@ -27,6 +33,14 @@ class Layout(NamedTuple):
     paths: list[str]  # and their names
     moments: int  # variables that have moments; theirs are the last of all
     amsgrad: bool
+    use_ema: bool
+    accumulates: bool
+    schedule: bool  # the learning rate is none of the variables
+
+    @property
+    def mark(self) -> np.ndarray[Any, Any]:
+        """What is written under :data:`MARK`: the options that decide what the variables are."""
+        return np.array([self.amsgrad, self.use_ema, self.accumulates, self.schedule], "int32")
 
     @property
     def start(self) -> int:
@@ -57,13 +71,15 @@ def writer_of(store: Any, known: Collection[str]) -> str | None:
     return stem if stem in known else None
 
 
-def recognise(saved: _Arrays, writer: str | None, marked: bool, layout: Layout) -> tuple[str, _Arrays]:
+def recognise(
+    saved: _Arrays, writer: str | None, mark: np.ndarray[Any, Any] | None, layout: Layout
+) -> tuple[str, _Arrays]:
     """Say whose state it is, and put it in the order of ``layout``.
 
     Args:
         saved: arrays, as many as ``layout`` has.
         writer: what :func:`writer_of` found.
-        marked: whether the file has the mark.
+        mark: what the file has under :data:`MARK`; None without.
         layout: of the optimizer that loads.
 
     Returns:
@@ -75,7 +91,9 @@ def recognise(saved: _Arrays, writer: str | None, marked: bool, layout: Layout) 
     start, n = layout.start, layout.moments
     split = [i for pair in zip(range(start, start + n), range(start + n, start + 2 * n), strict=True) for i in pair]
     earlier = [saved[i] for i in (*range(start), *split, *range(start + 2 * n, len(saved)))]
-    if marked:
+    if mark is not None:
+        if not np.array_equal(mark, layout.mark):
+            raise ValueError(f"the optimizer's state does not fit: it was {_OTHER_OPTIONS}")
         readings = [("adamomentum", saved)]
     elif writer == "adamomentum":
         readings = [("adamomentum", earlier)]
@@ -110,6 +128,6 @@ def _fault(arrays: Sequence[np.ndarray[Any, Any]], layout: Layout) -> str:
         if (arrays[i] < 0).any():
             return (
                 f"{layout.paths[i]} is a second moment, which is never negative as the file's is: it may have been "
-                "written with other options, as amsgrad, use_ema or gradient_accumulation_steps"
+                + _OTHER_OPTIONS
             )
     return ""
