@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 # JAX counts its devices when it is first used; one test wants two.
@@ -387,11 +388,10 @@ ADAMS = {
 }
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("make", ADAMS.values(), ids=ADAMS.keys())
-def test_weights_trained_with_adam(tmp_path, make, bias: bool) -> None:
+@pytest.mark.parametrize(("name", "bias"), [*((name, True) for name in ADAMS), ("AdamW", False), ("Adam-named", False)])
+def test_weights_trained_with_adam(tmp_path, name: str, bias: bool) -> None:
     """Go on in AdaMomentum: its learning rate, Adam's steps and first moments, and the second ones in its own size."""
-    trained = after_steps(make(), bias)
+    trained = after_steps(ADAMS[name](), bias)
     adam = trained.optimizer
     trained.save_weights(tmp_path / "a.weights.h5")
     config = adam.get_config()
@@ -414,8 +414,8 @@ def test_weights_trained_with_adam(tmp_path, make, bias: bool) -> None:
         ):
             assert (array(v) == array(of_adam)).all()
     same(model, trained)
-    x = np.random.default_rng(0).standard_normal((8, 4)).astype("float32")
-    assert np.isfinite(model.fit(x, x, epochs=3, verbose=0).history["loss"]).all()
+    optimizer.apply([ops.ones(v.shape) for v in model.trainable_variables])
+    assert all(np.isfinite(x).all() for x in (*model.get_weights(), *state_of(model)))
 
 
 def test_steps_after_adam_have_their_own_length() -> None:
@@ -430,12 +430,12 @@ def test_steps_after_adam_have_their_own_length() -> None:
             adam.save_own_variables(store)
             optimizer.load_own_variables(type("Store", (dict,), names)(store))
         lengths = []
-        for _ in range(300):
+        for _ in range(60):
             before = array(variable)
             stepping.apply([ops.convert_to_tensor(rng.standard_normal(2000).astype("float32"))], [variable])
             lengths.append(np.sqrt(np.mean((array(variable) - before) ** 2)))
         if stepping is adam:
-            of_adam = np.mean(lengths[-100:])
+            of_adam = np.mean(lengths[-30:])
     assert np.mean(lengths[:5]) / of_adam == pytest.approx(4.36, rel=0.1)
     assert np.mean(lengths) / of_adam == pytest.approx(4.36, rel=0.1)
 
@@ -458,9 +458,15 @@ def moments_of(optimizer) -> list[np.ndarray]:
     return [array(v) for v in (optimizer.iterations, *optimizer._momentums, *optimizer._velocities, *largest)]
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("name", ["ada_momentum_3", "mine"])
-@pytest.mark.parametrize("options", [{}, {"amsgrad": True, "use_ema": True}], ids=["plain", "amsgrad"])
+@pytest.mark.parametrize(
+    ("options", "name", "bias"),
+    [
+        ({}, "ada_momentum_3", True),
+        ({}, "mine", False),
+        ({"amsgrad": True, "use_ema": True}, "ada_momentum", False),
+        ({"amsgrad": True, "use_ema": True}, "mine", True),
+    ],
+)
 def test_files_of_earlier_versions(tmp_path, options: dict, name: str, bias: bool) -> None:
     trained = after_steps(Earlier(1e-2, name=name, **options), bias)
     trained.save_weights(tmp_path / "a.weights.h5")
@@ -607,10 +613,7 @@ def test_odd_shapes(options: dict) -> None:
         grads = [ops.convert_to_tensor(np.full(shape, 0.5, "float32")) for shape in SHAPES]
         optimizer = ours(**options)
         optimizer.build(variables)
-
-        def step(grads=grads, optimizer=optimizer, variables=variables) -> None:
-            optimizer.apply(grads, variables)
-
+        step = functools.partial(optimizer.apply, grads, variables)
         if graph:
             import tensorflow
 
@@ -682,7 +685,7 @@ def test_one_pass_is_as_one_by_one(monkeypatch, options: dict, on_host: bool) ->
         made.append((variables, optimizer))
     for x, y in zip(*([*variables, *optimizer.variables] for variables, optimizer in made), strict=True):
         # What goes through Keras's operations has numbers that were rounded to float32.
-        rtol = {"float64": 1e-7, "float32": 2e-6, "bfloat16": 8e-3, "float16": 1e-3}.get(x.dtype, 0)
+        rtol = {"float64": 1e-6, "float32": 2e-6, "bfloat16": 8e-3, "float16": 1e-3}.get(x.dtype, 0)
         np.testing.assert_allclose(array(ops.cast(x, "float64")), array(ops.cast(y, "float64")), rtol=rtol, atol=1e-8)
 
 
@@ -733,10 +736,10 @@ def test_nothing_decays_where_all_is_excluded() -> None:
 def test_accumulated_gradients_that_are_not_finite() -> None:
     """Are gone after the step that they spoil."""
     optimizer = ours(gradient_accumulation_steps=2)
-    variable = keras.Variable(np.ones(2))
+    variable = keras.Variable(np.ones(2), dtype="float32")
     optimizer.build([variable])
     for size in (1.0, np.inf):
-        optimizer.apply([ops.full((2,), size)], [variable])
+        optimizer.apply([ops.full((2,), size, dtype="float32")], [variable])
     assert not array(optimizer._accumulated_gradients[0]).any()
 
 
