@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "bf16_parameters": (["--seeds", "2", "--steps", "20"], "precision.md"),
-    "keras_step": (["--rounds", "2", "--scale", "0.01"], None),
+    "keras_step": (["--rounds", "2", "--scale", "0.01"], "keras.md"),
     "optax_step": (["--parameters", "4000", "--rounds", "2"], None),
     "reduced_state_accuracy": (["--seeds", "2", "--epochs", "1"], "precision.md"),
     "release_memory": (["--rounds", "1", "--width", "8", "--blocks", "1"], "precision.md"),
