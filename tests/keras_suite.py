@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 # JAX counts its devices when it is first used; one test wants two.
@@ -35,7 +36,7 @@ def fresh():
 
 
 def ours(lr=1e-2, betas=(0.9, 0.999), eps=1e-16, **options) -> AdaMomentum:
-    return AdaMomentum(lr, *betas, epsilon=eps, **options)
+    return AdaMomentum(lr, beta_1=betas[0], beta_2=betas[1], epsilon=eps, **options)
 
 
 def array(x) -> np.ndarray:
@@ -322,7 +323,20 @@ def test_float8(tmp_path) -> None:
     again = fit(model, 3)
     assert again[-1] < losses[0]
     assert fit(loaded, 3) == again
-    assert [tuple(v.shape) for v in optimizer.variables[2:]] == [(5, 8), (8,), (8, 2), (2,)] * 3
+    assert [tuple(v.shape) for v in optimizer.variables[2:]] == [
+        (5, 8),
+        (5, 8),
+        (8,),
+        (8,),
+        (8, 2),
+        (8, 2),
+        (2,),
+        (2,),
+        (5, 8),
+        (8,),
+        (8, 2),
+        (2,),
+    ]
 
 
 @pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="Keras fails to average float8 models there")
@@ -331,12 +345,417 @@ def test_moving_average_of_float8() -> None:
     assert fit(model)[-1] > fit(model, 30)[-1]
 
 
-def test_state_is_named_as_that_of_adam() -> None:
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True, "use_ema": True, "gradient_accumulation_steps": 2}])
+def test_state_has_the_order_and_names_of_that_of_adam(options: dict) -> None:
     variables = make_model(None).trainable_variables
-    mine, adams = ours(), keras.optimizers.Adam()
+    mine, adams = ours(**options), keras.optimizers.Adam(**options)
     for optimizer in (mine, adams):
         optimizer.build(variables)
-    assert sorted(v.name for v in mine.variables) == sorted(v.name for v in adams.variables)
+    assert [v.name.replace("largest_velocity", "velocity_hat") for v in mine.variables] == [
+        v.name for v in adams.variables
+    ]
+
+
+def stepper(optimizer, variables: list):
+    """``optimizer.apply`` to all of its variables; compiled on jax, where each operation would be, for each shape."""
+    if keras.backend.backend() != "jax":
+        return lambda grads: optimizer.apply(grads, variables)
+    import jax
+
+    compiled = jax.jit(optimizer.stateless_apply)
+
+    def step(grads: list) -> None:
+        state = optimizer.variables
+        new = compiled([v.value for v in state], grads, [v.value for v in variables])
+        for variable, value in zip([*variables, *state], [*new[0], *new[1]], strict=True):
+            variable.assign(value)
+
+    return step
+
+
+def after_steps(optimizer, bias: bool = True, steps: int = 3) -> keras.Model:
+    """A model whose optimizer has taken steps; without a bias its variables all have one shape."""
+    keras.utils.set_random_seed(1)
+    layers = [keras.layers.Dense(4, use_bias=bias, name=f"layer{i}") for i in range(2)]
+    model = keras.Sequential([keras.layers.Input((4,)), *layers], name="model")
+    model.compile(optimizer, "mse")
+    optimizer.build(model.trainable_variables)
+    rng, step = np.random.default_rng(0), stepper(optimizer, model.trainable_variables)
+    for _ in range(steps):
+        step([ops.convert_to_tensor(rng.standard_normal(v.shape), "float32") for v in model.trainable_variables])
+    return model
+
+
+def state_of(model: keras.Model) -> list[np.ndarray]:
+    return [array(v) for v in model.optimizer.variables]
+
+
+def equal(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
+    return all((x == y).all() for x, y in zip(a, b, strict=True))
+
+
+ADAMS = {
+    "AdamW": lambda: keras.optimizers.AdamW(1e-3),
+    "Adam-named": lambda: keras.optimizers.Adam(1e-3, name="mine"),
+    "amsgrad": lambda: keras.optimizers.Adam(1e-3, amsgrad=True, use_ema=True),
+    "schedule": lambda: keras.optimizers.AdamW(cosine(), gradient_accumulation_steps=2),
+}
+
+
+@pytest.mark.parametrize(("name", "bias"), [*((name, True) for name in ADAMS), ("AdamW", False), ("Adam-named", False)])
+def test_weights_trained_with_adam(tmp_path, name: str, bias: bool) -> None:
+    """Go on in AdaMomentum: its learning rate, Adam's steps and first moments, and the second ones in its own size."""
+    trained = after_steps(ADAMS[name](), bias)
+    adam = trained.optimizer
+    trained.save_weights(tmp_path / "a.weights.h5")
+    config = adam.get_config()
+    options = {name: config[name] for name in ("amsgrad", "use_ema", "gradient_accumulation_steps")}
+    model = after_steps(ours(lr=cosine() if callable(adam._learning_rate) else 2.5e-4, eps=1e-8, **options), bias, 0)
+    optimizer = model.optimizer
+    model.load_weights(tmp_path / "a.weights.h5")
+    assert int(optimizer._iterations) == 3
+    if not callable(adam._learning_rate):
+        assert float(optimizer.learning_rate) == np.float32(2.5e-4)
+    assert equal([array(v) for v in optimizer._momentums], [array(v) for v in adam._momentums])
+    for v, of_adam in zip(optimizer._velocities, adam._velocities, strict=True):
+        np.testing.assert_allclose(array(v), array(of_adam) * 0.1 / 1.9, rtol=1e-6)
+    if config["amsgrad"]:
+        accumulated = 1e-8 * (1 + 0.999 + 0.999**2)
+        for v, of_adam in zip(optimizer._largest_velocities, adam._velocity_hats, strict=True):
+            np.testing.assert_allclose(array(v), array(of_adam) * 0.1 / 1.9 + accumulated, rtol=1e-6)
+        for v, of_adam in zip(
+            optimizer._model_variables_moving_average, adam._model_variables_moving_average, strict=True
+        ):
+            assert (array(v) == array(of_adam)).all()
+    same(model, trained)
+    stepper(optimizer, model.trainable_variables)([ops.ones(v.shape) for v in model.trainable_variables])
+    assert all(np.isfinite(x).all() for x in (*model.get_weights(), *state_of(model)))
+
+
+def test_steps_after_adam_have_their_own_length() -> None:
+    """In noise, where AdaMomentum's are 4.36 times as long as Adam's."""
+    rng = np.random.default_rng(0)
+    variable = keras.Variable(np.zeros(2000, "float32"))
+    adam, optimizer, store = keras.optimizers.Adam(1e-3), ours(1e-3), {}
+    names = {"_h5_entry_group": type("Group", (), {"attrs": {"name": "adam"}})}
+    for stepping in (adam, optimizer):
+        stepping.build([variable])
+        if stepping is optimizer:
+            adam.save_own_variables(store)
+            optimizer.load_own_variables(type("Store", (dict,), names)(store))
+        lengths, step = [], stepper(stepping, [variable])
+        for _ in range(60):
+            before = array(variable)
+            step([ops.convert_to_tensor(rng.standard_normal(2000), "float32")])
+            lengths.append(np.sqrt(np.mean((array(variable) - before) ** 2)))
+        if stepping is adam:
+            of_adam = np.mean(lengths[-30:])
+    assert np.mean(lengths[:5]) / of_adam == pytest.approx(4.36, rel=0.1)
+    assert np.mean(lengths) / of_adam == pytest.approx(4.36, rel=0.1)
+
+
+class Earlier(AdaMomentum):
+    """Its variables and files are as they were before they had Adam's order and a mark."""
+
+    @property
+    def variables(self) -> list:
+        moments = [*self._momentums, *self._velocities, *(self._largest_velocities if self.amsgrad else ())]
+        made = super().variables
+        return [*made[: len(made) - len(moments)], *moments]
+
+    def save_own_variables(self, store) -> None:
+        keras.optimizers.Optimizer.save_own_variables(self, store)
+
+
+def moments_of(optimizer) -> list[np.ndarray]:
+    largest = optimizer._largest_velocities if optimizer.amsgrad else []
+    return [array(v) for v in (optimizer.iterations, *optimizer._momentums, *optimizer._velocities, *largest)]
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "bias"),
+    [
+        ({}, "ada_momentum_3", True),
+        ({}, "mine", False),
+        ({"amsgrad": True, "use_ema": True}, "ada_momentum", False),
+        ({"amsgrad": True, "use_ema": True}, "mine", True),
+    ],
+)
+def test_files_of_earlier_versions(tmp_path, options: dict, name: str, bias: bool) -> None:
+    trained = after_steps(Earlier(1e-2, name=name, **options), bias)
+    trained.save_weights(tmp_path / "a.weights.h5")
+    model = after_steps(ours(lr=1.0, **options), bias, 0)
+    model.load_weights(tmp_path / "a.weights.h5")
+    assert equal(moments_of(model.optimizer), moments_of(trained.optimizer))
+    assert float(model.optimizer.learning_rate) == np.float32(1e-2)
+    if options:
+        averages = [one.optimizer._model_variables_moving_average for one in (model, trained)]
+        assert equal(*([array(v) for v in average] for average in averages))
+
+
+def test_wrapped_and_sharded_files(tmp_path) -> None:
+    scaled = keras.optimizers.LossScaleOptimizer
+    for written in (ours(1e-3), keras.optimizers.Adam(1e-3)):
+        trained = after_steps(scaled(written))
+        trained.save_weights(tmp_path / "scaled.weights.h5")
+        model = after_steps(scaled(ours(1e-2)), steps=0)
+        model.load_weights(tmp_path / "scaled.weights.h5")
+        ratio = 1.0 if isinstance(written, AdaMomentum) else 0.1 / 1.9
+        found = array(model.optimizer.inner_optimizer._velocities[0])
+        np.testing.assert_allclose(found, array(written._velocities[0]) * ratio, rtol=1e-6)
+        assert float(model.optimizer.learning_rate) == np.float32(1e-3)  # the wrapper takes over all by place
+    trained = after_steps(scaled(Earlier(1e-3, name="ada_momentum")))
+    trained.save_weights(tmp_path / "earlier.weights.h5")
+    with pytest.warns(UserWarning, match="1 objects could not be loaded"):  # the wrapper, before what it wraps
+        model.load_weights(tmp_path / "earlier.weights.h5", skip_mismatch=True)
+    assert equal(moments_of(model.optimizer.inner_optimizer), moments_of(trained.optimizer.inner_optimizer))
+
+    trained = after_steps(ours(name="mine"))
+    trained.save_weights(tmp_path / "sharded.weights.json", max_shard_size=1e-7)
+    assert len(list(tmp_path.glob("sharded*.h5"))) > 2
+    model = after_steps(ours(), steps=0)
+    model.load_weights(tmp_path / "sharded.weights.json")
+    assert equal(state_of(model), state_of(trained))
+    model = after_steps(ours(name="mine"), steps=0)
+    model.set_state_tree(trained.get_state_tree(value_format="numpy_array"))
+    assert equal(state_of(model), state_of(trained))
+
+
+def test_state_of_other_optimizers(tmp_path) -> None:
+    others = keras.optimizers
+    model = after_steps(ours(lr=1e-2))
+    before = state_of(model)
+    for optimizer, name in ((others.Adamax(), "adamax"), (others.RMSprop(momentum=0.9), "rmsprop")):
+        trained = after_steps(optimizer, steps=1)
+        trained.save_weights(tmp_path / "a.weights.h5")
+        with pytest.raises(ValueError, match=f"state was written by '{name}'.*load with skip_mismatch=True"):
+            model.load_weights(tmp_path / "a.weights.h5")
+        with pytest.warns(UserWarning, match=f"state was written by '{name}'"):
+            model.load_weights(tmp_path / "a.weights.h5", skip_mismatch=True)
+        same(model, trained)
+        assert equal(state_of(model), before)
+    # Keras's own warning where the number of variables differs, for whom an unbuilt optimizer loads too.
+    for reads, writes in (
+        (ours(lr=1e-2), others.Nadam()),
+        (ours(lr=1e-2), others.Lion()),
+        (ours(lr=1e-2), others.Adam(amsgrad=True)),
+        (others.Adam(), ours()),
+    ):
+        after_steps(writes, steps=1).save_weights(tmp_path / "a.weights.h5")
+        model = after_steps(reads, steps=0)
+        before = state_of(model)
+        with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
+            model.load_weights(tmp_path / "a.weights.h5")
+        assert equal(state_of(model), before)
+    unbuilt = make_model(ours())
+    trained = make_model(others.Adam())
+    trained.optimizer.build(trained.trainable_variables)
+    trained.save_weights(tmp_path / "a.weights.h5")
+    with pytest.warns(UserWarning, match="it has 2 variables whereas the saved optimizer has 10"):
+        unbuilt.load_weights(tmp_path / "a.weights.h5")
+    same(unbuilt, trained)
+
+
+def test_state_that_does_not_fit() -> None:
+    """Is refused before anything is changed. Plain dicts have no name that could tell."""
+    variables = [keras.Variable(np.ones(3, "float32")) for _ in range(2)]
+    noise = [ops.convert_to_tensor(x) for x in np.random.default_rng(0).standard_normal((2, 3)).astype("float32")]
+
+    def stepped(optimizer, variables=variables) -> dict[str, np.ndarray]:
+        optimizer.build(variables)
+        optimizer.apply(noise[: len(variables)], variables)
+        store: dict[str, np.ndarray] = {}
+        optimizer.save_own_variables(store)
+        return store
+
+    averaged, marked = ours(use_ema=True), ours(use_ema=True)
+    stepped(averaged)
+    before = [array(v) for v in averaged.variables]
+    for written, message in (  # as many variables, of the same shapes
+        (keras.optimizers.Adam(amsgrad=True), "may be Adam's, or AdaMomentum's of an earlier version"),
+        (keras.optimizers.RMSprop(centered=True, momentum=0.9), "never negative as the file's is"),
+        (ours(amsgrad=True), "it was written with other options: make the optimizer with the amsgrad, use_ema"),
+        (ours(gradient_accumulation_steps=2), "it was written with other options"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            averaged.load_own_variables(stepped(written))
+    longer = {k: np.append(x, x[-1:]) if x.shape == (3,) and k == "7" else x for k, x in stepped(marked).items()}
+    with pytest.raises(ValueError, match=r"velocity has shape \(3,\), in the file \(4,\)"):
+        averaged.load_own_variables(longer)
+    assert equal([array(v) for v in averaged.variables], before)
+
+    # With one variable both orders are the same, and only a name could tell.
+    one, adam = ours(), keras.optimizers.Adam()
+    stepped(one, variables[:1])
+    before = [array(v) for v in one.variables]
+    with pytest.raises(ValueError, match="may be Adam's, or AdaMomentum's of an earlier version"):
+        one.load_own_variables(stepped(adam, variables[:1]))
+    assert equal([array(v) for v in one.variables], before)
+    one.load_own_variables({k: 0 * x for k, x in stepped(keras.optimizers.Adam(), variables[:1]).items()})
+    assert not array(one.iterations)
+
+
+@pytest.mark.parametrize("name", ["adamomentum", "AdaMomentum"])
+def test_compiled_by_name(tmp_path, name: str) -> None:
+    model = make_model(name)
+    assert type(model.optimizer) is AdaMomentum
+    model.optimizer.name = name  # which Keras must not take for the class when it loads
+    model.optimizer.build(model.trainable_variables)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras").optimizer
+    assert (type(loaded), loaded.name) == (AdaMomentum, name)
+    assert keras.optimizers.serialize(loaded)["registered_name"] == "adamomentum>AdaMomentum"
+
+
+@pytest.mark.parametrize("given", [(0.004,), (0.9, 0.999), (None,)])
+def test_arguments_by_place(given: tuple) -> None:
+    """Second is weight_decay in AdamW, beta_1 in Adam."""
+    with pytest.raises(TypeError, match=f"must be given by name, got {given[0]!r}: .*weight_decay in Keras's AdamW"):
+        AdaMomentum(1e-3, *given)
+    with pytest.raises(TypeError, match="must be given by name"):
+        AdaMomentum(1e-3, *given, weight_decay=0.1)
+
+
+SHAPES = [(0,), (0, 3), (3, 0), (0, 3, 1), (), (1,), (1, 3), (3, 1), (1, 3, 1), (1, 3, 1, 1, 1, 1)]
+
+
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True, "weight_decay": 0.125, "global_clipnorm": 1e3}])
+def test_odd_shapes(options: dict) -> None:
+    """Empty variables, scalars, and what tensorflow could take for a bias."""
+    found = {}
+    for graph in (False, True) if keras.backend.backend() == "tensorflow" else (False,):
+        variables = [keras.Variable(np.full(shape, 2.0), dtype="float32") for shape in SHAPES]
+        grads = [ops.convert_to_tensor(np.full(shape, 0.5, "float32")) for shape in SHAPES]
+        optimizer = ours(**options)
+        optimizer.build(variables)
+        step = functools.partial(stepper(optimizer, variables), grads)
+        if graph:
+            import tensorflow
+
+            step = tensorflow.function(step)
+        for _ in range(2):
+            step()
+        found[graph] = [array(v) for v in variables]
+        flat = found[False][SHAPES.index(())]
+        assert flat < 1.9
+        for shape, x in zip(SHAPES, found[graph], strict=True):
+            assert x.shape == shape
+            np.testing.assert_allclose(x, np.full(shape, flat), rtol=1e-6)
+
+
+def test_float64_variables_among_others() -> None:
+    """Their update is in float64, whatever Keras's own floatx is."""
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal(5)
+    variables = [keras.Variable(start, dtype=dtype) for dtype in ("float32", "float64")]
+    optimizer = ours(lr=2.0**-7)
+    optimizer.build(variables)
+    theta, state, step = start, reference.State.zeros(start), stepper(optimizer, variables)
+    for _ in range(10):
+        g = rng.standard_normal(5)
+        step([ops.convert_to_tensor(g, dtype) for dtype in ("float32", "float64")])
+        theta, state = reference.step(theta, g, state, lr=2.0**-7)
+    np.testing.assert_allclose(array(variables[0]), theta, rtol=1e-5)
+    np.testing.assert_allclose(array(variables[1]), theta, rtol=1e-12)
+
+
+torch_alone = pytest.mark.skipif(keras.backend.backend() != "torch", reason="the torch backend's own update")
+
+
+class OneByOne(AdaMomentum):
+    """Updates one variable after the other, as on the other backends."""
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate) -> None:
+        import torch
+
+        with torch.no_grad():
+            for gradient, variable in zip(grads, trainable_variables, strict=True):
+                self.update_step(gradient, variable, learning_rate)
+
+
+@torch_alone
+@pytest.mark.parametrize("on_host", [True, False])
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True, "weight_decay": 0.1, "epsilon": 1e-6, "beta_1": 0.0}])
+def test_one_pass_is_as_one_by_one(monkeypatch, options: dict, on_host: bool) -> None:
+    """Mixed dtypes, sparse gradients, a schedule, and another subset of the variables each time."""
+    import torch
+
+    if not on_host:  # as where the numbers of a step are not to be read from the device
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    dtypes = ["float32", "bfloat16", "float64", "float16", "float32", "float64"]
+    start = np.random.default_rng(0).standard_normal((6, 4, 3))
+    made = []
+    for kind in (AdaMomentum, OneByOne):
+        variables = [keras.Variable(x, dtype=dtype) for x, dtype in zip(start, dtypes, strict=True)]
+        optimizer = kind(cosine(), **options)
+        optimizer.build(variables)
+        rng = np.random.default_rng(1)
+        for t in range(12):
+            grads = [ops.cast(ops.convert_to_tensor(rng.standard_normal((4, 3))), dtype) for dtype in dtypes]
+            grads[4] = (grads[4] * torch.tensor([[1.0], [0.0], [0.0], [1.0]])).to_sparse(1)
+            if t % 3 == 1:
+                grads[0] = grads[2] = None
+            chosen = slice(None) if t % 4 else slice(1, 5)
+            optimizer.apply(grads[chosen], variables[chosen])
+        made.append((variables, optimizer))
+    for x, y in zip(*([*variables, *optimizer.variables] for variables, optimizer in made), strict=True):
+        # What goes through Keras's operations has numbers that were rounded to float32.
+        rtol = {"float64": 1e-6, "float32": 2e-6, "bfloat16": 8e-3, "float16": 1e-3}.get(x.dtype, 0)
+        np.testing.assert_allclose(array(ops.cast(x, "float64")), array(ops.cast(y, "float64")), rtol=rtol, atol=1e-8)
+
+
+@torch_alone
+@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}, {"clipnorm": 1.0, "use_ema": True}])
+def test_a_step_is_one_pass(monkeypatch, options: dict) -> None:
+    """Through fit, none of what Keras would do variable by variable."""
+
+    def one_by_one(*_) -> None:
+        raise AssertionError("variable by variable")
+
+    monkeypatch.setattr(AdaMomentum, "update_step", one_by_one)
+    model = make_model(ours(**options))
+    before = model.get_weights()
+    fit(model, 2)
+    assert all((x != y).any() for x, y in zip(before, model.get_weights(), strict=True))
+
+
+@torch_alone
+def test_stateless_steps_change_nothing_in_place() -> None:
+    variables = [keras.Variable(np.ones(3), dtype="float32"), keras.Variable(np.ones((2, 2)), dtype="float64")]
+    optimizer, other = ours(weight_decay=None), ours()
+    grads = [ops.full(v.shape, 0.5, dtype=v.dtype) for v in variables]
+    for one in (optimizer, other):
+        one.build(variables)
+    given = ([ops.copy(v.value) for v in optimizer.variables], grads, [ops.copy(v.value) for v in variables])
+    kept = [array(x) for part in given for x in part]
+    trained, state = optimizer.stateless_apply(*given)
+    assert equal([array(x) for part in given for x in part], kept)
+    assert not array(optimizer.iterations)
+    assert (array(variables[0]) == 1).all()
+    other.apply(grads, variables)
+    for x, y in zip([*trained, *state], [*variables, *other.variables], strict=True):
+        np.testing.assert_allclose(array(x), array(y), rtol=1e-6)
+
+
+def test_nothing_decays_where_all_is_excluded() -> None:
+    """Also if only such variables are trained; Keras's own optimizers fail there on the torch backend."""
+    for names in (["kernel", "bias"], ["bias"]):
+        optimizer = ours(lr=0.1, weight_decay=0.5)
+        optimizer.exclude_from_weight_decay(var_names=names)
+        variables = [keras.Variable(np.full(2, 3.0), name=name) for name in ("kernel", "bias")]
+        optimizer.build(variables)
+        optimizer.apply([ops.zeros(2)], variables[1:])
+        np.testing.assert_array_equal(array(variables[1]), 3.0)
+
+
+def test_accumulated_gradients_that_are_not_finite() -> None:
+    """Are gone after the step that they spoil."""
+    optimizer = ours(gradient_accumulation_steps=2)
+    variable = keras.Variable(np.ones(2), dtype="float32")
+    optimizer.build([variable])
+    for size in (1.0, np.inf):
+        optimizer.apply([ops.full((2,), size, dtype="float32")], [variable])
+    assert not array(optimizer._accumulated_gradients[0]).any()
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras distributes models on jax alone")

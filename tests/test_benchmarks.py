@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "bf16_parameters": (["--seeds", "2", "--steps", "20"], "precision.md"),
+    "keras_step": (["--rounds", "2", "--scale", "0.01"], "keras.md"),
     "optax_step": (["--parameters", "4000", "--rounds", "2"], "optax.md"),
     "reduced_state_accuracy": (["--seeds", "2", "--epochs", "1"], "precision.md"),
     "release_memory": (["--rounds", "1", "--width", "8", "--blocks", "1"], "precision.md"),
@@ -35,8 +36,8 @@ def labels(text: str) -> set[str]:
 @pytest.mark.parametrize("name", SMALL)
 def test_it_runs(name) -> None:
     arguments, page = SMALL[name]
-    if name == "optax_step":
-        pytest.importorskip("optax", reason="needs optax")
+    if name in ("optax_step", "keras_step"):
+        pytest.importorskip(name.removesuffix("_step"), reason=f"needs {name.removesuffix('_step')}")
     command = [sys.executable, ROOT / "benchmarks" / f"{name}.py", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -18,6 +18,8 @@ from itertools import compress
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 try:
     import keras
     from keras import ops
@@ -26,6 +28,8 @@ except ModuleNotFoundError as error:
         f"adamomentum.keras needs Keras 3 and one of its backends, {error.name} is not installed: run "
         'pip install "adamomentum[keras]", and the backend of your choice (torch, jax or tensorflow)'
     ) from error
+
+from adamomentum.keras_files import MARK, Layout, recognise, writer_of
 
 __all__ = ["AdaMomentum"]
 
@@ -43,6 +47,7 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
     Args:
         learning_rate: a float, a ``keras.optimizers.schedules.LearningRateSchedule``, or a function without arguments
             that returns it.
+        *positional: none; what follows is given by name, as Keras's AdamW and Adam differ in what comes second.
         beta_1: decay rate of the first moment, in [0, 1).
         beta_2: decay rate of the second moment, in [0, 1).
         epsilon: added to the second moment at every step, in units of the gradient squared, where it accumulates: the
@@ -63,13 +68,14 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         **kwargs: what the base class takes.
 
     Raises:
-        TypeError: if a number is none.
+        TypeError: if a number is none, or an argument after ``learning_rate`` has no name.
         ValueError: if an argument is out of range.
     """
 
     def __init__(
         self,
         learning_rate: float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any] = 0.001,
+        *positional: Any,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-16,
@@ -86,6 +92,11 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
+        if positional:
+            raise TypeError(
+                f"arguments after learning_rate must be given by name, got {positional[0]!r}: second is "
+                "weight_decay in Keras's AdamW, beta_1 in its Adam"
+            )
         beta_1 = _checked("beta_1", beta_1, below_one=True)
         beta_2 = _checked("beta_2", beta_2, below_one=True)
         epsilon = _checked("epsilon", epsilon)
@@ -139,27 +150,30 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         super().build(variables)
         if mask:
             self.exclude_from_weight_decay(compress(updated, mask), self._undecayed_names)
-        self._momentums = self._moments(variables, "momentum")
-        self._velocities = self._moments(variables, "velocity")
+        # In the order of Keras's Adam, whose files are read by place.
+        self._momentums, self._velocities = self._moments(variables, "momentum", "velocity")
         if self.amsgrad:
-            self._largest_velocities = self._moments(variables, "largest_velocity")
+            (self._largest_velocities,) = self._moments(variables, "largest_velocity")
 
     def _updated(self, variables: Sequence[Any]) -> list[Any]:
         """All but those that their gradient overwrites: the scales of float8, which loading puts in another place."""
         return [variable for variable in variables if not self._overwrite_variable_with_gradient(variable)]
 
-    def _moments(self, variables: Sequence[Any], name: str) -> list[Any]:
-        return [
-            None  # not needed, and a loaded model would mistake them for others
-            if self._overwrite_variable_with_gradient(variable)
-            else self.add_variable(
-                shape=variable.shape,
-                dtype="float32" if variable.dtype in ("bfloat16", "float16") else variable.dtype,
-                layout=getattr(variable, "_layout", None),
-                name=f"{variable.path.replace('/', '_')}_{name}",
-            )
-            for variable in variables
-        ]
+    def _moments(self, variables: Sequence[Any], *names: str) -> list[list[Any]]:
+        """A list a name; the moments of one variable are made after each other."""
+        lists: list[list[Any]] = [[] for _ in names]
+        for variable in variables:
+            for name, made in zip(names, lists, strict=True):
+                made.append(None if self._overwrite_variable_with_gradient(variable) else self._moment(variable, name))
+        return lists
+
+    def _moment(self, variable: Any, name: str) -> Any:
+        return self.add_variable(
+            shape=variable.shape,
+            dtype="float32" if variable.dtype in ("bfloat16", "float16") else variable.dtype,
+            layout=getattr(variable, "_layout", None),
+            name=f"{variable.path.replace('/', '_')}_{name}",
+        )
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable.
@@ -173,7 +187,8 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         m, v = self._momentums[index], self._velocities[index]
         t = ops.cast(self.iterations + 1, m.dtype)
         gradient = ops.multiply(ops.cast(gradient, m.dtype), 1 - self.beta_1)
-        self.assign(m, ops.add(self.beta_1 * m, gradient))
+        # Not by ops.add, which on tensorflow takes what is shaped like a bias for one.
+        self.assign(m, self.beta_1 * m + ops.convert_to_tensor(gradient, sparse=False))
         self.assign(v, self.beta_2 * v + (1 - self.beta_2) * ops.square(m))
         floor = self.epsilon / (1 - self.beta_2)
         c1, c2 = _one_minus_power(self.beta_1, t), _one_minus_power(self.beta_2, t)
@@ -186,6 +201,49 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
             v_hat = largest / c2
         step = ops.cast(learning_rate, m.dtype) * m / (c1 * ops.sqrt(v_hat))
         self.assign(variable, ops.cast(ops.cast(variable, m.dtype) - step, variable.dtype))
+
+    def _backend_update_step(
+        self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
+    ) -> None:
+        if not _in_place():
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+            return
+        from adamomentum.keras_foreach import foreach_step
+
+        places = [self._get_variable_index(variable) for variable in trainable_variables]
+        foreach_step(
+            [variable.value for variable in trainable_variables],
+            grads,
+            [self._momentums[i].value for i in places],
+            [self._velocities[i].value for i in places],
+            [self._largest_velocities[i].value for i in places] if self.amsgrad else None,
+            iterations=ops.convert_to_tensor(self.iterations),
+            learning_rate=ops.convert_to_tensor(learning_rate),
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+        )
+
+    def _backend_increment_gradient_accumulators(self, grads: Sequence[Any], acc_grads: Sequence[Any]) -> None:
+        if not _in_place():
+            super()._backend_increment_gradient_accumulators(grads, acc_grads)
+            return
+        from adamomentum.keras_foreach import foreach_add
+
+        foreach_add([accumulator.value for accumulator in acc_grads], grads)
+
+    def _backend_reset_gradient_accumulators(self) -> None:
+        if not _in_place():
+            super()._backend_reset_gradient_accumulators()
+            return
+        from adamomentum.keras_foreach import foreach_zero
+
+        foreach_zero([accumulator.value for accumulator in self._accumulated_gradients])
+
+    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
+        # On the torch backend Keras fails where there are none.
+        if keras.backend.backend() != "torch" or any(map(self._use_weight_decay, variables)):
+            super()._apply_weight_decay(variables)
 
     def exclude_from_weight_decay(
         self, var_list: Iterable[Any] | None = None, var_names: Iterable[str] | None = None
@@ -216,6 +274,67 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
             for average in self._model_variables_moving_average:
                 if average is not None:
                     average.assign(ops.copy(average))
+
+    def save_own_variables(self, store: Any) -> None:
+        """Write the state, and a mark that tells it from Adam's.
+
+        Args:
+            store: what Keras makes to hold arrays by name.
+        """
+        super().save_own_variables(store)
+        store[MARK] = self._layout().mark
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read the state: AdaMomentum's, or that of ``keras.optimizers.Adam`` or ``AdamW`` with the same options.
+
+        Adam's steps and first moments are taken as they are, its second moments times (1 - beta_1) / (1 + beta_1), the
+        ratio of the two in white noise at equal betas. The learning rate stays this optimizer's.
+
+        Args:
+            store: what ``save_own_variables`` of the one or the other filled.
+
+        Raises:
+            ValueError: if it is that of another optimizer, or does not fit; nothing is changed then. If it has another
+                number of variables, as when this optimizer is not built, Keras warns and nothing is loaded.
+        """
+        keys, variables = set(store.keys()), self.variables
+        saved = {key: store[key] for key in keys - {MARK}}
+        if self.built and len(saved) == len(variables):
+            own = {name.lower() for name, found in vars(keras.optimizers).items() if isinstance(found, type)}
+            layout, mark = self._layout(), store[MARK] if MARK in keys else None
+            arrays = [np.asarray(saved[str(i)]) for i in range(len(variables))]
+            family, arrays = recognise(arrays, writer_of(store, {*own, "adamomentum"}), mark, layout)
+            if family == "adam":
+                arrays = self._from_adam(arrays, layout)
+            saved = {str(i): array for i, array in enumerate(arrays)}
+        super().load_own_variables(saved)
+
+    def _layout(self) -> Layout:
+        variables = self.variables
+        return Layout(
+            [tuple(variable.shape) for variable in variables],
+            [variable.path for variable in variables],
+            moments=len(self._updated(self._trainable_variables)),
+            amsgrad=self.amsgrad,
+            use_ema=self.use_ema,
+            accumulates=bool(self.gradient_accumulation_steps),
+            schedule=all(variable is not self._learning_rate for variable in variables),
+        )
+
+    def _from_adam(self, arrays: list[Any], layout: Layout) -> list[Any]:
+        """Adam's state as AdaMomentum's; the same as ``adamomentum.torch.from_adam(..., second_moment="scale")``."""
+        ratio = (1 - self.beta_1) / (1 + self.beta_1)
+        steps = int(arrays[0]) // (self.gradient_accumulation_steps or 1)
+        accumulated = self.epsilon / (1 - self.beta_2) * (1 - self.beta_2**steps)
+        made = []
+        for i, (array, variable) in enumerate(zip(arrays, self.variables, strict=True)):
+            if variable is self._learning_rate:
+                array = variable.numpy()
+            elif i in layout.second:
+                largest = i >= layout.start + 2 * layout.moments
+                array = ratio * array.astype(variable.dtype) + largest * accumulated
+            made.append(array)
+        return made
 
     def get_config(self) -> dict[str, Any]:
         """Returns what ``from_config`` makes this optimizer from again: its arguments, and what does not decay.
@@ -254,6 +373,15 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
             made.exclude_from_weight_decay(var_names=names)
         made._undecayed_mask = tuple(mask)
         return made
+
+
+# For compile("adamomentum"), as for the names of Keras's own optimizers.
+keras.saving.get_custom_objects().update(adamomentum=AdaMomentum, AdaMomentum=AdaMomentum)
+
+
+def _in_place() -> bool:
+    """Whether variables are torch's, all of which one pass changes; in a stateless scope nothing may be changed."""
+    return keras.backend.backend() == "torch" and not keras.src.backend.in_stateless_scope()
 
 
 def _checked(name: str, value: Any, *, below_one: bool = False) -> float:
