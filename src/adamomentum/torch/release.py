@@ -539,7 +539,7 @@ def check_beta1(group: dict[str, Any]) -> None:
 
 _CREATE_GRAPH = "release_gradients does not go with backward(create_graph=True), which needs whole gradients"
 _REENTRANT = (
-    "release_gradients does not go with reentrant checkpoints, whose backward passes lie in one another; call "
+    "release_gradients does not go with backward passes within one another, as of reentrant checkpoints; call "
     "torch.utils.checkpoint.checkpoint with use_reentrant=False"
 )
 _LOAD = "load a state saved before it with load_state_dict, and the parameters too"
