@@ -43,7 +43,8 @@ def watch(params: Iterable[Tensor], call: Callable[[], None]) -> list[RemovableH
             if isinstance(leaf, Tensor) and leaf.requires_grad:
                 leaf.register_hook(at_start)  # type: ignore[no-untyped-call]
 
-    return [module.register_forward_hook(after_forward) for module in sharded if module not in inner]
+    # Before the hook of fully_shard, which an error in the later of the two would leave half-way.
+    return [module.register_forward_hook(after_forward, prepend=True) for module in sharded if module not in inner]
 
 
 def _sharded_modules() -> list[tuple[nn.Module, list[Any]]]:
