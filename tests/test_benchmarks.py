@@ -14,6 +14,7 @@ SMALL = {
     "bf16_parameters": (["--seeds", "2", "--steps", "20"], "precision.md"),
     "optax_step": (["--parameters", "4000", "--rounds", "2"], None),
     "reduced_state_accuracy": (["--seeds", "2", "--epochs", "1"], "precision.md"),
+    "release_checks": (["--passes", "2"], None),
     "release_memory": (["--rounds", "1", "--width", "8", "--blocks", "1"], "precision.md"),
     "rounding_time": (["--elements", "2000", "--rounds", "2"], "precision.md"),
 }
