@@ -573,6 +573,25 @@ def test_parameters_that_are_added_train_without_step(how: str, passes: int) -> 
     assert_same(*optimizers)
 
 
+def test_lazy_parameters_train_without_step() -> None:
+    """They have neither shape nor gradient when release begins."""
+    results = []
+    for release in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.LazyLinear(5), nn.LazyLinear(1).requires_grad_(False))
+        optimizer = AdaMomentum(model.parameters(), lr=1e-2)
+        if release:
+            release_gradients(optimizer)
+        for i in range(4):
+            model[1].requires_grad_(i > 1)
+            model(torch.randn(3, 4)).square().mean().backward()
+            if not release:
+                optimizer.step()
+                optimizer.zero_grad()
+        results.append(optimizer)
+    assert_same(*results, rtol=0, atol=0)
+
+
 def test_a_parameter_that_left_its_group_is_let_go() -> None:
     (model, _), (optimizer, _), _ = pair({}, 1)
     loss_of(model, 0, 1).backward()

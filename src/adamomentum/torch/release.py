@@ -197,11 +197,14 @@ class GradientRelease:
         self._group_of = {p: group for group in optimizer.param_groups for p in group["params"]}
         for p in [p for p in self._hooks if p not in self._group_of]:
             self._hooks.pop(p).remove()
-        new = [p for p in self._group_of if p not in self._hooks and not p.is_inference()]
+        new = [p for p in self._group_of if p not in self._hooks]
         for group in optimizer.param_groups:
             group.setdefault(ACCUMULATED, accumulated)
         for p in new:
-            self._hooks[p] = _register(p, self._hook)
+            with torch._C.DisableTorchFunctionSubclass():  # lazy parameters answer most calls with an error
+                if p.is_inference():  # it can never be thawed
+                    continue
+                self._hooks[p] = _register(p, self._hook)
             state = optimizer.state.get(p)
             if state and not accumulated:
                 state.pop(ACCUMULATED, None)
@@ -222,6 +225,7 @@ class GradientRelease:
             optimizer._pending.release = None
             _set_accumulated(optimizer, 0)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def finish(self) -> None:
         """Update the parameters with what the passes since the last update have given, if there were any.
 
