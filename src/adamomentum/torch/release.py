@@ -67,6 +67,8 @@ def release_gradients(
     ``p.register_hook``. Clipping by others, ``torch.nn.utils.clip_grad_norm_`` and the trainers that call it, finds no
     gradients and does nothing: turn it off there (``max_grad_norm=0`` in transformers, ``gradient_clip_val=None`` in
     Lightning). A scaled loss must not be backpropagated at all; only ``GradScaler.step`` can notice.
+    ``backward()`` raises, before anything changes, with ``create_graph=True``, reentrant checkpoints, compiled autograd
+    or another pass under way.
 
     Args:
         optimizer: the optimizer, on parameters that are plain tensors or sharded by ``fully_shard``.
