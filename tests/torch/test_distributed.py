@@ -611,7 +611,12 @@ def test_sharded_training_with_released_gradients(tmp_path: Path) -> None:
 
 
 # Which passes of a step synchronize gradients, and what release is told of the number of passes.
-SYNCHRONIZED = {"the last": ("ny", 2), "the first and the last": ("yny", 3), "the last, released alone": ("nny", 1)}
+SYNCHRONIZED = {
+    "the last": ("ny", 2),
+    "the first and the last": ("yny", 3),
+    "one after the last that was told of": ("nny", 2),
+    "the only one that was told of": ("nny", 1),
+}
 
 
 def unsynchronized_worker(rank: int, folder: Path) -> None:
