@@ -610,6 +610,69 @@ def test_sharded_training_with_released_gradients(tmp_path: Path) -> None:
     assert_close(values(model), expected, 1e-9)
 
 
+# Which passes of a step synchronize gradients, and what release is told of the number of passes.
+SYNCHRONIZED = {
+    "the last": ("ny", 2),
+    "the first and the last": ("yny", 3),
+    "one after the last that was told of": ("nny", 2),
+    "the only one that was told of": ("nny", 1),
+}
+
+
+def unsynchronized_worker(rank: int, folder: Path) -> None:
+    batches = part_of(make_batches(12))
+    results = {}
+    for name, (pattern, passes) in SYNCHRONIZED.items():
+        for replicated in (False, True):
+            model = make_model()
+            shape, names = ((2, 1), ("replicate", "shard")) if replicated else ((2,), ("shard",))
+            mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
+            for module in (model[0], model[2], model):
+                fully_shard(module, mesh=mesh)
+            switch = model.set_requires_all_reduce if replicated else model.set_requires_gradient_sync
+            optimizer = AdaMomentum(model.parameters(), **STRONG)
+            handle = release_gradients(optimizer, passes)
+            for i, (x, y) in enumerate(batches):
+                loss = (model(x) - y).square().mean() / len(pattern)
+                switch(pattern[i % len(pattern)] == "y")  # read in the backward pass, so it may come so late
+                if i == pattern.index("n"):  # what such a pass keeps cannot be dropped after the pause
+                    with pytest.raises(RuntimeError, match="must synchronize gradients"), handle.paused():
+                        loss.backward(retain_graph=True)
+                loss.backward()
+                if pattern[i % len(pattern)] == "n":
+                    with pytest.raises(RuntimeError, match="fully_shard keeps gradients"), handle.paused():
+                        pass
+                elif i == len(batches) - 1:
+                    before = values(model)
+                    with handle.paused():
+                        (model(x) - y).square().mean().backward()
+                        assert all(p.grad is not None for p in model.parameters())
+                    assert_close(values(model), before, 0)
+                assert all(p.grad is None for p in optimizer.param_groups[0]["params"])
+            assert handle.accumulated == 0
+            results[f"{name}, {replicated=}"] = values(model)
+    torch.save(results, folder / f"{rank}.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_passes_without_synchronization_count_under_release(tmp_path: Path) -> None:
+    """In a loop without ``step()``."""
+    expected = {}
+    for name, (pattern, _) in SYNCHRONIZED.items():
+        model = make_model()
+        optimizer = AdaMomentum(model.parameters(), **STRONG)
+        for i, (x, y) in enumerate(make_batches(12), 1):
+            ((model(x) - y).square().mean() / len(pattern)).backward()
+            if i % len(pattern) == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+        expected[name] = values(model)
+    for results in run_in_processes(unsynchronized_worker, 2, tmp_path):
+        for kind, result in results.items():
+            assert_close(result, expected[kind.rpartition(",")[0]], 1e-9)
+
+
 if __name__ == "__main__":
     name, folder, count, rank = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(1)

@@ -1,8 +1,12 @@
 """Gradient release: the same parameters as summing gradients and one step, without a place to sum them in."""
 
+import gc
 import io
 import pickle
+import threading
+import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 
 import pytest
@@ -14,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 from torch.utils.checkpoint import checkpoint
 
 from adamomentum.bench.memory import peak_bytes
-from adamomentum.torch import AdaMomentum, param_groups, release_gradients
+from adamomentum.torch import AdaMomentum, param_groups, passes, release_gradients
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-13}
 ACCUMULATING = {name: options for name, options in SWITCHES.items() if name != "no-momentum"}
@@ -393,6 +397,288 @@ def test_asking_for_the_state_before_the_first_pass() -> None:
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
+# ---- what trains, and what does not ----
+
+
+def networks(release: int) -> tuple[list[nn.Linear], list[AdaMomentum], list]:
+    """A generator and a discriminator with their optimizers and, with ``release`` passes a step, their handles."""
+    torch.manual_seed(0)
+    modules = [nn.Linear(4, 6), nn.Linear(6, 1)]
+    optimizers = [AdaMomentum(module.parameters(), lr=1e-2) for module in modules]
+    return modules, optimizers, [release_gradients(o, release) for o in optimizers] if release else []
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["the loop as it was", "the loop of docs/precision.md"])
+def test_a_generator_does_not_train_the_discriminator_in_a_pause(short: bool) -> None:
+    def run(release: int) -> list:
+        (g, d), (og, od), handles = networks(release)
+        for _ in range(10):
+            z = torch.randn(8, 4)
+            if not (short and release):
+                og.zero_grad()
+            with handles[1].paused() if handles else nullcontext():
+                (-d(g(z)).mean()).backward()
+            if not (short and release):
+                og.step()
+                od.zero_grad()
+            d(g(z).detach()).square().mean().backward()
+            if not (short and release):
+                od.step()
+        assert {state["step"].item() for o in (og, od) for state in o.state.values()} == {10}
+        return [*g.parameters(), *d.parameters()]
+
+    torch.testing.assert_close(run(1), run(0), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("what", ["a map of the input", "a gradient penalty"])
+def test_a_pause_between_the_passes_of_a_step(what: str) -> None:
+    """What is accumulated waits, the gradients of the pause can be read and are gone after it."""
+    models, optimizers, handle = pair({}, 2)
+    train(models[0], optimizers[0], 2, range(3))
+    state = deepcopy(optimizers[0].state_dict()["state"])
+    with handle.paused():
+        loss = loss_of(models[0], 7, 1)
+        if what == "a gradient penalty":
+            norm = torch.autograd.grad(loss, models[0].embedding.weight, create_graph=True)[0].square().sum()
+            norm.backward()
+        else:
+            loss.backward()
+        with handle.paused():
+            models[0].norm.bias.sum().backward()
+        assert len(gradients(models[0])) == 7
+    assert handle.accumulated == 1
+    assert not gradients(models[0])
+    torch.testing.assert_close(optimizers[0].state_dict()["state"], state, rtol=0, atol=0)
+    train(models[0], optimizers[0], 2, range(3, 8))
+    train(models[1], optimizers[1], 2, range(8))
+    assert_same(*optimizers)
+
+
+def test_a_pause_that_ends_with_an_error_ends() -> None:
+    (model, _), (optimizer, _), handle = pair({}, 1)
+    before = deepcopy(model.state_dict())
+    with pytest.raises(ZeroDivisionError), handle.paused():
+        loss_of(model, 0, 1).backward()
+        raise ZeroDivisionError
+    assert_untouched(model, optimizer, before)
+    loss_of(model, 0, 1).backward()
+    assert not torch.equal(model.inner.weight, before["inner.weight"])
+
+
+def test_a_step_within_a_pause_is_an_ordinary_one() -> None:
+    models, optimizers, handle = pair({}, 3)
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, 3, range(4))
+        with handle.paused() if model is models[0] else nullcontext():
+            loss_of(model, 4, 3).backward()
+            optimizer.step()
+        optimizer.zero_grad()
+        train(model, optimizer, 3, range(6, 9))
+    assert_same(*optimizers)
+
+
+def test_what_a_pause_refuses() -> None:
+    (model, _), (optimizer, _), handle = pair({}, 1)
+
+    def within(grad: Tensor) -> None:
+        with handle.paused():
+            pass
+
+    hook = model.embedding.weight.register_hook(within)
+    with pytest.raises(RuntimeError, match="entered outside of backward passes"):
+        loss_of(model, 0, 1).backward()
+    hook.remove()
+    optimizer.load_state_dict(optimizer.state_dict())
+    model.inner.bias.grad = torch.ones_like(model.inner.bias)
+    with pytest.raises(RuntimeError, match=r"call step\(\) or zero_grad\(\) before paused"), handle.paused():
+        pass
+    handle.remove()
+    with handle.paused():  # nothing is released: nothing to pause
+        loss_of(model, 0, 1).backward()
+    assert len(gradients(model)) == 7
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_layers_that_are_thawed_train_without_step(passes: int) -> None:
+    models, optimizers = (Model(), Model()), []
+    for number, model in enumerate(models):
+        model.inner.requires_grad_(False)
+        model.expert.requires_grad_(False)
+        optimizer = AdaMomentum(model.parameters(), lr=1e-2)
+        if not number:
+            release_gradients(optimizer, passes)
+        for i in range(6 * passes):
+            if i in (2 * passes, 4 * passes - 1):  # one of them between the passes of a step
+                (model.inner if i == 2 * passes else model.expert).requires_grad_(True)
+            loss_of(model, i, passes).backward()
+            if number and (i + 1) % passes == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+        optimizers.append(optimizer)
+    assert optimizers[0].state[models[0].inner.weight]["step"] == 4
+    assert not gradients(models[0])
+    assert_same(*optimizers)
+
+
+def test_adapters_that_are_switched_train_without_step() -> None:
+    """As PEFT does it: all are in the optimizer, those that are not in use are frozen, the base is always."""
+    results = []
+    for release in (True, False):
+        torch.manual_seed(0)
+        base = nn.Linear(4, 4).requires_grad_(False)
+        adapters = [nn.Linear(4, 4, bias=False) for _ in range(3)]
+        adapters[1].requires_grad_(False)
+        adapters[2].requires_grad_(False)
+        optimizer = AdaMomentum([p for module in (base, *adapters) for p in module.parameters()], lr=1e-2)
+        if release:
+            release_gradients(optimizer)
+        for i in range(9):
+            for number, adapter in enumerate(adapters):
+                adapter.requires_grad_(number == i // 2 % 3)
+            x = torch.randn(5, 4, generator=torch.Generator().manual_seed(i))
+            (base(x) + adapters[i // 2 % 3](x)).square().mean().backward()
+            if not release:
+                optimizer.step()
+                optimizer.zero_grad()
+        assert not gradients(base)
+        results.append([adapter.weight for adapter in adapters])
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("how", ["add_param_group", "by hand"])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_parameters_that_are_added_train_without_step(how: str, passes: int) -> None:
+    """Where they were put into a group by hand, their first gradient may be there before the pass is seen."""
+    models, optimizers = (Model(), Model()), []
+    for number, model in enumerate(models):
+        optimizer = AdaMomentum([model.embedding.weight, *model.norm.parameters()], lr=1e-2)
+        if not number:
+            release_gradients(optimizer, passes)
+        rest = [*model.inner.parameters(), *model.expert.parameters()]
+        for i in range(4 * passes):
+            if i == 2 * passes:
+                for p in rest:
+                    p.grad = None
+                if how == "add_param_group":
+                    optimizer.add_param_group({"params": rest})
+                else:
+                    optimizer.param_groups[0]["params"] += rest
+            loss_of(model, i, passes).backward()
+            if number and (i + 1) % passes == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+        optimizers.append(optimizer)
+    assert optimizers[0].state[models[0].expert.weight]["step"] == 2
+    assert not gradients(models[0])
+    assert_same(*optimizers)
+
+
+def test_lazy_parameters_train_without_step() -> None:
+    """They have neither shape nor gradient when release begins."""
+    results = []
+    for release in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.LazyLinear(5), nn.LazyLinear(1))
+        optimizer = AdaMomentum(model.parameters(), lr=1e-2)
+        if release:
+            release_gradients(optimizer)
+        for _ in range(4):
+            model(torch.randn(3, 4)).square().mean().backward()
+            if not release:
+                optimizer.step()
+                optimizer.zero_grad()
+        results.append(optimizer)
+    assert_same(*results, rtol=0, atol=0)
+
+
+def test_a_parameter_that_left_its_group_is_let_go() -> None:
+    (model, _), (optimizer, _), _ = pair({}, 1)
+    loss_of(model, 0, 1).backward()
+    group = optimizer.param_groups[0]
+    group["params"] = [p for p in group["params"] if p is not model.expert.weight]
+    before = model.expert.weight.detach().clone()
+    for _ in range(2):
+        loss_of(model, 1, 1).backward()
+    assert torch.equal(model.expert.weight, before)
+    assert model.expert.weight.grad is not None
+    assert optimizer.state[model.expert.bias]["step"] == 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_schedule_in_the_loop_without_step_does_not_warn() -> None:
+    (model, _), (optimizer, _), _ = pair({}, 1)
+    scheduler = LambdaLR(optimizer, lambda step: 0.5**step)
+    for i in range(3):
+        loss_of(model, i, 1).backward()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("how", ["trained", "failed", "refused", "paused"])
+def test_model_and_optimizer_are_freed_without_remove(how: str) -> None:
+    """At once, not when Python looks for circles, so that a sweep does not hold two models."""
+
+    def trial() -> list:
+        model = Model()
+        optimizer = AdaMomentum(model.parameters())
+        handle = release_gradients(optimizer, 2)
+        train(model, optimizer, 2, range(2))
+        if how == "paused":
+            with handle.paused():
+                loss_of(model, 0, 1).backward()
+        elif how != "trained":
+            optimizer.param_groups[0]["lr"] = -1.0 if how == "refused" else 1.0
+            model.embedding.weight.register_hook(lambda grad: 1 / 0)
+            with pytest.raises((ZeroDivisionError, ValueError)):
+                loss_of(model, 0, 1).backward()
+            torch.ones(1, requires_grad=True).sum().backward()  # until then autograd keeps what a failed pass left
+        return [weakref.ref(x) for x in (model, optimizer, handle, model.inner.weight)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        references = trial()
+        if how in ("failed", "refused"):  # the error that pytest keeps is part of a circle
+            gc.collect()
+        assert [reference() for reference in references] == [None] * 4
+    finally:
+        gc.enable()
+
+
+def test_who_keeps_whom() -> None:
+    """The optimizer keeps the release; without it the parameters are left alone, with a warning."""
+    model = Model()
+    optimizer = AdaMomentum(model.parameters())
+    release_gradients(optimizer)  # the handle is dropped
+    gc.collect()
+    loss_of(model, 0, 1).backward()
+    assert optimizer.state[model.inner.weight]["step"] == 1
+    del optimizer
+    before = deepcopy(model.state_dict())
+    with pytest.warns(UserWarning, match="the optimizer that released these gradients no longer exists"):
+        loss_of(model, 1, 1).backward()
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    for p in model.parameters():
+        p.grad = None
+    again = AdaMomentum(model.parameters())
+    release_gradients(again)
+    with pytest.warns(UserWarning, match="no longer exists"):
+        loss_of(model, 1, 1).backward()
+    assert again.state[model.inner.weight]["step"] == 1
+
+
+@pytest.mark.parametrize("copy", [deepcopy, lambda x: pickle.loads(pickle.dumps(x)), through_a_file])
+def test_a_copied_model_is_not_released(copy) -> None:
+    (model, _), (optimizer, _), _ = pair({}, 1)
+    train(model, optimizer, 1, range(1))
+    before = deepcopy(model.state_dict())
+    copied = deepcopy(model) if copy is through_a_file else copy(model)
+    if copy is through_a_file:
+        copied.load_state_dict(through_a_file(model.state_dict()))
+    loss_of(copied, 0, 1).backward()
+    assert len(gradients(copied)) == 7
+    torch.testing.assert_close(copied.state_dict(), before, rtol=0, atol=0)
+
+
 # ---- what is refused ----
 
 
@@ -463,7 +749,7 @@ def test_a_gradient_scaler_is_refused_with_how_to_undo_it(passes: int) -> None:
 
 def test_clipping_by_others_finds_nothing_to_clip() -> None:
     """As the docstring warns."""
-    (model, _), _, _ = pair({}, 1)
+    (model, _), _optimizers, _ = pair({}, 1)
     loss_of(model, 0, 1).backward()
     assert nn.utils.clip_grad_norm_(model.parameters(), 1e-9) == 0
 
@@ -475,22 +761,185 @@ def test_a_handle_is_not_copied(copy) -> None:
         copy(handle)
 
 
-@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
-def test_double_backward_is_refused() -> None:
-    (model, _), _, _ = pair({}, 1)
-    with pytest.raises(RuntimeError, match="create_graph=True"):
-        loss_of(model, 0, 1).backward(create_graph=True)
-
-
-def test_reentrant_checkpoints_are_refused_before_anything_changes() -> None:
-    (model, _), (optimizer, _), _ = pair({}, 1)
-    before = deepcopy(model.state_dict())
-    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
-    y = checkpoint(model.expert, checkpoint(model.inner, x, use_reentrant=True), use_reentrant=True)
-    with pytest.raises(RuntimeError, match="use_reentrant=False"):
-        y.sum().backward()
+def assert_untouched(model: nn.Module, optimizer: AdaMomentum, before: dict) -> None:
+    """That a pass that was refused has changed nothing, and that the next one trains."""
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
-    assert not optimizer.state
+    assert not any(state["exp_avg"].any() for state in optimizer.state.values())
+    assert not gradients(model)
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
+@pytest.mark.parametrize("passes", [1, 2])
+def test_double_backward_is_refused(passes: int) -> None:
+    models, optimizers, _ = pair({}, passes)
+    before = deepcopy(models[0].state_dict())
+    for refused in (loss_of(models[0], 0, 1), models[0].inner.bias.sum()):  # the second gives a gradient without graph
+        with pytest.raises(RuntimeError, match="create_graph=True"):
+            refused.backward(create_graph=True)
+        assert_untouched(models[0], optimizers[0], before)
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, passes, range(2 * passes))
+    assert_same(*optimizers)
+
+
+class Hidden(torch.autograd.Function):
+    """A checkpoint, of which its code does not tell that it starts another backward pass."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, module: nn.Module) -> Tensor:
+        ctx.module, ctx.x = module, x.detach().requires_grad_()
+        return module(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        with torch.enable_grad():
+            ctx.module(ctx.x).backward(grad)
+        return ctx.x.grad, None
+
+
+def with_head(block: Callable[[nn.Module, Tensor], Tensor]) -> tuple[Model, AdaMomentum, Callable[[], Tensor]]:
+    """A model, and a loss of which the gradient of the last layer is ready before that of a checkpointed one."""
+    model = Model()
+    optimizer = AdaMomentum(model.parameters(), lr=1e-2)
+    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    return model, optimizer, lambda: model.norm(block(model.inner, x)).square().mean()
+
+
+def reentrant(module: nn.Module, x: Tensor) -> Tensor:
+    return checkpoint(module, x, use_reentrant=True)
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("within", [False, True])
+def test_reentrant_checkpoints_are_refused_before_anything_changes(within: bool, passes: int) -> None:
+    model, optimizer, loss = with_head(reentrant)
+    if within:  # the block alone has parameters in the optimizer, the outer pass calls no hook
+        optimizer = AdaMomentum(model.inner.parameters(), lr=1e-2)
+    release_gradients(optimizer, passes)
+    before = deepcopy(model.state_dict())
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"reentrant checkpoints.* use_reentrant=False"):
+            loss().backward()
+        torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+        assert not optimizer.state
+    for _ in range(passes):
+        loss_of(model, 0, 1).backward()
+    assert not torch.equal(model.inner.weight, before["inner.weight"])
+
+
+@pytest.mark.parametrize("how", ["a hidden checkpoint", "a hook"])
+def test_a_nested_pass_that_shows_late_is_named_then_and_later(how: str) -> None:
+    model, optimizer, loss = with_head(Hidden.apply if how == "a hidden checkpoint" else nn.Module.__call__)
+    if how == "a hidden checkpoint":
+        model, optimizer, loss = with_head(lambda module, x: Hidden.apply(x, module))
+    else:
+        auxiliary = model.expert.weight.square().sum()
+        model.inner.weight.register_hook(lambda grad: auxiliary.backward(retain_graph=True))
+    release_gradients(optimizer)
+    saved = deepcopy((model.state_dict(), optimizer.state_dict()))
+    late = r"reentrant checkpoints.* The outer pass has moved parameters or moments by now; load"
+    with pytest.raises(RuntimeError, match=late) as error:
+        loss().backward()
+    for use in (lambda: loss_of(model, 0, 1).backward(), optimizer.step):
+        # Also while the error is kept, as notebooks do.
+        with pytest.raises(RuntimeError, match=r"stopped half-way.* load .*\. release_gradients .*reentrant"):
+            use()
+    assert error.value
+    model.inner.weight._backward_hooks = None
+    model.load_state_dict(saved[0])
+    optimizer.load_state_dict(saved[1])
+    loss_of(model, 0, 1).backward()
+    other = Model()
+    expected = AdaMomentum(other.parameters(), lr=1e-2)
+    train(other, expected, 1, range(1))
+    assert_same(optimizer, expected)
+
+
+def test_a_reentrant_checkpoint_shows_from_a_thread_of_a_device_too() -> None:
+    """Such a thread calls the hooks of its device's parameters, and the pass was started on another one."""
+    answers: list[list[bool]] = []
+
+    def ask(grad: Tensor) -> None:
+        thread = threading.Thread(target=lambda: answers[-1].append(passes.reenters()))
+        thread.start()
+        thread.join()
+
+    for block in (reentrant, nn.Module.__call__):
+        answers.append([])
+        model, _, loss = with_head(block)
+        model.norm.weight.register_hook(ask)
+        loss().backward()
+    assert answers == [[True], [False]]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_compiled_autograd_is_refused_before_anything_changes(compiled: bool) -> None:
+    models, optimizers, _ = pair({}, 2)
+    before = deepcopy(models[0].state_dict())
+
+    x = torch.ones(3, 5, dtype=torch.float64)
+
+    def run() -> None:
+        models[0].norm(models[0].inner(x)).sum().backward()
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"compiled autograd.* set .*compiled_autograd = False"):
+            if compiled:
+                with torch._dynamo.config.patch(compiled_autograd=True):
+                    torch.compile(run, backend="eager")()
+            else:
+                with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+                    run()
+        assert_untouched(models[0], optimizers[0], before)
+    torch._dynamo.reset()
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, 2, range(4))
+    assert_same(*optimizers)
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_second_pass_at_the_same_time_is_refused_and_the_first_goes_on(passes: int) -> None:
+    models, optimizers, _ = pair({}, passes)
+    errors: list[BaseException] = []
+
+    def another() -> None:
+        for loss in (lambda: loss_of(models[0], 5, 1).backward(), optimizers[0].step):
+            try:
+                loss()
+            except RuntimeError as error:
+                errors.append(error)
+
+    def meanwhile(grad: Tensor) -> None:
+        thread = threading.Thread(target=another)
+        thread.start()
+        thread.join()
+
+    hook = models[0].inner.bias.register_hook(meanwhile)  # after norm and expert, before the embedding
+    train(models[0], optimizers[0], passes, range(1))
+    hook.remove()
+    assert [str(error)[:50] for error in errors] == [
+        "release_gradients does not go with two backward pa",
+        "step() was called during a backward pass that rele",
+    ]
+    train(models[0], optimizers[0], passes, range(1, 2 * passes))
+    train(models[1], optimizers[1], passes, range(2 * passes))
+    assert_same(*optimizers)
+
+
+@pytest.mark.parametrize("detach", [Tensor.detach, lambda p: p.data])
+def test_a_weight_that_is_used_outside_of_autograd_has_moved_within_the_pass(detach) -> None:
+    """As docs/precision.md says of what is exact: torch notices it of the one, and of the other not."""
+    p, q = (nn.Parameter(torch.full((3,), 2.0)) for _ in range(2))
+    optimizer = AdaMomentum([p, q], lr=0.1)
+    release_gradients(optimizer)
+    loss = ((q * detach(p)) + p).sum()  # p's own gradient is ready first
+    if detach is Tensor.detach:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+    else:
+        loss.backward()
+        assert optimizer.state[q]["exp_avg"][0].item() == pytest.approx(0.1 * p[0].item())
+        assert p[0].item() != 2.0
 
 
 @pytest.mark.parametrize("number", [float, lambda x: torch.tensor(x, dtype=torch.float64)])
@@ -573,7 +1022,7 @@ def test_a_gradient_that_is_ready_twice_in_the_last_pass_is_refused() -> None:
 
     def again(p: Tensor) -> None:
         p.grad = torch.ones(2)
-        handle._take(p)
+        handle._take(optimizer, p)
 
     p.register_post_accumulate_grad_hook(again)
     with pytest.raises(RuntimeError, match="was ready twice in one backward pass"):
@@ -626,9 +1075,13 @@ def test_a_pass_that_stops_half_way_is_not_passed_over() -> None:
 @pytest.mark.parametrize("passes", [1, 2])
 def test_a_sparse_gradient_names_its_remedy(passes: int) -> None:
     embedding = nn.Embedding(5, 2, sparse=True)
-    release_gradients(AdaMomentum(embedding.parameters()), passes)
+    optimizer = AdaMomentum(embedding.parameters())
+    release_gradients(optimizer, passes)
     with pytest.raises(RuntimeError, match="sparse=False"):
         embedding(torch.tensor([1])).sum().backward()
+    embedding.sparse = False  # nothing had moved
+    embedding(torch.tensor([1])).sum().backward()
+    assert optimizer.state[embedding.weight]["exp_avg"].any()
 
 
 def test_distributed_runs_need_sharded_parameters(monkeypatch) -> None:

@@ -186,7 +186,7 @@ class AdaMomentum(Optimizer):
             if len(params) != len(set(params)):
                 raise ValueError("params must not name a parameter twice in one group; remove the duplicates")
             if self._pending.release is not None:
-                self._pending.release.attach(len(self.param_groups) - 1)
+                self._pending.release.attach(self.param_groups[-1])
         except Exception:
             self.param_groups.pop()
             raise
@@ -211,6 +211,7 @@ class AdaMomentum(Optimizer):
         """
         if self._pending.release is not None:
             self._pending.release.check_discardable()
+            self._pending.release.follow()
         self._pending.clip = None
         super().zero_grad(set_to_none)
 

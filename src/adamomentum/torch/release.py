@@ -11,18 +11,22 @@ there, to make beta1 m + (1 - beta1) times the sum of all gradients: the momentu
 
 from __future__ import annotations
 
-import sys
 import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.autograd import Variable
-from torch.autograd.function import BackwardCFunction
 from torch.utils.hooks import RemovableHandle
 
+from adamomentum.torch import passes
 from adamomentum.torch.checks import check_gradients, check_options
 from adamomentum.torch.precision import is_reduced
+from adamomentum.torch.unsynchronized import watch
 
 if TYPE_CHECKING:
     from adamomentum.torch.optimizer import AdaMomentum
@@ -48,6 +52,12 @@ def release_gradients(
     gradients in ``p.grad`` and one ``step()`` would give, to rounding: gradients are summed, not averaged, so divide
     the loss by ``accumulation_steps`` as without release.
 
+    Every backward pass trains, whatever it is for: also that of another network's loss through this one, or one for a
+    map of the inputs' gradients. Put those under ``with handle.paused():``. ``torch.autograd.grad`` never trains.
+
+    The optimizer must be kept, as the parameters do not keep it; the handle need not be. Parameters that are thawed,
+    or added by ``add_param_group``, are trained from then on.
+
     lr, eps, weight decay and beta2 are read in the last pass, beta1 must not change from the first to the last. The
     state can be saved and loaded between any two passes; ``load_state_dict`` and ``release_gradients`` may come in
     either order.
@@ -57,6 +67,8 @@ def release_gradients(
     ``p.register_hook``. Clipping by others, ``torch.nn.utils.clip_grad_norm_`` and the trainers that call it, finds no
     gradients and does nothing: turn it off there (``max_grad_norm=0`` in transformers, ``gradient_clip_val=None`` in
     Lightning). A scaled loss must not be backpropagated at all; only ``GradScaler.step`` can notice.
+    ``backward()`` raises, before anything changes, with ``create_graph=True``, reentrant checkpoints, compiled autograd
+    or another pass under way.
 
     Args:
         optimizer: the optimizer, on parameters that are plain tensors or sharded by ``fully_shard``.
@@ -66,7 +78,7 @@ def release_gradients(
             distributed run. DistributedDataParallel reduces them too late for release, use ``fully_shard``.
 
     Returns:
-        A handle, whose ``remove()`` ends the release.
+        A handle, whose ``paused()`` keeps passes from training, and whose ``remove()`` ends the release.
 
     Raises:
         TypeError: if ``optimizer`` is not an AdaMomentum, or ``accumulation_steps`` not an integer.
@@ -104,19 +116,26 @@ class GradientRelease:
 
     def __init__(self, optimizer: AdaMomentum, accumulation_steps: int, local_gradients: bool) -> None:
         self.accumulation_steps = accumulation_steps
-        self._optimizer = optimizer
+        self._optimizer = weakref.ref(optimizer)  # it keeps the handle
         self._local_gradients = local_gradients
-        self._hooks: list[RemovableHandle] = []
-        self._group_of: dict[Tensor, int] = {}
+        self._hooks: dict[Tensor, RemovableHandle] = {}
+        self._module_hooks: list[RemovableHandle] = []
+        self._group_of: dict[Tensor, dict[str, Any]] = {}
         self._lock = threading.Lock()  # each device has its own thread in backward
-        # Of the backward pass under way: autograd's number for it, and the parameters that had their gradient.
-        self._running: int | None = None
-        self._last = False  # whether it is the one that updates
+        self._pauses = 0
+        self._kept = False  # whether fully_shard keeps the gradients of the last pass for a later one
+        # Of the backward pass under way: itself, which autograd keeps, autograd's number for it, whether it is the one
+        # that updates, and the parameters that had their gradient.
+        self._pass: Callable[[], _Pass | None] = _no_pass
+        self._number: int | None = None
+        self._last = False
         self._seen: set[Tensor] = set()
+        # Why a pass, of which something is in the state, did not come to its end; None where there is none such.
+        self._unfinished: str | None = None
         for group in optimizer.param_groups:
             self._check(group)
-        for index in range(len(optimizer.param_groups)):
-            self._hook(index)
+        self._hook = _hook_of(self)
+        self.follow()
         optimizer._pending.release = self
 
     def __reduce__(self) -> NoReturn:
@@ -128,54 +147,109 @@ class GradientRelease:
     @property
     def accumulated(self) -> int:
         """How many backward passes are in the moments and not yet in the parameters."""
-        return max((int(group.get(ACCUMULATED, 0)) for group in self._optimizer.param_groups), default=0)
+        optimizer = self._optimizer()
+        groups = [] if optimizer is None else optimizer.param_groups
+        return max((int(group.get(ACCUMULATED, 0)) for group in groups), default=0)
 
-    def attach(self, index: int) -> None:
-        """Take on the parameters of a group.
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not train in the backward passes inside of the block.
+
+        Their gradients are in ``p.grad``, as without release, to be read there; they are freed at the end of the
+        block, also when it ends with an error. What earlier passes have left in the moments waits. ``step()`` inside
+        of the block updates with the gradients in ``p.grad`` and what waits together. Blocks may be nested, and end
+        with the outermost.
+
+        Raises:
+            RuntimeError: if a backward pass is under way, or gradients are in ``p.grad`` or kept by ``fully_shard``.
+        """
+        optimizer = self._optimizer()
+        if optimizer is None or optimizer._pending.release is not self:  # there is nothing to pause
+            yield
+            return
+        if self._pass() is not None:
+            raise RuntimeError("paused() must be entered outside of backward passes, not in a hook that one calls")
+        if not self._pauses and optimizer._gradients():
+            raise RuntimeError("some gradients are in p.grad; call step() or zero_grad() before paused()")
+        if self._kept:
+            raise RuntimeError(
+                "fully_shard keeps gradients of passes without synchronization, to which paused ones would be added; "
+                "synchronize in a pass before paused()"
+            )
+        self._pauses += 1
+        try:
+            yield
+        finally:
+            self._pauses -= 1
+            if not self._pauses and optimizer._pending.release is self:
+                _free_gradients(optimizer)
+
+    def attach(self, group: dict[str, Any]) -> None:
+        """Take on the parameters of a group that was added.
 
         Args:
-            index: its place in ``param_groups``.
+            group: the group.
         """
-        self._check(self._optimizer.param_groups[index])
-        self._hook(index)
+        self._check(group)
+        self.follow()
 
-    def _hook(self, index: int) -> None:
-        group = self._optimizer.param_groups[index]
-        group.setdefault(ACCUMULATED, self.accumulated)
-        for p in group["params"]:
-            if p.requires_grad:  # a frozen one that thaws later has its gradients in p.grad, for step() to take
-                self._group_of[p] = index
-                self._hooks.append(p.register_post_accumulate_grad_hook(self._take))
-            state = self._optimizer.state.get(p)
-            if state and not group[ACCUMULATED]:
+    def follow(self) -> None:
+        """Release the gradients of the parameters that are in the groups by now, and of no others."""
+        optimizer, accumulated = self._held(), self.accumulated
+        self._group_of = {p: group for group in optimizer.param_groups for p in group["params"]}
+        for p in [p for p in self._hooks if p not in self._group_of]:
+            self._hooks.pop(p).remove()
+        new = [p for p in self._group_of if p not in self._hooks]
+        for group in optimizer.param_groups:
+            group.setdefault(ACCUMULATED, accumulated)
+        for p in new:
+            with torch._C.DisableTorchFunctionSubclass():  # lazy parameters answer most calls with an error
+                if p.is_inference():  # it can never be thawed
+                    continue
+                self._hooks[p] = _register(p, self._hook)
+            state = optimizer.state.get(p)
+            if state and not accumulated:
                 state.pop(ACCUMULATED, None)
+        if any(hasattr(p, "placements") for p in new):
+            for hook in self._module_hooks:
+                hook.remove()
+            self._module_hooks = watch(self._group_of, _weakly(self._begin_unreduced))
 
     def remove(self) -> None:
         """End the release. What is in ``exp_avg`` of passes that are not in the parameters counts in the next step."""
-        for hook in self._hooks:
+        for hook in (*self._hooks.values(), *self._module_hooks):
             hook.remove()
         self._hooks.clear()
+        self._module_hooks.clear()
         self._group_of.clear()
-        if self._optimizer._pending.release is self:
-            self._optimizer._pending.release = None
-            self._set_accumulated(0)
+        optimizer = self._optimizer()
+        if optimizer is not None and optimizer._pending.release is self:
+            optimizer._pending.release = None
+            _set_accumulated(optimizer, 0)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def finish(self) -> None:
         """Update the parameters with what the passes since the last update have given, if there were any.
 
         Raises:
-            RuntimeError: if a backward pass stopped half-way.
+            RuntimeError: if a backward pass stopped half-way, or is under way.
         """
+        if self._pass() is not None:
+            raise RuntimeError("step() was called during a backward pass that releases its gradients; call it after it")
         self._check_whole()
+        self.follow()
         if self.accumulated:
-            for group in self._optimizer.param_groups:
+            optimizer = self._held()
+            for group in optimizer.param_groups:
                 check_beta1(group)
-            self._update_waiting()
-            self._close()
+            self._seen.clear()
+            self._update_waiting(optimizer)
+            self._close(optimizer)
 
     def forget(self) -> None:
         """Forget a backward pass that stopped half-way, once a state from before it has been loaded."""
-        self._running = None
+        self._pass = _no_pass
+        self._number = self._unfinished = None
         self._seen.clear()
 
     def check_discardable(self) -> None:
@@ -190,111 +264,171 @@ class GradientRelease:
                 "call step() to take the step with them"
             )
 
-    @torch.no_grad()
-    def _take(self, p: Tensor) -> None:
+    def _held(self) -> AdaMomentum:
+        optimizer = self._optimizer()
+        if optimizer is None:
+            raise RuntimeError("the optimizer of this handle no longer exists; keep a reference to it")
+        return optimizer
+
+    def _take(self, optimizer: AdaMomentum, p: Tensor) -> None:
         """What backward calls when the gradient of ``p`` is whole."""
-        with self._lock:
-            if self._running != torch._C._current_graph_task_id():
-                self._begin()
-        grad = p.grad
-        if grad is None:
+        if self._pauses:
             return
-        if grad.requires_grad:
+        # FSDP's call may come at the end of the pass, when the mode is that of the caller.
+        create_graph = torch.is_grad_enabled() and not hasattr(p, "placements")
+        try:
+            with torch.no_grad():
+                self._enter(optimizer, create_graph)
+                if p.grad is not None and p in self._group_of:  # or someone has taken one of them away
+                    if p.grad.requires_grad:
+                        raise RuntimeError(_CREATE_GRAPH)
+                    self._apply(optimizer, p, p.grad)
+        finally:
+            if p in self._group_of:
+                p.grad = None
+
+    def _enter(self, optimizer: AdaMomentum, create_graph: bool = False, *, reduced: bool = True) -> None:
+        """Check at the first call in a backward pass, before anything changes, what could make it fail later."""
+        with self._lock:
+            if self._number == passes.number() and self._pass() is not None:
+                return
+            try:
+                self._check_pass(create_graph)
+                self._check_whole()
+                self.follow()
+                for group in optimizer.param_groups:
+                    check_options(group, read_tensors=not group["capturable"])
+                    self._check(group)
+                    check_beta1(group)
+            except Exception:
+                if self._pass() is None:  # another pass has gradients that it needs
+                    _free_gradients(optimizer)
+                raise
+            self._begin(optimizer, reduced)
+
+    def _check_pass(self, create_graph: bool) -> None:
+        """Check that a backward pass is of a kind that release goes with."""
+        if passes.is_compiled():
             raise RuntimeError(
-                "release_gradients does not go with backward(create_graph=True), which needs whole gradients"
+                "release_gradients does not go with compiled autograd, which calls nothing at the end of a backward "
+                "pass; set torch._dynamo.config.compiled_autograd = False"
             )
+        if passes.is_nested():
+            if self._pass() is None or self._unfinished is None:
+                raise RuntimeError(_REENTRANT)
+            self._unfinished = f". {_REENTRANT}"
+            raise RuntimeError(f"{_REENTRANT}. The outer pass has moved parameters or moments by now; {_LOAD}")
+        if self._pass() is not None:
+            raise RuntimeError(
+                "release_gradients does not go with two backward passes at the same time, as of two threads; the other "
+                "one goes on, call backward() again after it"
+            )
+        if create_graph:
+            raise RuntimeError(_CREATE_GRAPH)
+        if passes.reenters():
+            raise RuntimeError(_REENTRANT)
+
+    def _begin(self, optimizer: AdaMomentum, reduced: bool) -> None:
+        self._seen.clear()
+        self._kept = not reduced
+        self._last = reduced and self.accumulated + 1 >= self.accumulation_steps
+        this = _Pass(self)
+        self._pass, self._number = weakref.ref(this), passes.number()
+        Variable._execution_engine.queue_callback(this)
+
+    def _begin_unreduced(self) -> None:
+        """Count a backward pass whose gradients ``fully_shard`` keeps for a later one.
+
+        It stands for no update: the next pass that reduces them takes its place.
+        """
+        optimizer = self._optimizer()
+        if self._pauses:
+            raise RuntimeError(
+                "a paused backward pass must synchronize gradients, as fully_shard would add them to those of the next "
+                "one; call set_requires_gradient_sync(True) before it"
+            )
+        if optimizer is not None:
+            self._enter(optimizer, reduced=False)
+
+    def _end(self) -> None:
+        """End of a backward pass."""
+        self._pass, self._number = _no_pass, None
+        optimizer = self._optimizer()
+        if optimizer is None:
+            return
+        with torch.no_grad():
+            for p in self._group_of:
+                if p.grad is not None and p not in self._seen:  # it came to the groups after its gradient
+                    try:
+                        self._apply(optimizer, p, p.grad)
+                    finally:
+                        p.grad = None
+            if self._last:
+                self._update_waiting(optimizer)
+                self._close(optimizer)
+            else:  # one whose gradients are kept cannot be the last
+                _set_accumulated(optimizer, min(self.accumulated + 1, self.accumulation_steps - 1))
+        self.forget()
+
+    def _apply(self, optimizer: AdaMomentum, p: Tensor, grad: Tensor) -> None:
+        """Put a gradient, which is in ``p.grad``, where it belongs."""
         if self._last and p in self._seen:
             raise RuntimeError(
                 f"the gradient of a parameter of shape {tuple(p.shape)} was ready twice in one backward pass, after "
                 "its update; fully_shard does that to a module that is called twice: shard its parent instead"
             )
+        group = self._group_of[p]
+        if not self._last or self._unfinished is None:  # a step checks too, but nothing of this pass is anywhere yet
+            check_gradients([p], group, optimizer.state)
+        if not self._last:
+            self._fold(optimizer, group, p, grad)
+        else:
+            self._unfinished = ""
+            optimizer._step_one(group, p)
         self._seen.add(p)
-        if self._last:
-            self._update(p)
-        else:
-            self._fold(p, grad)
-        p.grad = None
 
-    def _begin(self) -> None:
-        """Start of a backward pass: check, before anything changes, what could make it fail later."""
-        self._check_whole()
-        if _is_nested():
-            raise RuntimeError(
-                "release_gradients does not go with reentrant checkpoints, whose backward passes lie in one another; "
-                "call torch.utils.checkpoint.checkpoint with use_reentrant=False"
-            )
-        groups = self._optimizer.param_groups
-        for group in groups:
-            check_options(group, read_tensors=not group["capturable"])
-            self._check(group)
-            check_beta1(group)
-        if self.accumulation_steps > 1:
-            for group in groups:
-                group.setdefault(ACCUMULATED_BETA1, _copy(group["betas"][0]))
-        self._last = self.accumulated + 1 >= self.accumulation_steps
-        self._running = torch._C._current_graph_task_id()
-        Variable._execution_engine.queue_callback(self._end)
-
-    @torch.no_grad()
-    def _end(self) -> None:
-        """End of a backward pass."""
-        if self._last:
-            self._update_waiting()
-            self._close()
-        else:
-            self._set_accumulated(self.accumulated + 1)
-        self.forget()
-
-    def _fold(self, p: Tensor, grad: Tensor) -> None:
+    def _fold(self, optimizer: AdaMomentum, group: dict[str, Any], p: Tensor, grad: Tensor) -> None:
         """Put a gradient into the first moment."""
-        optimizer, group = self._optimizer, self._optimizer.param_groups[self._group_of[p]]
-        check_gradients([p], group, optimizer.state)
         state = optimizer._state_of(p, group)
         moment = state["exp_avg"]
         if is_reduced(moment.dtype):
             raise ValueError(_REDUCED.format(moment.dtype))
         beta1 = group["betas"][0]
         weight = (1 - beta1) / beta1 * (-1 if group["maximize"] else 1)
+        self._unfinished = ""
+        if ACCUMULATED_BETA1 not in group:
+            group[ACCUMULATED_BETA1] = _copy(beta1)
         if isinstance(weight, Tensor):
             moment.add_(grad.to(moment.dtype) * weight.to(moment.device))
         else:
             moment.add_(grad, alpha=weight)
-        state[ACCUMULATED].add_(1)
+        state.setdefault(ACCUMULATED, torch.tensor(0.0, device="cpu")).add_(1)
 
-    def _update(self, p: Tensor) -> None:
-        """Take the step of one parameter, whose last gradient is in ``p.grad``."""
-        self._optimizer._step_one(self._optimizer.param_groups[self._group_of[p]], p)
-
-    def _update_waiting(self) -> None:
+    def _update_waiting(self, optimizer: AdaMomentum) -> None:
         """Take the step of the parameters that had a gradient in an earlier pass and none in the last one."""
-        for p in self._group_of:
+        for p, group in self._group_of.items():
             if p in self._seen:
                 continue
-            waiting = self._optimizer.state.get(p, {}).get(ACCUMULATED)
+            waiting = optimizer.state.get(p, {}).get(ACCUMULATED)
             if waiting is not None and waiting.item() and p.grad is None:
                 p.grad = torch.zeros_like(p)
-                self._update(p)
+                self._unfinished = ""
+                optimizer._step_one(group, p)
                 p.grad = None
 
-    def _close(self) -> None:
+    def _close(self, optimizer: AdaMomentum) -> None:
         """What was accumulated is in the parameters."""
-        self._set_accumulated(0)
-        for group in self._optimizer.param_groups:
+        _set_accumulated(optimizer, 0)
+        for group in optimizer.param_groups:
             group.pop(ACCUMULATED_BETA1, None)
-
-    def _set_accumulated(self, count: int) -> None:
-        for group in self._optimizer.param_groups:
-            group[ACCUMULATED] = count
-        if count == 0:
-            for state in self._optimizer.state.values():
-                if ACCUMULATED in state:
-                    state[ACCUMULATED].zero_()
+        self._unfinished = None
+        optimizer.__dict__["_opt_called"] = True  # or schedules would warn that no step came before theirs
 
     def _check_whole(self) -> None:
-        if self._running is not None:
+        if self._unfinished is not None:
             raise RuntimeError(
                 "the last backward pass stopped half-way, when some of its gradients were in the optimizer's state; "
-                "load a state saved before it with load_state_dict, and the parameters too"
+                f"{_LOAD}{self._unfinished}"
             )
 
     def _check(self, group: dict[str, Any]) -> None:
@@ -319,6 +453,82 @@ class GradientRelease:
                     )
 
 
+class _Pass:
+    """A backward pass under way.
+
+    Autograd alone keeps it, to call it at the end, and so it lives as long as the pass, also where that fails.
+    """
+
+    def __init__(self, release: GradientRelease) -> None:
+        self._release = release
+
+    def __call__(self) -> None:
+        self._release._end()
+
+
+def _no_pass() -> None:
+    """In place of the reference to a pass, where there is none."""
+
+
+def _hook_of(release: GradientRelease) -> Callable[[Tensor], None]:
+    """What parameters call. It keeps nothing alive: Python cannot see that a parameter keeps its hooks."""
+    reference = weakref.ref(release)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def take(p: Tensor) -> None:
+        release = reference()
+        optimizer = None if release is None else release._optimizer()
+        if release is None or optimizer is None:
+            warnings.warn(
+                "the optimizer that released these gradients no longer exists, and trains nothing; keep a reference "
+                "to it, or call remove() on the handle of release_gradients before it goes",
+                stacklevel=2,
+            )
+        else:
+            release._take(optimizer, p)
+
+    return take  # type: ignore[no-any-return]
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """A method, as a function that does not keep its object alive."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        if (method := reference()) is not None:
+            method()
+
+    return call
+
+
+def _register(p: Tensor, hook: Callable[[Tensor], None]) -> RemovableHandle:
+    """Have a parameter call ``hook`` when its gradient is whole, a frozen one when it is thawed."""
+    frozen = not p.requires_grad
+    if frozen:  # torch registers hooks on no others
+        p.requires_grad_(True)
+    try:
+        handle: RemovableHandle = p.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+        return handle
+    finally:
+        if frozen:
+            p.requires_grad_(False)
+
+
+def _free_gradients(optimizer: AdaMomentum) -> None:
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = None
+
+
+def _set_accumulated(optimizer: AdaMomentum, count: int) -> None:
+    for group in optimizer.param_groups:
+        group[ACCUMULATED] = count
+    if count == 0:
+        for state in optimizer.state.values():
+            if ACCUMULATED in state:
+                state[ACCUMULATED].zero_()
+
+
 def check_beta1(group: dict[str, Any]) -> None:
     """Check that beta1 is still what it was when gradients went into the first moment.
 
@@ -333,6 +543,12 @@ def check_beta1(group: dict[str, Any]) -> None:
         )
 
 
+_CREATE_GRAPH = "release_gradients does not go with backward(create_graph=True), which needs whole gradients"
+_REENTRANT = (
+    "release_gradients does not go with backward passes within one another, as of reentrant checkpoints; call "
+    "torch.utils.checkpoint.checkpoint with use_reentrant=False"
+)
+_LOAD = "load a state saved before it with load_state_dict, and the parameters too"
 _REDUCED = (
     "accumulation_steps > 1 needs moments in float32 or float64, got {}: exp_avg would be rounded in every pass; set "
     "accumulation_steps=1, or state_dtype=None"
@@ -351,14 +567,3 @@ def _readable(x: float | Tensor) -> bool:
 
 def _copy(x: float | Tensor) -> float | Tensor:
     return x.clone() if isinstance(x, Tensor) else x
-
-
-def _is_nested() -> bool:
-    """Whether the backward pass under way was started by a node of another one."""
-    frame, in_pass = sys._getframe(), False
-    while frame.f_back is not None:
-        frame = frame.f_back
-        in_pass = in_pass or frame.f_code.co_name == "_engine_run_backward"
-        if in_pass and frame.f_code is BackwardCFunction.apply.__code__:
-            return True
-    return False
