@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from adamomentum import cli as command_line
 from adamomentum.study import cli
 from adamomentum.study.cli import app
+from adamomentum.study.lock import locked
 
 SMALL = ["--epochs", "1", "--seeds", "2", "--optimizers", "adamomentum,sgdm", "--workers", "1"]
 
@@ -54,6 +55,9 @@ def test_end_to_end_then_resume_then_a_damaged_trial(npz, tmp_path) -> None:
     assert first.returncode == 0, first.stderr
     assert "16 trials trained, 0 taken" in first.stdout
     assert "AdaMomentum - SGD + momentum:" in first.stdout
+    few = "The test split has 9 images: one more that is classified rightly is 11 points of accuracy."
+    assert few in first.stdout
+    assert few in (out / "report.html").read_text()
     assert {"report.html", "overview.png", "overview.svg", "trials.csv", "summary.csv"} <= {
         p.name for p in out.iterdir()
     }
@@ -111,6 +115,70 @@ def test_ctrl_c_keeps_what_is_finished(npz, tmp_path) -> None:
     assert again.returncode == 0, again.stderr
     assert f"{max(0, 6 - len(kept))} trials trained, {min(6, len(kept))} taken" in again.stdout
     assert all(stored(out)[name] == when for name, when in kept.items())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs process groups")
+def test_sigterm_is_a_ctrl_c(npz, tmp_path) -> None:
+    """As ``timeout`` sends it: to the driver, then to driver and workers."""
+    out = tmp_path / "out"
+    arguments = ["compare", "--data", npz, *SMALL, "--seeds", "400", "--lr", "1e-2", "--out", out]
+    process = subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 240
+        while not stored(out):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)
+        printed, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    kept = len(stored(out))
+    assert process.returncode == 130
+    # No traceback, and nothing of leaked semaphores.
+    assert errors.splitlines() == [f"Stopped: {kept} of 800 trials are finished and kept in {out / 'store'}; the same "
+                                   "command goes on from there."]  # fmt: skip
+    # Nobody watches, so each trial that was trained has its line.
+    lines = [line for line in printed.splitlines() if re.match(r"\d\d:\d\d:\d\d \d+/800 ", line)]
+    assert len(lines) == kept
+    assert re.search(r"1/800 (AdaMomentum|SGD \+ momentum) lr 0.01, validation [\d.]+ %$", lines[0])
+
+
+SIGNALS = """
+import os, signal, sys
+from adamomentum.cli import stop_as_by_ctrl_c
+number = getattr(signal, sys.argv[1])
+if sys.argv[2] == "ignored":
+    signal.signal(number, signal.SIG_IGN)
+stop_as_by_ctrl_c()
+try:
+    os.kill(os.getpid(), number)
+    print("went on")
+except KeyboardInterrupt:
+    os.kill(os.getpid(), number)  # the second of two
+    print("stopped once")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize(("before", "then"), [("default", "stopped once"), ("ignored", "went on")])
+def test_what_asks_to_stop_acts_as_ctrl_c_once_unless_it_is_ignored(name, before, then) -> None:
+    code = [sys.executable, "-c", SIGNALS, name, before]
+    result = subprocess.run(code, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"{then}\n", "")
+
+
+def test_a_folder_in_which_something_runs_is_left_alone(npz, tmp_path) -> None:
+    out = tmp_path / "out"
+    with locked(out):
+        code, text = plain("compare", "--data", npz, *SMALL, "--lr", "1e-2", "--out", out)
+    assert code == 1
+    assert f"Error: another process runs a study or comparison in {out}; wait for it or choose another --out" in text
+    assert not (out / "store").exists()
 
 
 @pytest.mark.parametrize("moment", ["load", "_finish"])

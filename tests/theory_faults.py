@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 from matplotlib.figure import Figure
 
@@ -73,8 +74,15 @@ def dies(profile, seed) -> list[Claim]:
     os._exit(9)
 
 
+def sleeps(profile, seed) -> list[Claim]:
+    time.sleep(600)
+    return []
+
+
 def offline(profile, seed) -> list[Claim]:
     return [not_computed("offline", "Statement offline.", "here", "no network today", relied_on=True)]
 
 
-ON_DEMAND = {run.__name__: Experiment(run.__name__, run) for run in (good, false, paper_false, raises, dies, offline)}
+ON_DEMAND = {
+    run.__name__: Experiment(run.__name__, run) for run in (good, false, paper_false, raises, dies, sleeps, offline)
+}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import typer
 
 # What each command needs beyond the base install is in the extra of this name.
@@ -27,6 +30,7 @@ def main() -> None:
         doctor()
         return
     bench = sys.argv[1:2] == ["bench"]
+    stop_as_by_ctrl_c()
     try:
         (_bench_app() if bench else _whole_app())(prog_name="adamomentum")
     except KeyboardInterrupt:
@@ -37,6 +41,24 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in needs:
             raise
         sys.exit(f'adamomentum needs {error.name} for this: pip install "adamomentum[{extra}]"')
+
+
+def stop_as_by_ctrl_c() -> None:
+    """Makes SIGTERM, which batch systems and ``timeout`` send, and SIGHUP, of a terminal that closes, act as Ctrl-C.
+
+    So that what is finished is kept, workers are stopped, and the reader is told. Signals that somebody ignores on
+    purpose, as ``nohup`` does, stay ignored. Worker processes that are started later do not inherit this.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # `timeout` sends it twice, to the command and to its group: the second must not disturb what the first set off.
+    signal.signal(number, lambda *_: None)
+    raise KeyboardInterrupt
 
 
 def _whole_app() -> typer.Typer:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+from adamomentum.study.engine import DataInfo, Folder, write_data
 from adamomentum.study.stages import Plan
-from adamomentum.study.studyfile import Study
+from adamomentum.study.studyfile import Study, parse
 from adamomentum.study.trial import TrialResult
 
 MINI = """
@@ -74,6 +76,24 @@ def finish(plan: Plan, results: dict[str, TrialResult], loss) -> int:
     for t in new:
         results[t.spec.trial_id] = fake_result(loss(t))
     return len(new)
+
+
+def written(root: Path, text: str = MINI, upto: int | None = None) -> Folder:
+    """The folder of a study as a run leaves it, with made-up results, the first ``upto`` of them or all."""
+    folder = Folder(root, parse(text, "mini"))
+    write_data(root / "data.json", {name: DataInfo(f, "made up", {}) for name, f in fingerprints(folder.study).items()})
+    folder.register()
+    results: dict[str, TrialResult] = {}
+    while True:
+        plan, _ = folder.results()
+        new = [t for t in plan.trials if t.spec.trial_id not in results]
+        for t in {t.spec.trial_id: t for t in new}.values():
+            if upto is not None and len(results) >= upto:
+                return folder
+            results[t.spec.trial_id] = fake_result(abs(math.log(t.spec.optimizer.lr)))
+            folder.store.put(t.spec, results[t.spec.trial_id])
+        if not new:
+            return folder
 
 
 def finished(out: Path) -> dict[str, dict]:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 from study.arrays import make_arrays
-from study.mini import MINI, fingerprints
+from study.mini import MINI, fingerprints, written
 from typer.testing import CliRunner
 
 from adamomentum.study import commands
 from adamomentum.study.commands import app
-from adamomentum.study.stages import plan
+from adamomentum.study.report.provenance import failed as failures
+from adamomentum.study.results import gather
+from adamomentum.study.stages import plan, published
+from adamomentum.study.store import StoreWarning
 from adamomentum.study.studyfile import parse, read
+from adamomentum.study.trial import TrialResult
+from adamomentum.study.work import Setup, load, run_planned
 
 runner = CliRunner()
 
@@ -235,3 +241,219 @@ def test_doctor_names_what_is_missing(tmp_path) -> None:
     printed = call("doctor", tmp_path / "mini.toml", code=1)
     assert "scipy" in printed
     assert "give --data folder=PATH" in printed
+
+
+def test_show_takes_no_pattern(tmp_path) -> None:
+    out = written(tmp_path / "out", upto=2).root
+    for text in ("*", "**", "[0-9]*", "?", "../../etc", "[", "a/b", ""):
+        printed = call("show", text, "--out", out, code=1)
+        assert f"{0 if text else 2} trials in {out} begin with {text!r}" in printed
+
+
+def test_show_of_a_damaged_file_is_a_sentence(tmp_path) -> None:
+    folder = written(tmp_path / "out", upto=2)
+    cut, edited = sorted(folder.root.glob("store/??/*.json"))
+    cut.write_text(cut.read_text()[:100])
+    edited.write_text(edited.read_text().replace('"ms_per_step":1.0', '"ms_per_step":0.5'))
+    assert f"Error: {cut} is not usable" in call("show", cut.stem, "--out", folder.root, code=1)
+    printed = call("show", edited.stem, "--out", folder.root, code=1)
+    assert f"Error: {edited} is not usable (its result was changed after it was written); the next run" in printed
+
+
+def test_damaged_files_are_sentences_in_every_command(tmp_path) -> None:
+    """A cut result, an edited one, a cut record of a failure, and one that is no text: the commands go on."""
+    folder = written(tmp_path / "out")
+    study = tmp_path / "mini.toml"
+    study.write_text(MINI)
+    made, _ = folder.results()
+    finals = [t.spec for t in made.trials if t.role == "default"]
+    cut, edited, failed, broken = (folder.store.path(spec.trial_id) for spec in finals[:4])
+    cut.write_text("{")
+    edited.write_text(edited.read_text().replace('"status":"ok"', '"status":"diverged"'))
+    for path, spec in ((failed, finals[2]), (broken, finals[3])):
+        path.unlink()
+        error = TrialResult(status="error", error="Traceback\nOSError: no file Gr\udcfc\udcdfe [red]")
+        folder.store.put(spec, error)
+    record = folder.store.failed_path(broken.stem)
+    record.write_bytes(record.read_bytes()[:30])
+    for command in (("status", study), ("export", study, "--to", tmp_path / "archive"), ("plan", study)):
+        printed = call(*command, "--out", folder.root)
+        assert "Traceback" not in printed
+        assert "store.py" not in printed  # a warning as Python shows it
+        assert f"Warning: {cut} is not usable" in printed
+        assert f"Warning: {edited} is not usable (its result was changed after it was written)" in printed
+        if command[0] == "status":
+            assert f"Warning: {record} is not usable" in printed
+            assert f"Failed: {failed.stem} " in printed
+            assert r"OSError: no file Gr\udcfc\udcdfe [red]" in printed
+    with pytest.warns(StoreWarning, match="is not usable"):
+        rows = failures(folder, gather(folder))
+    assert [(row["id"], row["error"]) for row in rows] == [(failed.stem, "OSError: no file Gr\udcfc\udcdfe [red]")]
+
+
+def test_ids_of_open_trials_are_one_a_line_and_nothing_else(tmp_path) -> None:
+    folder = written(tmp_path / "out", upto=5)
+    (tmp_path / "mini.toml").write_text(MINI)
+    made, results = folder.results()
+    failed = next(t for t in made.trials if t.spec.trial_id not in results)
+    folder.store.put(failed.spec, TrialResult(status="error", error="boom"))
+    result = runner.invoke(app, ["plan", str(tmp_path / "mini.toml"), "--ids", "--out", str(folder.root)])
+    assert result.exit_code == 0
+    open_now = [t for t in made.trials if t.spec.trial_id not in results]
+    assert failed in open_now
+    expected = [f"{t.spec.trial_id} {t.task} {t.role} {t.optimizer}" for t in open_now]
+    assert result.stdout.splitlines() == expected
+    assert f"{len(expected)} trials can be run now, up to " in result.stderr
+    whole = written(tmp_path / "whole")
+    result = runner.invoke(app, ["plan", str(tmp_path / "mini.toml"), "--ids", "--out", str(whole.root)])
+    assert (result.stdout, result.stderr) == ("", "")
+
+
+def test_trials_by_their_ids_alone_make_a_folder_that_can_be_exported(tiny_npz, tmp_path) -> None:
+    """As on several machines: the ids first, then trial by trial, then the export; nothing was ever ``run``."""
+    text = re.sub(r"trials = 4\nextension = 2", "trials = 0", MINI.replace("seeds = 3", "seeds = 1"))
+    text = text.replace('["adamw"]', "[]")
+    (tmp_path / "mini.toml").write_text(text)
+    out, data = tmp_path / "out", f"folder={tiny_npz}"
+    arguments = [str(tmp_path / "mini.toml"), "--out", str(out), "--data", data]
+    listed = runner.invoke(app, ["plan", "--ids", "--tasks", "two", *arguments]).stdout.splitlines()
+    assert [line.split()[1:] for line in listed] == [["two", "final", name] for name in read_names(text)]
+    key = listed[0].split()[0]
+    assert f"{key}: ok, kept in" in call("trial", *arguments[:1], key, *arguments[1:])  # of both tasks: looks at "one"
+    assert json.loads((out / "study.json").read_text())["history"][-1]["hash"] == parse(text, "mini").hash
+    left = runner.invoke(app, ["plan", "--ids", "--tasks", "two", *arguments]).stdout.splitlines()
+    assert left == listed[1:]
+    assert "plan --ids" in call("trial", *arguments[:1], "0" * 16, *arguments[1:], code=1)
+    assert "1 trials in" in call("export", *arguments[:3], "--to", tmp_path / "archive")
+    assert "1 trials taken up" in call("import", arguments[0], tmp_path / "archive", "--out", tmp_path / "new")
+
+
+def read_names(text: str) -> list[str]:
+    """Baselines first, as they are planned."""
+    study = parse(text, "mini")
+    return sorted(study.optimizers, key=lambda name: name not in study.baselines)
+
+
+def test_how_long_unknown_trials_take_is_not_guessed(tmp_path) -> None:
+    study, out = tmp_path / "mini.toml", tmp_path / "out"
+    study.write_text(MINI)
+    printed = call("plan", study, "--out", out)
+    assert re.search(
+        r"Left: how long one \(\d+ trials\), two \(\d+ trials\) will take is not known until one of each", printed
+    )
+    study.write_text(MINI.replace('name = "one"', 'name = "one"\nminutes = 2'))
+    printed = call("plan", study, "--out", out, "--workers", 1)
+    assert re.search(
+        r"Left: about \d:\d\d:\d\d with 1 trials at a time, .* declares; how long two \(\d+ trials\)", printed
+    )
+    study.write_text(MINI)
+    written(out, upto=1)
+    printed = call("status", study, "--out", out)
+    assert re.search(r"Left: about 0:0\d:\d\d of one core; how long two \(\d+ trials\) will take is not known", printed)
+    written(tmp_path / "whole")
+    assert "Complete." in call("status", study, "--out", tmp_path / "whole")
+
+
+OWN = """
+name = "own"
+[tuning]
+trials = 0
+[final]
+seeds = 1
+[optimizers]
+adamomentum = {}
+[optimizers.mine]
+base = "beside_the_study:Mine"
+default_lr = 0.1
+hyperparameters = { nesterov = false }
+space = { lr = { low = 1e-3, high = 1.0 } }
+[[tasks]]
+name = "one"
+family = "image-classification"
+params = { data = "folder" }
+budget = { steps = 2, batch_size = 8 }
+"""
+CODE = """
+import torch
+class Mine(torch.optim.SGD):
+    def __init__(self, params, lr, nesterov):
+        assert not nesterov, "no momentum here"
+        super().__init__(params, lr=lr)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A study file with an optimizer of the user's own beside it, where Python does not look by itself."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "own.toml").write_text(OWN)
+    (tmp_path / "here" / "beside_the_study.py").write_text(CODE)
+    yield tmp_path / "here" / "own.toml"
+    sys.modules.pop("beside_the_study", None)
+
+
+def test_an_optimizer_beside_the_study_file_is_found(own, tiny_npz, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(commands, "_write_report", lambda *_: None)
+    arguments = ("--data", f"folder={tiny_npz}", "--out", tmp_path / "out")
+    call("run", own, *arguments, "--workers", 1)
+    assert len(list((tmp_path / "out").glob("store/??/*.json"))) == 2
+    assert not list((tmp_path / "out").glob("store/failed/*.json"))
+
+
+def test_a_worker_on_another_machine_looks_beside_the_study_file_too(own, tiny_npz) -> None:
+    spec = next(spec for where, spec in published(parse(OWN, "own")) if where == "tasks.one, mine")
+    data = load("image-classification", {"data": "folder"}, {"folder": tiny_npz})
+    trial = plan(parse(OWN, "own"), {"one": data.fingerprint}, {}).trials
+    mine = next(t.spec for t in trial if t.spec.optimizer == spec)
+    with pytest.raises(ValueError, match=r"no module 'beside_the_study'.*put it beside the study file"):
+        run_planned(mine, Setup({"folder": tiny_npz}))
+    assert run_planned(mine, Setup({"folder": tiny_npz}, modules=own.parent)).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("beside_the_study:Mine", "beside_nothing:Mine", "mine: .*no module 'beside_nothing'.*beside the study file"),
+        ("beside_the_study:Mine", "beside_the_study:Yours", r"mine: .*beside_the_study.py\) has no 'Yours'"),
+        ("nesterov = false }", "nesterov = true }", "tasks.one, mine: no momentum here"),
+        (
+            "nesterov = false }",
+            "nestrov = true }",
+            "mine: .*does not accept nestrov by keyword; it accepts: params, lr, nest",
+        ),
+        ("adamomentum = {}", "adamomentum = { hyperparameters = { eps = -1.0 } }", "tasks.one, adamomentum: .*eps"),
+        ("2, batch_size = 8 }", "2, batch_size = 8 }\noptimizers.mine = { nesterov = true }", "mine: no momentum here"),
+        (
+            "[[tasks]]",
+            '[[controls]]\nname = "far"\noptimizer = "adamomentum"\nhyperparameters = { betas = [2, 0.9] }\n[[tasks]]',
+            "tasks.one, controls.far: .*beta",
+        ),
+        (
+            "[[tasks]]",
+            '[[controls]]\nname = "typo"\noptimizer = "adamomentum"\nhyperparameters = { epz = 1e-6 }\n[[tasks]]',
+            "adamomentum has no hyper-parameter epz",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_refused_before_the_first_trial(own, tiny_npz, tmp_path, old, new, message) -> None:
+    own.write_text(OWN.replace(old, new))
+    printed = call("run", own, "--data", f"folder={tiny_npz}", "--out", tmp_path / "out", code=1)
+    assert re.search(f"Error: study own, .*{message}", printed), printed
+    assert not list((tmp_path / "out").glob("store"))
+
+
+def test_nothing_beside_a_study_file_is_imported_unless_it_says_so(own, tiny_npz, tmp_path) -> None:
+    """Nor by a command that runs nothing."""
+    (own.parent / "beside_the_study.py").write_text("raise SystemExit('I was run')")
+    out = written(tmp_path / "out", OWN).root
+    call("plan", own, "--out", out)
+    call("plan", own, "--out", out, "--ids")
+    call("status", own, "--out", out)
+    call("export", own, "--out", out, "--to", tmp_path / "archive")
+    call("import", own, tmp_path / "archive", "--out", tmp_path / "new")
+    call("show", next(out.glob("store/??/*.json")).stem, "--out", out)
+    assert str(own.parent) not in sys.path
+    (own.parent / "mini.toml").write_text(MINI)
+    call("run", own.parent / "mini.toml", "--data", "folder=/nowhere", "--out", tmp_path / "out", code=1)
+    assert str(own.parent) not in sys.path

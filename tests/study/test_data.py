@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +223,181 @@ def test_folder_of_classes(tmp_path) -> None:
     check_splits(data, {"train": 16, "val": 2, "test": 2}, ("cat", "dog"))
     assert data.x["train"].shape[1:] == (10, 10, 1)
     assert data.name == "pets"
+
+
+def save(path: Path, pixels: np.ndarray, mode: str | None = None, **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    (image if mode is None else image.convert(mode)).save(path, **options)
+
+
+def sprite(place: int, ink: int = 0) -> np.ndarray:
+    """A square of ``ink`` at ``place``; all else is transparent, and black where nobody sees it."""
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[4:12, place : place + 8] = (ink, ink, ink, 255)
+    return pixels
+
+
+def as_palette(pixels: np.ndarray) -> Image.Image:
+    image = Image.fromarray(np.where(pixels[..., 3] > 0, 1, 0).astype(np.uint8))
+    image.putpalette([0, 0, 0, 0, 0, 0])
+    return image
+
+
+@pytest.mark.parametrize("kind", ["RGBA.png", "LA.png", "P.png", "P.gif", "L.png", "RGBA.webp", "RGBA.tif"])
+def test_transparency_is_laid_on_white(tmp_path, kind) -> None:
+    """Else sprites, whose pixels are black under the transparency too, are all black."""
+    mode, _, ending = kind.partition(".")
+    for label, place in (("left", 0), ("right", 8)):
+        for k in range(8):
+            path = tmp_path / label / f"{k}.{ending}"
+            pixels = sprite(place, 0 if mode != "L" else 7)
+            if mode == "P":
+                path.parent.mkdir(exist_ok=True)
+                as_palette(pixels).save(path, transparency=0)
+            elif mode == "L":
+                save(path, pixels[..., 0], transparency=0)
+            else:
+                save(path, pixels, mode, **({"lossless": True} if ending == "webp" else {}))
+    data = load(tmp_path)
+    channels = 1 if mode in ("L", "LA") else 3
+    ink = 0 if mode != "L" else 7
+    assert data.x["train"].shape == (12, 16, 16, channels)
+    for image, label in zip(data.x["train"], data.y["train"], strict=True):
+        expected = np.full((16, 16, channels), 255)
+        expected[4:12, 8 * label : 8 * label + 8] = ink
+        assert np.array_equal(image, expected)
+
+
+def test_half_transparent_pixels_are_mixed_with_white(tmp_path) -> None:
+    for label, grey in (("dark", 0), ("light", 100)):
+        for alpha in range(4):
+            pixels = np.full((8, 8, 4), grey, np.uint8)
+            pixels[..., 3] = 85 * alpha
+            save(tmp_path / label / f"{alpha}.png", pixels)
+    data = load(tmp_path)
+    seen = sorted({int(v) for x in data.x.values() for v in x.ravel()})
+    assert seen == [0, 85, 100, 152, 170, 203, 255]  # 255 - alpha * (255 - grey)
+
+
+def test_opaque_images_are_as_they_were(tmp_path) -> None:
+    """With an alpha channel that hides nothing, or without one: the same images, so that kept trials stay valid."""
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        for k in range(8):
+            pixels = rng.integers(0, 256, (9, 9, 4), dtype=np.uint8)
+            pixels[..., 3] = 255
+            save(tmp_path / "rgba" / label / f"{k}.png", pixels)
+            save(tmp_path / "rgb" / label / f"{k}.png", pixels[..., :3])
+    assert load(tmp_path / "rgba").fingerprint == load(tmp_path / "rgb").fingerprint
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_photographs_are_turned_as_the_camera_was_held(tmp_path, ending, orientation) -> None:
+    upright = np.zeros((24, 16), np.uint8)
+    upright[:12] = 200  # the sky
+    turns = {1: 0, 3: 2, 6: 1, 8: 3}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for label in ("a", "b"):
+        for k in range(8):
+            lying = np.rot90(upright + (k if label == "a" else 40 + k), turns)
+            options = {"jpg": {"quality": 100}, "webp": {"lossless": True}}.get(ending, {})
+            save(tmp_path / label / f"{k}.{ending}", np.ascontiguousarray(lying), exif=exif, **options)
+    data = load(tmp_path)
+    assert data.x["train"].shape[1:3] == (24, 16)
+    x = data.x["train"].astype(int)
+    assert (x[:, :10].min(axis=(1, 2, 3)) > x[:, 14:].max(axis=(1, 2, 3)) + 100).all()
+
+
+def test_files_that_are_left_out_are_counted_by_their_ending(tmp_path) -> None:
+    write_images(tmp_path / "pets" / "cat", 10)
+    write_images(tmp_path / "pets" / "dog", 10)
+    for k in range(4):
+        (tmp_path / "pets" / "cat" / f"{k}.HEIC").touch()
+    (tmp_path / "pets" / "dog" / "a.avif").touch()
+    (tmp_path / "pets" / "dog" / "README").touch()
+    (tmp_path / "pets" / "dog" / ".DS_Store").touch()
+    (tmp_path / "pets" / "labels.csv").touch()
+    Image.new("L", (10, 10)).save(tmp_path / "pets" / "loose.png")
+    data = load(tmp_path / "pets")
+    check_splits(data, {"train": 16, "val": 2, "test": 2}, ("cat", "dog"))
+    assert data.describe().endswith(
+        "left out of the folder: 4 .heic, 1 .avif, 1 .csv, 1 .png outside of the class folders, 1 without an ending"
+    )
+    for split in ("train", "test"):
+        write_images(tmp_path / "split" / split / "cat", 10)
+        write_images(tmp_path / "split" / split / "dog", 10)
+    assert load(tmp_path / "split").left_out == {}
+    (tmp_path / "split" / "test" / "dog" / "x.jp2").touch()
+    assert load(tmp_path / "split").left_out == {".jp2": 1}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_looks_like_an_image_and_is_no_file_is_left_out(tmp_path) -> None:
+    """A named pipe would be waited for, for ever."""
+    write_images(tmp_path / "cat", 10)
+    write_images(tmp_path / "dog", 10)
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    (tmp_path / "cat" / "folder.png").mkdir()
+    (tmp_path / "dog" / "dangling.png").symlink_to(tmp_path / "nowhere.png")
+    assert load(tmp_path).left_out == {".png that are no files": 2}
+
+
+@pytest.mark.parametrize("ending", ["heic", "avif"])
+@pytest.mark.parametrize("split", ["", "test"])
+def test_a_class_whose_files_are_all_left_out_does_not_vanish(tmp_path, ending, split) -> None:
+    for name in ("train", "test") if split else ("",):
+        for label in ("ant", "bee", "cat"):
+            write_images(tmp_path / name / label, 10)
+    for image in (tmp_path / split / "bee").iterdir():
+        image.rename(image.with_suffix(f".{ending}"))
+    with pytest.raises(DataError, match=rf"class folder .*bee holds no images but 10 \.{ending}; .*convert"):
+        load(tmp_path)
+    for image in (tmp_path / split / "bee").iterdir():
+        image.unlink()
+    with pytest.raises(DataError, match=r"class folder .*bee holds no images; .*take the folder away"):
+        load(tmp_path)
+
+
+def test_training_images_that_are_all_alike_are_refused(tmp_path) -> None:
+    x, y = make_arrays()
+    np.savez(tmp_path / "zeros.npz", x=x * 0, y=y)
+    np.savez(tmp_path / "grey.npz", x_train=np.full_like(x, 7), y_train=y, x_test=x, y_test=y)
+    for label in ("a", "b"):
+        for k in range(8):  # nothing but transparency
+            pixels = np.zeros((8, 8, 4), np.uint8)
+            pixels[..., :3] = k
+            save(tmp_path / "clear" / label / f"{k}.png", pixels)
+    for path in (tmp_path / "zeros.npz", tmp_path / "grey.npz", tmp_path / "clear"):
+        with pytest.raises(DataError, match=r"all \d+ training images are alike"):
+            load(path)
+    one = x * 0
+    one[3, 0, 0, 0] = 1  # of the training images, as the split is fixed
+    np.savez(tmp_path / "one.npz", x_train=one, y_train=y, x_test=x, y_test=y)
+    assert load(tmp_path / "one.npz").x["train"].max() == 1
+
+
+@pytest.mark.parametrize("name", ["imgs_v1.2", "pets.old", "a.b.c"])
+def test_a_folder_keeps_its_whole_name(tmp_path, name) -> None:
+    write_images(tmp_path / name / "cat", 10)
+    write_images(tmp_path / name / "dog", 10)
+    assert load(tmp_path / name).name == name
+    x, y = make_arrays()
+    np.savez(tmp_path / f"{name}.npz", x=x, y=y)
+    assert load(tmp_path / f"{name}.npz").name == name
+
+
+@pytest.mark.parametrize(("count", "worth"), [(2, "50"), (9, "11"), (499, "0.2")])
+def test_a_handful_of_test_images_says_what_one_is_worth(tiny_data, count, worth) -> None:
+    part = {split: np.resize(tiny_data.x[split], (count, 8, 8, 1)) for split in SPLITS}
+    labels = {split: np.resize(tiny_data.y[split], count) for split in SPLITS}
+    data = ImageData(name="few", x=part, y=labels, classes=("a", "b", "c"))
+    assert data.describe().endswith(f"; one test image is {worth} points of accuracy")
+    said = images.small_test_split(count)
+    assert said.startswith(f"The test split has {count} images: one more that is classified rightly is {worth} points")
+    assert images.small_test_split(500) == images.small_test_split(1000) == ""
 
 
 def test_folder_with_splits_mixed_sizes_and_colour(tmp_path) -> None:

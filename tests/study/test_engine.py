@@ -10,8 +10,9 @@ from study.mini import MINI
 
 from adamomentum.study import studyfile
 from adamomentum.study.checkpoint import Checkpoints
-from adamomentum.study.engine import Folder, run_study
+from adamomentum.study.engine import NO_DATA, DataInfo, Folder, run_study, write_data
 from adamomentum.study.results import gather
+from adamomentum.study.store import StoreError
 from adamomentum.study.studyfile import StudyError
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.work import Setup, run_planned
@@ -149,17 +150,66 @@ def test_a_changed_study_is_on_record_and_reuses_what_did_not_change(tmp_path, t
     assert len(folder.history()) == 2
 
 
-def test_two_runs_in_one_folder_are_refused(tmp_path, study) -> None:
-    folder = Folder(tmp_path / "a", study)
-    with folder.locked(), pytest.raises(StudyError, match="another process runs"), Folder(folder.root, study).locked():
-        pass
-    with folder.locked():
-        pass
-
-
 def test_a_folder_where_nothing_ran_says_so(tmp_path, study) -> None:
     with pytest.raises(StudyError, match="study run"):
         Folder(tmp_path / "a", study).results()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[1]",
+        "{",
+        "3",
+        '{"one": 5}',
+        '{"one": {"fingerprint": 1, "description": "", "baselines": {}}}',
+        "[" * 200_000,
+        '{"one": {"fingerprint": "a", "description": "b", "baselines": {"x": 3}}}',
+    ],
+)
+def test_damaged_data_is_as_if_nobody_had_looked_at_it(tmp_path, study, content) -> None:
+    folder = Folder(tmp_path, study)
+    (tmp_path / "data.json").write_text(content)
+    assert folder.data() == {}
+    assert folder.unknown_data() == ("one", "two")
+    with pytest.raises(StudyError, match="knows nothing of one, two; run"):
+        folder.results()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"history": [3]}', '{"history": 3}', "[]", "3", "[" * 200_000, '{"history": [{"hash": 1}]}', "{}", "null"],
+)
+def test_a_damaged_history_is_refused_and_left_alone(tmp_path, study, content) -> None:
+    folder = Folder(tmp_path, study)
+    (tmp_path / "study.json").write_text(content)
+    for act in (folder.history, folder.register):
+        with pytest.raises(
+            StudyError, match=r"which holds the earlier versions of the study, cannot be read: .*remove it"
+        ):
+            act()
+    assert (tmp_path / "study.json").read_text() == content
+
+
+def test_what_was_written_of_data_comes_back(tmp_path, study) -> None:
+    known = {"one": DataInfo("f" * 16, "größer", {"guess": {"loss": 2, "accuracy": float("nan")}}), "two": NO_DATA}
+    write_data(tmp_path / "data.json", known)
+    again = Folder(tmp_path, study).data()
+    assert again["two"] == NO_DATA
+    assert str(again["one"]) == str(DataInfo("f" * 16, "größer", {"guess": {"loss": 2.0, "accuracy": float("nan")}}))
+
+
+def test_a_folder_that_is_removed_while_the_study_runs_is_said(tmp_path, tiny_npz, study) -> None:
+    folder = Folder(tmp_path / "a", study)
+
+    def remove(spec, count) -> None:
+        if count == 3:
+            folder.root.rename(tmp_path / "b")
+
+    with pytest.raises(StoreError, match="removed or renamed while trials were running"):
+        run(folder, tiny_npz, before=remove)
+    assert len(list((tmp_path / "b").glob("store/??/*.json"))) == 3
+    assert len(list(folder.root.glob("store/??/*.json"))) == 1
 
 
 def test_a_trial_goes_on_from_its_checkpoint_bit_for_bit(tmp_path, tiny_npz, study) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import sys
 import time
 from pathlib import Path
@@ -117,8 +118,13 @@ def test_ray_starts_a_trial_again_whose_worker_died(make_spec, tmp_path, monkeyp
 
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # for what its workers are to do
     data = {0: f"die once {tmp_path / 'marker'}", 1: "die", 2: "raise"}
-    with RayExecutor(data, workers=2, run=misbehave) as executor:
-        found = results(executor, [make_spec(replicate=k) for k in range(5)])
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with RayExecutor(data, workers=2, run=misbehave) as executor:
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler  # not Ray's own
+            found = results(executor, [make_spec(replicate=k) for k in range(5)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert (tmp_path / "marker").exists()
     assert {k for k, r in found.items() if r.status == "ok"} == {0, 3, 4}
     assert "died" in found[1].error

@@ -77,6 +77,24 @@ def test_twenty_kills_change_nothing(tmp_path, files) -> None:
     assert not list((out / "checkpoints").glob("*.pt"))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_sigterm_keeps_what_is_finished_says_so_and_leaves_nothing_behind(tmp_path, files) -> None:
+    out = tmp_path / "out"
+    process = start(*files, out)
+    wait_until(lambda: process.poll() is not None or bool(list(out.glob("store/??/*.json"))))
+    workers = children(process.pid)
+    process.terminate()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert output.splitlines()[-1] == f"Stopped: finished trials are kept in {out}; the same command goes on."
+    assert "Traceback" not in output
+    assert "leaked" not in output
+    assert finished(out)
+    for worker in workers:
+        wait_for_the_end_of(worker)
+
+
 def written(out: Path) -> set[tuple[str, int]]:
     """Trials and checkpoints, as they are: what changes when the run gets on."""
     found = set()

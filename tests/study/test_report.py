@@ -85,7 +85,7 @@ def written(tmp_path_factory) -> tuple[Outcome, Path]:
 
 
 def write(outcome: Outcome, folder: Path, target: float | None = 0.9) -> str:
-    html.write(outcome, "tiny", "tiny: 1 / 1 / 1 images", target, folder, "adamomentum compare")
+    html.write(outcome, "tiny", "tiny: 1 / 1 / 1 images", target, folder, "adamomentum compare", test_images=1000)
     return (folder / html.PAGE).read_text()
 
 

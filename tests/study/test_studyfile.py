@@ -24,6 +24,7 @@ from adamomentum.study.studyfile import StudyError, parse
         ('name = "two"', 'name = "one"', r"different names, got one"),
         ('name = "mini"', 'name = "../mini"', r"name: .*pattern"),
         ("[tuning]", "[tuning", r"mini.toml is not TOML: .*line 3"),
+        ("[tuning]", "x = " + "[" * 100_000, r"mini.toml: its brackets are nested too deeply"),
         ('optimizers = ["adamw"]', 'optimizers = ["adam"]', r"sensitivity.optimizers names 'adam'"),
     ],
 )

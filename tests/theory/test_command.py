@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -104,6 +105,43 @@ def test_options_reach_the_experiments_and_the_record(command, tmp_path) -> None
     assert f"{tmp_path}/some where/theory.html" in output
 
 
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("what", ["file", "file/below", "page", "figures"])
+def test_an_output_that_cannot_be_is_refused_before_anything_is_computed(command, tmp_path, monkeypatch, what) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "page" / page.PAGE).mkdir(parents=True)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "figures").touch()
+    monkeypatch.setattr(run, "run_experiment", lambda *_: pytest.fail("an experiment was run"))
+    code, output, record = command(["good"], out=what)
+    assert code == 2
+    assert "choose another --out" in " ".join(output.replace("│", " ").split())
+    assert "Traceback" not in output
+    assert record is None
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_disk_that_is_full_at_the_end_is_a_sentence_and_the_verdicts_are_printed(command, monkeypatch) -> None:
+    def full(*_) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(page, "write", full)
+    code, output, _ = command(["good"])
+    assert code == 3
+    assert "Statement good-quick-0." in output
+    assert "Error: not all was written: [Errno 28] No space left on device" in output
+
+
+def test_ctrl_c_is_a_sentence(command, monkeypatch) -> None:
+    def interrupt(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run_all", interrupt)
+    code, output, record = command(["good"])
+    assert (code, record) == (130, None)
+    assert "Stopped: nothing was written." in output
+
+
 def test_in_processes_of_their_own(command) -> None:
     """Where one that dies, e.g. of a lack of memory, does not take the command with it."""
     code, output, record = command(["good", "dies"], "--workers", "1")
@@ -111,6 +149,15 @@ def test_in_processes_of_their_own(command) -> None:
     assert [claim["key"] for claim in record["claims"]] == ["good-quick-0"]
     assert [failure["name"] for failure in record["failures"]] == ["dies"]
     assert "BrokenProcessPool" in output
+
+
+@pytest.mark.slow
+def test_an_interrupt_does_not_wait_for_what_is_under_way() -> None:
+    running = run.run_all([ON_DEMAND["good"], ON_DEMAND["sleeps"]], "quick", 0, 2)
+    assert next(running)[0] == "good"
+    start = time.monotonic()
+    running.close()
+    assert time.monotonic() - start < 120  # of 600 s
 
 
 @pytest.mark.slow

@@ -5,11 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -21,20 +18,22 @@ from rich.table import Table
 from adamomentum.cores import available_cores
 from adamomentum.study import registry
 from adamomentum.study.compare import Outcome, run_comparison
-from adamomentum.study.data.images import ImageData, load, mnist5k
+from adamomentum.study.data.images import ImageData, load, mnist5k, small_test_split
 from adamomentum.study.data.wheel import DataError
 from adamomentum.study.devices import DEVICES, why_not
 from adamomentum.study.execute.local import LocalExecutor
+from adamomentum.study.lock import locked
 from adamomentum.study.plan import Comparison
 from adamomentum.study.spec import TaskSpec, TrialSpec
-from adamomentum.study.store import Store, StoreError, StoreWarning
+from adamomentum.study.store import Store, StoreError
 from adamomentum.study.tasks import FAMILIES
+from adamomentum.study.terminal import INTERRUPTED, plain_store_warnings
+from adamomentum.study.terminal import say as _say
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.tune import Choice
 
 MAX_WORKERS = 8
 UNLIMITED = 10_000  # columns
-INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -70,7 +69,7 @@ def compare(
         typer.Option(
             help="Your own images: a folder with one subfolder a class (if you like, below train, val and test), or "
             "an .npz with x and y, or x_train, y_train, x_test, y_test. Images with a side below 8 or above 64 pixels "
-            "are resized to 32 x 32."
+            "are resized to 32 x 32; transparent pixels are laid on white."
         ),
     ] = None,
     workers: Annotated[
@@ -89,21 +88,21 @@ def compare(
     console, errors = Console(), Console(stderr=True)
     started = time.perf_counter()
     try:
-        store = Store(out / "store")
-        images = load(data) if data is not None else mnist5k()
-        _say(console, images.describe())
-        family = FAMILIES["image-classification"]
-        comparison = Comparison(
-            task=TaskSpec(name=family.name, version=family.version, data_fingerprint=images.fingerprint),
-            grids=grids,
-            seeds=seeds,
-            epochs=epochs,
-            device_kind=device,
-        )
-        count = workers or (min(available_cores(), MAX_WORKERS) if device == "cpu" else 1)
-        with _plain_store_warnings(errors):
+        with plain_store_warnings(errors), locked(out):
+            store = Store(out / "store")
+            images = load(data) if data is not None else mnist5k()
+            _say(console, images.describe())
+            family = FAMILIES["image-classification"]
+            comparison = Comparison(
+                task=TaskSpec(name=family.name, version=family.version, data_fingerprint=images.fingerprint),
+                grids=grids,
+                seeds=seeds,
+                epochs=epochs,
+                device_kind=device,
+            )
+            count = workers or (min(available_cores(), MAX_WORKERS) if device == "cpu" else 1)
             outcome = _run(comparison, store, images, count, console)
-        _finish(outcome, images, out, console)
+            _finish(outcome, images, out, console)
     except (DataError, StoreError, OSError) as error:
         _say(errors, f"Error: {error}")
         raise typer.Exit(1) from None
@@ -120,27 +119,6 @@ def compare(
 
 class _Stopped(Exception):
     """Ctrl-C during training; says what is kept."""
-
-
-def _say(console: Console, text: str) -> None:
-    # Names and messages may hold brackets, which rich would take for its markup.
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def _plain_store_warnings(console: Console) -> Iterator[None]:
-    """Shows the store's warnings as sentences, without the line of code that a reader cannot do anything about."""
-    with warnings.catch_warnings():
-        show = warnings.showwarning
-
-        def say(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
-            if issubclass(category, StoreWarning):
-                _say(console, f"Warning: {message}")
-            else:
-                show(message, category, *where, **options)
-
-        warnings.showwarning = say
-        yield
 
 
 def _parse_optimizers(text: str) -> list[str]:
@@ -191,7 +169,7 @@ def _check_device(device: str) -> None:
 
 
 def _run(comparison: Comparison, store: Store, images: ImageData, workers: int, console: Console) -> Outcome:
-    """Runs the comparison under one progress bar an optimizer."""
+    """Runs the comparison under one progress bar an optimizer, or line by line where nobody watches."""
     counts = dict.fromkeys(comparison.grids, 0)
     for spec in comparison.tuning():
         counts[spec.optimizer.name] += 1
@@ -204,6 +182,7 @@ def _run(comparison: Comparison, store: Store, images: ImageData, workers: int, 
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[state]}"),
         console=console,
+        disable=not console.is_terminal,
     )
     bars: dict[str, TaskID] = {
         name: progress.add_task(registry.get(name).label, total=count + comparison.seeds, state="waiting for workers")
@@ -218,6 +197,9 @@ def _run(comparison: Comparison, store: Store, images: ImageData, workers: int, 
         score = result.status if accuracy is None else f"validation {100 * accuracy:.1f} %"
         state = f"tuning: lr {spec.optimizer.lr:g}" if spec.stage == "tune" else chosen[name]
         progress.update(bars[name], advance=1, state=f"{state}, {score}")
+        if not (kept or console.is_terminal):
+            place = f"{sum(done.values())}/{total}"
+            _say(console, f"{time.strftime('%H:%M:%S')} {place} {registry.get(name).label} {state}, {score}")
 
     def on_choice(name: str, choice: Choice | None) -> None:
         chosen[name] = "no learning rate could be trained" if choice is None else f"lr {choice.lr:g}"
@@ -238,7 +220,8 @@ def _finish(outcome: Outcome, images: ImageData, out: Path, console: Console) ->
     from adamomentum.study.report import html
 
     command = "adamomentum " + shlex.join(sys.argv[1:])
-    t = html.write(outcome, images.name, images.describe(), images.target_accuracy, out, command)
+    test_images = len(images.y["test"])
+    t = html.write(outcome, images.name, images.describe(), images.target_accuracy, out, command, test_images)
     seeds = outcome.comparison.seeds
     target = f" to {100 * t.target.accuracy:.4g} %" if t.target is not None else ""
     table = Table(
@@ -258,6 +241,9 @@ def _finish(outcome: Outcome, images: ImageData, out: Path, console: Console) ->
         table.add_row(*line)
     needed = Measurement.get(console, console.options.update(width=UNLIMITED), table).minimum
     console.print(table, width=max(console.width, needed), crop=False)
+    note = small_test_split(test_images)
+    if note:
+        _say(console, note)
     for row in rows:
         if row.note:
             _say(console, f"{row.optimizer}: {row.note}")

@@ -2,47 +2,41 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import shlex
 import sys
 import time
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from adamomentum.cores import available_cores
-from adamomentum.files import write_atomic
-from adamomentum.study import stages, studyfile, tasks
+from adamomentum.study import archive, registry, stages, studyfile, tasks
 from adamomentum.study.checkpoint import Checkpoints
 from adamomentum.study.data.wheel import DataError
 from adamomentum.study.devices import why_not
-from adamomentum.study.engine import DataInfo, Folder, as_record, keep, plan_now, run_study
+from adamomentum.study.engine import NO_DATA, DataInfo, Folder, check_optimizers, keep, plan_now, run_study
 from adamomentum.study.execute.base import Executor
-from adamomentum.study.spec import TrialSpec
 from adamomentum.study.stages import ROLES, Plan, Planned
-from adamomentum.study.store import StoreError
+from adamomentum.study.store import Store, StoreError, as_record, reason
 from adamomentum.study.studyfile import Study, StudyError
+from adamomentum.study.terminal import INTERRUPTED, plain_store_warnings
+from adamomentum.study.terminal import say as _say
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.work import Setup, run_planned
 
-INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 PACKAGES = ("torch", "scipy", "pandas", "pyarrow", "pytorch-optimizer", "sacrebleu", "sentencepiece", "ray")
-EXPORT = "trials.jsonl.gz"
-# What a trial takes on one core where neither the study nor a finished trial says; the second with --smoke.
-UNKNOWN_MINUTES, UNKNOWN_SMOKE_MINUTES = 1.0, 0.1
 
 app = typer.Typer(
     name="study",
@@ -67,15 +61,14 @@ class _Failed(Exception):
 @contextmanager
 def _errors(console: Console) -> Iterator[None]:
     try:
-        yield
-    except (StudyError, DataError, StoreError, _Failed, OSError) as error:
+        with plain_store_warnings(console):
+            yield
+    except (StudyError, DataError, StoreError, archive.ArchiveError, _Failed, OSError) as error:
         _say(console, f"Error: {error}")
         raise typer.Exit(1) from None
-
-
-def _say(console: Console, text: str) -> None:
-    # Names and messages may hold brackets, which rich would take for its markup.
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        _say(console, "Stopped: what is finished is kept; the same command goes on.")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _folder(source: str, smoke: bool, only: str, out: Path | None) -> Folder:
@@ -84,6 +77,15 @@ def _folder(source: str, smoke: bool, only: str, out: Path | None) -> Folder:
     names = tuple(name.strip() for name in only.split(",") if name.strip())
     root = out if out is not None else Path("adamomentum-study") / whole.name
     return Folder(root, whole.only(names) if names else whole, whole)
+
+
+def _beside(source: str, study: Study) -> Path | None:
+    """Returns the folder of the study file if the study has optimizers of its own, and lets Python find them there."""
+    if not any(":" in study.optimizer(name).name for name in study.optimizers):
+        return None  # nothing beside a file that needs no code of the user's is ever imported
+    folder = Path(source).resolve().parent
+    registry.look_in(folder)
+    return folder
 
 
 def _check_device(device: str) -> None:
@@ -117,24 +119,58 @@ def plan(
     data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Your own copy of a data set.")] = None,
     device: Device = "cpu",
     workers: Annotated[int | None, typer.Option(min=1, help="Trials at a time, for the estimate.")] = None,
+    ids: Annotated[
+        bool,
+        typer.Option(
+            "--ids",
+            help="Print the trials that can be run now instead, one a line: id, task, role, optimizer. Reads the data "
+            "(--data) if no run has done so here.",
+        ),
+    ] = False,
 ) -> None:
     """Say what would be run, and how long it would take, without running it."""
-    console = Console()
-    with _errors(Console(stderr=True)):
+    console, errors = Console(), Console(stderr=True)
+    with _errors(errors):
         folder = _folder(source, smoke, only, out)
         study = folder.study
+        sources = _sources(study, data or [])
+        if ids:
+            _print_ids(folder, sources, device, console, errors)
+            return
         known = folder.data()
         for entry in study.tasks:
             # Counting needs no data, so none is downloaded for it.
-            known.setdefault(entry.name, DataInfo("0" * 16, "", {}))
+            known.setdefault(entry.name, NO_DATA)
         results = _kept(folder, known, device)
         made = plan_now(study, known, results, device)
         _say(console, f"{study.name} ({study.hash}): {study.title}")
         console.print(_plan_table(study, made, results))
         count = workers or available_cores()
-        seconds = _remaining_seconds(study, made, results)
-        _say(console, f"Left: about {_duration(seconds / count)} with {count} trials at a time, estimated from "
-             f"{'finished trials' if results else 'what the study declares'}.")  # fmt: skip
+        source_of = "finished trials" if results else "what the study declares"
+        left = _left(study, made, results)
+        _say(console, f"Left: {left.text(count, f' with {count} trials at a time, estimated from {source_of}')}.")
+
+
+def _print_ids(folder: Folder, sources: Mapping[str, Path], device: str, console: Console, errors: Console) -> None:
+    """Prints the trials that ``trial`` would run now; what is to be said besides goes to standard error."""
+    _prepare_unknown(folder, sources, lambda text: _say(errors, text))
+    made, results = folder.results(device)
+    open_now: dict[str, Planned] = {}
+    for t in made.trials:
+        if t.spec.trial_id not in results:
+            open_now.setdefault(t.spec.trial_id, t)  # one that serves two roles is run for the first
+    for key, t in open_now.items():
+        _say(console, f"{key} {t.task} {t.role} {t.optimizer}")
+    later = sum(made.open.values())
+    if later:
+        _say(errors, f"{len(open_now)} trials can be run now, up to {later} more when those are finished")
+
+
+def _prepare_unknown(folder: Folder, sources: Mapping[str, Path], say: Callable[[str], None]) -> None:
+    """Looks at the data of the tasks that no run has looked at here: the ids of their trials depend on it."""
+    unknown = folder.unknown_data()
+    if unknown:
+        Folder(folder.root, folder.study.only(unknown), folder.whole).prepare_data(sources, say)
 
 
 def _kept(folder: Folder, known: Mapping[str, DataInfo], device: str) -> dict[str, TrialResult]:
@@ -167,7 +203,29 @@ def _plan_table(study: Study, made: Plan, results: Mapping[str, TrialResult]) ->
     return table
 
 
-def _remaining_seconds(study: Study, made: Plan, results: Mapping[str, TrialResult]) -> float:
+@dataclass(frozen=True)
+class _Left:
+    """What is left of a study.
+
+    Attributes:
+        seconds: of one core, for the trials whose time is known.
+        unknown: trials, by task, of which neither the study nor a finished trial says how long they take.
+    """
+
+    seconds: float
+    unknown: Mapping[str, int]
+
+    def text(self, workers: int = 1, how: str = " of one core") -> str:
+        """Returns it in words, with as many ``workers``; ``how`` is said behind the time."""
+        known = f"about {_duration(self.seconds / workers)}{how}"
+        if not self.unknown:
+            return known
+        tasks = ", ".join(f"{name} ({count} trials)" for name, count in self.unknown.items())
+        lacking = f"how long {tasks} will take is not known until one of each is finished"
+        return f"{known}; {lacking}" if self.seconds else lacking
+
+
+def _left(study: Study, made: Plan, results: Mapping[str, TrialResult]) -> _Left:
     """Sums the trials that are left, each at the median of its finished like, or as the study declares."""
     timed: dict[tuple[str, str], list[float]] = {}
     for t in made.trials:
@@ -176,16 +234,28 @@ def _remaining_seconds(study: Study, made: Plan, results: Mapping[str, TrialResu
             for key in ((t.task, t.spec.optimizer.name), (t.task, "")):
                 timed.setdefault(key, []).append(result.timing["seconds"])
 
-    def seconds(task: str, optimizer: str) -> float:
+    def seconds(task: str, optimizer: str) -> float | None:
         found = timed.get((task, optimizer)) or timed.get((task, ""))
         if found:
             return sorted(found)[len(found) // 2]
-        unknown = UNKNOWN_SMOKE_MINUTES if study.name.endswith("-smoke") else UNKNOWN_MINUTES
-        return 60 * (study.task(task).minutes or unknown)
+        declared = study.task(task).minutes
+        return None if declared is None else 60 * declared
 
-    left = {t.spec.trial_id: seconds(t.task, t.spec.optimizer.name) for t in made.trials}
-    later = sum(made.open.values()) * sum(seconds(t.name, "") for t in study.tasks) / len(study.tasks)
-    return sum(s for key, s in left.items() if key not in results) + later
+    total, unknown = 0.0, Counter[str]()
+    for t in {t.spec.trial_id: t for t in made.trials if t.spec.trial_id not in results}.values():
+        one = seconds(t.task, t.spec.optimizer.name)
+        if one is None:
+            unknown[t.task] += 1
+        else:
+            total += one
+    later = sum(made.open.values())
+    times = [s for entry in study.tasks if (s := seconds(entry.name, "")) is not None]
+    if later and times:  # a share of each task
+        total += later * sum(times) / len(study.tasks)
+    for entry in study.tasks:
+        if later and seconds(entry.name, "") is None:
+            unknown[entry.name] += round(later / len(study.tasks))
+    return _Left(total, unknown)
 
 
 def _duration(seconds: float) -> str:
@@ -255,12 +325,14 @@ def run(
         study = folder.study
         sources = _sources(study, data or [])
         _check_device(device)
+        modules = _beside(source, study)
         with folder.locked():
             _say(console, f"{study.name} ({study.hash}) in {folder.root}")
+            check_optimizers(study)
             known = folder.prepare_data(sources, lambda text: _say(console, text))
             folder.register()
             memory = None if memory_gb is None else round(memory_gb * 2**30)
-            setup = Setup(sources, folder.checkpoints.resolve(), 60 * checkpoint_minutes, memory)
+            setup = Setup(sources, folder.checkpoints.resolve(), 60 * checkpoint_minutes, memory, modules)
             count = workers or _default_workers(study, device)
             try:
                 with _executor(executor, setup, count, address, _gpus(device)) as running:
@@ -268,11 +340,11 @@ def run(
             except KeyboardInterrupt:
                 _say(errors, f"Stopped: finished trials are kept in {folder.root}; the same command goes on.")
                 raise typer.Exit(INTERRUPTED) from None
-            _say(console, f"{_duration(time.perf_counter() - started)} in all")
             failed = {t.spec.trial_id: t for t in made.trials if results[t.spec.trial_id].status == "error"}
             for key, t in failed.items():
                 _say(errors, f"Failed: {key} {t.task} {t.role} {t.optimizer}: {_last_line(results[key].error)}")
         _write_report(folder, device, console)
+        _say(console, f"{_duration(time.perf_counter() - started)} in all")
         if failed:
             _say(errors, "The same command tries what failed again.")
             raise typer.Exit(1)
@@ -322,10 +394,9 @@ def _run(
             totals[entry.name] = len(keys)
             done[entry.name] = sum(key in results for key in keys)
             progress.update(bars[entry.name], total=len(keys), completed=done[entry.name])
-        left = _remaining_seconds(study, made, results)
         missing = len({t.spec.trial_id for t in made.trials} - results.keys())
         if missing:
-            _say(console, f"{missing} trials to run now; about {_duration(left)} of one core to the end")
+            _say(console, f"{missing} trials to run now. To the end: {_left(study, made, results).text()}")
 
     def on_trial(planned: Planned, result: TrialResult) -> None:
         done[planned.task] += 1
@@ -355,7 +426,9 @@ def report(
 ) -> None:
     """Write the report from what is finished, and say what is missing."""
     with _errors(Console(stderr=True)):
-        _write_report(_folder(source, smoke, only, out), device, Console())
+        folder = _folder(source, smoke, only, out)
+        _beside(source, folder.study)  # the report measures the memory of every optimizer
+        _write_report(folder, device, Console())
 
 
 @app.command()
@@ -382,12 +455,10 @@ def status(
                            if (r := results.get(t.spec.trial_id)) and r.status == "diverged")  # fmt: skip
         for (task, name), count in diverged.items():
             _say(console, f"{count} diverged: {task} {name}")
-        for path in sorted((folder.root / "store" / "failed").glob("*.json")):
-            record = json.loads(path.read_text())
-            _say(console, f"Failed: {path.stem} {record['spec']['optimizer']['name']}: "
-                 f"{_last_line(record['result']['error'])}")  # fmt: skip
-        left = _remaining_seconds(study, made, results)
-        _say(console, f"Left: about {_duration(left)} of one core" if left else "Complete.")
+        for spec, result in folder.store.failures():
+            _say(console, f"Failed: {spec.trial_id} {spec.optimizer.name}: {_last_line(result.error)}")
+        complete = not any(made.open.values()) and all(t.spec.trial_id in results for t in made.trials)
+        _say(console, "Complete." if complete else f"Left: {_left(study, made, results).text()}")
 
 
 @app.command()
@@ -397,15 +468,19 @@ def show(
 ) -> None:
     """Print all that is kept of a trial: specification, result, learning curve, traceback."""
     with _errors(Console(stderr=True)):
-        found = sorted(out.glob(f"**/store/*/{trial}*.json"))
+        found = sorted(path for path in out.glob("**/store/*/*.json") if path.stem.startswith(trial))
         if len(found) != 1:
             names = ", ".join(path.stem for path in found[:10])
             raise _Failed(f"{len(found)} trials in {out} begin with {trial!r}{': ' + names if found else ''}")
-        record = json.loads(found[0].read_text())
-        error = record["result"].pop("error", "")
+        try:
+            spec, result = Store.read(found[0])
+        except ValueError as error:
+            raise _Failed(f"{found[0]} is not usable ({reason(error)}); the next run does the trial again") from None
+        record = as_record(spec, result)
+        text = record["result"].pop("error", "")
         Console().print_json(json.dumps(record))
-        if error:
-            _say(Console(), error)
+        if text:
+            _say(Console(), text)
 
 
 @app.command()
@@ -424,21 +499,26 @@ def trial(
         folder = _folder(source, smoke, "", out)
         sources = _sources(folder.study, data or [])
         _check_device(device)
-        if not folder.data():
-            folder.prepare_data(sources, lambda text: None)
+        modules = _beside(source, folder.study)
+        first = int(os.environ.get("RANK", 0)) == 0
+        _prepare_unknown(folder, sources, lambda text: None)
         made, _ = folder.results(device)
         planned = {t.spec.trial_id: t for t in made.trials}
         if trial_id not in planned:
-            raise _Failed(f"no trial {trial_id} can be planned now; `adamomentum study status` says what is open")
+            raise _Failed(
+                f"no trial {trial_id} can be planned now; `adamomentum study plan --ids` prints those that can"
+            )
         spec = planned[trial_id].spec
-        first = int(os.environ.get("RANK", 0)) == 0
         if folder.store.get(spec) is not None:
             if first:
                 _say(Console(), f"{trial_id} is finished already; `adamomentum study show {trial_id}` prints it")
             return
+        check_optimizers(folder.study)
+        if first:
+            folder.register()
         if "RANK" in os.environ:
             parallel.join(spec)
-        result = run_planned(spec, Setup(sources, folder.checkpoints.resolve()))
+        result = run_planned(spec, Setup(sources, folder.checkpoints.resolve(), modules=modules))
         if first:
             keep(folder.store, Checkpoints(folder.checkpoints), spec, result)
             _say(Console(), f"{trial_id}: {result.status}, kept in {folder.root}")
@@ -457,17 +537,11 @@ def export(
 
     with _errors(Console(stderr=True)):
         folder = _folder(source, smoke, "", out)
-        made, results = folder.results(device)
-        unique = {t.spec.trial_id: t.spec for t in made.trials if t.spec.trial_id in results}
-        lines = [json.dumps(as_record(unique[key], results[key]), sort_keys=True) + "\n" for key in sorted(unique)]
-        # No time stamp: the same trials make the same file.
-        write_atomic(to / EXPORT, gzip.compress("".join(lines).encode(), mtime=0))
-        write_atomic(to / "data.json", (folder.root / "data.json").read_bytes())
-        write_atomic(to / "study.json", (folder.root / "study.json").read_bytes())
+        count = archive.write(folder, to, *folder.results(device))
         tables = gather(folder, device)
         tables.trials.to_parquet(to / "trials.parquet", index=False)
         tables.curves.to_parquet(to / "curves.parquet", index=False)
-        _say(Console(), f"{len(lines)} trials in {to}")
+        _say(Console(), f"{count} trials in {to}")
 
 
 @app.command("import")
@@ -480,30 +554,15 @@ def import_(
     """Take up exported trials, to report on them or to go on from them."""
     with _errors(Console(stderr=True)):
         folder = _folder(source, smoke, "", out)
-        path = exported / EXPORT
-        if not path.is_file():
-            raise _Failed(f"{exported} holds no {EXPORT}; give the folder that `adamomentum study export` wrote")
         with folder.locked():
-            store = folder.store
-            count = 0
-            try:
-                lines = gzip.decompress(path.read_bytes()).decode().splitlines()
-            except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
-                raise _Failed(f"{path} is damaged or cut off ({error}); fetch it again") from None
-            for line in lines:
-                record = json.loads(line)
-                try:
-                    spec = TrialSpec.model_validate(record["spec"])
-                    result = TrialResult.model_validate(record["result"])
-                except ValidationError as error:
-                    raise _Failed(f"{path} is of another version: {error.errors()[0]['msg']}") from None
-                if not store.path(spec.trial_id).exists():
-                    store.put(spec, result)
-                    count += 1
-            for name in ("data.json", "study.json"):
-                if not (folder.root / name).exists():
-                    write_atomic(folder.root / name, (exported / name).read_bytes())
-        _say(Console(), f"{count} trials taken up into {folder.root}")
+            taken = archive.take_up(folder, exported)
+        there = f" ({taken.present} were there)" if taken.present else ""
+        _say(Console(), f"{taken.new} trials taken up into {folder.root}{there}")
+        own = folder.whole.name
+        origin = (
+            "" if taken.study == own else f" They are of the study {taken.study}, whose history was not taken over."
+        )
+        _say(Console(), f"{own} plans {taken.planned} of the {taken.new + taken.present} as it is now.{origin}")
 
 
 @app.command()

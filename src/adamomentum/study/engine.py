@@ -13,23 +13,24 @@ Everything but the store is derived or informative; killing the process at any m
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from adamomentum.files import write_atomic
-from adamomentum.study import stages, tasks
+from adamomentum.study import registry, stages, tasks
 from adamomentum.study.checkpoint import Checkpoints
 from adamomentum.study.execute.base import Executor
+from adamomentum.study.lock import locked
 from adamomentum.study.spec import TrialSpec
 from adamomentum.study.stages import Plan, Planned
-from adamomentum.study.store import Store
+from adamomentum.study.store import Store, reason
 from adamomentum.study.studyfile import Study, StudyError
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.work import load
@@ -54,6 +55,10 @@ class DataInfo:
     baselines: Mapping[str, Mapping[str, float]]
 
 
+NO_DATA = DataInfo("0" * 16, "", {})
+"""Stands for data that nobody has looked at: its trials can be counted, but their ids are not known."""
+
+
 class Folder:
     """The folder of a study.
 
@@ -74,22 +79,9 @@ class Folder:
         """The finished trials."""
         return Store(self.root / "store")
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the folder against a second run; the lock goes with the process, however that ends.
-
-        Raises:
-            StudyError: if another process runs the study here.
-        """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise StudyError(
-                    f"another process runs a study in {self.root}; wait for it or choose another --out"
-                ) from None
-            yield
+    def locked(self) -> AbstractContextManager[None]:
+        """Holds the folder against a second run; see :func:`adamomentum.study.lock.locked`."""
+        return locked(self.root)
 
     def register(self) -> None:
         """Writes down the study; an earlier version of it that differs is kept, with the time of the change."""
@@ -109,22 +101,26 @@ class Folder:
         """
         path = self.root / "study.json"
         try:
-            return list(json.loads(path.read_text())["history"])
+            return [vars(version) for version in _Registered.model_validate_json(path.read_bytes()).history]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValidationError) as error:
             raise StudyError(
-                f"{path}, which holds the earlier versions of the study, cannot be read: {error}; restore it, or "
-                "remove it to begin a new history"
+                f"{path}, which holds the earlier versions of the study, cannot be read: {reason(error)}; restore it, "
+                "or remove it to begin a new history"
             ) from None
 
     def data(self) -> dict[str, DataInfo]:
-        """Returns what is known of each task's data from an earlier run."""
+        """Returns what is known of each task's data from an earlier run; nothing if the file is damaged."""
         try:
-            known = json.loads((self.root / "data.json").read_text())
-            return {name: DataInfo(**info) for name, info in known.items()}
-        except (OSError, ValueError, TypeError):
+            return read_data(self.root / "data.json")
+        except (OSError, ValidationError):
             return {}
+
+    def unknown_data(self) -> tuple[str, ...]:
+        """Returns the tasks whose data no run has looked at yet."""
+        known = self.data()
+        return tuple(task.name for task in self.study.tasks if task.name not in known)
 
     def prepare_data(self, sources: Mapping[str, Path], say: Callable[[str], None]) -> dict[str, DataInfo]:
         """Loads, or downloads, the data of every task and writes down what is known of it.
@@ -143,8 +139,7 @@ class Folder:
             if entry.name not in known or known[entry.name].fingerprint != data.fingerprint:
                 baselines = tasks.task(entry.family).baselines(data)
                 known[entry.name] = DataInfo(data.fingerprint, data.describe(), baselines)
-        text = json.dumps({name: vars(info) for name, info in known.items()}, indent=1)
-        write_atomic(self.root / "data.json", text.encode())
+        write_data(self.root / "data.json", known)
         return known
 
     def results(self, device: str = "cpu") -> tuple[Plan, dict[str, TrialResult]]:
@@ -156,8 +151,7 @@ class Folder:
         Raises:
             StudyError: if the study was never run here, so that its data is unknown.
         """
-        data = self.data()
-        missing = [task.name for task in self.study.tasks if task.name not in data]
+        data, missing = self.data(), self.unknown_data()
         if missing:
             raise StudyError(f"{self.root} knows nothing of {', '.join(missing)}; run `adamomentum study run` first")
         store, results, failed = self.store, dict[str, TrialResult](), dict[str, TrialResult]()
@@ -172,6 +166,50 @@ class Folder:
             failed |= {key: result for key, result in lost.items() if key not in found}
 
 
+class _Version(BaseModel):
+    hash: str
+    since: str
+
+
+class _Named(BaseModel):
+    name: str
+
+
+class _Registered(BaseModel):
+    """What ``study.json`` must hold; more may be in it."""
+
+    history: list[_Version]
+    study: _Named
+
+
+def registered_name(path: Path) -> str:
+    """Returns the name of the study in the ``study.json`` at ``path``.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValidationError: if it is none.
+    """
+    return _Registered.model_validate_json(path.read_bytes()).study.name
+
+
+_DATA = TypeAdapter(dict[str, DataInfo])
+
+
+def read_data(path: Path) -> dict[str, DataInfo]:
+    """Returns what the ``data.json`` at ``path`` says of each task's data.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValidationError: if it is none.
+    """
+    return _DATA.validate_json(path.read_bytes())
+
+
+def write_data(path: Path, known: Mapping[str, DataInfo]) -> None:
+    """Writes a ``data.json``."""
+    write_atomic(path, json.dumps({name: vars(info) for name, info in known.items()}, indent=1).encode())
+
+
 def plan_now(study: Study, data: Mapping[str, DataInfo], results: stages.Results, device: str) -> Plan:
     """Returns the plan as far as ``results`` allow.
 
@@ -182,6 +220,28 @@ def plan_now(study: Study, data: Mapping[str, DataInfo], results: stages.Results
         return stages.plan(study, {name: info.fingerprint for name, info in data.items()}, results, device)
     except ValueError as error:
         raise StudyError(f"study {study.name}: {error}") from None
+
+
+def check_optimizers(study: Study) -> None:
+    """Builds each optimizer and control of each task over a small parameter, to refuse at once what cannot be built.
+
+    A control's settings would else be looked at after all tuning, and an optimizer of the user's own fail trial by
+    trial. This imports the user's own optimizers.
+
+    Raises:
+        StudyError: if one cannot be built; the message says which, where, and why.
+    """
+    import torch
+
+    try:
+        for where, spec in stages.published(study):
+            try:
+                registry.build(spec, [torch.nn.Parameter(torch.zeros(2, 2))])
+            except Exception as error:
+                # The user's own class may raise anything.
+                raise ValueError(f"{where}: {reason(error)}") from error
+    except ValueError as error:
+        raise StudyError(f"study {study.name}, {error}") from None
 
 
 def run_study(
@@ -242,8 +302,3 @@ def keep(store: Store, checkpoints: Checkpoints, spec: TrialSpec, result: TrialR
     # Only now: until its result is stored, a checkpoint is all there is of a trial.
     if result.status != "error":
         checkpoints.discard(spec)
-
-
-def as_record(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
-    """Returns a finished trial as plain data, as an export holds it."""
-    return {"spec": spec.model_dump(mode="json"), "result": result.model_dump(mode="json")}

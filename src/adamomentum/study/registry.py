@@ -25,10 +25,12 @@ every other adaptive method. SGD's step is not scale-free: its space spans four 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adamomentum.study.spec import OptimizerSpec
@@ -340,7 +342,7 @@ def custom(
 
     Args:
         path: ``module:Class``; the class is a torch.optim.Optimizer whose constructor takes ``params``, ``lr`` and the
-            hyper-parameters by keyword. The module must be importable in the worker.
+            hyper-parameters by keyword. The module must be importable in the worker, or lie beside the study file.
         label: what a reader sees.
         default_lr: for the default track.
         hyperparameters: all others that change the mathematics, with their default values.
@@ -374,6 +376,12 @@ def custom(
     )
 
 
+def look_in(folder: Path) -> None:
+    """Lets Python find modules in ``folder`` from now on, after all other places: nothing installed is hidden."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
 def _own(path: str, params: Iterable[Any], kwargs: Mapping[str, Any]) -> torch.optim.Optimizer:
     import torch
 
@@ -383,11 +391,12 @@ def _own(path: str, params: Iterable[Any], kwargs: Mapping[str, Any]) -> torch.o
     except ModuleNotFoundError as error:
         raise ValueError(
             f"optimizer {path!r}: there is no module {error.name!r} where the trial runs; "
-            "install it there or put its folder on PYTHONPATH"
+            "put it beside the study file, install it there, or put its folder on PYTHONPATH"
         ) from error
     cls = getattr(namespace, name, None)
     if cls is None:
-        raise ValueError(f"optimizer {path!r}: module {module!r} has no {name!r}")
+        where = getattr(namespace, "__file__", None)
+        raise ValueError(f"optimizer {path!r}: module {module!r}{f' ({where})' if where else ''} has no {name!r}")
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         raise ValueError(f"optimizer {path!r} is not a torch.optim.Optimizer class but {cls!r}")
     taken = signature(cls).parameters

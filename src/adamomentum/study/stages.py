@@ -9,7 +9,7 @@ own. A trial may serve several stages (a sensitivity sweep passes through the ch
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -377,6 +377,24 @@ def plan(study: Study, fingerprints: Mapping[str, str], results: Results, device
             made.open["control"] += sum(control.seeds for control in controls)
             made.open["sensitivity"] += sweep
     return made
+
+
+def published(study: Study) -> Iterator[tuple[str, OptimizerSpec]]:
+    """Yields where and what: each optimizer and control on each task, at its published learning rate.
+
+    Beside the learning rate, and what else is searched for, these are the settings of all trials of the study.
+
+    Raises:
+        ValueError: if the study sets a hyper-parameter that an optimizer does not have.
+    """
+    planner = _Planner(study, {}, {}, "cpu")
+    for task in study.tasks:
+        for name in study.optimizers:
+            yield f"tasks.{task.name}, {name}", planner.optimizer(task, name, planner.published(task, name))
+        for control in planner.controls(task):
+            setting = planner.published(task, control.optimizer)
+            changed = planner.optimizer(task, control.optimizer, setting, control.hyperparameters)
+            yield f"tasks.{task.name}, controls.{control.name}", changed
 
 
 def label(study: Study, name: str) -> str:

@@ -414,6 +414,8 @@ def parse(text: str, where: str) -> Study:
         return Study.model_validate(_inherited(tomllib.loads(text), where))
     except tomllib.TOMLDecodeError as error:
         raise StudyError(f"{where} is not TOML: {error}") from None
+    except RecursionError:
+        raise StudyError(f"{where}: its brackets are nested too deeply") from None
     except ValidationError as error:
         lines = []
         for fault in error.errors(include_url=False):

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from adamomentum.study import tasks
+from adamomentum.study import registry, tasks
 from adamomentum.study.checkpoint import Checkpoints
 from adamomentum.study.parallel import run_in_group
 from adamomentum.study.spec import TrialSpec, Value
@@ -24,12 +24,14 @@ class Setup:
         checkpoints: folder for the state of long trials; None: nowhere.
         checkpoint_seconds: time between two checkpoints of a trial.
         memory: bytes that the process of a trial may hold; None: no limit. On Linux alone.
+        modules: folder in which the study's own optimizers are looked for if Python does not find them otherwise.
     """
 
     sources: Mapping[str, Path] = field(default_factory=dict)
     checkpoints: Path | None = None
     checkpoint_seconds: float = 300.0
     memory: int | None = None
+    modules: Path | None = None
 
 
 def load(family: str, params: Mapping[str, Value], sources: Mapping[str, Path]) -> Any:
@@ -65,6 +67,8 @@ def run_planned(spec: TrialSpec, setup: Setup) -> TrialResult:
         return run_in_group(spec, partial(run_planned, setup=setup))
     if setup.memory is not None:
         limit_memory(setup.memory)
+    if setup.modules is not None:
+        registry.look_in(setup.modules)
     data = load(spec.task.name, spec.task.params, setup.sources)
     checkpoints = Checkpoints(setup.checkpoints, setup.checkpoint_seconds) if setup.checkpoints else None
     return run_trial(spec, data, checkpoints)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MOST_WORKERS = 8
 # Exit statuses; the shell's usual 2 is for wrong options.
 NOT_BORNE_OUT, FAILED = 1, 3
+INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
 def theory(
@@ -39,7 +40,7 @@ def theory(
     """What the paper claims about the dynamics and convergence of AdaMomentum, and what computation says about it.
 
     Takes about two minutes. The exit status is 1 if a statement that this library's documentation relies on is not
-    borne out; else 3 if an experiment broke down, the others being reported all the same.
+    borne out; else 3 if an experiment broke down, the others being reported all the same, or if not all was written.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -55,22 +56,35 @@ def theory(
         raise typer.BadParameter(
             f"no experiment is called {', '.join(unknown)}; there are {', '.join(known)}", param_hint="--only"
         )
+    try:
+        page.check(out)
+    except OSError as error:
+        raise typer.BadParameter(str(error), param_hint="--out") from None
     names = [name for name in known if name in wanted]
     console = Console()
     profile: Profile = "full" if full else "quick"
     found: dict[str, list[Claim] | Failure] = {}
+    unwritten = False
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("experiments", total=len(names))
         chosen = [known[name] for name in names]
-        for name, made in run_all(chosen, profile, seed, min(workers or available_cores(), MOST_WORKERS)):
-            found[name] = made
-            progress.advance(task)
+        try:
+            for name, made in run_all(chosen, profile, seed, min(workers or available_cores(), MOST_WORKERS)):
+                found[name] = made
+                progress.advance(task)
+        except KeyboardInterrupt:
+            progress.console.print("Stopped: nothing was written.", highlight=False)
+            raise typer.Exit(INTERRUPTED) from None
     made_of = [found[name] for name in names]
     claims = [claim for made in made_of if isinstance(made, list) for claim in made]
     failures = [made for made in made_of if not isinstance(made, list)]
     _table(console, claims)
-    path = page.write(claims, profile, seed, shlex.join(["adamomentum", *sys.argv[1:]]), out, failures)
-    console.print(f"{path}: evidence, controls and figures", soft_wrap=True, highlight=False)
+    try:
+        path = page.write(claims, profile, seed, shlex.join(["adamomentum", *sys.argv[1:]]), out, failures)
+        console.print(f"{path}: evidence, controls and figures", soft_wrap=True, highlight=False, markup=False)
+    except OSError as error:  # the disk is full, for example
+        console.print(f"Error: not all was written: {error}", soft_wrap=True, highlight=False, markup=False)
+        unwritten = True
     for claim in claims:
         if claim.missing:
             console.print(
@@ -85,7 +99,7 @@ def theory(
         console.print(f"This library relies on it, and it is {claim.verdict}: {claim.title}", soft_wrap=True)
     if faults:
         raise typer.Exit(NOT_BORNE_OUT)
-    if failures:
+    if failures or unwritten:
         raise typer.Exit(FAILED)
 
 

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from adamomentum.files import write_atomic
+from adamomentum.files import check_output, write_atomic
 from adamomentum.page.figures import panel
 from adamomentum.page.templates import template
 from adamomentum.theory.catalogue import panels
@@ -18,7 +18,17 @@ from adamomentum.theory.claims import Claim, Failure, Profile
 
 PAGE = "theory.html"
 CLAIMS = "claims.json"
+FIGURES = "figures"
 SIZE = (6.4, 4.2)
+
+
+def check(folder: Path) -> None:
+    """Refuses, before anything is computed, a folder that :func:`write` could not write into.
+
+    Raises:
+        FolderError: if so; the message says why and what to do.
+    """
+    check_output(folder, (CLAIMS, PAGE), (FIGURES,))
 
 
 def write(
@@ -55,7 +65,7 @@ def write(
     drawn: dict[str, list[tuple[str, str]]] = {}
     for p in panels():
         if p.claim in known and not known[p.claim].missing:
-            svg = panel(p.draw, p.name, folder / "figures", known[p.claim].data, size=SIZE)
+            svg = panel(p.draw, p.name, folder / FIGURES, known[p.claim].data, size=SIZE)
             if svg is not None:
                 drawn.setdefault(p.claim, []).append((svg, p.caption))
     text = template(Path(__file__).parent, "theory.html.j2").render(

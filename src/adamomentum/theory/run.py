@@ -43,6 +43,7 @@ def run_all(
         seed: of all random numbers.
         workers: processes at a time.
     """
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         running = {pool.submit(run_experiment, experiment, profile, seed): experiment.name for experiment in chosen}
         try:
@@ -53,5 +54,8 @@ def run_all(
                 else:  # the process died, of a lack of memory for example
                     yield name, Failure(name, "".join(traceback.format_exception(error)))
         except BaseException:
+            # What is under way is lost in any case: nobody waits for it.
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             raise

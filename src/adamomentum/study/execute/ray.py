@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import traceback
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -37,7 +38,10 @@ class RayExecutor:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address is None:
             options |= {"num_cpus": workers, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+        stop = signal.getsignal(signal.SIGTERM)
         ray.init(address=address, **options)
+        if callable(stop):  # Ray puts its own there, which ends the driver without a word
+            signal.signal(signal.SIGTERM, stop)
 
     def __enter__(self) -> RayExecutor:
         return self

@@ -14,6 +14,7 @@ from adamomentum.files import write_atomic
 from adamomentum.page.templates import template
 from adamomentum.study import registry
 from adamomentum.study.compare import Outcome
+from adamomentum.study.data.images import small_test_split
 from adamomentum.study.report import figures, tables
 from adamomentum.study.report.tables import Tables, label
 
@@ -35,7 +36,13 @@ class Cells:
 
 
 def write(
-    outcome: Outcome, data_name: str, data_line: str, declared_target: float | None, folder: Path, command: str
+    outcome: Outcome,
+    data_name: str,
+    data_line: str,
+    declared_target: float | None,
+    folder: Path,
+    command: str,
+    test_images: int,
 ) -> Tables:
     """Writes the report on ``outcome`` into ``folder`` and returns its tables."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +64,7 @@ def write(
         decay_matched={"adamomentum", "adamw"} <= comparison.grids.keys()
         and all(grid == registry.get(name).lr_grid() for name, grid in comparison.grids.items()),
         target=t.target,
+        small_test_split=small_test_split(test_images),
         rows=summary_cells(t, comparison.seeds),
         differences=difference_rows(t),
         reference=label(t.reference),

@@ -38,18 +38,18 @@ def failed(folder: Folder, results: StudyResults) -> list[dict[str, str]]:
     """Returns the planned trials whose last attempt ended in an error, with the last line of the traceback."""
     planned = {t.spec.trial_id: t for t in results.plan.trials}
     found = []
-    for path in sorted((folder.root / "store" / "failed").glob("*.json")):
-        if path.stem not in planned:
+    for spec, result in folder.store.failures():
+        if spec.trial_id not in planned:
             continue
-        t, record = planned[path.stem], json.loads(path.read_text())
+        t = planned[spec.trial_id]
         found.append(
             {
-                "id": path.stem,
+                "id": spec.trial_id,
                 "task": t.task,
                 "role": t.role,
                 "optimizer": stages.label(results.study, t.optimizer),
                 "lr": f"{t.spec.optimizer.lr:g}",
-                "error": last_line(record["result"]["error"]),
+                "error": last_line(result.error),
             }
         )
     return found

@@ -1,0 +1,175 @@
+"""What ``study export`` writes and ``study import`` reads: all trials of a study as one file, with what is known of it.
+
+An archive may come from anybody: all of it is read and checked before anything is written, line by line, so that a
+small file that unpacks to a huge one does no harm.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from adamomentum.files import make_folder, write_atomic
+from adamomentum.study.engine import NO_DATA, DataInfo, Folder, plan_now, read_data, registered_name, write_data
+from adamomentum.study.spec import TrialSpec
+from adamomentum.study.stages import Plan
+from adamomentum.study.store import StoreError, StoreWarning, as_record, from_record, reason
+from adamomentum.study.trial import TrialResult
+
+T = TypeVar("T")
+
+TRIALS, DATA, STUDY = "trials.jsonl.gz", "data.json", "study.json"
+MOST_LINE = 2**24
+"""Bytes of one trial. Those of the studies that come along have 20,000 at most."""
+
+
+class ArchiveError(Exception):
+    """An archive cannot be taken up; the message says why and what to do."""
+
+
+def write(folder: Folder, to: Path, made: Plan, results: Mapping[str, TrialResult]) -> int:
+    """Writes all finished trials of the plan into the folder ``to``; returns how many they are.
+
+    Raises:
+        StudyError: if the folder's ``study.json`` is damaged.
+        OSError: if ``to`` cannot be written to.
+    """
+    if not folder.history():
+        folder.register()
+    make_folder(to, "--to")
+    unique = {t.spec.trial_id: t.spec for t in made.trials if t.spec.trial_id in results}
+    lines = [json.dumps(as_record(unique[key], results[key]), sort_keys=True) + "\n" for key in sorted(unique)]
+    # No time stamp: the same trials make the same file.
+    write_atomic(to / TRIALS, gzip.compress("".join(lines).encode(), mtime=0))
+    write_atomic(to / DATA, (folder.root / DATA).read_bytes())
+    write_atomic(to / STUDY, (folder.root / STUDY).read_bytes())
+    return len(lines)
+
+
+def trials(path: Path) -> Iterator[tuple[TrialSpec, TrialResult]]:
+    """Yields the trials of the file at ``path``, each of them checked.
+
+    Raises:
+        ArchiveError: if the file is damaged, or holds anything else, or a trial twice.
+    """
+    seen: set[str] = set()
+    try:
+        with gzip.open(path) as file:
+            number = 0
+            while line := file.readline(MOST_LINE + 1):
+                number += 1
+                if len(line) > MOST_LINE:
+                    raise ValueError(f"line {number} is longer than {MOST_LINE:,} bytes")
+                try:
+                    spec, result = from_record(line)
+                except (ValueError, StoreError) as error:
+                    raise ValueError(f"line {number}: {error}") from None
+                if spec.trial_id in seen:
+                    raise ValueError(f"line {number}: the trial {spec.trial_id} is in it twice")
+                if result.status == "error" or not result.final or "step" not in result.curve:
+                    raise ValueError(f"line {number}: the trial {spec.trial_id} has no results")
+                seen.add(spec.trial_id)
+                yield spec, result
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ArchiveError(f"{path} is damaged or cut off ({error}); fetch it again") from None
+    except ValueError as error:
+        raise ArchiveError(f"{path} cannot be taken up: {error}; fetch it again, or export it anew") from None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of an import.
+
+    Attributes:
+        new: trials that were written.
+        present: trials of the archive that were there already.
+        planned: trials of the archive that the study plans as it is now.
+        study: name of the study that the archive was made of.
+    """
+
+    new: int
+    present: int
+    planned: int
+    study: str
+
+
+def take_up(folder: Folder, archive: Path) -> Taken:
+    """Takes the trials of ``archive``, a folder that :func:`write` has written, up into ``folder``.
+
+    A study of another name may share trials with this one. Its history is not taken over, and nothing at all if it
+    shares none.
+
+    Raises:
+        ArchiveError: if the archive is damaged, or holds nothing that the study plans; nothing was written then.
+        StoreError: if the folder's own store cannot be used.
+    """
+    path = archive / TRIALS
+    if not path.is_file():
+        raise ArchiveError(f"{archive} holds no {TRIALS}; give the folder that `adamomentum study export` wrote")
+    theirs, name = _checked(archive / DATA, read_data), _checked(archive / STUDY, registered_name)
+    specs = {spec.trial_id: spec for spec, _ in trials(path)}
+    own = name == folder.whole.name
+    ours = folder.data()
+    planned, tasks = _planned(folder, {**theirs, **ours}, path, specs)
+    if not planned and not own:
+        raise ArchiveError(
+            f"{archive} holds {len(specs)} trials of the study {name}, none of which {folder.whole.name} plans (on the "
+            "data that it knows of); nothing was taken up"
+        )
+    store = folder.store
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StoreWarning)  # a damaged file is not run again but replaced
+        missing = {key for key, spec in specs.items() if store.get(spec) is None}
+    for spec, result in trials(path):
+        if spec.trial_id in missing:
+            store.put(spec, result)
+    shared = theirs if own else {task: info for task, info in theirs.items() if task in tasks}
+    if shared.keys() - ours.keys():
+        write_data(folder.root / DATA, {**shared, **ours})
+    if not (folder.root / STUDY).exists():
+        if own:
+            write_atomic(folder.root / STUDY, (archive / STUDY).read_bytes())
+        else:
+            folder.register()
+    return Taken(len(missing), len(specs) - len(missing), planned, name)
+
+
+def _checked(path: Path, read: Callable[[Path], T]) -> T:
+    """Returns what ``read`` finds at ``path``, or says that the archive is not whole."""
+    try:
+        return read(path)
+    except (OSError, ValidationError) as error:
+        raise ArchiveError(
+            f"{path} cannot be read: {reason(error)}; give the whole folder that `adamomentum study export` wrote"
+        ) from None
+
+
+def _planned(
+    folder: Folder, data: Mapping[str, DataInfo], path: Path, specs: Mapping[str, TrialSpec]
+) -> tuple[int, set[str]]:
+    """Returns how many trials of the archive the study plans, and on which tasks.
+
+    What is planned depends on results, stage by stage; only those that are planned are held in memory.
+    """
+    known = {task.name: data.get(task.name, NO_DATA) for task in folder.study.tasks}
+    found: set[str] = set()
+    tasks: set[str] = set()
+    for device in sorted({spec.device_kind for spec in specs.values()}):
+        results: dict[str, TrialResult] = {}
+        while True:
+            made = plan_now(folder.study, known, results, device)
+            tasks |= {t.task for t in made.trials if t.spec.trial_id in specs}
+            new = {t.spec.trial_id for t in made.trials} & specs.keys() - results.keys()
+            if not new:
+                break
+            results |= {spec.trial_id: result for spec, result in trials(path) if spec.trial_id in new}
+        found |= results.keys()
+    return len(found), tasks

@@ -1,0 +1,210 @@
+"""``study export`` and ``study import``: what goes out comes in, and nothing else does."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from study.mini import MINI, fake_result, written
+
+from adamomentum.study import archive
+from adamomentum.study.archive import ArchiveError, take_up, trials
+from adamomentum.study.engine import Folder, write_data
+from adamomentum.study.store import as_record
+from adamomentum.study.studyfile import parse
+
+# The same tasks by name, each of another length: no trial is the same.
+OTHER = (
+    MINI.replace('name = "mini"', 'name = "other"', 1)
+    .replace("steps = 6", "steps = 7")
+    .replace("steps = 3", "steps = 4")
+)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    """An archive of a finished study of made-up results."""
+    root = tmp_path_factory.mktemp("exported")
+    folder = written(root / "folder")
+    archive.write(folder, root / "archive", *folder.results())
+    return root / "archive"
+
+
+@pytest.fixture
+def copy(exported, tmp_path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "copy"))
+
+
+def fresh(tmp_path: Path, text: str = MINI) -> Folder:
+    return Folder(tmp_path / "new", parse(text, "mini"))
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in gzip.decompress((folder / archive.TRIALS).read_bytes()).splitlines()]
+
+
+def write_lines(folder: Path, texts: list[bytes]) -> None:
+    (folder / archive.TRIALS).write_bytes(gzip.compress(b"".join(text + b"\n" for text in texts), 1))
+
+
+def contents(root: Path) -> dict[str, object]:
+    return {str(p.relative_to(root)): json.loads(p.read_bytes()) for p in root.rglob("*.json")}
+
+
+def test_what_goes_out_comes_in(exported, tmp_path) -> None:
+    folder = fresh(tmp_path)
+    count = len(lines(exported))
+    assert take_up(folder, exported) == archive.Taken(new=count, present=0, planned=count, study="mini")
+    before, after = contents(exported.parent / "folder"), contents(folder.root)
+    assert after == before
+    assert take_up(folder, exported) == archive.Taken(new=0, present=count, planned=count, study="mini")
+    assert contents(folder.root) == before
+
+
+def test_archives_of_earlier_versions_have_no_digest(copy, tmp_path) -> None:
+    write_lines(copy, [json.dumps({"spec": r["spec"], "result": r["result"]}).encode() for r in lines(copy)])
+    assert take_up(fresh(tmp_path), copy).new == len(lines(copy))
+
+
+@pytest.mark.parametrize(
+    ("damaged", "message"),
+    [
+        (b"{nope", "line 3: Expecting property name"),
+        (b"", "line 3: Expecting value"),
+        (b"{}", "line 3: it has no spec and no result"),
+        (b"[1]", "line 3: it is not a JSON object"),
+        (b"NaN", "line 3: NaN is no number"),
+        (b"[" * 100_000, "line 3: its brackets are nested too deeply"),
+        (b"\xff\xfe\xfd", "line 3: "),
+        ("nan", "line 3: NaN is no number"),
+        ("edited", "line 3: its result was changed"),
+        ("newer", "line 3: it has store schema 2"),
+        ("failed", "line 3: the trial [0-9a-f]{16} has no results"),
+        ("twice", "line 3: the trial [0-9a-f]{16} is in it twice"),
+        ("unknown", "line 3: optimizer.momentum: Extra inputs"),
+    ],
+)
+def test_a_damaged_line_is_named_and_nothing_is_written(copy, tmp_path, damaged, message) -> None:
+    records = lines(copy)
+    third = records[2]
+    if damaged == "nan":
+        third["result"]["final"]["val_loss"] = float("nan")
+    elif damaged == "edited":
+        third["result"]["final"]["val_loss"] += 1.0
+    elif damaged == "newer":
+        third["schema"] = 2
+    elif damaged == "failed":
+        third["result"] = fake_result(0.0, "error").model_dump(mode="json")
+        del third["digest"]
+    elif damaged == "twice":
+        records[2] = records[0]
+    elif damaged == "unknown":
+        third["spec"]["optimizer"]["momentum"] = 0.9
+    texts = [json.dumps(record).encode() for record in records]
+    if isinstance(damaged, bytes):
+        texts[2] = damaged
+    write_lines(copy, texts)
+    folder = fresh(tmp_path)
+    with pytest.raises(ArchiveError, match=f"trials.jsonl.gz cannot be taken up: {message}"):
+        take_up(folder, copy)
+    assert not folder.root.exists()
+
+
+@pytest.mark.parametrize("name", [archive.DATA, archive.STUDY, archive.TRIALS])
+@pytest.mark.parametrize("content", [None, "{", "[1]", '{"history": [3]}'])
+def test_an_archive_that_is_not_whole_is_refused_before_anything_is_written(copy, tmp_path, name, content) -> None:
+    if content is None:
+        (copy / name).unlink()
+    else:
+        (copy / name).write_text(content)
+    folder = fresh(tmp_path)
+    with pytest.raises(ArchiveError, match=name):
+        take_up(folder, copy)
+    assert not folder.root.exists()
+
+
+def test_a_cut_off_archive(copy, tmp_path) -> None:
+    path = copy / archive.TRIALS
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ArchiveError, match="damaged or cut off"):
+        take_up(fresh(tmp_path), copy)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_small_file_that_unpacks_to_a_huge_one_takes_no_memory(copy) -> None:
+    with gzip.open(copy / archive.TRIALS, "wb", 1) as file:
+        for _ in range(6):
+            file.write(b"[" * 2**24)
+    assert (copy / archive.TRIALS).stat().st_size < 2**20
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArchiveError, match="line 1 is longer than 16,777,216 bytes"):
+            list(trials(copy / archive.TRIALS))
+        assert tracemalloc.get_traced_memory()[1] < 3.5 * 2**24  # of the 6 * 2**24 that there are
+    finally:
+        tracemalloc.stop()
+
+
+def test_another_studys_archive_is_not_adopted(exported, tmp_path) -> None:
+    folder = fresh(tmp_path, OTHER)
+    with pytest.raises(ArchiveError, match=r"holds \d+ trials of the study mini, none of which other plans"):
+        take_up(folder, exported)
+    assert not folder.root.exists()
+
+
+def test_what_two_studies_share_is_taken_up_without_the_others_history(exported, tmp_path) -> None:
+    """A study made from another one, with its tasks under their old names and one optimizer more."""
+    text = MINI.replace('name = "mini"', 'name = "mine"', 1).replace("sgdm = {}", "sgdm = {}\nradam = {}")
+    folder = fresh(tmp_path, text)
+    taken = take_up(folder, exported)
+    tuning = sum(r["spec"]["stage"] == "tune" for r in lines(exported))
+    assert taken.study == "mini"
+    assert taken.new == len(lines(exported))
+    assert 0 < taken.planned < tuning  # the fourth optimizer's trials are open, and all that comes after them
+    assert [entry["hash"] for entry in folder.history()] == [folder.study.hash]
+    assert set(folder.data()) == {"one", "two"}
+    _, results = folder.results()
+    assert len(results) == taken.planned
+
+
+def test_an_archive_of_the_same_study_on_other_data_says_that_nothing_of_it_is_planned(exported, tmp_path) -> None:
+    folder = fresh(tmp_path)
+    other = {
+        name: info.__class__("1" * 16, "other data", {})
+        for name, info in archive.read_data(exported / "data.json").items()
+    }
+    write_data(folder.root / "data.json", other)
+    assert take_up(folder, exported).planned == 0
+    assert folder.data() == other
+
+
+def test_a_damaged_file_of_the_folder_is_replaced(exported, tmp_path) -> None:
+    folder = fresh(tmp_path)
+    record = lines(exported)[0]
+    path = folder.store.path(record["trial_id"])
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    take_up(folder, exported)
+    assert json.loads(path.read_text())["result"] == record["result"]
+
+
+def test_an_older_folder_without_a_history_can_be_exported(tmp_path) -> None:
+    folder = written(tmp_path / "folder", upto=3)
+    (folder.root / "study.json").unlink()
+    assert archive.write(folder, tmp_path / "archive", *folder.results()) == 3
+    assert take_up(fresh(tmp_path), tmp_path / "archive").planned == 3
+
+
+def test_an_export_is_the_same_whatever_the_order(tmp_path) -> None:
+    folder = written(tmp_path / "folder", upto=4)
+    made, results = folder.results()
+    for k, order in enumerate((results, dict(reversed(results.items())))):
+        archive.write(folder, tmp_path / str(k), made, order)
+    first, second = ((tmp_path / k / archive.TRIALS).read_bytes() for k in "01")
+    assert first == second
+    one = next(t.spec for t in made.trials if t.spec.trial_id in results)
+    assert as_record(one, results[one.trial_id]) in lines(tmp_path / "0")
