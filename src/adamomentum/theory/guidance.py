@@ -107,8 +107,8 @@ def _factor(betas: tuple[float, float], signal_to_noise: float, update_rms: floa
         return adam_equivalent_lr(1.0, beta1, signal_to_noise)
     if signal_to_noise:
         raise ValueError(
-            f"update_rms and signal_to_noise must not both be given, got {update_rms} and {signal_to_noise}: the length "
-            "of Adam's updates is measured, or follows from the noise"
+            f"update_rms and signal_to_noise must not both be given, got {update_rms} and {signal_to_noise}: the "
+            "length of Adam's updates is measured, or follows from the noise"
         )
     what = "the RMS of Adam's updates in units of lr, over the coordinates with exp_avg_sq > 0"
     return 1 / min(1.0, check_number("update_rms", update_rms, what))

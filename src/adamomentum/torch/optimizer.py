@@ -59,10 +59,10 @@ class AdaMomentum(Optimizer):
 
     Three things to know when coming from Adam or AdamW:
 
-    * **lr.** The update is about 1 lr in each coordinate whatever the noise; Adam's shrinks with it. Where noise
-      dominates, lr has the effect of sqrt((1 + beta1) / (1 - beta1)) = 4.4 times that lr in Adam: start from
-      Adam's lr divided by 4.4, and nearer to Adam's lr at large batch. Decoupled decay is lr * weight_decay a
-      step, so raise ``weight_decay`` by the factor by which you lower lr.
+    * **lr.** The update is about 1 lr in each coordinate whatever the gradients; Adam's is shorter where they change
+      sign. In noise lr has the effect of sqrt((1 + beta1) / (1 - beta1)) = 4.4 times that lr in Adam: start from
+      Adam's lr divided by 4.4. Decoupled decay is lr * weight_decay a step, so raise ``weight_decay`` by the factor
+      by which you lower lr; its default is 0, that of AdamW 0.01.
     * **eps.** It is added to v at every step and accumulates: the smallest possible denominator is
       sqrt(eps / (1 - beta2)), 3.2e-7 for the default and 3.2e-3, not 1e-8, for ``eps=1e-8``.
     * **First steps.** The first update is lr / (1 - beta1) = 10 lr in each coordinate; for a steady gradient it
