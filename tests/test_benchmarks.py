@@ -15,6 +15,7 @@ SMALL = {
     "optax_step": (["--parameters", "4000", "--rounds", "2"], None),
     "reduced_state_accuracy": (["--seeds", "2", "--epochs", "1"], "precision.md"),
     "release_memory": (["--rounds", "1", "--width", "8", "--blocks", "1"], "precision.md"),
+    "update_length": (["--seeds", "1", "--steps", "3"], "coming-from-adam.md"),
     "rounding_time": (["--elements", "2000", "--rounds", "2"], "precision.md"),
 }
 

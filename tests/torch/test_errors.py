@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,6 +35,9 @@ BAD_OPTIONS = [
     ({"betas": (torch.tensor([0.9, 0.9]), 0.99)}, ValueError, r"Tensor betas\[0\] must be 1-element"),
     ({"betas": 0.9}, TypeError, r"betas must be a pair \(beta1, beta2\), got 0.9"),
     ({"betas": (0.9,)}, TypeError, r"betas must be a pair \(beta1, beta2\), got \(0.9,\)"),
+    ({"betas": {0.9: 1, 0.99: 2}}, TypeError, r"betas must be a pair \(beta1, beta2\), got {0.9: 1, 0.99: 2}"),
+    ({"betas": "09"}, TypeError, r"betas must be a pair \(beta1, beta2\), got '09'"),
+    ({"betas": np.ones(3)}, TypeError, r"betas must be a pair \(beta1, beta2\), got array"),
     ({"betas": (0.9, "0.99")}, TypeError, r"betas\[1\] must be a number, got '0.99'"),
     ({"eps": -1.0}, ValueError, r"eps must be >= 0 and finite, got -1.0"),
     ({"eps": NAN}, ValueError, r"eps must be >= 0 and finite, got nan"),

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -421,3 +422,40 @@ def test_what_is_no_state_dict():
         opt.load_state_dict({"model": {}, "optimizer": opt.state_dict()})
     with pytest.raises(ValueError, match="it holds 2 parameters, this optimizer 1"):
         AdaMomentum(named("a")).load_state_dict(opt.state_dict())
+
+
+class Listed(Sequence):
+    """A list of a configuration library: neither a list nor a tuple."""
+
+    def __init__(self, *values):
+        self.values = values
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, i):
+        return self.values[i]
+
+
+@pytest.mark.parametrize(
+    "betas", [[0.9, 0.95], Listed(0.9, 0.95), np.array([0.9, 0.95]), torch.tensor([0.9, 0.95], dtype=torch.float64)]
+)
+def test_betas_in_any_sequence(betas):
+    """As torch's own optimizers take them; kept as a tuple, which a checkpoint of weights_only can hold."""
+    a, b, c = (torch.ones(3) for _ in range(3))
+    expected, opt = AdaMomentum([a], betas=(0.9, 0.95)), AdaMomentum([b], betas=betas)
+    opt.add_param_group({"params": [c], "betas": betas})
+    for optimizer in (expected, opt):
+        for t in range(3):
+            for p in (a, b, c):
+                p.grad = torch.full((3,), float(t + 1))
+            optimizer.step()
+    torch.testing.assert_close(b, a)
+    torch.testing.assert_close(c, a)
+    assert all(type(group["betas"]) is tuple for group in opt.param_groups)
+    file = io.BytesIO()
+    torch.save(opt.state_dict(), file)
+    file.seek(0)
+    assert torch.load(file)["param_groups"][0]["betas"] == (0.9, 0.95)
+    opt.param_groups[0]["betas"] = betas  # and between steps
+    opt.step()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,7 @@ __all__ = [
     "check_options",
     "check_param",
     "describe",
+    "pair",
 ]
 
 PARAM_DTYPES = (
@@ -75,6 +77,24 @@ def _check_scheduled(name: str, value: Any, read_tensors: bool, *, below: float 
     _check_number(name, value, below=below)
 
 
+def pair(betas: Any) -> tuple[Any, Any]:
+    """``betas`` as a tuple, from any sequence of two, as configuration libraries make them, an array or a tensor.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    both: Any = betas
+    if not isinstance(betas, tuple | list):
+        try:
+            both = () if isinstance(betas, str | bytes | Mapping | Set) else list(betas)
+        except TypeError:  # a number
+            both = ()
+        both = [beta.item() if isinstance(beta, np.generic) else beta for beta in both]
+    if len(both) != 2:
+        raise TypeError(f"betas must be a pair (beta1, beta2), got {betas!r}")
+    return tuple(both)
+
+
 def check_options(options: Mapping[str, Any], *, read_tensors: bool = True) -> None:
     """Check every option of a parameter group, or of the constructor.
 
@@ -87,10 +107,7 @@ def check_options(options: Mapping[str, Any], *, read_tensors: bool = True) -> N
         TypeError: if an option has the wrong type.
     """
     _check_scheduled("lr", options["lr"], read_tensors)
-    betas = options["betas"]
-    if not isinstance(betas, tuple | list) or len(betas) != 2:
-        raise TypeError(f"betas must be a pair (beta1, beta2), got {betas!r}")
-    for i, beta in enumerate(betas):
+    for i, beta in enumerate(pair(options["betas"])):
         _check_scheduled(f"betas[{i}]", beta, read_tensors, below=1)
     _check_number("eps", options["eps"])
     _check_number("weight_decay", options["weight_decay"])

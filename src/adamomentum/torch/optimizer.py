@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from adamomentum.torch import fused_cpu
-from adamomentum.torch.checks import check_capture, check_gradients, check_max_norm, check_options, check_param
+from adamomentum.torch.checks import check_capture, check_gradients, check_max_norm, check_options, check_param, pair
 from adamomentum.torch.clipping import Clip, total_norm
 from adamomentum.torch.functional import Path, choose_path, update
 from adamomentum.torch.loading import Hidden, checked_and_hidden, state_dtype_for
@@ -76,7 +76,8 @@ class AdaMomentum(Optimizer):
         params: parameters, named parameters or parameter groups, as for any torch optimizer. Every option below
             can differ between groups. Floating-point and complex tensors; a complex one is two real ones.
         lr: learning rate, float or one-element tensor; may change every step.
-        betas: decay rates of the two moments, floats or one-element tensors in [0, 1); may change every step.
+        betas: decay rates of the two moments, floats or one-element tensors in [0, 1), in any sequence; may change
+            every step.
         eps: added to the second moment at every step, in units of the gradient squared. With 0 a coordinate becomes
             NaN if its gradient has always been 0, as in Algorithm 1, and infinite if m^2 underflows.
         weight_decay: strength of the weight decay; its meaning depends on the next two switches.
@@ -159,6 +160,7 @@ class AdaMomentum(Optimizer):
             "rounding": rounding,
         }
         check_options(defaults)
+        defaults["betas"] = pair(betas)
         defaults["state_dtype"] = name_of(state_dtype)
         self._pending = _Pending()
         super().__init__(params, defaults)
@@ -177,6 +179,7 @@ class AdaMomentum(Optimizer):
         params = self.param_groups[-1]["params"]
         try:
             check_options(self.param_groups[-1])
+            self.param_groups[-1]["betas"] = pair(self.param_groups[-1]["betas"])
             # As text, which every checkpoint format takes.
             self.param_groups[-1]["state_dtype"] = name_of(self.param_groups[-1]["state_dtype"])
             self._path_of(self.param_groups[-1], params, self.param_groups[-1]["fused"])
