@@ -18,7 +18,8 @@ nitpicky = True  # every reference has a target, but those to other projects: th
 nitpick_ignore_regex = [("py:.*", r"(numpy|optax|jax|torch|keras)\..*")]
 html_theme = "furo"
 html_title = f"adamomentum {release}"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["figures.css"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

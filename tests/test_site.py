@@ -43,6 +43,10 @@ def test_site(tmp_path, monkeypatch) -> None:
         assert public <= known, public - known
     site = tmp_path / "site"
     assert (site / "index.html").exists()
+    figures = (site / "how-it-works.html").read_text(encoding="utf-8")
+    assert re.search(r'<img [^>]*src="_images/[^"]*\.svg"', figures)
+    assert re.search(r'href="_static/figures\.css', figures)  # their ground in dark mode
+    assert (site / "_static" / "figures.css").exists()
     opened = set()
     for page in ("results/README.html", "theory.html"):
         for link in re.findall(r"<a [^>]*>", (site / page).read_text(encoding="utf-8")):
