@@ -132,3 +132,15 @@ def test_which_torch_the_extra_replaces(page=ROOT / "README.md"):
     assert not wanted.contains("2.9.0a0+50eac811a6.nv25.09", prereleases=True)
     assert wanted.contains("2.10.0+cu130")
     assert "2.9.0a0" in advice(page)
+
+
+def test_how_far_it_moves_at_large_batch():
+    """What one page says in a sentence is the range of the other's table."""
+    table = re.findall(
+        r"^\| (?:all )?[\d,]+ \| [\d.]+ \| [\d.]+ \(([\d.]+) to ([\d.]+)\) \|",
+        (ROOT / "docs" / "coming-from-adam.md").read_text(),
+        re.MULTILINE,
+    )
+    assert len(table) == 5
+    lowest, highest = min(float(low) for low, _ in table), max(float(high) for _, high in table)
+    assert f"moved {lowest:.1f} to {highest:.1f} times as far as Adam" in advice(ROOT / "docs" / "choosing.md")
