@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from importlib.metadata import version as installed
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -17,12 +18,13 @@ nitpicky = True  # every reference has a target, but those to other projects: th
 nitpick_ignore_regex = [("py:.*", r"(numpy|optax|jax|torch|keras)\..*")]
 html_theme = "furo"
 html_title = f"adamomentum {release}"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["figures.css"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the signatures have them, and the docstrings say what they mean
+autodoc_typehints = "none"  # what the docstrings say of arguments; signatures show names and defaults
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_use_rtype = False
@@ -30,8 +32,19 @@ napoleon_use_ivar = True
 
 
 def _files_as_code(app, name, source):
-    """Links to files of the repository, which the site has not, become their paths."""
+    """Links to files of the repository, which the site has not, become their paths; its reports open as pages."""
     source[0] = re.sub(r"\[([^\]]*)\]\((?:\.\./)+([^)]*)\)", _link, source[0])
+    source[0] = re.sub(r"\[([^\]]*)\]\(([\w./-]*\.html)\)", r'<a href="\2">\1</a>', source[0])
+
+
+def _copy_reports(app, exception):
+    """Where the links expect them: Sphinx alone would offer them for download, from a folder named by a hash."""
+    if exception or app.builder.format != "html":
+        return
+    for report in (app.srcdir / "results").rglob("*.html"):
+        place = app.outdir / report.relative_to(app.srcdir)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(report, place)
 
 
 def _link(match):
@@ -53,4 +66,5 @@ def _bars(app, what, name, obj, options, lines):
 
 def setup(app):
     app.connect("source-read", _files_as_code)
+    app.connect("build-finished", _copy_reports)
     app.connect("autodoc-process-docstring", _bars)

@@ -21,7 +21,8 @@ def main() -> None:
     loader = DataLoader(TensorDataset(x, y), batch_size=16, shuffle=True)
     model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
     optimizer = AdaMomentum(model.parameters(), lr=2e-3)  # where Adam's would be 9e-3: divide by 4.4
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, 1.0, total_iters=20)
+    # Over 50 updates: Accelerate steps the schedule as often as there are processes, and only where there is an update.
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.02, total_iters=50 * accelerator.num_processes)
     model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
     losses = []
     for _ in range(10):

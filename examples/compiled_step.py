@@ -33,7 +33,7 @@ def main() -> None:
     losses = []
     for step in range(100):
         # Numbers that change do not compile anything again, whether they are floats or tensors.
-        optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, (step + 1) / 20)
+        optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, (step + 1) / 50)
         losses.append(train_step(x, y).item())
         if step == 0:  # all is compiled by now: whatever would be compiled from here on is an error
             torch.compiler.set_stance("fail_on_recompile")

@@ -6,6 +6,8 @@ torchrun --standalone --nproc-per-node 2 examples/ddp.py [--zero] [--checkpoint 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -35,6 +37,7 @@ def train(zero: bool, checkpoint: Path | None) -> None:
         optimizer = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=AdaMomentum, lr=1e-2)
     else:
         optimizer = AdaMomentum(model.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.02, total_iters=50)
 
     losses = []
     for epoch in range(EPOCHS):
@@ -47,6 +50,7 @@ def train(zero: bool, checkpoint: Path | None) -> None:
             # What DDP reduced is the same everywhere, and so is its norm.
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
+            schedule.step()
             total += loss.detach() / len(loader)
         dist.all_reduce(total)
         losses.append(total.item() / processes)
@@ -66,6 +70,9 @@ def main() -> None:
     parser.add_argument("--zero", action="store_true", help="share the optimizer's state between the processes")
     parser.add_argument("--checkpoint", type=Path, help="write model and optimizer to this file")
     args = parser.parse_args()
+    if "RANK" not in os.environ:
+        command = " ".join(["torchrun --standalone --nproc-per-node 2", *sys.argv])
+        raise SystemExit(f"torchrun makes the processes: {command}")
     dist.init_process_group("gloo")  # "nccl" on GPUs, with the model on torch.device("cuda", LOCAL_RANK)
     try:
         train(args.zero, args.checkpoint)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 
 import torch
 from torch import nn
@@ -28,16 +29,20 @@ def batch(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--stage", type=int, default=2, choices=(0, 1, 2, 3))
-    stage = arguments.parse_args().stage
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--stage", type=int, default=2, choices=(0, 1, 2, 3))
+    stage = parser.parse_args().stage
+    if "RANK" not in os.environ:
+        command = " ".join(["torchrun --standalone --nproc-per-node 2", *sys.argv])
+        raise SystemExit(f"torchrun makes the processes: {command}")
     deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", verbose=False)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 2))
     engine, _, _, _ = deepspeed.initialize(
         model=model,
+        # Coming from AdamW at lr 1e-2, weight_decay 0.1: lr over 4.4, decay times 4.4.
         # DeepSpeed's own optimizers need no mention here; any other is handed over, and allowed under ZeRO by name.
-        optimizer=AdaMomentum(param_groups(model, weight_decay=0.1), lr=2.3e-3),
+        optimizer=AdaMomentum(param_groups(model, weight_decay=0.44), lr=2.3e-3),
         config={
             "train_micro_batch_size_per_gpu": 64,
             "gradient_accumulation_steps": 1,

@@ -8,6 +8,8 @@ Started again with more steps, on as many processes as you like, it goes on from
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 import torch
@@ -48,7 +50,8 @@ def train(steps: int, folder: Path, release: bool) -> None:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for module in [*model, model]:
         fully_shard(module, mesh=mesh)
-    optimizer = AdaMomentum(model.parameters(), lr=3e-3)
+    # In place of a warm-up, which would be longer than this run.
+    optimizer = AdaMomentum(model.parameters(), lr=3e-3, full_bias_correction=True)
     if release:  # gradients are not stored: after its reduction each goes into this process's shard of exp_avg
         release_gradients(optimizer, accumulation_steps=PASSES)
 
@@ -90,6 +93,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--release", action="store_true", help="do not store gradients")
     args = parser.parse_args()
+    if "RANK" not in os.environ:
+        command = " ".join(["torchrun --standalone --nproc-per-node 2", *sys.argv])
+        raise SystemExit(f"torchrun makes the processes: {command}")
     dist.init_process_group("gloo")  # "nccl" on GPUs, with init_device_mesh("cuda", ...)
     try:
         train(args.steps, args.checkpoints, args.release)

@@ -33,9 +33,9 @@ def arguments(folder: str) -> TrainingArguments:
         max_steps=STEPS + MORE,
         per_device_train_batch_size=16,
         learning_rate=1e-3,  # Adam's divided by 4.4
-        warmup_steps=20,
+        warmup_steps=50,
         lr_scheduler_type="cosine",
-        weight_decay=0.1,
+        weight_decay=0.44,  # AdamW's 0.1 times 4.4
         max_grad_norm=1.0,
         logging_steps=10,
         save_steps=STEPS,
@@ -67,8 +67,8 @@ def by_class(folder: str) -> Trainer:
 def ready_made(folder: str) -> Trainer:
     """Optimizer and schedule are your own."""
     network = model()
-    optimizer = AdaMomentum(param_groups(network, weight_decay=0.1), lr=1e-3)
-    schedule = get_cosine_schedule_with_warmup(optimizer, 20, STEPS + MORE)
+    optimizer = AdaMomentum(param_groups(network, weight_decay=0.44), lr=1e-3)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 50, STEPS + MORE)
     return Trainer(model=network, args=arguments(folder), train_dataset=Counting(), optimizers=(optimizer, schedule))
 
 

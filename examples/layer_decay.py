@@ -42,16 +42,18 @@ def main() -> None:
     for group in optimizer.param_groups:
         count = sum(p.numel() for p in group["params"])
         print(f"lr {group['lr']:.2e}  weight_decay {group['weight_decay']:<4g}  {count} parameters")
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.02, total_iters=50)
     images = torch.randn(128, 1, 8, 8)
     # Which quarter of the picture is the brightest.
     quarters = nn.functional.avg_pool2d(images, 4).flatten(1)
     losses = []
-    for _ in range(60):
+    for _ in range(100):
         loss = nn.functional.cross_entropy(model(images), quarters.argmax(1))
         optimizer.zero_grad()
         loss.backward()
         optimizer.clip_grad_norm_(1.0)
         optimizer.step()
+        schedule.step()
         losses.append(loss.item())
     print(f"loss {losses[0]:.2f} -> {losses[-1]:.2f}")
     assert losses[-1] < 0.6 * losses[0]

@@ -38,7 +38,7 @@ class Automatic(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = AdaMomentum(self.parameters(), lr=2e-3)  # where Adam's would be 9e-3: divide by 4.4
-        warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, 1.0, total_iters=50)
+        warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.02, total_iters=50)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
 
 

@@ -24,6 +24,7 @@ def main() -> None:
         {"params": [p for name, p in trained.items() if "lora_B" in name], "lr": 3e-3 * RATIO},
     ]
     optimizer = AdaMomentum(groups, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.02, total_iters=50)
     frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
     losses = []
     for step in range(100):
@@ -34,6 +35,7 @@ def main() -> None:
         loss.backward()
         optimizer.clip_grad_norm_(1.0)
         optimizer.step()
+        schedule.step()
         losses.append(loss.item())
     share = sum(p.numel() for p in trained.values()) / sum(p.numel() for p in model.parameters())
     print(f"{100 * share:.0f} % of the parameters trained: loss {losses[0]:.2f} -> {losses[-1]:.2f}")

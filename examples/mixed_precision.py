@@ -30,6 +30,7 @@ def autocast_with_scaler() -> tuple[float, float]:
     model = network().to(device)
     x, y = (t.to(device) for t in data())
     optimizer = AdaMomentum(model.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.02, total_iters=50)
     scaler = torch.amp.GradScaler(device)
     losses = []
     for _ in range(STEPS):
@@ -41,6 +42,7 @@ def autocast_with_scaler() -> tuple[float, float]:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         scaler.step(optimizer)
         scaler.update()
+        schedule.step()
         losses.append(loss.item())
     return losses[0], losses[-1]
 
@@ -50,12 +52,14 @@ def bfloat16_parameters() -> tuple[float, float]:
     model = network().bfloat16()
     x, y = (t.bfloat16() for t in data())
     optimizer = AdaMomentum(model.parameters(), lr=1e-3, rounding="stochastic", state_dtype=torch.bfloat16)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.02, total_iters=50)
     losses = []
     for _ in range(STEPS):
         loss = nn.functional.mse_loss(model(x).float(), y.float())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
         losses.append(loss.item())
     return losses[0], losses[-1]
 

@@ -45,8 +45,11 @@ struct Kernels {
 };
 
 extern const Kernels kernels_base;
-#ifdef ADAMOMENTUM_X86
+// What of these was compiled: add_kernels in CMakeLists.txt.
+#ifdef ADAMOMENTUM_AVX2
 extern const Kernels kernels_avx2;
+#endif
+#ifdef ADAMOMENTUM_AVX512
 extern const Kernels kernels_avx512;
 #endif
 

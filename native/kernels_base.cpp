@@ -8,16 +8,17 @@
 namespace adamomentum {
 
 const Kernels &kernels() {
-#ifdef ADAMOMENTUM_X86
+#ifdef ADAMOMENTUM_AVX2
   static const Kernels &chosen = []() -> const Kernels & {
     __builtin_cpu_init();
     const char *most = std::getenv("ADAMOMENTUM_ISA");  // for tests of the other tables
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
-    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+    if ((most && !std::strcmp(most, "base")) || !__builtin_cpu_supports("avx2")) return kernels_base;
+#ifdef ADAMOMENTUM_AVX512
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    if (most && !std::strcmp(most, "base")) return kernels_base;
     if (avx512 && !(most && !std::strcmp(most, "avx2"))) return kernels_avx512;
-    return avx2 ? kernels_avx2 : kernels_base;
+#endif
+    return kernels_avx2;
   }();
   return chosen;
 #else

@@ -5,6 +5,14 @@
 #include "batch.h"
 #include "threads.h"
 
+#define NAME_OF(x) #x
+#define NAME(x) NAME_OF(x)
+#ifdef __clang__
+#define COMPILER "Clang " NAME(__clang_major__) "." NAME(__clang_minor__) "." NAME(__clang_patchlevel__)
+#else
+#define COMPILER "GCC " __VERSION__
+#endif
+
 namespace nb = nanobind;
 using namespace adamomentum;
 
@@ -31,6 +39,7 @@ Row row_of(nb::handle numbers, double step, double grad_factor, double l2) {
 
 NB_MODULE(_native, m) {
   m.attr("isa") = kernels().isa;
+  m.attr("compiler") = COMPILER;
   m.def("connect", [](nb::object capsule) { return connect(capsule.ptr()); }, nb::arg("capsule"));
   m.def("use_torch_threads", &use_torch_threads, nb::arg("address"));
   m.def("thread_source", &thread_source);

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +17,11 @@ import pandas as pd
 import pytest
 import torch
 from study.arrays import make_arrays
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from adamomentum import cli as command_line
+from adamomentum import doctor
 from adamomentum.study import cli
 from adamomentum.study.cli import app
 from adamomentum.study.lock import locked
@@ -296,17 +301,32 @@ def test_a_missing_extra_is_one_sentence_and_version_needs_none(tmp_path) -> Non
     (tmp_path / "adamomentum-98.7.dist-info" / "METADATA").write_text("Name: adamomentum\nVersion: 98.7\n")
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
 
-    def blocked(argument: str) -> subprocess.CompletedProcess[str]:
+    def blocked(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": path}
         return subprocess.run(
-            [sys.executable, "-c", blocker, argument], capture_output=True, text=True, env=environment
+            [sys.executable, "-c", blocker, *arguments], capture_output=True, text=True, env=environment
         )
 
+    described = blocked("--help")
+    assert described.returncode == 0
+    assert described.stdout.startswith("Usage: adamomentum COMMAND")
+    assert all(f"\n  {name} " in described.stdout for name in ("compare", "study", "theory", "bench", "doctor"))
     compare = blocked("compare")
     assert compare.returncode == 1
     assert compare.stderr.strip() == 'adamomentum needs typer for this: pip install "adamomentum[study]"'
-    version = blocked("--version")
-    assert (version.returncode, version.stdout) == (0, "adamomentum 98.7\n")
+    printed = blocked("--version")
+    assert (printed.returncode, printed.stdout) == (0, "adamomentum 98.7\n")
+
+
+def test_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "adamomentum", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"adamomentum {version('adamomentum')}\n")
+
+
+def test_help_without_extras_names_every_command() -> None:
+    """What is written down for want of the modules, beside what they say."""
+    listed = re.findall(r"^  (\w+) ", command_line.HELP, re.MULTILINE)
+    assert sorted(listed) == sorted(get_command(command_line._whole_app()).commands)
 
 
 def test_help_lists_the_options_and_imports_no_torch() -> None:
@@ -320,6 +340,13 @@ def test_help_lists_the_options_and_imports_no_torch() -> None:
     for option in ("--optimizers", "--seeds", "--epochs", "--lr", "--out", "--device", "--data"):
         assert option in result.stdout
     assert result.stdout.strip().endswith("False False")
+
+
+def test_where_there_is_a_compiler_there_are_kernels():
+    """Their tests are skipped without them, and a build that failed would go unseen."""
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("no C++ compiler here")
+    assert find_spec("adamomentum._native"), "see the log of pip install -v for what the compiler said"
 
 
 def test_doctor(capsys, monkeypatch):
@@ -339,4 +366,23 @@ def test_doctor_without_torch(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["adamomentum", "doctor"])
     monkeypatch.setattr("adamomentum.doctor.find_spec", lambda name: None)
     command_line.main()
-    assert 'not available: run pip install "adamomentum[torch]"' in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    for extra in ("torch", "jax", "keras"):
+        assert f'not available: run pip install "adamomentum[{extra}]"' in printed
+
+
+@pytest.mark.parametrize(
+    ("there", "keras", "words"),
+    [
+        (("jax", "optax"), None, ["optax transformation        available\n"]),
+        (("optax",), None, ['optax transformation        not available: run pip install "adamomentum[jax]"\n']),
+        (("keras", "jax", "tensorflow"), "3.10.0", ["Keras optimizer             available, with jax or tensorflow\n"]),
+        (("keras",), "3.10.0", ["not available: install torch, jax or tensorflow\n"]),
+        (("keras", "jax"), "2.15.0", ["not available: it is for Keras 3"]),
+    ],
+)
+def test_doctor_on_jax_and_keras(monkeypatch, there, keras, words):
+    monkeypatch.setattr(doctor, "find_spec", lambda name: name if name in there else None)
+    monkeypatch.setattr(doctor, "version", lambda name: keras if name == "keras" and keras else "1.0")
+    report = doctor.report() + "\n"
+    assert all(word in report for word in words), report

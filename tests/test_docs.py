@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.specifiers import SpecifierSet
 
 from adamomentum import AdaMomentum
+from adamomentum.theory import guidance
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "api.md")]
@@ -60,3 +62,85 @@ def test_the_table_of_bytes(page=ROOT / "docs" / "precision.md"):
         state = sum(t.nbytes for t in optimizer.state[p].values()) / p.numel()
         measured = [parameter, gradient, state, parameter + gradient + state, parameter + state]
         assert [float(number) for number in numbers.split(" | ")] == [pytest.approx(x, abs=0.005) for x in measured]
+
+
+# Who comes from Adam is told the same everywhere.
+ADVISING = ("README.md", "choosing.md", "coming-from-adam.md", "faq.md", "index.md", "optimizer.md", "quick-start.md")
+
+
+def advice(page):
+    return " ".join(page.read_text(encoding="utf-8").split())
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name in ADVISING], ids=lambda page: page.name)
+def test_the_first_learning_rate(page):
+    factor = 1 / guidance.suggest_lr(1.0)
+    said = re.findall(r"(?:over|divided by|divide lr by|/) (\d+\.\d+)", advice(page))
+    assert said, "no advice on lr"
+    assert {abs(float(number) - factor) < 0.05 for number in said} == {True}, said
+
+
+def test_the_range_of_learning_rates():
+    """Half a decade to both sides of the first, and the grid that a page shows reaches just as far."""
+    telling = [page.name for page in PAGES if "half a decade to both sides" in advice(page)]
+    assert telling == ["README.md", "choosing.md", "coming-from-adam.md", "faq.md"]
+    grid = re.search(r"for factor in \(([\d., ]+)\)", advice(ROOT / "docs" / "choosing.md"))[1]
+    factors, middle = [float(factor) for factor in grid.split(",")], 1 / guidance.suggest_lr(1.0)
+    assert factors[0] == pytest.approx(middle * 10**0.5, rel=0.03)
+    assert factors[-1] == pytest.approx(middle / 10**0.5, rel=0.03)
+
+
+def test_the_length_of_the_warm_up():
+    said = {page.name: re.findall(r"over (\d+) to (\d+)", advice(page)) for page in PAGES}
+    assert said["README.md"] == said["faq.md"] == said["choosing.md"] == said["quick-start.md"] == [("50", "100")]
+    assert {pair for pairs in said.values() for pair in pairs} == {("50", "100")}
+    for page in PAGES:  # and in code
+        for block, _ in blocks(page):
+            assert set(re.findall(r"total_iters=(\d+)", block)) <= {"50"}, page.name
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "AdamW(" in page.read_text()], ids=lambda page: page.name)
+def test_a_swap_warms_up_and_keeps_the_decay(page):
+    """Where a block shows what takes the place of AdamW, it has a warm-up, and the decay that AdamW had times 4.4."""
+    for block, _ in blocks(page):
+        if not re.search(r"#.*\bAdamW\(", block):
+            continue
+        assert "LinearLR(optimizer, 0.02, total_iters=50)" in block
+        decay = re.search(r"weight_decay=([\d. *]+)", block.split("AdamW(")[1].split("AdaMomentum(")[1])[1]
+        assert eval(decay) == pytest.approx(
+            guidance.suggest_weight_decay(torch.optim.AdamW([torch.ones(1)]).defaults["weight_decay"]), rel=0.02
+        )
+
+
+def test_beta1_moves_in_one_cycle_as_the_page_says(page=ROOT / "docs" / "choosing.md"):
+    lowest, highest = re.search(r"between (\d\.\d) and (\d\.\d) for OneCycleLR's", advice(page)).groups()
+    optimizer = AdaMomentum([torch.ones(1)], lr=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=100)
+    factors = []
+    for _ in range(99):
+        factors.append(1 / guidance.suggest_lr(1.0, optimizer.param_groups[0]["betas"]))
+        optimizer.step()
+        schedule.step()
+    assert [f"{min(factors):.1f}", f"{max(factors):.1f}"] == [lowest, highest]
+
+
+def test_which_torch_the_extra_replaces(page=ROOT / "README.md"):
+    wanted = SpecifierSet(
+        re.search(r'^torch = \["torch(.*)"\]$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    )
+    assert not wanted.contains("2.8.0+cu128")
+    assert not wanted.contains("2.9.0a0+50eac811a6.nv25.09", prereleases=True)
+    assert wanted.contains("2.10.0+cu130")
+    assert "2.9.0a0" in advice(page)
+
+
+def test_how_far_it_moves_at_large_batch():
+    """What one page says in a sentence is the range of the other's table."""
+    table = re.findall(
+        r"^\| (?:all )?[\d,]+ \| [\d.]+ \| [\d.]+ \(([\d.]+) to ([\d.]+)\) \|",
+        (ROOT / "docs" / "coming-from-adam.md").read_text(),
+        re.MULTILINE,
+    )
+    assert len(table) == 5
+    lowest, highest = min(float(low) for low, _ in table), max(float(high) for _, high in table)
+    assert f"moved {lowest:.1f} to {highest:.1f} times as far as Adam" in advice(ROOT / "docs" / "choosing.md")

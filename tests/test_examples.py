@@ -34,6 +34,18 @@ PLAIN = {
     "equinox_loop.py": ("equinox", "optax"),
 }
 
+# What takes the place of a warm-up by a number of steps after one of the usual names.
+OTHERWISE = {
+    "fsdp2.py": "full_bias_correction=True",
+    "tune_with_optuna.py": "total_steps=100, pct_start=0.5",
+    "compiled_step.py": "min(1.0, (step + 1) / 50)",
+    "hf_trainer.py": "(optimizer, 50, ",
+    "flax_nnx.py": "(0.0, 3e-3, 50, STEPS)",
+    "equinox_loop.py": "(0.0, 3e-3, 50, STEPS)",
+    "training_loop.py": "STEPS, WARMUP, SWA_STEPS = 200, 50, 100",
+    "optax_loop.py": "STEPS, WARMUP, ACCUMULATE = 200, 50, 2",
+}
+
 DISTRIBUTED = ("ddp.py", "fsdp2.py", "deepspeed_zero.py")
 
 pytestmark = [pytest.mark.slow, pytest.mark.clients]
@@ -119,6 +131,27 @@ def test_sharded_checkpoints_go_on_with_other_numbers_of_processes(tmp_path) -> 
 def test_deepspeed(stage) -> None:
     need("deepspeed")
     assert f"ZeRO stage {stage}, 2 processes" in on_processes(2, "deepspeed_zero.py", "--stage", stage)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTED)
+def test_started_without_torchrun_it_says_how(name, tmp_path) -> None:
+    need(*["deepspeed"] * (name == "deepspeed_zero.py"))
+    arguments = ["--checkpoints", str(tmp_path)] if name == "fsdp2.py" else []
+    environment = {name: value for name, value in os.environ.items() if name != "RANK"}
+    command = [sys.executable, str(FOLDER / name), *arguments]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
+    assert found.returncode == 1
+    start = "torchrun makes the processes: torchrun --standalone --nproc-per-node 2"
+    assert found.stderr.splitlines()[-1] == " ".join([start, *command[1:]])
+
+
+def test_each_warms_up_as_the_documentation_advises() -> None:
+    """Over 50 to 100 steps, or with full bias correction."""
+    number = re.compile(r"(?:total_iters=|warmup_steps=|warmup_num_steps\": )(\d+)")
+    for file in FOLDER.glob("*.py"):
+        found = [int(steps) for steps in number.findall(file.read_text())]
+        assert found or OTHERWISE[file.name] in file.read_text(), file.name
+        assert all(50 <= steps <= 100 for steps in found), file.name
 
 
 def test_none_is_left_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -40,4 +41,20 @@ def test_site(tmp_path, monkeypatch) -> None:
         name = f"adamomentum.{module}"
         public = {f"{name}.{each}" for each in import_module(name).__all__}
         assert public <= known, public - known
-    assert (tmp_path / "site" / "index.html").exists()
+    site = tmp_path / "site"
+    assert (site / "index.html").exists()
+    figures = (site / "how-it-works.html").read_text(encoding="utf-8")
+    assert re.search(r'<img [^>]*src="_images/[^"]*\.svg"', figures)
+    assert re.search(r'href="_static/figures\.css', figures)  # their ground in dark mode
+    assert (site / "_static" / "figures.css").exists()
+    opened = set()
+    for page in ("results/README.html", "theory.html"):
+        for link in re.findall(r"<a [^>]*>", (site / page).read_text(encoding="utf-8")):
+            href = re.search(r'href="(?!https?:)([^"#]*\.html)', link)
+            if href is None:
+                continue
+            assert "download" not in link
+            target = (site / page).parent / href[1]
+            assert target.read_text(encoding="utf-8")[:15].lower() == "<!doctype html>", link
+            opened.add(target.resolve().relative_to(site.resolve()).as_posix())
+    assert {"results/report.html", "results/theory/theory.html"} <= opened

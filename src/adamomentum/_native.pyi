@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 isa: str
+compiler: str
 
 def connect(capsule: object) -> bool:
     """Takes torch's DLPack exchange interface; returns whether it is one that the kernels know."""

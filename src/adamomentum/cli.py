@@ -18,6 +18,18 @@ STUDY_EXTRA = {
     "sacrebleu", "scipy", "sentencepiece", "tomli", "torch", "typer",
 }  # fmt: skip
 
+# What can be said without typer and the modules of the commands.
+HELP = """Usage: adamomentum COMMAND [OPTIONS]
+
+Commands:
+  doctor    which paths of the optimizer are available here, and why not where they are not
+  bench     step time and memory beside other optimizers   pip install "adamomentum[bench]"
+  compare   four optimizers on small images                pip install "adamomentum[study]"
+  study     optimizers compared by a study file            pip install "adamomentum[study]"
+  theory    the paper's claims, decided by computation     pip install "adamomentum[study]"
+
+adamomentum --version prints the version."""
+
 
 def main() -> None:
     """Runs the command line; the entry point of the ``adamomentum`` script."""
@@ -40,6 +52,9 @@ def main() -> None:
         extra, needs = ("bench", BENCH_EXTRA) if bench else ("study", STUDY_EXTRA)
         if (error.name or "").partition(".")[0] not in needs:
             raise
+        if sys.argv[1:] in ([], ["--help"]):
+            print(HELP)
+            return
         sys.exit(f'adamomentum needs {error.name} for this: pip install "adamomentum[{extra}]"')
 
 

@@ -34,18 +34,52 @@ def test_decay_per_step_is_kept(lr, weight_decay, beta1, ratio) -> None:
 
 
 @given(st.floats(0.01, 0.99), st.floats(0, 30))
-def test_the_ratio_is_found_from_adams_updates(beta1, ratio) -> None:
+def test_measured_in_stationary_noise_the_two_ways_agree(beta1, ratio) -> None:
     rms = float(moments.snr_step(ratio, beta1, "adam")[1])
-    found = guidance.signal_to_noise(rms, beta1)
-    assert guidance.suggest_lr(1.0, (beta1, 0.999), signal_to_noise=found) == pytest.approx(rms, rel=1e-6)
-    if 0.1 < ratio < 10:
-        assert found == pytest.approx(ratio, rel=1e-4)
+    betas = (beta1, 0.999)
+    assert guidance.suggest_lr(1.0, betas, update_rms=rms) == pytest.approx(
+        guidance.suggest_lr(1.0, betas, signal_to_noise=ratio)
+    )
+    assert guidance.suggest_weight_decay(0.01, betas, update_rms=rms) == pytest.approx(
+        guidance.suggest_weight_decay(0.01, betas, signal_to_noise=ratio)
+    )
 
 
-def test_the_ratio_at_the_ends() -> None:
-    assert guidance.signal_to_noise(0.1) == 0
-    assert guidance.signal_to_noise(1.3) == math.inf
+def test_updates_longer_than_lr_count_as_lr() -> None:
+    assert guidance.suggest_lr(1e-3, update_rms=1.3) == 1e-3
     assert guidance.suggest_lr(1e-3, signal_to_noise=math.inf) == 1e-3
+
+
+def lengths(gradient, betas=(0.9, 0.999), steps=6000) -> tuple[float, float]:
+    """RMS update in units of lr, of Algorithm 1 and of Adam, at the end of a stream; gradient(t) is an array."""
+    state, m, v, ours, adams = reference.State.zeros(gradient(1)), 0.0, 0.0, [], []
+    for t in range(1, steps + 1):
+        g = gradient(t)
+        theta, state = reference.step(np.zeros_like(g), g, state, lr=1.0, betas=betas)
+        m, v = betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * g * g
+        if t > steps - 200:
+            ours.append(np.square(theta).mean())
+            adams.append(np.square(m / (1 - betas[0] ** t)).mean() / (v / (1 - betas[1] ** t)).mean())
+    return float(np.sqrt(np.mean(ours))), float(np.sqrt(np.mean(adams)))
+
+
+@pytest.mark.parametrize("stream", ["alternating", "swinging", "noise", "steady"])
+def test_without_noise_the_optimizers_need_not_be_close(stream) -> None:
+    """What measured updates suggest makes AdaMomentum's as long as Adam's, also where no noise does."""
+    rng = np.random.default_rng(0)
+    gradient = {
+        "alternating": lambda t: np.array([(-1.0) ** t]),
+        "swinging": lambda t: np.array([math.cos(math.pi * t / 4)]),
+        "noise": lambda t: rng.standard_normal(1000),
+        "steady": lambda t: np.array([1.0]),
+    }[stream]
+    ours, adams = lengths(gradient)
+    suggested = guidance.suggest_lr(1.0, update_rms=adams)
+    assert suggested * ours == pytest.approx(adams, rel=0.1)
+    farther = ours / adams  # at equal lr
+    assert (farther > 5) if stream in ("alternating", "swinging") else (farther < 4.6)
+    if stream == "alternating":
+        assert suggested == pytest.approx(1 / 19, rel=0.01)  # and not 1 / 4.36, the least that noise explains
 
 
 @given(beta1s, beta1s)
@@ -92,7 +126,9 @@ def test_the_same_floor_as_adams(adam_eps, beta2) -> None:
         (lambda: guidance.suggest_lr(1e-3, signal_to_noise=-0.1), "signal_to_noise must be >= 0, got -0.1"),
         (lambda: guidance.suggest_lr(1e-3, signal_to_noise=math.nan), "signal_to_noise must be >= 0, got nan"),
         (lambda: guidance.suggest_weight_decay(math.inf), "adam_weight_decay must be finite"),
-        (lambda: guidance.signal_to_noise(0.0), "update_rms must be finite and > 0"),
+        (lambda: guidance.suggest_lr(1e-3, update_rms=0.0), "update_rms must be finite and > 0, got 0.0"),
+        (lambda: guidance.suggest_weight_decay(1e-2, update_rms=math.nan), "update_rms must be finite and > 0"),
+        (lambda: guidance.suggest_lr(1e-3, signal_to_noise=1, update_rms=0.2), "must not both be given, got 0.2 and 1"),
         (lambda: guidance.suggest_lr(1e-3, 0.9), r"betas must be a pair .* got 0.9"),
         (lambda: guidance.lr_at_beta1(1e-3, 0.9, 1.0), r"new_beta1 must be in \[0, 1\), got 1.0"),
         (lambda: guidance.warmup_steps(peak=1.0), "peak must be > 1, got 1.0; every step is"),

@@ -1,9 +1,11 @@
 """The native CPU kernels: nothing stale, nothing lost, the same numbers whatever runs them."""
 
 import os
+import shutil
 import subprocess
 import sys
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -380,22 +382,50 @@ for dtype, state, decoupled in itertools.product(
         opt.step()
     for t in [*params, *(x for p in params for x in opt.state[p].values())]:
         digest.update(t.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-print(_native.isa, digest.hexdigest(), fused_cpu.norm(params)[0].item().hex())
+print(_native.isa, digest.hexdigest(), fused_cpu.norm(params)[0].item().hex(), _native.compiler, sep="\\n")
 """
 
 
-def test_instruction_sets_agree_bit_for_bit():
+def checksums(python=sys.executable, **variables):
+    """A checksum of what the kernels compute by instruction set, and what compiled them."""
     seen = {}
     for wanted in ("", "avx2", "base"):
-        environment = {**os.environ, "ADAMOMENTUM_ISA": wanted}
-        run = subprocess.run(
-            [sys.executable, "-c", CHECKSUM], env=environment, capture_output=True, text=True, check=True
-        )
-        isa, *rest = run.stdout.split()
-        seen[isa] = rest
+        environment = {**os.environ, "ADAMOMENTUM_ISA": wanted, **variables}
+        run = subprocess.run([python, "-c", CHECKSUM], env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        isa, *rest, compiler = run.stdout.splitlines()
+        seen[isa] = tuple(rest)
+    return seen, compiler
+
+
+def test_instruction_sets_agree_bit_for_bit():
+    seen, _ = checksums()
     if len(seen) < 2:
         pytest.skip(f"this processor has the {next(iter(seen))} kernels only")
-    assert len({tuple(rest) for rest in seen.values()}) == 1
+    assert len(set(seen.values())) == 1
+
+
+@pytest.mark.slow
+def test_compilers_agree_bit_for_bit_in_instruction_sets(tmp_path):
+    """Clang builds the kernels, all of them, and they compute what GCC's do; or the other way round."""
+    here, compiler = checksums()
+    other = "g++" if compiler.startswith("Clang") else "clang++"
+    if shutil.which(other) is None:
+        pytest.skip(f"the kernels are by {compiler}, and {other} is not installed")
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", tmp_path / "site", "-v"]
+    built = subprocess.run(
+        [*install, "-C", f"build-dir={tmp_path / 'build'}", Path(__file__).parents[2]],
+        env={**os.environ, "CXX": other},
+        capture_output=True,
+        text=True,
+    )
+    assert "WITHOUT" not in built.stdout, built.stdout
+    assert built.returncode == 0, built.stderr
+    # The interpreter itself, with the packages of the environment but without its link to the installed kernels.
+    packages = [path for path in sys.path if path.endswith("site-packages")]
+    there, by = checksums(sys._base_executable, PYTHONPATH=os.pathsep.join([str(tmp_path / "site"), *packages]))
+    assert by.split()[0] != compiler.split()[0]
+    assert there == here
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@
 Pure functions, in closed form; :mod:`adamomentum.theory.moments` has the formulas and their assumptions. What they
 return is where to start a search, not its outcome: gradients in a network are neither stationary nor of one signal to
 noise ratio. In the small network of ``adamomentum theory --full --only network`` AdaMomentum moves 4.9 to 5.4 times as
-far as Adam at equal lr, farther than white noise explains, so its best lr may be lower still.
+far as Adam at equal lr, farther than white noise explains, so its best lr may be lower still. Where a run of Adam is at
+hand, measure how long its updates are (``update_rms``) rather than assume a noise.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ __all__ = [
     "eps_floor",
     "eps_like_adam",
     "lr_at_beta1",
-    "signal_to_noise",
     "suggest_lr",
     "suggest_weight_decay",
     "warmup_steps",
@@ -30,30 +30,49 @@ _LONGEST_WARMUP = 2**20
 _ROUNDING = 1 + 1e-12
 
 
-def suggest_lr(adam_lr: float, betas: tuple[float, float] = (0.9, 0.999), *, signal_to_noise: float = 0.0) -> float:
-    """The lr at which AdaMomentum's updates are as long as Adam's, in stationary gradients with white noise.
+def suggest_lr(
+    adam_lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    *,
+    signal_to_noise: float = 0.0,
+    update_rms: float | None = None,
+) -> float:
+    """The lr at which AdaMomentum's updates are as long as Adam's.
 
-    adam_lr sqrt((a + r^2) / (1 + r^2)), a = (1 - beta1) / (1 + beta1): Adam's lr divided by 4.36 (beta1 = 0.9) where
-    the gradient is mostly noise, and Adam's lr where there is none.
+    Theirs are 1 lr long (root mean square), whether the gradient is steady, noise or alternating; so this is adam_lr
+    times the length of Adam's, in units of its lr. That length is ``update_rms`` where it was measured. Else it is that
+    of stationary gradients with white noise, sqrt((a + r^2) / (1 + r^2)), a = (1 - beta1) / (1 + beta1): Adam's lr
+    divided by 4.36 (beta1 = 0.9) where the gradient is mostly noise, and Adam's lr where there is none.
+
+    Gradients that alternate make it shorter still, down to a: a large batch, which has less noise, does not bring the
+    two optimizers closer where it has the steepest directions swing from step to step.
 
     Args:
         adam_lr: a learning rate that suits Adam or AdamW.
-        betas: decay rates, of both optimizers; beta2 does not enter.
-        signal_to_noise: r, mean of the gradient over its standard deviation, typical of a coordinate: near 0 with small
-            batches or late in training, infinite without noise. :func:`signal_to_noise` finds it from a run of Adam.
+        betas: decay rates, of both optimizers; beta2 does not enter, and neither does with ``update_rms``.
+        signal_to_noise: r, mean of the gradient over its standard deviation, typical of a coordinate: 0 for pure noise,
+            infinite without noise.
+        update_rms: root mean square of Adam's updates over many coordinates, in units of lr, without weight decay. From
+            its state after t steps, t well beyond 1 / (1 - beta1): the root of the mean of
+            ``exp_avg**2 * (1 - beta2**t) / exp_avg_sq`` over the coordinates with ``exp_avg_sq > 0``. Above 1, as
+            while gradients grow, it counts as 1.
 
     Returns:
         Where to start the search for AdaMomentum's learning rate.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range, or both ``signal_to_noise`` and ``update_rms`` are given.
     """
     adam_lr = check_number("adam_lr", adam_lr, "a learning rate that suits Adam", positive=False)
-    return adam_lr / _factor(betas, signal_to_noise)
+    return adam_lr / _factor(betas, signal_to_noise, update_rms)
 
 
 def suggest_weight_decay(
-    adam_weight_decay: float, betas: tuple[float, float] = (0.9, 0.999), *, signal_to_noise: float = 0.0
+    adam_weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    *,
+    signal_to_noise: float = 0.0,
+    update_rms: float | None = None,
 ) -> float:
     """The decoupled weight decay that keeps lr * weight_decay at AdamW's when lr is what :func:`suggest_lr` says.
 
@@ -61,55 +80,38 @@ def suggest_weight_decay(
         adam_weight_decay: AdamW's.
         betas: as for :func:`suggest_lr`.
         signal_to_noise: likewise.
+        update_rms: likewise.
 
     Returns:
         The weight decay for AdaMomentum with its default, decoupled kind. (With ``fixed_decay=True`` it is not scaled
         by lr: leave that as it is.)
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range, or both ``signal_to_noise`` and ``update_rms`` are given.
     """
     adam_weight_decay = check_number(
         "adam_weight_decay", adam_weight_decay, "the decoupled weight decay of AdamW", positive=False
     )
-    return adam_weight_decay * _factor(betas, signal_to_noise)
+    return adam_weight_decay * _factor(betas, signal_to_noise, update_rms)
 
 
-def _factor(betas: tuple[float, float], signal_to_noise: float) -> float:
+def _factor(betas: tuple[float, float], signal_to_noise: float, update_rms: float | None) -> float:
+    """How many times as long as Adam's AdaMomentum's updates are at equal lr."""
     beta1, _ = check_betas(betas)
     if not signal_to_noise >= 0:
         raise ValueError(
             f"signal_to_noise must be >= 0, got {signal_to_noise}; it is the size of the gradient's mean over its "
             "standard deviation, 0 for pure noise"
         )
-    return adam_equivalent_lr(1.0, beta1, signal_to_noise)
-
-
-def signal_to_noise(update_rms: float, beta1: float = 0.9) -> float:
-    """The signal to noise ratio of the gradient, from the length of Adam's updates.
-
-    Adam's RMS update is u = sqrt((a + r^2) / (1 + r^2)) lr, so r^2 = (u^2 - a) / (1 - u^2). :func:`suggest_lr` with
-    this r returns u times Adam's lr: in stationary gradients AdaMomentum then moves as far a step as Adam did.
-
-    Args:
-        update_rms: root mean square of Adam's updates over many coordinates, in units of lr, without weight decay. From
-            its state after t steps, t well beyond 1 / (1 - beta1): the root of the mean of
-            ``exp_avg**2 * (1 - beta2**t) / exp_avg_sq`` over the coordinates with ``exp_avg_sq > 0``.
-        beta1: Adam's.
-
-    Returns:
-        r: 0 if the updates are no longer than in pure noise, infinite if they are 1 or longer.
-
-    Raises:
-        ValueError: if an argument is out of range.
-    """
-    update_rms = check_number(
-        "update_rms", update_rms, "the RMS of Adam's updates in units of lr, over the coordinates with exp_avg_sq > 0"
-    )
-    a = noise_attenuation(beta1)
-    if update_rms >= 1:
-        return math.inf
-    return math.sqrt(max(0.0, update_rms**2 - a) / (1 - update_rms**2))
+    if update_rms is None:
+        return adam_equivalent_lr(1.0, beta1, signal_to_noise)
+    if signal_to_noise:
+        raise ValueError(
+            f"update_rms and signal_to_noise must not both be given, got {update_rms} and {signal_to_noise}: the "
+            "length of Adam's updates is measured, or follows from the noise"
+        )
+    what = "the RMS of Adam's updates in units of lr, over the coordinates with exp_avg_sq > 0"
+    return 1 / min(1.0, check_number("update_rms", update_rms, what))
 
 
 def lr_at_beta1(lr: float, beta1: float, new_beta1: float) -> float:

@@ -32,8 +32,9 @@ def _load() -> tuple[Any, str | None]:
         from adamomentum import _native
     except ImportError as error:
         return None, (
-            "this installation of adamomentum has no native kernel (no C++ compiler when it was installed?): "
-            f"{error}; install a compiler, then run pip install --force-reinstall --no-deps adamomentum"
+            "this installation of adamomentum has no native kernels, since there was no C++ compiler when it was "
+            f"installed or it failed ({error}): install GCC or Clang, then run pip install -v --force-reinstall "
+            "--no-cache-dir --no-deps adamomentum (or the path of your clone), which also shows what a compiler says"
         )
     capsule = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
     if capsule is None or not _native.connect(capsule):
@@ -58,9 +59,9 @@ def why_not() -> str | None:
 
 
 def details() -> str:
-    """The instruction set and the threads in use."""
+    """The instruction set and the threads in use, and what compiled the kernels."""
     native = _load()[0]
-    return f"{native.isa} kernels, {native.thread_source()} threads"
+    return f"{native.isa} kernels, {native.thread_source()} threads, compiled by {native.compiler}"
 
 
 def watched() -> bool:

@@ -60,10 +60,10 @@ class AdaMomentum(Optimizer):
 
     Three things to know when coming from Adam or AdamW:
 
-    * **lr.** The update is about 1 lr in each coordinate whatever the noise; Adam's shrinks with it. Where noise
-      dominates, lr has the effect of sqrt((1 + beta1) / (1 - beta1)) = 4.4 times that lr in Adam: start from
-      Adam's lr divided by 4.4, and nearer to Adam's lr at large batch. Decoupled decay is lr * weight_decay a
-      step, so raise ``weight_decay`` by the factor by which you lower lr.
+    * **lr.** The update is about 1 lr in each coordinate whatever the gradients; Adam's is shorter where they change
+      sign. In noise lr has the effect of sqrt((1 + beta1) / (1 - beta1)) = 4.4 times that lr in Adam: start from
+      Adam's lr divided by 4.4. Decoupled decay is lr * weight_decay a step, so raise ``weight_decay`` by the factor
+      by which you lower lr; its default is 0, that of AdamW 0.01.
     * **eps.** It is added to v at every step and accumulates: the smallest possible denominator is
       sqrt(eps / (1 - beta2)), 3.2e-7 for the default and 3.2e-3, not 1e-8, for ``eps=1e-8``.
     * **First steps.** The first update is lr / (1 - beta1) = 10 lr in each coordinate; for a steady gradient it
@@ -77,7 +77,8 @@ class AdaMomentum(Optimizer):
         params: parameters, named parameters or parameter groups, as for any torch optimizer. Every option below
             can differ between groups. Floating-point and complex tensors; a complex one is two real ones.
         lr: learning rate, float or one-element tensor; may change every step.
-        betas: decay rates of the two moments, floats or one-element tensors in [0, 1); may change every step.
+        betas: decay rates of the two moments, floats or one-element tensors in [0, 1), in any sequence; may change
+            every step.
         eps: added to the second moment at every step, in units of the gradient squared. With 0 a coordinate becomes
             NaN if its gradient has always been 0, as in Algorithm 1, and infinite if m^2 underflows.
         weight_decay: strength of the weight decay; its meaning depends on the two switches after the next.
