@@ -125,11 +125,11 @@ def test_equal_optimizers_are_no_evidence_and_never_a_proof(tmp_path) -> None:
 def test_a_single_interval_that_excludes_0_is_not_enough_after_correction(tmp_path) -> None:
     results, made = gathered(tmp_path, Fake({"adamomentum": 0.287, "adamw": 0.3, "sgdm": 0.3, "adabelief": 0.3}))
     sheet = all_sheets(results, made)["differences"]
-    readings = {}
+    readings, place = {}, sheet.header.index("reading")
     for c, row in zip(made.comparisons, sheet.rows, strict=True):
-        readings[c.other] = row[-1]
+        readings[c.other] = row[place]
         if not c.control and c.outcome in ("better", "worse"):
-            assert ("not after correction" in row[-1]) == (c.t_holm >= ALPHA)
+            assert ("not after correction" in row[place]) == (c.t_holm >= ALPHA)
     assert set(readings) == {"adamw", "sgdm", "adabelief", "own"}
     # The made-up numbers are fixed: this is one of each kind.
     assert any("not after correction" in text for text in readings.values())
@@ -468,3 +468,68 @@ def test_divergences_are_not_the_same_runs(tmp_path) -> None:
     fake = Fake(status=lambda t: "diverged" if t.role == "default" and t.optimizer in ("adamw", "sgdm") else "ok")
     _, made = gathered(tmp_path, fake)
     assert made.same == {}
+
+
+OWN = """
+[optimizers.mine]
+base = "torch.optim:NAdam"
+default_lr = 1e-3
+space = {{ lr = {{ low = 1e-4, high = 1e-2 }} }}
+{mine}
+[optimizers.mysgd]
+base = "torch.optim:SGD"
+default_lr = 1e-1
+space = {{ lr = {{ low = 1e-2, high = 1.0 }} }}
+{mysgd}
+[[tasks]]
+name = "digits"
+"""
+
+
+@pytest.mark.parametrize(
+    ("mine", "mysgd", "counted", "left_out"),
+    [
+        ("", "", ("better in 2, worse in 0", 1), "NAdam, SGD"),
+        ('kind = "adaptive"', "", ("better in 3, worse in 0", 1), "SGD"),
+        ('kind = "adaptive"', 'kind = "sgd"', ("better in 3, worse in 0", 2), ""),
+        ('kind = "other"', 'kind = "adaptive"', ("better in 3, worse in 0", 1), "NAdam"),
+    ],
+)
+def test_an_own_optimizer_counts_by_its_kind_or_is_named(tmp_path, mine, mysgd, counted, left_out) -> None:
+    text = TEXT.replace('[[tasks]]\nname = "digits"\n', OWN.format(mine=mine, mysgd=mysgd))
+    own = studyfile.parse(text, "own").only(("digits",))
+    worse = dict.fromkeys(("adamw", "adabelief", "sgdm", "mine", "mysgd"), 0.5)
+    results = gather(run(tmp_path, own, Fake(worse)))
+    claim = Judge(results, study_tables.build(results)).claims()[1]
+    adaptive, sgd = counted
+    assert f"against adaptive methods supported here: {adaptive}" in claim.verdict
+    assert f"against SGD better in {sgd}," in claim.verdict
+    said = [text for text in claim.evidence if text.startswith("Left out")]
+    assert said == ([f'Left out of both, being of kind "other" in the study file: {left_out}.'] if left_out else [])
+
+
+@pytest.mark.parametrize(
+    ("base", "is_the_papers"), [("adamomentum", True), ("adamw", False), ("adamomentum-fbc", False)]
+)
+def test_the_papers_claims_are_judged_for_its_optimizer_alone(tmp_path, base, is_the_papers) -> None:
+    text = TEXT.replace('title = "Made up <for> a test"', 'reference = "first"')
+    text = text.replace("[optimizers]\n", f'[optimizers.first]\nbase = "{base}"\n[optimizers]\n')
+    folder = run(tmp_path, studyfile.parse(text, "own").only(("words",)), Fake({"first": 0.1}))
+    page = write(folder, "cpu", "made up").read_text()
+    assert ("The paper's claims" in page) == ('href="#claims"' in page) == is_the_papers
+    assert "against each optimizer" in page and "after Holm's correction" in page
+
+
+def test_adamw_is_the_measure_by_what_it_is_not_by_its_name(tmp_path) -> None:
+    """An own class under its name is none; under another name, or with a control before it, it is found."""
+    lion = 'base = "torch.optim:Rprop"\ndefault_lr = 1e-3\nspace = { lr = { low = 1e-4, high = 1e-2 } }'
+    own = TEXT.replace("adamw = {}\n", "").replace("[optimizers.own]", f"[optimizers.adamw]\n{lion}\n[optimizers.own]")
+    renamed = own.replace(
+        "[optimizers.own]", '[optimizers.sharp]\nbase = "adamw"\ncontrol = true\n[optimizers.w]\nbase = "adamw"\n'
+        "[optimizers.own]")  # fmt: skip
+    assert studyfile.parse(own, "own").called("adamw") == ""
+    made = studyfile.parse(renamed, "own")
+    assert (made.called("adamw"), made.called("adamomentum"), made.called("adam")) == ("w", "adamomentum", "")
+    quality = dict.fromkeys(("w", "sharp"), 0.1)
+    results = gather(run(tmp_path, made.only(("digits",)), Fake(quality)))
+    assert study_tables.build(results).across.anchor == "w"
