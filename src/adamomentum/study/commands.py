@@ -180,7 +180,7 @@ def _remaining_seconds(study: Study, made: Plan, results: Mapping[str, TrialResu
         found = timed.get((task, optimizer)) or timed.get((task, ""))
         if found:
             return sorted(found)[len(found) // 2]
-        unknown = UNKNOWN_SMOKE_MINUTES if study.name.endswith("-smoke") else UNKNOWN_MINUTES
+        unknown = UNKNOWN_SMOKE_MINUTES if study.is_smoke else UNKNOWN_MINUTES
         return 60 * (study.task(task).minutes or unknown)
 
     left = {t.spec.trial_id: seconds(t.task, t.spec.optimizer.name) for t in made.trials}
@@ -343,10 +343,9 @@ def _run(
 
 
 def _write_report(folder: Folder, device: str, console: Console) -> None:
-    from adamomentum.study.report.study import write
+    from adamomentum.study.report.summary import write_and_say
 
-    path = write(folder, device, "adamomentum " + shlex.join(sys.argv[1:]))
-    _say(console, f"Report: {path}")
+    write_and_say(folder, device, "adamomentum " + shlex.join(sys.argv[1:]), console)
 
 
 @app.command()
