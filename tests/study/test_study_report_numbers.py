@@ -208,9 +208,9 @@ def test_target_is_the_best_baselines_and_half_of_its_runs_reach_it(tmp_path) ->
     assert made.row("digits", "adamw").steps == math.inf
     assert comparison(made.speed, "adamw").outcome == "better"
     [shown] = [row for row in all_sheets(results, made)["speed"].rows if row[1] == "SGD + momentum"]
-    assert shown[4:6] == ["40 (5/8)", "0.4"]  # 40 steps of 10 ms
+    assert shown[5:7] == ["40 (5/8)", "0.4"]  # 40 steps of 10 ms
     [shown] = [row for row in all_sheets(results, made)["speed"].rows if row[1] == "AdamW"]
-    assert shown[4:6] == ["not reached (0/8)", "–"]
+    assert shown[5:7] == ["not reached (0/8)", "–"]
 
 
 def test_one_failed_run_moves_neither_target_nor_scores_away(tmp_path) -> None:
@@ -315,7 +315,7 @@ def test_the_best_point_by_validation_is_a_second_look(tmp_path) -> None:
     [found] = [c for c in made.selected_comparisons if c.other == "adamw"]
     assert found.paired.difference.mean == pytest.approx(float((a - b).mean()))
     sheet = all_sheets(results, made)["selected"]
-    assert [row[5:7] for row in sheet.rows] == [["30", "40"]] * 5
+    assert [row[6:8] for row in sheet.rows] == [["30", "40"]] * 5
 
 
 def test_state_is_measured() -> None:
