@@ -25,6 +25,15 @@ MODULES = (
 )
 
 
+def test_figures_are_kept_once_and_stand_on_white() -> None:
+    """A second copy grows stale; near-black text without a ground cannot be read on a dark page."""
+    figures = list(DOCS.rglob("*.svg"))
+    assert figures
+    assert len({path.name for path in figures}) == len(figures)
+    for path in figures:
+        assert '<rect width="100%" height="100%" fill="#ffffff"/>' in path.read_text(encoding="utf-8"), path
+
+
 @pytest.mark.slow
 def test_site(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "torch")

@@ -42,6 +42,9 @@ def files(tmp_path_factory):
     study, out = folder / "mini.toml", folder / "out"
     printed = call("run", study, "--data", f"folder={folder / 'tiny.npz'}", "--out", out, "--workers", 2)
     assert "Report:" in printed
+    # The numbers, not only where they are.
+    assert "one: test split, mean ± 95 % interval over up to 3 runs" in printed
+    assert printed.index("two: AdaMomentum - AdamW, accuracy: ") < printed.index("Report:")
     return study, folder / "tiny.npz", out
 
 
@@ -79,6 +82,14 @@ def test_the_estimate_of_a_smoke_run_is_of_a_smoke_run(tmp_path) -> None:
     planned = plan(smoke, fingerprints(smoke), {})
     trials = len({t.spec.trial_id for t in planned.trials}) + sum(planned.open.values())
     assert minutes_left(one) == pytest.approx(0.5 * trials, abs=0.01)
+
+
+def test_a_study_called_smoke_is_not_estimated_as_a_smoke_run(tmp_path) -> None:
+    def minutes(name: str) -> float:
+        (tmp_path / "own.toml").write_text(MINI.replace('name = "mini"', f'name = "{name}"'))
+        return minutes_left(call("plan", tmp_path / "own.toml", "--out", tmp_path / "out", "--workers", 1))
+
+    assert minutes("mini-smoke") == minutes("mini") > 1
 
 
 def test_a_second_run_has_nothing_to_train(files) -> None:

@@ -198,3 +198,49 @@ def test_the_plan_depends_on_data_and_device() -> None:
     cuda = {t.spec.trial_id for t in stages.plan(study, fingerprints(study), {}, "cuda").trials}
     assert not ids & other
     assert not ids & cuda
+
+
+# Stored trials and registered studies are found by these values: a change orphans every store out there.
+PINNED = {
+    "paper-cifar": ("7faf61541a015c37", "808434a4d482d1ec", "2b529c1f2d79f5b9"),
+    "paper-gan": ("7b028a1fdd04dbdb", "9d533200c3d966a8", "52649e7193e92429"),
+    "paper-imagenet": ("d84744e43d76f168", "b0eb5eadfac7edcd", "917d1a3e65737d05"),
+    "paper-iwslt": ("73aacc8c2a23d744", "15f21fad7422547b", "049b11057281b143"),
+    "paper-mini": ("fa08da6c5d40bd67", "2d6d9ecd8e91666c", "ea489da2bc08f0eb"),
+    "paper-ptb": ("ca9849a92cda720c", "3932de2a55dc3b93", "b9fb239af4a55fed"),
+}
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_the_hashes_of_what_comes_along_are_those_of_old(name) -> None:
+    """Of the study, and of the first trial of its first and of its last pair of task and optimizer."""
+    study = studyfile.read(name)
+    first: dict[tuple[str, str], str] = {}
+    for t in stages.plan(study, fingerprints(study), {}).trials:
+        first.setdefault((t.task, t.optimizer), t.spec.trial_id)
+    ids = list(first.values())
+    assert (study.hash, ids[0], ids[-1]) == PINNED[name]
+
+
+OWN = """
+name = "own"
+[optimizers]
+adamomentum = {}
+[optimizers.lion]
+base = "my_package.optim:Lion"
+default_lr = 1e-4
+hyperparameters = { betas = [0.9, 0.99] }
+space = { lr = { low = 1e-5, high = 1e-2 } }
+[[tasks]]
+name = "digits"
+family = "image-classification"
+params = { data = "mnist5k" }
+budget = { epochs = 10, batch_size = 64, evaluations = 10 }
+"""
+
+
+def test_the_hashes_of_an_own_optimizer_are_those_of_old() -> None:
+    study = studyfile.parse(OWN, "own")
+    trials = stages.plan(study, {"digits": "0" * 16}, {}).trials
+    assert study.hash == "be29ca034ea75f50"
+    assert next(t.spec.trial_id for t in trials if t.optimizer == "lion") == "8053a6668cf47c5e"

@@ -125,11 +125,11 @@ def test_equal_optimizers_are_no_evidence_and_never_a_proof(tmp_path) -> None:
 def test_a_single_interval_that_excludes_0_is_not_enough_after_correction(tmp_path) -> None:
     results, made = gathered(tmp_path, Fake({"adamomentum": 0.287, "adamw": 0.3, "sgdm": 0.3, "adabelief": 0.3}))
     sheet = all_sheets(results, made)["differences"]
-    readings = {}
+    readings, place = {}, sheet.header.index("reading")
     for c, row in zip(made.comparisons, sheet.rows, strict=True):
-        readings[c.other] = row[-1]
+        readings[c.other] = row[place]
         if not c.control and c.outcome in ("better", "worse"):
-            assert ("not after correction" in row[-1]) == (c.t_holm >= ALPHA)
+            assert ("not after correction" in row[place]) == (c.t_holm >= ALPHA)
     assert set(readings) == {"adamw", "sgdm", "adabelief", "own"}
     # The made-up numbers are fixed: this is one of each kind.
     assert any("not after correction" in text for text in readings.values())
@@ -208,9 +208,9 @@ def test_target_is_the_best_baselines_and_half_of_its_runs_reach_it(tmp_path) ->
     assert made.row("digits", "adamw").steps == math.inf
     assert comparison(made.speed, "adamw").outcome == "better"
     [shown] = [row for row in all_sheets(results, made)["speed"].rows if row[1] == "SGD + momentum"]
-    assert shown[4:6] == ["40 (5/8)", "0.4"]  # 40 steps of 10 ms
+    assert shown[5:7] == ["40 (5/8)", "0.4"]  # 40 steps of 10 ms
     [shown] = [row for row in all_sheets(results, made)["speed"].rows if row[1] == "AdamW"]
-    assert shown[4:6] == ["not reached (0/8)", "–"]
+    assert shown[5:7] == ["not reached (0/8)", "–"]
 
 
 def test_one_failed_run_moves_neither_target_nor_scores_away(tmp_path) -> None:
@@ -315,7 +315,7 @@ def test_the_best_point_by_validation_is_a_second_look(tmp_path) -> None:
     [found] = [c for c in made.selected_comparisons if c.other == "adamw"]
     assert found.paired.difference.mean == pytest.approx(float((a - b).mean()))
     sheet = all_sheets(results, made)["selected"]
-    assert [row[5:7] for row in sheet.rows] == [["30", "40"]] * 5
+    assert [row[6:8] for row in sheet.rows] == [["30", "40"]] * 5
 
 
 def test_state_is_measured() -> None:
@@ -468,3 +468,68 @@ def test_divergences_are_not_the_same_runs(tmp_path) -> None:
     fake = Fake(status=lambda t: "diverged" if t.role == "default" and t.optimizer in ("adamw", "sgdm") else "ok")
     _, made = gathered(tmp_path, fake)
     assert made.same == {}
+
+
+OWN = """
+[optimizers.mine]
+base = "torch.optim:NAdam"
+default_lr = 1e-3
+space = {{ lr = {{ low = 1e-4, high = 1e-2 }} }}
+{mine}
+[optimizers.mysgd]
+base = "torch.optim:SGD"
+default_lr = 1e-1
+space = {{ lr = {{ low = 1e-2, high = 1.0 }} }}
+{mysgd}
+[[tasks]]
+name = "digits"
+"""
+
+
+def test_an_own_optimizer_counts_by_its_kind_or_is_named(tmp_path) -> None:
+    def own(mine: str = "", mysgd: str = ""):
+        text = TEXT.replace('[[tasks]]\nname = "digits"\n', OWN.format(mine=mine, mysgd=mysgd))
+        return studyfile.parse(text, "own").only(("digits",))
+
+    worse = dict.fromkeys(("adamw", "adabelief", "sgdm", "mine", "mysgd"), 0.5)
+    results = gather(run(tmp_path, own(), Fake(worse)))
+    made = study_tables.build(results)
+    for kinds, adaptive, sgd, left_out in (
+        ({}, 2, 1, "NAdam, SGD"),
+        ({"mine": 'kind = "adaptive"'}, 3, 1, "SGD"),
+        ({"mine": 'kind = "adaptive"', "mysgd": 'kind = "sgd"'}, 3, 2, ""),
+        ({"mine": 'kind = "other"', "mysgd": 'kind = "adaptive"'}, 3, 1, "NAdam"),
+    ):
+        claim = Judge(replace(results, study=own(**kinds)), made).claims()[1]
+        assert f"against adaptive methods supported here: better in {adaptive}, worse in 0" in claim.verdict
+        assert f"against SGD better in {sgd}," in claim.verdict
+        said = [text for text in claim.evidence if text.startswith("Left out")]
+        assert said == ([f'Left out of both, being of kind "other" in the study file: {left_out}.'] if left_out else [])
+
+
+@pytest.mark.parametrize(
+    ("base", "is_the_papers"), [("adamomentum", True), ("adamw", False), ("adamomentum-fbc", False)]
+)
+def test_the_papers_claims_are_judged_for_its_optimizer_alone(tmp_path, base, is_the_papers) -> None:
+    text = TEXT.replace('title = "Made up <for> a test"', 'reference = "first"')
+    text = text.replace("[optimizers]\n", f'[optimizers.first]\nbase = "{base}"\n[optimizers]\n')
+    nothing_yet = Fake(status=lambda t: None)
+    folder = run(tmp_path, studyfile.parse(text, "own").only(("words",)), nothing_yet)
+    page = write(folder, "cpu", "made up").read_text()
+    assert ("The paper's claims" in page) == ('href="#claims"' in page) == is_the_papers
+    assert "against each optimizer" in page and "after Holm's correction" in page
+
+
+def test_adamw_is_the_measure_by_what_it_is_not_by_its_name(tmp_path) -> None:
+    """An own class under its name is none; under another name, or with a control before it, it is found."""
+    lion = 'base = "torch.optim:Rprop"\ndefault_lr = 1e-3\nspace = { lr = { low = 1e-4, high = 1e-2 } }'
+    own = TEXT.replace("adamw = {}\n", "").replace("[optimizers.own]", f"[optimizers.adamw]\n{lion}\n[optimizers.own]")
+    renamed = own.replace(
+        "[optimizers.own]", '[optimizers.sharp]\nbase = "adamw"\ncontrol = true\n[optimizers.w]\nbase = "adamw"\n'
+        "[optimizers.own]")  # fmt: skip
+    assert studyfile.parse(own, "own").called("adamw") == ""
+    made = studyfile.parse(renamed, "own")
+    assert (made.called("adamw"), made.called("adamomentum"), made.called("adam")) == ("w", "adamomentum", "")
+    quality = dict.fromkeys(("w", "sharp"), 0.1)
+    results = gather(run(tmp_path, made.only(("digits",)), Fake(quality)))
+    assert study_tables.build(results).across.anchor == "w"

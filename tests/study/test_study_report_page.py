@@ -90,6 +90,44 @@ def test_a_complete_study(complete) -> None:
     assert "prove" not in page
 
 
+def test_figures_and_tables_can_be_read_out(complete) -> None:
+    page = complete[1]
+    drawn = re.findall(r"<svg[^>]*>", page)
+    names = [re.search(r'role="img" aria-label="([^"]+)"', tag) for tag in drawn if "aria-hidden" not in tag]
+    assert len(names) > 30 and all(names)
+    assert any("difference in accuracy, % right: AdaMomentum is better" in name[1] for name in names)
+    assert len({name[1] for name in names}) == len(names)
+    headers = re.findall(r"<th\b([^>]*)>([^<]*)", page)
+    assert all("scope=" in attributes for attributes, _ in headers)
+    for table in re.findall(r"<table.*?</table>", page, re.DOTALL):
+        assert all(re.findall(r'<th scope="col">([^<]*)</th>', table)), "a column has no name"
+        rows = re.findall(r"<tr[^>]*>(.*?)</tr>", table.split("</thead>")[1], re.DOTALL)
+        assert all(row.startswith(('<th scope="row"', '<th scope="rowgroup"')) for row in rows)
+
+
+def test_what_may_be_said_stands_beside_the_name(complete) -> None:
+    """A wide table scrolls: its last columns are the ones out of sight."""
+    places = {"differences": 3, "differences-published": 3, "steps-to-target": 2, "training-loss": 2, "controls": 3,
+              "tracks": 3, "selected": 3}  # fmt: skip
+    for name, place in places.items():
+        header = (complete[0].report / "tables" / f"{name}.md").read_text().splitlines()[0].split(" | ")
+        assert header[place] == "reading" or "AdaMomentum beside it" in header[place], header
+
+
+def test_files_of_figures_stand_on_white_and_those_in_the_page_on_its_own_ground(complete) -> None:
+    folder, page = complete
+    files = list((folder.report / "figures").glob("*.svg"))
+    assert len(files) > 30
+    for path in files:
+        assert path.read_text().count('<rect width="100%" height="100%" fill="#ffffff"/>') == 1, path
+    assert "#ffffff" not in page.split("</style>", 1)[1]
+    assert page.count("currentColor") > len(files)
+
+
+def test_text_in_figures_is_text(complete) -> None:
+    assert re.search(r"<text[^>]*>SGD \+ momentum</text>", complete[1])
+
+
 def test_a_complete_study_leaves_files_for_others(complete) -> None:
     folder, _ = complete
     results = gather(folder)
@@ -239,4 +277,10 @@ def test_the_page_is_styled_from_one_file() -> None:
         text = (folder / name).read_text()
         assert '{% include "style.css" %}' in text
         assert "prefers-color-scheme: dark" not in text
-    assert "prefers-color-scheme: dark" in (Path(page.__file__).parent / "style.css").read_text()
+    style = (Path(page.__file__).parent / "style.css").read_text()
+    assert "prefers-color-scheme: dark" in style
+    # A lone panel is no wider than one of several; on paper nothing is cut off or folded away.
+    assert re.search(r"\.panels \{[^}]*auto-fill", style)
+    printed = style[style.index("@media print") :]
+    assert re.search(r"\.scroll[^{]*\{ overflow: visible", printed)
+    assert "details::details-content { content-visibility: visible" in printed

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from study.mini import MINI
+from study.mini import MINI, fingerprints
 
-from adamomentum.study import studyfile
+from adamomentum.study import stages, studyfile
+from adamomentum.study.spec import TrialSpec
 from adamomentum.study.studyfile import StudyError, parse
 
 
@@ -32,6 +33,64 @@ def test_faults_are_named_with_their_place(old, new, message) -> None:
     assert old in MINI
     with pytest.raises(StudyError, match=f"(?s){message}"):
         parse(MINI.replace(old, new, 1), "mini.toml")
+
+
+ONE = MINI[: MINI.index('[[tasks]]\nname = "two"')]
+LIKE = MINI.replace('name = "two"', 'name = "two"\nlike = "one"', 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new", "line"),
+    [
+        (
+            ONE,
+            'family = "image-classification"',
+            'family = "my_package.tasks:Segmentation"',
+            "tasks.0.family: unknown family 'my_package.tasks:Segmentation'; allowed: image-classification, "
+            "language-model, translation, gan",
+        ),
+        (ONE, "steps = 6", "steps = 0", "tasks.0.budget.steps: Input should be greater than or equal to 1, got 0"),
+        (
+            ONE,
+            "params = {",
+            'schedule = { name = "step", milestones = [2.0], factor = 0.1 }\nparams = {',
+            "tasks.0.schedule.step.milestones.0: Input should be less than 1, got 2.0",
+        ),
+        (ONE, "params = {", "tune = [3]\nparams = {", "tasks.0.tune.0: Input should be a valid string, got 3"),
+        (
+            MINI,
+            'params = { data = "folder" }',
+            "params = { data = { x = 1 } }",
+            "tasks.0.params.data: must be a number, text, true or false, or a list of such values, got {'x': 1}",
+        ),
+        (
+            MINI,
+            "hyperparameters = { weight_decay = 0.0 }",
+            "hyperparameters = { betas = [[0.9, 0.999]] }",
+            "tasks.1.hyperparameters.betas: must be a number, text, true or false, or a list of such values, "
+            "got [[0.9, 0.999]]",
+        ),
+        (
+            LIKE.replace('name = "two"\nlike = "one"\nfamily = "image-classification"', 'name = "two"\nlike = "one"'),
+            'family = "image-classification"',
+            'family = "images"',
+            "tasks.0.family: unknown family 'images'; allowed: image-classification, language-model, translation, gan",
+        ),
+    ],
+    ids=["family", "budget", "milestones", "tune", "table", "nested list", "like"],
+)
+def test_one_fault_is_one_line(text, old, new, line) -> None:
+    """Neither what follows from it nor each kind of value that it might have been."""
+    assert old in text
+    with pytest.raises(StudyError) as caught:
+        parse(text.replace(old, new, 1), "mini.toml")
+    assert str(caught.value) == f"mini.toml: {line}"
+
+
+def test_a_fault_of_a_task_that_is_like_another_is_its_own() -> None:
+    with pytest.raises(StudyError) as caught:
+        parse(LIKE.replace("budget = { steps = 3, batch_size = 8 }", "budget = { steps = -3 }"), "mini.toml")
+    assert str(caught.value).startswith("mini.toml: tasks.1.budget.steps: ")
 
 
 def test_all_faults_at_once() -> None:
@@ -148,3 +207,46 @@ def test_the_papers_settings_are_those_of_its_runs() -> None:
     gans = studyfile.read("paper-gan")
     assert [(t.budget.steps, t.params["d_steps"]) for t in gans.tasks] == [(200_000, 2), (100_000, 5), (100_000, 5)]
     assert [t.optimizers["adamomentum"]["eps"] for t in gans.tasks] == [1e-8, 1e-16, 1e-16]
+
+
+PLACED = """hyperparameters = { betas = [0.9, 0.99], eps = 1e-8 }
+kind = "adaptive"
+eps_placement = "inside"
+"""
+
+
+def own_optimizer(more: str) -> str:
+    own = 'base = "study.own:Lion"\ndefault_lr = 1e-4\nspace = { lr = { low = 1e-5, high = 1e-2 } }\n'
+    return MINI.replace('base = "adam"\n', own + more).replace("hyperparameters = { eps = 1e-6 }", "")
+
+
+def test_what_is_said_of_an_own_optimizer_reaches_its_trials_and_the_hashes() -> None:
+    """What is not said leaves no trace in either hash (test_stages.py pins both)."""
+    study, plain = (parse(own_optimizer(text), "own") for text in (PLACED, PLACED.splitlines()[0] + "\n"))
+    optimizer = study.optimizer("plain")
+    assert (optimizer.kind, optimizer.eps_placement) == ("adaptive", "inside")
+    assert (plain.optimizer("plain").kind, plain.optimizer("plain").eps_placement) == ("other", None)
+    assert study.hash != plain.hash
+    specs = []
+    for each in (study, plain):
+        made = stages.plan(each, fingerprints(each), {})
+        specs.append(next(t.spec for t in made.trials if t.optimizer == "plain"))
+        assert all("eps_placement" not in t.spec.canonical() for t in made.trials if t.optimizer != "plain")
+    assert specs[0].optimizer.eps_placement == "inside"
+    assert "eps_placement" not in specs[1].canonical()
+    assert specs[0].trial_id != specs[1].trial_id
+    assert TrialSpec.model_validate_json(specs[0].canonical()) == specs[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (own_optimizer('kind = "momentum"\n'), "optimizers.plain.kind: .*'adaptive', 'sgd' or 'other', got 'momentum'"),
+        (own_optimizer('eps_placement = "inside"\n'), "eps_placement of study.own:Lion needs betas and eps in hyper"),
+        (MINI.replace("control = true", 'kind = "sgd"'), "plain.kind is for an optimizer of your own .*adam is in the"),
+        (MINI.replace("control = true", 'eps_placement = "inside"'), "plain.eps_placement is for an optimizer of your"),
+    ],
+)
+def test_what_cannot_be_said_of_an_optimizer(text, message) -> None:
+    with pytest.raises(StudyError, match=message):
+        parse(text, "mini.toml")

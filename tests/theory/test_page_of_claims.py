@@ -194,3 +194,64 @@ def test_the_numbers_are_kept_when_a_figure_fails(tmp_path, monkeypatch) -> None
     with pytest.raises(RuntimeError, match="no figure today"):
         page.write([claim], "full", 0, "adamomentum theory", tmp_path)
     assert json.loads((tmp_path / page.CLAIMS).read_text())["claims"][0]["verdict"] == "confirmed"
+
+
+def made_up(title: str, *, holds: bool = True, control: bool = False, against: bool = False) -> Claim:
+    checks = (Check("a number; must be so", holds),)
+    return Claim(
+        title.replace(" ", "-"),
+        title,
+        "here",
+        printed=checks,
+        control=Check("the same of another", control),
+        against=(Check("a counterexample", True),) if against else (),
+        data={"x": [0.0, float("inf"), 2.0]},
+        seconds=1.5,
+    )
+
+
+def test_the_page_begins_with_how_many_are_what(tmp_path) -> None:
+    claims = [
+        made_up("first"),
+        made_up("second"),
+        made_up("third", holds=False, against=True),
+        made_up("fourth", control=True),
+    ]
+    text = page.write(claims, "quick", 0, "adamomentum theory", tmp_path).read_text()
+    assert "Of 4 claims 2 are confirmed, 1 is refuted, 1 is undecided." in text.split("<table")[0]
+    # A control that fails, as it must, is no fault; one that holds is.
+    assert text.count("✓ It fails: the same of another") == 3
+    assert text.count("✗ It holds: the same of another") == 1
+    assert text.count("✗") == 2
+
+
+def test_a_page_is_drawn_anew_from_its_numbers(tmp_path, monkeypatch) -> None:
+    drawn = []
+
+    def draw(ax, data) -> None:
+        drawn.append(list(data["x"]))
+        ax.plot([0, 1], [0, 1])
+        ax.set_title("A title")
+        ax.set_xlabel("x, <units>")
+        ax.set_ylabel("y")
+
+    monkeypatch.setattr(page, "panels", lambda: (Panel("p", "first", "A caption.", draw),))
+    page.write([made_up("first"), made_up("second", holds=False, against=True)], "full", 3, "the command", tmp_path)
+    written = {path: path.read_text() for path in (tmp_path / page.CLAIMS, tmp_path / "figures" / "p.svg")}
+    text = (tmp_path / page.PAGE).read_text()
+    assert 'role="img" aria-label="A title: y against x, &lt;units&gt;"' in text
+    (tmp_path / page.PAGE).unlink()
+    (tmp_path / "figures" / "p.svg").unlink()
+    again = page.redraw(tmp_path).read_text()
+    assert {path: path.read_text() for path in written} == written
+    assert re.sub("Written .*? UTC", "", again) == re.sub("Written .*? UTC", "", text)
+    assert drawn == [[0.0, float("inf"), 2.0], [0.0, None, 2.0]]  # JSON has no infinity
+
+
+def test_kept_figures_can_be_searched_and_read_out() -> None:
+    for path in (KEPT / "figures").glob("*.svg"):
+        svg = path.read_text(encoding="utf-8")
+        assert "<text" in svg and "DejaVuSans-" not in svg, path
+    made = (KEPT / page.PAGE).read_text(encoding="utf-8")
+    assert len(re.findall(r'<svg role="img" aria-label="[^"]+', made)) == made.count("<svg") == len(panels())
+    assert all("scope=" in attributes for attributes in re.findall(r"<th\b([^>]*)>", made))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Callable
@@ -65,7 +66,9 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "figure.dpi": 100,
     "savefig.dpi": 160,
-    "svg.fonttype": "path",
+    # Text stays text: it can be searched and read out, and weighs half of its outlines. Whose system lacks matplotlib's
+    # font sees another one, in the same places.
+    "svg.fonttype": "none",
 }
 
 
@@ -89,25 +92,52 @@ def panel(
         figure = Figure(figsize=size, layout="constrained")
         if draw_in(figure.subplots(), *arguments) is False:
             return None
-        return inline(save(figure, name, folder), name)
+        return inline(save(figure, name, folder), name, words_of(figure))
 
 
 def save(figure: Figure, name: str, folder: Path) -> str:
-    """Writes a figure as SVG and PDF and returns the SVG."""
-    svg, pdf = io.BytesIO(), io.BytesIO()
-    figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+    """Writes a figure as SVG and PDF, on white, and returns the SVG without a ground."""
+    svg, pdf = as_svg(figure), io.BytesIO()
     figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
-    write_atomic(folder / f"{name}.svg", svg.getvalue())
+    write_atomic(folder / f"{name}.svg", on_white(svg).encode())
     write_atomic(folder / f"{name}.pdf", pdf.getvalue())
-    return svg.getvalue().decode()
+    return svg
+
+
+def as_svg(figure: Figure) -> str:
+    """Returns a figure as SVG without a ground."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return buffer.getvalue().decode()
+
+
+def on_white(svg: str) -> str:
+    """Returns an SVG with a white ground: a file may be shown on a dark page, and its text is nearly black."""
+    return re.sub(r"<svg\b[^>]*>", r'\g<0>\n <rect width="100%" height="100%" fill="#ffffff"/>', svg, count=1)
+
+
+def words_of(figure: Figure) -> str:
+    """Returns what stands on a figure's axes, in one line: its name for who cannot see it."""
+    parts = []
+    for ax in figure.axes:
+        title = ax.get_title("left") or ax.get_title()
+        against = " against ".join(label for label in (ax.get_ylabel(), ax.get_xlabel()) if label)
+        parts.append(": ".join(text for text in (title, against) if text))
+    return " ".join("; ".join(parts).replace("$", "").split())
 
 
 def _round(path: str) -> str:
     return re.sub(r"(\.\d\d)\d+", r"\1", path)
 
 
-def inline(svg: str, name: str) -> str:
-    """Makes an SVG fit to stand in a page: no prologue, ids of its own, text in the page's colour."""
+def inline(svg: str, name: str, label: str) -> str:
+    """Makes an SVG fit to stand in a page: no prologue, ids of its own, text in the page's colour, a name.
+
+    Args:
+        svg: without a ground.
+        name: what its ids begin with.
+        label: what is read out in its place.
+    """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     # Hundredths of a point are enough.
@@ -116,4 +146,5 @@ def inline(svg: str, name: str) -> str:
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     svg = svg.replace(INK, "currentColor")
-    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1).replace("<svg", '<svg role="img"', 1)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)

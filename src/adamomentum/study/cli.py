@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from adamomentum.cores import available_cores
 from adamomentum.study import registry
@@ -27,13 +24,12 @@ from adamomentum.study.plan import Comparison
 from adamomentum.study.spec import TaskSpec, TrialSpec
 from adamomentum.study.store import Store, StoreError
 from adamomentum.study.tasks import FAMILIES
-from adamomentum.study.terminal import INTERRUPTED, plain_store_warnings
+from adamomentum.study.terminal import INTERRUPTED, plain_store_warnings, print_table
 from adamomentum.study.terminal import say as _say
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.tune import Choice
 
 MAX_WORKERS = 8
-UNLIMITED = 10_000  # columns
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -224,23 +220,11 @@ def _finish(outcome: Outcome, images: ImageData, out: Path, console: Console) ->
     t = html.write(outcome, images.name, images.describe(), images.target_accuracy, out, command, test_images)
     seeds = outcome.comparison.seeds
     target = f" to {100 * t.target.accuracy:.4g} %" if t.target is not None else ""
-    table = Table(
-        title=f"{images.name}: "
-        + (f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, no interval"),
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
     headings = ("optimizer", "lr", "test acc., %", "test loss", f"steps{target}", "ms/step")
     rows = html.summary_cells(t, seeds)
     cells = [(row.optimizer, row.lr, row.accuracy, row.loss, row.steps, row.ms) for row in rows]
-    for column in zip(headings, *cells, strict=True):
-        # Lines may be broken between words; where that is not enough, the table is wider than the terminal.
-        table.add_column(column[0], min_width=max(len(word) for cell in column for word in cell.split()))
-    for line in cells:
-        table.add_row(*line)
-    needed = Measurement.get(console, console.options.update(width=UNLIMITED), table).minimum
-    console.print(table, width=max(console.width, needed), crop=False)
+    spread = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, no interval"
+    print_table(console, f"{images.name}: {spread}", headings, cells)
     note = small_test_split(test_images)
     if note:
         _say(console, note)

@@ -414,10 +414,9 @@ def _run(
 
 
 def _write_report(folder: Folder, device: str, console: Console) -> None:
-    from adamomentum.study.report.study import write
+    from adamomentum.study.report.summary import write_and_say
 
-    path = write(folder, device, "adamomentum " + shlex.join(sys.argv[1:]))
-    _say(console, f"Report: {path}")
+    write_and_say(folder, device, "adamomentum " + shlex.join(sys.argv[1:]), console)
 
 
 @app.command()

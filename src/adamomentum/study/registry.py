@@ -31,15 +31,18 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from adamomentum.study.spec import OptimizerSpec
+from adamomentum.study.spec import EpsPlacement, OptimizerSpec
 
 if TYPE_CHECKING:
     import torch
 
 LR_RATIO = math.sqrt((1 + 0.9) / (1 - 0.9))
 """How much further AdaMomentum moves than Adam at equal lr when gradients are noise (beta1 = 0.9)."""
+
+Kind = Literal["adaptive", "sgd", "other"]
+"""What an optimizer counts as in the paper's claims: a step that is adapted to each coordinate, or SGD's."""
 
 GRID_HALF_DECADES = (-2, -1, 0, 1, 2)
 """The tuning grid of ``adamomentum compare`` around each optimizer's own centre; the same number of points for all."""
@@ -82,6 +85,8 @@ class Optimizer:
         default_lr: the published default.
         hyperparameters: all others, at their published defaults but for what the module's text says.
         decay: ``decoupled`` or ``L2``: how weight decay acts, if it is not 0 (``own``: the class knows).
+        kind: what it counts as where the paper's claims speak of adaptive methods and of SGD.
+        eps_placement: where eps enters the denominator; None: nothing is measured of it.
         space: what can be searched for, by name.
         optional: further options that a spec may name; those that it leaves out are off.
     """
@@ -93,6 +98,8 @@ class Optimizer:
     default_lr: float
     hyperparameters: Mapping[str, Any]
     decay: str
+    kind: Kind
+    eps_placement: EpsPlacement | None = None
     space: Mapping[str, Range] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
 
@@ -187,6 +194,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             default_lr=1e-3,
             hyperparameters=_ADAMOMENTUM,
             decay="decoupled",
+            kind="adaptive",
+            eps_placement="accumulated",
             space=_ADAMOMENTUM_SPACE,
             optional=("state_dtype",),
         ),
@@ -198,6 +207,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             default_lr=1e-3,
             hyperparameters={"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01, "amsgrad": False},
             decay="decoupled",
+            kind="adaptive",
+            eps_placement="outside",
             space={"lr": _ADAM_LR, "weight_decay": _DECOUPLED},
         ),
         Optimizer(
@@ -208,6 +219,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             default_lr=1e-3,
             hyperparameters={"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False},
             decay="L2",
+            kind="adaptive",
+            eps_placement="outside",
             space={"lr": _ADAM_LR, "weight_decay": Range(1e-6, 1e-3)},
         ),
         Optimizer(
@@ -218,6 +231,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             default_lr=0.1,
             hyperparameters={"momentum": 0.9, "dampening": 0.0, "nesterov": False, "weight_decay": 5e-4},
             decay="L2",
+            kind="sgd",
             space={"lr": Range(3e-3, 30.0), "weight_decay": Range(1e-5, 1e-2)},
         ),
         Optimizer(
@@ -233,6 +247,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
                 "decoupled_weight_decay": True,
             },
             decay="decoupled",
+            kind="adaptive",
+            eps_placement="outside",
             space={"lr": _ADAM_LR, "weight_decay": _DECOUPLED},
         ),
         # Yogi's own defaults: lr 1e-2, eps 1e-3, both moments start at 1e-6. AdaMomentum's paper ran lr 1e-3, eps 1e-8.
@@ -251,6 +267,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
                 "fixed_decay": False,
             },
             decay="decoupled",
+            kind="adaptive",
             space={"lr": _ADAM_LR, "weight_decay": _DECOUPLED},
         ),
         # The bounds are scaled by lr / (lr at construction). A trial constructs with the schedule's peak, so that
@@ -273,6 +290,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
                 "ams_bound": False,
             },
             decay="decoupled",
+            kind="adaptive",
             space={"lr": _ADAM_LR, "weight_decay": _DECOUPLED},
         ),
         Optimizer(
@@ -293,6 +311,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
                 "ams_bound": False,
             },
             decay="decoupled",
+            kind="adaptive",
             space={"lr": _ADAM_LR, "weight_decay": _DECOUPLED},
         ),
         # Published with eps 1e-8; here a control, so it has AdaMomentum's.
@@ -304,6 +323,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             default_lr=1e-3,
             hyperparameters={"betas": (0.9, 0.999), "eps": 1e-16, "weight_decay": 0.0},
             decay="decoupled",
+            kind="adaptive",
+            eps_placement="accumulated",
             space={"lr": _ADAM_LR, "weight_decay": _DECOUPLED},
         ),
         Optimizer(
@@ -314,6 +335,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             default_lr=1e-3,
             hyperparameters={**_ADAMOMENTUM, "full_bias_correction": True},
             decay="decoupled",
+            kind="adaptive",
+            eps_placement="accumulated",
             space=_ADAMOMENTUM_SPACE,
             optional=("state_dtype",),
         ),
@@ -336,7 +359,13 @@ def get(name: str) -> Optimizer:
 
 
 def custom(
-    path: str, label: str, default_lr: float, hyperparameters: Mapping[str, Any], space: Mapping[str, Range]
+    path: str,
+    label: str,
+    default_lr: float,
+    hyperparameters: Mapping[str, Any],
+    space: Mapping[str, Range],
+    kind: Kind = "other",
+    eps_placement: EpsPlacement | None = None,
 ) -> Optimizer:
     """Returns an optimizer of the user's own; nothing is imported before a trial is run.
 
@@ -347,10 +376,12 @@ def custom(
         default_lr: for the default track.
         hyperparameters: all others that change the mathematics, with their default values.
         space: what can be searched for: ``lr``, and any of ``hyperparameters``.
+        kind: what it counts as in the paper's claims; ``other`` is left out of those on adaptive methods and on SGD.
+        eps_placement: where eps enters the denominator, if it is to be measured where eps rules.
 
     Raises:
-        ValueError: if ``path`` is no such path, ``default_lr`` is not positive, or ``space`` lacks ``lr`` or names a
-            hyper-parameter without a default.
+        ValueError: if ``path`` is no such path, ``default_lr`` is not positive, ``space`` lacks ``lr`` or names a
+            hyper-parameter without a default, or ``eps_placement`` is given without ``betas`` and ``eps``.
     """
     if not all(part.isidentifier() for part in path.replace(":", ".", 1).split(".")) or ":" not in path:
         raise ValueError(f"the path of an optimizer must be module:Class, e.g. my_package.optim:Lion, got {path!r}")
@@ -364,6 +395,12 @@ def custom(
     for name in space:
         if name != "lr" and name not in hyperparameters:
             raise ValueError(f"space of {path} has {name!r}, which needs a default in hyperparameters too")
+    lacking = [name for name in ("betas", "eps") if name not in hyperparameters]
+    if eps_placement is not None and lacking:
+        raise ValueError(
+            f"eps_placement of {path} needs {' and '.join(lacking)} in hyperparameters: "
+            "where eps rules follows from both"
+        )
     return Optimizer(
         name=path,
         label=label,
@@ -372,6 +409,8 @@ def custom(
         default_lr=default_lr,
         hyperparameters=dict(hyperparameters),
         decay="own",
+        kind=kind,
+        eps_placement=eps_placement,
         space=dict(space),
     )
 
@@ -407,6 +446,11 @@ def _own(path: str, params: Iterable[Any], kwargs: Mapping[str, Any]) -> torch.o
                 f"optimizer {path!r} does not accept {', '.join(refused)} by keyword; it accepts: {', '.join(taken)}"
             )
     return cls(params, **kwargs)
+
+
+def eps_placement(spec: OptimizerSpec) -> EpsPlacement | None:
+    """Returns where eps enters the denominator of what ``spec`` describes; None: nothing is measured of it."""
+    return spec.eps_placement if ":" in spec.name else get(spec.name).eps_placement
 
 
 def build(spec: OptimizerSpec, params: Iterable[Any]) -> torch.optim.Optimizer:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
+from numbers import Real
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
 SPEC_SCHEMA = 2
 
@@ -30,8 +32,16 @@ def _plain_number(value: Any) -> Any:
     return 0.0 if number == 0 else number
 
 
+def _plain_value(value: Any) -> Any:
+    """Makes equal values equal text; says what a ``Value`` can hold in one line, where a union has one a member."""
+    parts = value if isinstance(value, (list, tuple)) else (value,)
+    if not all(part is None or isinstance(part, (str, Real)) for part in parts):
+        raise ValueError(f"must be a number, text, true or false, or a list of such values, got {value!r}")
+    return _plain_number(value)
+
+
 Scalar = bool | float | str | None
-Value = Annotated[Scalar | tuple[Scalar, ...], BeforeValidator(_plain_number)]
+Value = Annotated[Scalar | tuple[Scalar, ...], BeforeValidator(_plain_value)]
 Finite = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_plain_number)]
 
 
@@ -39,12 +49,32 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+EpsPlacement = Literal["outside", "inside", "accumulated"]
+"""How eps enters a denominator: ``outside`` as sqrt(v) + eps, ``inside`` as sqrt(v + eps), ``accumulated`` as sqrt(v)
+where eps is added into v at every step and so grows to eps / (1 - beta2). In each case the optimizer's state must hold
+v without eps, as ``exp_avg_sq``."""
+
+
 class OptimizerSpec(_Frozen):
-    """An optimizer by registry name with every hyper-parameter resolved; ``lr`` is the schedule's peak."""
+    """An optimizer by registry name with every hyper-parameter resolved.
+
+    Attributes:
+        name: in the registry, or ``module:Class``.
+        lr: the schedule's peak.
+        hyperparameters: all others.
+        eps_placement: of a class of the user's own, if it is to be measured where eps rules; the registry knows that of
+            its own.
+    """
 
     name: str
     lr: Annotated[Finite, Field(gt=0)]
     hyperparameters: dict[str, Value]
+    eps_placement: EpsPlacement | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_given(self, plain: Callable[[OptimizerSpec], dict[str, Any]]) -> dict[str, Any]:
+        # Trials from before there was such a field keep their hash.
+        return {key: value for key, value in plain(self).items() if key != "eps_placement" or value is not None}
 
 
 class TaskSpec(_Frozen):

@@ -148,13 +148,15 @@ class _Planner:
     ) -> OptimizerSpec:
         values = {**self.hyperparameters(task, name), **setting, **(changes or {})}
         lr = values.pop("lr")
-        known = self.optimizers[name].hyperparameters
+        entry = self.optimizers[name]
+        known, own = entry.hyperparameters, ":" in entry.name
         unknown = values.keys() - known.keys()
-        if unknown and ":" not in self.optimizers[name].name:
+        if unknown and not own:
             raise ValueError(
                 f"{name} has no hyper-parameter {', '.join(sorted(unknown))}; it has: lr, {', '.join(known)}"
             )
-        return OptimizerSpec(name=self.optimizers[name].name, lr=lr, hyperparameters=values)  # type: ignore[arg-type]
+        placement = entry.eps_placement if own else None  # the registry knows its own
+        return OptimizerSpec(name=entry.name, lr=lr, hyperparameters=values, eps_placement=placement)  # type: ignore[arg-type]
 
     # --- tuning ---
 

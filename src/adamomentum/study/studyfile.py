@@ -9,16 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from adamomentum.study import registry, tasks
-from adamomentum.study.registry import Optimizer, Range
-from adamomentum.study.spec import Budget, CosineSchedule, Finite, Precision, ScheduleSpec, Value
+from adamomentum.study.registry import Kind, Optimizer, Range
+from adamomentum.study.spec import Budget, CosineSchedule, EpsPlacement, Finite, Precision, ScheduleSpec, Value
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -60,6 +71,11 @@ class OptimizerEntry(_Entry):
         default_lr: published learning rate; for your own optimizer it must be given.
         space: hyper-parameter -> range; replaces the registry's, name by name.
         control: it serves to explain and is no baseline: left out of the correction over baselines and of targets.
+        kind: of your own optimizer: as which the paper's claims count it, ``adaptive`` or ``sgd``; by default
+            ``other``, which those on adaptive methods and on SGD leave out.
+        eps_placement: of your own optimizer, if the report is to say where eps rules: ``outside``, sqrt(v) + eps;
+            ``inside``, sqrt(v + eps); ``accumulated``, eps added into v at every step. Its state must hold v without
+            eps, as ``exp_avg_sq``, and ``step``.
     """
 
     base: str = ""
@@ -68,6 +84,14 @@ class OptimizerEntry(_Entry):
     default_lr: Annotated[Finite, Field(gt=0)] | None = None
     space: dict[str, SpaceEntry] = {}
     control: bool = False
+    kind: Kind | None = None
+    eps_placement: EpsPlacement | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_given(self, plain: Callable[[OptimizerEntry], dict[str, Any]]) -> dict[str, Any]:
+        # Studies from before there were such fields keep their hash.
+        later = ("kind", "eps_placement")
+        return {key: value for key, value in plain(self).items() if key not in later or value is not None}
 
 
 class SmokeTask(_Entry):
@@ -292,7 +316,15 @@ class Study(_Entry):
                 default_lr=entry.default_lr,
                 hyperparameters=entry.hyperparameters,
                 space=space,
+                kind=entry.kind or "other",
+                eps_placement=entry.eps_placement,
             )
+        for key in ("kind", "eps_placement"):
+            if getattr(entry, key) is not None:
+                raise ValueError(
+                    f"optimizers.{name}.{key} is for an optimizer of your own (base = module:Class); that of {base} is "
+                    "in the registry: leave it out"
+                )
         return registry.get(base).changed(
             label=entry.label, hyperparameters=entry.hyperparameters, default_lr=entry.default_lr, space=space
         )
@@ -301,6 +333,11 @@ class Study(_Entry):
     def baselines(self) -> tuple[str, ...]:
         """The optimizers that the reference is compared with: neither itself nor a control."""
         return tuple(n for n, entry in self.optimizers.items() if n != self.reference and not entry.control)
+
+    def called(self, base: str) -> str:
+        """Returns what the study calls the registry's optimizer ``base``; nothing if it is in none of its entries."""
+        found = [name for name, entry in self.optimizers.items() if (entry.base or name) == base]
+        return min(found, key=lambda name: self.optimizers[name].control, default="")
 
     def task(self, name: str) -> TaskEntry:
         """Returns the task called ``name``."""
@@ -315,7 +352,7 @@ class Study(_Entry):
     def smoked(self) -> Study:
         """Returns the same study at a budget that only shows that everything runs."""
         s = self.smoke
-        return self.model_copy(
+        made = self.model_copy(
             update={
                 "name": f"{self.name}-smoke",
                 "tuning": self.tuning.model_copy(
@@ -341,6 +378,7 @@ class Study(_Entry):
                 ),
             }
         )
+        return made
 
     def only(self, task_names: tuple[str, ...]) -> Study:
         """Returns the study with these tasks alone; finished trials stay valid, since none depends on another task.
@@ -404,6 +442,26 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return {**base, **own, **both}
 
 
+def _first_faults(error: ValidationError, document: dict[str, Any]) -> list[ErrorDetails]:
+    """Returns the faults of a file without those that only follow from another one.
+
+    A collection counts its entries without those that are wrong, and may then find itself too short. What a task takes
+    over from another one is wrong in both.
+    """
+    faults = error.errors(include_url=False)
+    places = [fault["loc"] for fault in faults]
+
+    def follows(place: tuple[int | str, ...]) -> bool:
+        if any(len(other) > len(place) and other[: len(place)] == place for other in places):
+            return True
+        if len(place) < 3 or place[0] != "tasks":
+            return False
+        entry = document["tasks"][place[1]]
+        return "like" in entry and place[2] not in entry
+
+    return [fault for fault in faults if not follows(fault["loc"])]
+
+
 def parse(text: str, where: str) -> Study:
     """Returns the study that ``text`` describes.
 
@@ -411,14 +469,16 @@ def parse(text: str, where: str) -> Study:
         StudyError: if it is wrong; the message has a line for each fault, with its place in the file ``where``.
     """
     try:
-        return Study.model_validate(_inherited(tomllib.loads(text), where))
+        document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise StudyError(f"{where} is not TOML: {error}") from None
     except RecursionError:
         raise StudyError(f"{where}: its brackets are nested too deeply") from None
+    try:
+        return Study.model_validate(_inherited(document, where))
     except ValidationError as error:
         lines = []
-        for fault in error.errors(include_url=False):
+        for fault in _first_faults(error, document):
             place = ".".join(str(part) for part in fault["loc"]) or "study"
             got = "" if fault["type"] in ("missing", "value_error") else f", got {fault['input']!r}"
             lines.append(f"{where}: {place}: {fault['msg'].removeprefix('Value error, ')}{got}")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
 
 from adamomentum.study.store import StoreWarning
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
+UNLIMITED = 10_000  # columns
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
@@ -36,3 +40,17 @@ def plain_store_warnings(console: Console) -> Iterator[None]:
 
         warnings.showwarning = tell
         yield
+
+
+def print_table(console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table of which no word is cut.
+
+    Lines may be broken between words; where that is not enough, the table is wider than the terminal.
+    """
+    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in zip(headings, *rows, strict=True):
+        table.add_column(Text(column[0]), min_width=max(len(word) for cell in column for word in (*cell.split(), "")))
+    for row in rows:
+        table.add_row(*map(Text, row))
+    needed = Measurement.get(console, console.options.update(width=UNLIMITED), table).minimum
+    console.print(table, width=max(console.width, needed), crop=False)

@@ -154,7 +154,7 @@ def _train(spec: TrialSpec, data: Any, group: parallel.Group, checkpoints: Check
     final = {f"{split}_{name}": number(value) for split, found in metrics.items() for name, value in found.items()}
     final["train_loss"] = None if broken else statistics.fmean(log.losses[-max(1, total // 10) :])
     final |= {f"selected_{name}": number(value) for name, value in log.selected.items()}
-    final |= diagnostics(optimizers)
+    final |= diagnostics(optimizers, registry.eps_placement(spec.optimizer))
     lost = broken or any(not math.isfinite(value) for value in log.last.values())
     diverged = lost or run.diverged(log.untrained, final["train_loss"] or 0.0, metrics["val"])
     return TrialResult(

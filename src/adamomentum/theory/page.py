@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from adamomentum.files import check_output, write_atomic
 from adamomentum.page.figures import panel
 from adamomentum.page.templates import template
 from adamomentum.theory.catalogue import panels
-from adamomentum.theory.claims import Claim, Failure, Profile
+from adamomentum.theory.claims import Check, Claim, Failure, Profile, Verdict
 
 PAGE = "theory.html"
 CLAIMS = "claims.json"
@@ -71,6 +72,7 @@ def write(
     text = template(Path(__file__).parent, "theory.html.j2").render(
         claims=claims,
         failures=failures,
+        counts=count(claims),
         drawn=drawn,
         profile=profile,
         seed=seed,
@@ -80,6 +82,36 @@ def write(
     )
     write_atomic(folder / PAGE, text.encode())
     return folder / PAGE
+
+
+def redraw(folder: Path) -> Path:
+    """Writes the figures and the page in ``folder`` anew from its ``claims.json``, without computing anything.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        OSError: if there is no such file.
+    """
+    record = json.loads((folder / CLAIMS).read_text(encoding="utf-8"))
+    claims = [_claim(each) for each in record["claims"]]
+    failures = [Failure(**each) for each in record["failures"]]
+    return write(claims, record["profile"], record["seed"], record["command"], folder, failures)
+
+
+def _claim(record: Mapping[str, Any]) -> Claim:
+    """The claim of which ``_record`` made ``record``."""
+    given = {field.name: record[field.name] for field in fields(Claim)}
+    given["control"] = Check(**given["control"])
+    for key in ("printed", "corrected", "against"):
+        given[key] = tuple(Check(**check) for check in given[key])
+    return Claim(**given)
+
+
+def count(claims: Sequence[Claim]) -> dict[str, int]:
+    """Returns how many claims have each verdict, of those verdicts that occur."""
+    found = Counter(claim.verdict for claim in claims)
+    return {verdict: found[verdict] for verdict in get_args(Verdict) if found[verdict]}
 
 
 def _record(claim: Claim) -> dict[str, Any]:

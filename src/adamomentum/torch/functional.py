@@ -212,7 +212,7 @@ def _by_cpu_kernels(rows: list[Row], rule: Rule, reduced: StateDtype, capturable
     update(rest, batch, rule, path, capturable=capturable)
 
 
-@torch.compiler.disable(reason="blocks of 8-bit codes are updated by the kernels that an ordinary step takes")
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _update_codes(rows: list[Row], rule: Rule, capturable: bool, fused: bool | None) -> None:
     """Take the step of parameters with moments in 8 bits outside of compiled code, as an ordinary step does.
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from adamomentum.study.data import parquet
 from adamomentum.study.data.wheel import DataError
 
 SPLITS = ("train", "test")
@@ -18,13 +19,8 @@ Part = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 
 def find(folder: Path) -> dict[str, list[Path]]:
-    """Returns the parquet files of each split below ``folder``, in order; no split has any if one lacks them.
-
-    A file belongs to the split after which it or its folder is named: ``train-00000-of-00001.parquet`` as the Hub has
-    them, ``train/0000.parquet`` as its conversion does.
-    """
-    files = sorted(folder.rglob("*.parquet"))
-    found = {s: [f for f in files if f.name.startswith(f"{s}-") or f.parent.name == s] for s in SPLITS}
+    """Returns the parquet files of each split below ``folder``, in order; no split has any if one lacks them."""
+    found = {split: parquet.files(folder, split) for split in SPLITS}
     return found if all(found.values()) else {}
 
 
@@ -42,19 +38,17 @@ def read(files: dict[str, list[Path]], name: str) -> dict[str, Part]:
 
 
 def _read(paths: list[Path], labels: str) -> Part:
-    try:
-        from pyarrow.parquet import read_table
-    except ImportError:
-        raise DataError('parquet files need pyarrow: pip install "adamomentum[study]"') from None
     images: list[npt.NDArray[np.uint8]] = []
     y: list[int] = []
     for path in paths:
         try:
-            table = read_table(path, columns=["img", labels])
-            images += [_pixels(row["bytes"]) for row in table["img"].to_pylist()]
-            y += table[labels].to_pylist()
+            rows, classes = parquet.columns(path, ("img", labels))
+            images += [_pixels(row["bytes"]) for row in rows]
+            y += classes
+        except DataError:
+            raise
         except Exception as error:
-            # Arrow and Pillow raise many types for broken files.
+            # Pillow raises many types for broken files.
             reason = str(error).partition("\n")[0]
             raise DataError(
                 f"{path} cannot be read as CIFAR ({reason}); expected columns img and {labels}, images of 32 x 32"

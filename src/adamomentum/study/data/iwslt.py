@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from adamomentum.study.data import parquet
 from adamomentum.study.data.cache import Arrays, cached
 from adamomentum.study.data.parallel_text import Pairs, ParallelText, train_subwords
-from adamomentum.study.data.splits import SPLITS
+from adamomentum.study.data.splits import NAMES, SPLITS
 from adamomentum.study.data.wheel import DataError
 
-NAMES = {"train": ("train",), "val": ("valid", "validation", "val", "dev"), "test": ("test",)}
 # What fairseq's recipe, the authors' too, leaves out of the training pairs.
 MAX_WORDS, MAX_RATIO = 175, 1.5
 HOW = (
@@ -85,10 +85,9 @@ def _read(folder: Path, split: str) -> Pairs:
             if len(sides[0]) != len(sides[1]):
                 raise DataError(f"IWSLT14: {german} has {len(sides[0])} lines, {english} has {len(sides[1])}")
             return _clean(zip(*sides, strict=True), str(german))
-        found = sorted(folder.rglob("*.parquet"))
-        files = [path for path in found if name in (path.parent.name, path.stem.split("-")[0])]
-        if files:
-            return _clean((pair for path in files for pair in _from_parquet(path)), str(files[0]))
+    files = parquet.files(folder, split)
+    if files:
+        return _clean((pair for path in files for pair in _from_parquet(path)), str(files[0]))
     raise DataError(f"IWSLT14: {folder} has no {NAMES[split][0]} split; {HOW}")
 
 
@@ -101,13 +100,10 @@ def _lines(path: Path) -> list[str]:
 
 
 def _from_parquet(path: Path) -> list[tuple[str, str]]:
-    import pyarrow
-    import pyarrow.parquet
-
     try:
-        rows = pyarrow.parquet.read_table(path, columns=["translation"])["translation"].to_pylist()
+        (rows,) = parquet.columns(path, ["translation"])
         return [(row["de"] or "", row["en"] or "") for row in rows]
-    except (pyarrow.ArrowException, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"IWSLT14: {path} has no readable column 'translation' with de and en ({error})") from None
 
 

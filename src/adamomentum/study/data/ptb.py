@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from adamomentum.study.data import parquet
 from adamomentum.study.data.cache import Arrays, cache_dir, cached
-from adamomentum.study.data.splits import SPLITS
+from adamomentum.study.data.splits import NAMES, SPLITS
 from adamomentum.study.data.text import END, TextData, encode, vocabulary
 from adamomentum.study.data.wheel import DataError
 
-# What others call our splits, the usual name first.
-NAMES = {"train": ("train",), "val": ("valid", "validation", "val"), "test": ("test",)}
 TOKENS = {"train": 929_589, "val": 73_760, "test": 82_430}
 WORDS = 10_000
 MIRRORS = (
@@ -97,15 +96,9 @@ def _read_split(folder: Path, split: str) -> Sentences:
         for path in (folder / f"ptb.{name}.txt", folder / f"{name}.txt"):
             if path.is_file():
                 return _sentences(path.read_bytes(), str(path))
-    for name in NAMES[split]:
-        # The hub has a folder a split, older copies a file name that begins with the split's.
-        paths = [
-            path
-            for path in sorted(folder.rglob("*.parquet"))
-            if path.parent.name == name or path.stem.partition("-")[0] == name
-        ]
-        if paths:
-            return [line for path in paths for line in _sentences(path.read_bytes(), str(path))]
+    paths = parquet.files(folder, split)
+    if paths:
+        return [line for path in paths for line in _sentences(path.read_bytes(), str(path))]
     raise DataError(f"Penn Treebank: {folder} has no file for the {NAMES[split][0]} split; {HOW}")
 
 
@@ -116,13 +109,9 @@ def _sentences(content: bytes, where: str) -> Sentences:
         except UnicodeDecodeError as error:
             raise DataError(f"Penn Treebank: {where} is not UTF-8 text ({error}); {HOW}") from None
     try:
-        import pyarrow.parquet
-    except ImportError:
-        raise DataError(f"Penn Treebank: pyarrow is needed to read {where}: pip install pyarrow") from None
-    try:
-        table = pyarrow.parquet.read_table(io.BytesIO(content), columns=[COLUMN])
-        return [str(sentence) for sentence in table[COLUMN].to_pylist()]
-    except (pyarrow.ArrowException, KeyError) as error:
+        (found,) = parquet.columns(io.BytesIO(content), [COLUMN])
+        return [str(sentence) for sentence in found]
+    except ValueError as error:
         raise DataError(f"Penn Treebank: {where} has no readable column {COLUMN!r} ({error}); {HOW}") from None
 
 

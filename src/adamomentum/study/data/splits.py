@@ -1,4 +1,4 @@
-"""What labelled data sets have in common: their splits, and a fingerprint of what is in them."""
+"""What labelled data sets have in common: their splits, what files call these, a fingerprint of what is in them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 SPLITS = ("train", "val", "test")
+
+NAMES = {"train": ("train",), "val": ("valid", "validation", "val", "dev"), "test": ("test",)}
+"""What others call our splits, the usual name first."""
 
 
 def fingerprint_of(x: Mapping[str, npt.NDArray[Any]], y: Mapping[str, npt.NDArray[Any]]) -> str:

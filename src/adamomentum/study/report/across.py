@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from adamomentum.study import stats
-from adamomentum.study.report.runs import column_of, family_of, most, untrained, values
+from adamomentum.study.report.runs import COST_BASE, column_of, family_of, most, untrained, values
 from adamomentum.study.results import StudyResults
 from adamomentum.study.stats import Interval
 from adamomentum.study.tasks import Metric
@@ -72,7 +72,8 @@ def across(results: StudyResults) -> Across:
     """Returns what the tasks say together that are run for the most part; empty if there is none."""
     study, made = results.study, Across()
     names = [study.reference, *study.baselines]
-    made.anchor = "adamw" if "adamw" in names else names[-1]
+    base = study.called(COST_BASE)
+    made.anchor = base if base in names else names[-1]
     costs = {(t.name, n): _costs(results, t.name, n) for t in study.tasks for n in study.optimizers}
     for task in study.tasks:
         anchored = [c for c in costs[task.name, made.anchor] or () if math.isfinite(c)]

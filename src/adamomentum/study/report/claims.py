@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from adamomentum.study import stages
+from adamomentum.study.registry import Kind
 from adamomentum.study.report.cells import difference_text
 from adamomentum.study.report.comparisons import ALPHA, NO_EVIDENCE, Comparison
 from adamomentum.study.report.runs import family_of
@@ -14,8 +15,8 @@ from adamomentum.study.report.study_tables import StudyTables
 from adamomentum.study.results import StudyResults
 
 VISION = "image-classification"
-SGD = ("sgdm",)
-ADAPTIVE = ("adam", "adamw", "radam", "yogi", "adabound", "adabelief")
+PAPERS = "adamomentum"
+"""The registry's name of the optimizer that the paper's claims are about."""
 
 QUALITY = ("better", "worse")
 SPEED = ("faster", "slower")
@@ -121,8 +122,9 @@ class Judge:
         """How an optimizer is called."""
         return stages.label(self.study, name)
 
-    def _of_kind(self, bases: Sequence[str]) -> list[str]:
-        return [n for n in self.study.baselines if (self.study.optimizers[n].base or n) in bases]
+    def of_kind(self, kind: Kind) -> list[str]:
+        """The baselines of a kind."""
+        return [n for n in self.study.baselines if self.study.optimizer(n).kind == kind]
 
     def _picked(self, found: Sequence[Comparison], tasks: Sequence[str], names: Sequence[str]) -> list[Comparison]:
         return [c for c in found if c.task in tasks and c.other in names]
@@ -221,13 +223,16 @@ class Judge:
         text = "It generalizes better: on vision comparably to SGD, and better than adaptive methods."
         if not self.vision:
             return Claim(text, "not tested: the study has no vision task", (), "")
-        adaptive = self._picked(self.made.comparisons, self.vision, self._of_kind(ADAPTIVE))
-        sgd = self._picked(self.made.comparisons, self.vision, self._of_kind(SGD))
+        adaptive = self._picked(self.made.comparisons, self.vision, self.of_kind("adaptive"))
+        sgd = self._picked(self.made.comparisons, self.vision, self.of_kind("sgd"))
         parts = [f"against adaptive methods {verdict(adaptive, QUALITY)}"]
         parts.append(f"against SGD {Count.of(sgd).text(QUALITY)} comparisons" if sgd else "against SGD not tested yet")
         evidence = self._by_task(adaptive, self.vision, QUALITY)
         for c in sgd:
             evidence.append(f"{c.task}, {self.label(c.other)}: {_side_words(c)}{_size(c)}.")
+        if left_out := self.of_kind("other"):
+            names = ", ".join(map(self.label, left_out))
+            evidence.append(f'Left out of both, being of kind "other" in the study file: {names}.')
         nothing = not adaptive and not sgd
         return Claim(
             text, "not tested yet" if nothing else "; ".join(parts), tuple(evidence), self.missing(self.vision)
@@ -295,7 +300,12 @@ class Judge:
         ]
 
     def claims(self) -> list[Claim]:
-        """Returns the verdicts on the claims that runs can test: speed, generalization, other tasks."""
+        """Returns the verdicts on the claims that runs can test: speed, generalization, other tasks.
+
+        None where another optimizer than AdaMomentum is the reference: the paper claims nothing of it.
+        """
+        if self.study.optimizer(self.study.reference).name != PAPERS:
+            return []
         return [self.speed(), self.generalization(), self.elsewhere()]
 
 

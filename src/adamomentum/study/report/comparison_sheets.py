@@ -41,11 +41,11 @@ class ComparisonSheets(Maker):
         """Comparisons of the reference with each other optimizer, with all tests."""
         sheet = Sheet(
             name,
-            ["task", "metric", "against", "difference", "95 % t", "95 % BCa", "effect size", "pairs", "diverged",
-             "t", "t, Holm", "Wilcoxon", "least possible", "Wilcoxon, Holm", "Welch", "one-sided t", "r",
-             "reading"],
+            ["task", "metric", "against", "reading", "difference", "95 % t", "95 % BCa", "effect size", "pairs",
+             "diverged", "t", "t, Holm", "Wilcoxon", "least possible", "Wilcoxon, Holm", "Welch", "one-sided t", "r"],
             frame=self.tidy_comparisons(found),
             groups=2,
+            wrap=(3,),
         )  # fmt: skip
         for c in found:
             p, m = c.paired, c.metric
@@ -54,6 +54,7 @@ class ComparisonSheets(Maker):
                     c.task,
                     heading(m),
                     self.label(c.other),
+                    self.reading(c),
                     difference_text(p.difference.mean, m),
                     between(p.difference.low, p.difference.high, m),
                     NONE if p.bca is None else between(*p.bca, m),
@@ -68,7 +69,6 @@ class ComparisonSheets(Maker):
                     p_value(p.welch_p),
                     p_value(self._one_sided(c)),
                     plain(p.correlation, "+.2f"),
-                    self.reading(c),
                 ],
                 "soft" if c.control else "",
             )
@@ -84,10 +84,11 @@ class ComparisonSheets(Maker):
         reference = self.label(self.study.reference)
         sheet = Sheet(
             "steps-to-target",
-            ["task", "against", f"{reference}, steps", "seconds", "the other, steps", "seconds", "Wilcoxon",
-             "least possible", "Wilcoxon, Holm", "reading"],
+            ["task", "against", "reading", f"{reference}, steps", "seconds", "the other, steps", "seconds", "Wilcoxon",
+             "least possible", "Wilcoxon, Holm"],
             frame=self.tidy_comparisons(self.made.speed),
             groups=1,
+            wrap=(2,),
         )  # fmt: skip
         words = {"better": "faster", "worse": "slower"}
         for c in self.made.speed:
@@ -99,11 +100,11 @@ class ComparisonSheets(Maker):
                 [
                     c.task,
                     self.label(c.other),
+                    reading,
                     *(cell for row in (mine, other) for cell in self._times(row)),
                     p_value(c.paired.wilcoxon_p),
                     p_value(c.paired.wilcoxon_floor),
                     p_value(c.wilcoxon_holm),
-                    reading,
                 ]
             )
         return sheet
@@ -120,8 +121,8 @@ class ComparisonSheets(Maker):
         """The training loss at the end."""
         sheet = Sheet(
             "training-loss",
-            ["task", "optimizer", "training loss at the end", f"{self.label(self.study.reference)} minus it", "95 % t",
-             "t, Holm", "reading"],
+            ["task", "optimizer", f"{self.label(self.study.reference)} beside it", "training loss at the end",
+             f"{self.label(self.study.reference)} minus it", "95 % t", "t, Holm"],
             frame=self.tidy_comparisons(self.made.loss_comparisons),
             groups=1,
         )  # fmt: skip
@@ -131,24 +132,25 @@ class ComparisonSheets(Maker):
                 row, c = self.made.row(task, name), found.get((task, name))
                 if row is None:
                     continue
-                cells = [task, self.label(name), mean(row.train_loss, TRAIN_LOSS)]
+                reading, tests = "", ["", "", ""]
                 if c is not None:
-                    d, reading = c.paired.difference, self.reading(c)
-                    cells += [
+                    d = c.paired.difference
+                    reading = self.reading(c).replace("better", "lower").replace("worse", "higher")
+                    tests = [
                         difference_text(d.mean, TRAIN_LOSS),
                         between(d.low, d.high, TRAIN_LOSS),
                         p_value(c.t_holm),
-                        reading.replace("better", "lower").replace("worse", "higher"),
                     ]
-                sheet.add(cells + [""] * (7 - len(cells)), self.mark(name))
+                cells = [task, self.label(name), reading, mean(row.train_loss, TRAIN_LOSS), *tests]
+                sheet.add(cells, self.mark(name))
         return sheet
 
     def controls(self) -> Sheet:
         """What each control is there to show, and what it showed."""
         sheet = Sheet(
             "controls",
-            ["control", "what it is there to show", "task", "lr", "metric", "value", "compared with", "difference",
-             "95 % t", "diverged", "reading"],
+            ["control", "what it is there to show", "task", "reading", "compared with", "difference", "95 % t",
+             "diverged", "lr", "metric", "value"],
             frame=self.tidy_comparisons(self.made.controls),
             groups=2,
         )  # fmt: skip
@@ -165,14 +167,14 @@ class ComparisonSheets(Maker):
                         control.name,
                         control.about,
                         c.task,
-                        f"{mine['lr'].iloc[0]:g}",
-                        heading(m),
-                        number(good[column].mean(), m) if len(good) else NONE,
+                        c.outcome,
                         f"{self.label(c.other)}, tuned",
                         difference_text(p.difference.mean, m),
                         between(p.difference.low, p.difference.high, m),
                         f"{p.lost_a} / {p.lost_b}" if p.lost_a or p.lost_b else NONE,
-                        c.outcome,
+                        f"{mine['lr'].iloc[0]:g}",
+                        heading(m),
+                        number(good[column].mean(), m) if len(good) else NONE,
                     ]
                 )
         return sheet

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from adamomentum.page.figures import COLOURS, INK, MARKERS, STYLE, THIN, inline
+from adamomentum.files import write_atomic
+from adamomentum.page.figures import COLOURS, INK, MARKERS, STYLE, THIN, as_svg, inline, on_white, words_of
 from adamomentum.study import stats
 from adamomentum.study.report.tables import Tables, label
 
@@ -173,10 +173,8 @@ def draw(tables: Tables, folder: Path) -> dict[str, str]:
         with matplotlib.rc_context(cast("Any", {**STYLE, "svg.hashsalt": name})):
             figure = _figure(panels, tables, size)
             figure.savefig(folder / f"{name}.png")
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-            if name == "overview":
-                continue  # for a README; the page shows its panels one by one
-            buffer = io.StringIO()
-            figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-        found[name] = inline(buffer.getvalue(), name)
+            svg = as_svg(figure)
+        write_atomic(folder / f"{name}.svg", on_white(svg).encode())
+        if name != "overview":  # for a README; the page shows its panels one by one
+            found[name] = inline(svg, name, words_of(figure))
     return found

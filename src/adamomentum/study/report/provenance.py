@@ -75,6 +75,7 @@ def optimizers(results: StudyResults) -> list[dict[str, str]]:
             {
                 "label": stages.label(study, name) + (" (control)" if entry.control else ""),
                 "is": o.name,
+                "kind": o.kind,
                 "decay": o.decay,
                 "lr": f"{o.default_lr:g}",
                 "space": ", ".join(f"{key} {r.low:g} to {r.high:g}" for key, r in o.space.items()),

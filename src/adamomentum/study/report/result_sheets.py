@@ -17,9 +17,9 @@ from adamomentum.study.report.cells import (
     steps_text,
 )
 from adamomentum.study.report.memory import bytes_per_parameter
-from adamomentum.study.report.runs import TRAIN_LOSS, family_of, runs
+from adamomentum.study.report.runs import COST_BASE, TRAIN_LOSS, family_of, runs
 from adamomentum.study.report.sheet import Maker, Sheet
-from adamomentum.study.report.study_tables import COST_BASE, Row
+from adamomentum.study.report.study_tables import Row
 
 APART = "†"  # not known to have run side by side with AdamW
 TRACKS = {"final": "tuned", "default": "published"}
@@ -34,7 +34,7 @@ class ResultSheets(Maker):
         rows = [r for r in self.made.rows if r.task == task and r.track == "final"]
         sheet = Sheet(
             f"results-{task}",
-            ["optimizer", "chosen", *map(heading, metrics), "diverged", "steps to target", "ms / step", ""],
+            ["optimizer", "chosen", *map(heading, metrics), "diverged", "steps to target", "ms / step", "notes"],
             frame=self.tidy([r for r in self.made.rows if r.task == task]),
         )
         sheet.wrap = (len(sheet.header) - 1,)
@@ -49,7 +49,7 @@ class ResultSheets(Maker):
                     f"{row.diverged} of {row.runs}" if trained else NONE,
                     steps_text(row.steps, row.reached, row.runs),
                     plain(row.ms, ".1f"),
-                    self._note(row),
+                    "; ".join([*self.notes(row), *(["control"] if self.is_control(row) else [])]),
                 ],
                 self.mark(row.optimizer),
             )
@@ -59,18 +59,21 @@ class ResultSheets(Maker):
             sheet.add([name, "", *cells, "", "", "", "trivial baseline of the data"], "soft")
         return sheet
 
-    def _note(self, row: Row) -> str:
+    def is_control(self, row: Row) -> bool:
+        """Whether the row is that of a control."""
+        return self.study.optimizers[row.optimizer].control
+
+    def notes(self, row: Row) -> list[str]:
+        """What a reader must know of an optimizer's runs on a task."""
         if not row.setting:
-            return "nothing that was tried trains it"
+            return ["nothing that was tried trains it"]
         notes = [f"best {key} lies at the edge of what was tried" for key in row.edges]
         wanted = self.study.final.seeds
         if row.runs < wanted:
             notes.append(f"{row.runs} of {wanted} runs so far")
         if row.diverged:
             notes.append("mean over the others")
-        if self.study.optimizers[row.optimizer].control:
-            notes.append("control")
-        return "; ".join(notes)
+        return notes
 
     def tracks(self, readings: Mapping[tuple[str, str, str], str]) -> Sheet:
         """Published settings beside tuned ones.
@@ -81,8 +84,8 @@ class ResultSheets(Maker):
         reference = self.label(self.study.reference)
         sheet = Sheet(
             "tracks",
-            ["task", "metric", "optimizer", "published lr", "at published settings", "diverged", "tuned",
-             f"{reference} beside it, published", "and tuned"],
+            ["task", "metric", "optimizer", f"{reference} beside it, published", "and tuned", "published lr",
+             "at published settings", "diverged", "tuned"],
             groups=2,
         )  # fmt: skip
         for task in (t.name for t in self.study.tasks):
@@ -96,12 +99,12 @@ class ResultSheets(Maker):
                         task,
                         heading(metric),
                         self.label(name),
+                        readings.get(("default", task, name), ""),
+                        readings.get(("final", task, name), ""),
                         f"{default.setting['lr']:g}",
                         mean(default.metrics[metric.key], metric),
                         f"{default.diverged} of {default.runs}",
                         NONE if tuned is None else mean(tuned.metrics[metric.key], metric),
-                        readings.get(("default", task, name), ""),
-                        readings.get(("final", task, name), ""),
                     ],
                     self.mark(name),
                 )
@@ -117,8 +120,8 @@ class ResultSheets(Maker):
         reference = self.label(self.study.reference)
         sheet = Sheet(
             "selected",
-            ["task", "metric", "optimizer", "at the last step", "at the best point by validation",
-             "median step of it", "of", f"{reference} beside it"],
+            ["task", "metric", "optimizer", f"{reference} beside it", "at the last step",
+             "at the best point by validation", "median step of it", "of"],
             frame=self.tidy([r for r in self.made.rows if r.track == "final" and r.selected_step is not None]),
             groups=2,
         )  # fmt: skip
@@ -132,11 +135,11 @@ class ResultSheets(Maker):
                     row.task,
                     heading(metric),
                     self.label(row.optimizer),
+                    readings.get((row.task, row.optimizer), ""),
                     mean(row.metrics[metric.key], metric),
                     mean(row.selected, metric),
                     f"{row.selected_step:g}",
                     f"{steps:g}",
-                    readings.get((row.task, row.optimizer), ""),
                 ],
                 self.mark(row.optimizer),
             )
@@ -183,15 +186,16 @@ class ResultSheets(Maker):
         found = {key: r.ms for key, r in timed.items() if r.ms is not None}
         sheet = self._by_task("cost", found, list(self.study.optimizers))
         rows: list[float] = []
+        anchor = self.study.called(COST_BASE)
         for name in sheet.frame["optimizer"]:
             cells = []
             for task in sheet.header[1:]:
-                row, base = timed.get((task, name)), found.get((task, COST_BASE))
+                row, base = timed.get((task, name)), found.get((task, anchor))
                 if row is None or row.ms is None:
                     cells.append(NONE)
                     continue
                 ratio = f" ({row.ms / base:.2f} ×)" if base and row.side_by_side else ""
-                if base and not row.side_by_side and name != COST_BASE:
+                if base and not row.side_by_side and name != anchor:
                     ratio = f" {APART}"
                 cells.append(f"{row.ms:.1f} to {plain(row.ms_high, '.1f')}{ratio}")
             memory = bytes_per_parameter(self.study.optimizer(name))

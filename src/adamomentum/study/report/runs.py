@@ -16,6 +16,8 @@ from adamomentum.study.tasks import Family, Metric
 LOW, HIGH = 0.1, 0.9
 TRAIN_LOSS = Metric("train_loss", "training loss at the end", "lower", digits=4)
 STEPS = Metric("steps", "steps to the target", "lower", digits=0)
+COST_BASE = "adamw"
+"""The registry's optimizer to whose step and whose scores the others' are put in proportion, where a study has it."""
 
 
 def family_of(results: StudyResults, task: str) -> Family:

@@ -16,7 +16,7 @@ from adamomentum.study.report import provenance, samples, study_figures, study_t
 from adamomentum.study.report.cells import NONE
 from adamomentum.study.report.claims import RULE, Judge
 from adamomentum.study.report.export import write_tables
-from adamomentum.study.report.runs import family_of
+from adamomentum.study.report.runs import COST_BASE, family_of
 from adamomentum.study.report.sheet import Sheet
 from adamomentum.study.report.sheets import all_sheets
 from adamomentum.study.report.study_tables import StudyTables
@@ -25,7 +25,20 @@ from adamomentum.study.results import StudyResults, gather
 PAGE = "report.html"
 
 
-def write(folder: Folder, device: str, command: str) -> Path:
+Numbers = tuple[StudyResults, StudyTables]
+
+
+def numbers(folder: Folder, device: str) -> Numbers:
+    """Returns what is finished of the study in ``folder``, and what a report makes of it.
+
+    Raises:
+        StudyError: if the study was never run there.
+    """
+    results = gather(folder, device)
+    return results, study_tables.build(results)
+
+
+def write(folder: Folder, device: str, command: str, known: Numbers | None = None) -> Path:
     """Writes the report on what is finished of the study in ``folder`` and returns the page's path.
 
     Beside the page: ``figures/`` (SVG, PDF), ``tables/`` (CSV with the numbers, Markdown, LaTeX), ``report.parquet``
@@ -35,12 +48,12 @@ def write(folder: Folder, device: str, command: str) -> Path:
         folder: of the study.
         device: kind of device its trials ran on.
         command: what made the report, for the record.
+        known: what ``numbers`` returned; None: they are computed.
 
     Raises:
         StudyError: if the study was never run there.
     """
-    results = gather(folder, device)
-    made = study_tables.build(results)
+    results, made = known or numbers(folder, device)
     figures = study_figures.draw(results, made, folder.report / "figures")
     sheets = all_sheets(results, made)
     write_tables(sheets.values(), folder.report / "tables")
@@ -71,6 +84,7 @@ def _context(folder: Folder, results: StudyResults, made: StudyTables, sheets: d
         "tasks": [_task(results, made, task.name) for task in study.tasks],
         "sheets": sheets,
         "across": made.across,
+        "cost_base": stages.label(study, base) if (base := study.called(COST_BASE)) else "",
         "anchor": stages.label(study, made.across.anchor) if made.across.anchor in study.optimizers else NONE,
         "samples": samples.gather_samples(results),
         "optimizers": provenance.optimizers(results),

@@ -11,6 +11,7 @@ from adamomentum.study import stats
 from adamomentum.study.report.across import Across, across
 from adamomentum.study.report.comparisons import Comparison, compare, compare_controls, compare_speed
 from adamomentum.study.report.runs import (
+    COST_BASE,
     HIGH,
     LOW,
     TRAIN_LOSS,
@@ -30,9 +31,6 @@ from adamomentum.study.report.runs import (
 )
 from adamomentum.study.results import StudyResults
 from adamomentum.study.stats import Interval
-
-COST_BASE = "adamw"
-"""To whose step the others' are put in proportion."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +225,7 @@ def _row(made: StudyTables, results: StudyResults, task: str, name: str, track: 
         reached=0 if steps is None else sum(map(math.isfinite, steps)),
         ms=float(times.quantile(LOW)) if len(times) else None,
         ms_high=float(times.quantile(HIGH)) if len(times) else None,
-        side_by_side=side_by_side(results, task, name, COST_BASE),
+        side_by_side=side_by_side(results, task, name, results.study.called(COST_BASE)),
         eps_dominated=float(shares.mean()) if len(shares) else None,
         selected=interval(values(results, track, task, name, selected_column(family_of(results, task).primary))),
         selected_step=float(chosen.median()) if len(chosen) else None,

@@ -1,0 +1,74 @@
+"""A run of a study ends with its numbers in the terminal, and these are the report's."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from rich.console import Console
+from study.report_mini import Fake, run, study
+
+from adamomentum.study.report import study_tables
+from adamomentum.study.report.summary import say_results
+from adamomentum.study.results import gather
+
+
+def said(folder, width=200) -> tuple[str, study_tables.StudyTables]:
+    console, results = Console(width=width), gather(folder)
+    made = study_tables.build(results)
+    with console.capture() as captured:
+        say_results(results, made, console)
+    return captured.get(), made
+
+
+def test_a_table_a_task_and_a_sentence_a_difference(tmp_path) -> None:
+    text, made = said(run(tmp_path, study("digits", "words"), Fake({"adamw": 0.02})))
+    for task, metric, factor, digits in (("digits", "accuracy", 100, 2), ("words", "perplexity", 1, 2)):
+        part = text[text.index(f"{task}: test split") :]
+        for name, label in (
+            ("adamomentum", "AdaMomentum"),
+            ("sgdm", "SGD + momentum"),
+            ("own", "Own variant (control)"),
+        ):
+            row = made.row(task, name)
+            mean, half = row.metrics[metric].mean, row.metrics[metric].half_width
+            line = re.search(rf"^ {re.escape(label)}  .*", part, re.M)[0]
+            assert f"{factor * mean:.{digits}f} ± {factor * half:.{digits}f}" in line
+            assert f"lr {row.setting['lr']:g}" in line and "0/8" in line
+    found = {(c.task, c.other): c for c in made.comparisons}
+    sentences = [line for line in text.splitlines() if " - " in line]
+    assert len(sentences) == len(found) == 8
+    d = found["digits", "adabelief"].paired.difference
+    numbers = f"{100 * d.mean:+.2f} points ({100 * d.low:+.2f} to {100 * d.high:+.2f})"
+    assert f"digits: AdaMomentum - AdaBelief, accuracy: {numbers}: better" in sentences
+    assert all(line.rpartition(": ")[2] in ("better", "worse", "no evidence of difference", "better, but not after "
+               "correction", "worse, but not after correction") for line in sentences)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (lambda t: "ok" if t.role == "tune" else None, ["digits: no evaluation runs yet"]),
+        (
+            lambda t: "diverged" if t.optimizer == "sgdm" else "ok",
+            ["SGD + momentum: nothing that was tried trains it", "AdaMomentum - SGD + momentum: better: nothing that"],
+        ),
+        (
+            lambda t: "diverged" if t.role == "final" and t.spec.replicate == 1 else "ok",
+            ["1/8", "mean over the others"],
+        ),
+    ],
+    ids=["tuned only", "never trained", "one diverged"],
+)
+def test_what_is_missing_or_lost_is_said(tmp_path, status, words) -> None:
+    text, _ = said(run(tmp_path, study("digits"), Fake(status=status)))
+    for word in words:
+        assert word in text
+
+
+def test_labels_are_no_markup_and_words_are_not_cut(tmp_path) -> None:
+    made = study("digits")
+    entry = made.optimizers["own"].model_copy(update={"label": "[red]An-unusually-long-label[/red]"})
+    made = made.model_copy(update={"optimizers": {**made.optimizers, "own": entry}})
+    text, _ = said(run(tmp_path, made, Fake()), width=30)
+    assert " [red]An-unusually-long-label[/red]" in text
