@@ -94,7 +94,7 @@ def in_every_rounding(state_dtype, shapes):
 @pytest.mark.slow
 @pytest.mark.parametrize("state_dtype", [None, torch.bfloat16])
 def test_every_rounding_and_state_agrees_on_inductor(state_dtype):
-    shapes = [(1,), (641,), (30, 20)]
+    shapes = [(641,), (30, 20)]
     (params, opt), (others, eager) = in_every_rounding(state_dtype, shapes), in_every_rounding(state_dtype, shapes)
     before = [p.detach().clone() for p in params]
     step = torch.compile(opt.step)
@@ -133,7 +133,7 @@ def test_moments_in_8_bits_agree_bit_for_bit_on_inductor():
 
 @pytest.mark.parametrize("clipped", [False, True])
 def test_a_compiled_step_of_8_bit_moments_beside_others(clipped):
-    (params, opt), (others, eager) = pair(lr=1e-2), pair(lr=1e-2)[0]
+    (params, opt), (others, eager) = pair(lr=1e-2)
     for o, group in ((opt, params), (eager, others)):
         o.param_groups[0]["params"] = group[:1]
         o.add_param_group({"params": group[1:], "state_dtype": "8bit", "maximize": True})

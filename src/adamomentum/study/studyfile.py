@@ -352,7 +352,7 @@ class Study(_Entry):
     def smoked(self) -> Study:
         """Returns the same study at a budget that only shows that everything runs."""
         s = self.smoke
-        made = self.model_copy(
+        return self.model_copy(
             update={
                 "name": f"{self.name}-smoke",
                 "tuning": self.tuning.model_copy(
@@ -378,7 +378,6 @@ class Study(_Entry):
                 ),
             }
         )
-        return made
 
     def only(self, task_names: tuple[str, ...]) -> Study:
         """Returns the study with these tasks alone; finished trials stay valid, since none depends on another task.
