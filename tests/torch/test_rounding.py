@@ -15,7 +15,7 @@ import torch
 
 from adamomentum import AdaMomentum
 from adamomentum.torch.precision import dither, round_to_bfloat16
-from adamomentum.torch.rounding import ROUNDING_STATE, widened
+from adamomentum.torch.rounding import ROUNDING_STATE, narrowed, widened
 
 KEPT = ["stochastic", "kahan", "master"]
 DRAWS = 100_000
@@ -264,3 +264,37 @@ def test_a_bfloat16_language_model_learns_as_a_float32_one(tmp_path):
     nearest = found["bfloat16, nearest"]  # what the others are for
     assert min(nearest["difference"]) > 0.005
     assert nearest["curve"] > 0.01
+
+
+CHANGES = {
+    "zeros": torch.zeros_like,
+    "other weights": lambda p: torch.randn(p.shape, generator=torch.Generator().manual_seed(9)).to(p.dtype),
+    "a half of them": lambda p: torch.where(torch.arange(p.numel()) % 2 == 0, p, -3 * p),
+    "their neighbours": lambda p: torch.nextafter(p, torch.full_like(p, 9)),
+    "half as large": lambda p: p / 2,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rounding", ["kahan", "master"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_weights_set_from_outside_are_taken_up_exactly(change, rounding, dtype):
+    [p] = parameters(dtype, [(20_000,)])
+    opt = AdaMomentum([p], lr=1e-2, rounding=rounding)
+    train([p], opt, 20)
+    with torch.no_grad():
+        p.copy_(CHANGES[change](p.detach()))
+    loaded = p.detach().clone()
+    opt.param_groups[0]["lr"] = 0.0
+    train([p], opt, 3)
+    assert torch.equal(p, loaded)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_kahan_keeps_is_never_taken_for_a_change(dtype):
+    # A compensation is rounded itself, and may then be half a spacing exactly: a tie, which can round away from p.
+    theta = torch.linspace(1, 2, 1_000_001)
+    p, state = torch.empty_like(theta, dtype=dtype), {"compensation": torch.empty_like(theta, dtype=dtype)}
+    narrowed(theta.clone(), p, state, "kahan", 1)
+    spacing = torch.finfo(dtype).eps
+    assert ((widened(p, state, "kahan") - theta).abs() <= 2**-8 * spacing).all()
