@@ -38,9 +38,10 @@ __all__ = ["AdaMomentum"]
 class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
     """Adam whose second moment averages the square of the momentum, not of the gradient (arXiv 2106.11514).
 
-    To come from ``keras.optimizers.AdamW``, divide its learning rate by about 4: in noise AdaMomentum's steps are 4.36
-    times as long at the default betas. The first step is learning_rate / (1 - beta_1) long, ten times the learning
-    rate: warm up over 50 to 100 steps, as with ``keras.optimizers.schedules.CosineDecay(warmup_steps=...)``.
+    To come from ``keras.optimizers.AdamW``, divide its learning rate by 4.4 and multiply ``weight_decay``, None by
+    default here, by 4.4: in noise AdaMomentum's steps are 4.36 times as long at the default betas. The first step is
+    learning_rate / (1 - beta_1) long, ten times the learning rate: warm up over 50 to 100 steps, as with
+    ``keras.optimizers.schedules.CosineDecay(warmup_steps=...)``.
 
     Moments of variables in half precision are kept in float32, and the maths is done there.
 

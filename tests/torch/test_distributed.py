@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -327,6 +327,24 @@ def test_a_large_dtensor_is_cut_into_pieces(options: dict, placement, monkeypatc
 
 
 # ---- several processes ----
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("use_orig_params", [False, True])
+@pytest.mark.filterwarnings("ignore")  # of a wrapper that torch no longer recommends
+def test_moments_in_8_bits_are_refused_under_the_older_fsdp(use_orig_params: bool) -> None:
+    model = FullyShardedDataParallel(
+        make_model(torch.float32), device_id=torch.device("cpu"), use_orig_params=use_orig_params
+    )
+    with pytest.raises(TypeError, match=r"FullyShardedDataParallel with state_dtype=.8bit.*bfloat16"):
+        AdaMomentum(model.parameters(), state_dtype="8bit")
+    optimizer = AdaMomentum(model.parameters(), state_dtype=torch.bfloat16)
+    before = [p.detach().clone() for p in model.parameters()]
+    for x, _ in make_batches(2, torch.float32):
+        model(x).square().mean().backward()
+        optimizer.step()
+    assert all(not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+    FullyShardedDataParallel.optim_state_dict(model, optimizer)
 
 
 def run_in_processes(worker: Callable[[int, Path], None], count: int, folder: Path) -> list[dict]:
