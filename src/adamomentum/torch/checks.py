@@ -80,16 +80,16 @@ def _is_one(value: Any) -> bool:
 
 def _pair(betas: Any, read_tensors: bool) -> tuple[float | Tensor, float | Tensor]:
     """Any sequence of two, such as a configuration's list, an array or a tensor, as a tuple."""
-    if isinstance(betas, str | bytes | Mapping | Set) or not hasattr(betas, "__len__") or len(betas) != 2:
+    if type(betas) is tuple and len(betas) == 2:
+        pass  # as it is from the second time on
+    elif isinstance(betas, str | bytes | Mapping | Set) or not hasattr(betas, "__len__") or len(betas) != 2:
         raise TypeError(f"betas must be a pair (beta1, beta2), got {betas!r}")
     beta1, beta2 = betas
     return _number("betas[0]", beta1, read_tensors, below=1), _number("betas[1]", beta2, read_tensors, below=1)
 
 
-def _switch(name: str, value: Any, *, or_none: bool = False) -> bool | None:
-    """True or False, also where it is given as 1 or 0, or as an array of one; None if that is allowed."""
-    if isinstance(value, bool) or (or_none and value is None):
-        return value
+def _switch(name: str, value: Any, *, or_none: bool = False) -> bool:
+    """True or False where it is given as 1 or 0, or as an array of one."""
     plain = value.item() if _is_one(value) and not (isinstance(value, Tensor) and not value.is_cpu) else value
     if not isinstance(plain, int) or plain not in (0, 1):
         raise TypeError(f"{name} must be {'True, False or None' if or_none else 'True or False'}, got {value!r}")
@@ -110,17 +110,21 @@ def check_options(options: dict[str, Any], *, read_tensors: bool = True) -> None
         ValueError: if an option is out of range or contradicts another one.
         TypeError: if an option has the wrong type.
     """
-    plain: dict[str, Any] = {name: _number(name, options[name], read_tensors) for name in ("lr", "eps", "weight_decay")}
-    plain["betas"] = _pair(options["betas"], read_tensors)
-    plain.update({name: _switch(name, options[name]) for name in SWITCHES})
-    plain.update({name: _switch(name, options[name], or_none=True) for name in ("foreach", "fused")})
+    for name in ("lr", "eps", "weight_decay"):
+        options[name] = _number(name, options[name], read_tensors)
+    options["betas"] = _pair(options["betas"], read_tensors)
+    for name in SWITCHES:
+        if type(options[name]) is not bool:
+            options[name] = _switch(name, options[name])
+    for name in ("foreach", "fused"):
+        if type(options[name]) is not bool and options[name] is not None:
+            options[name] = _switch(name, options[name], or_none=True)
     for name in ("eps", "weight_decay"):
-        if options["capturable"] and isinstance(plain[name], Tensor) and not plain[name].is_cpu:
+        if isinstance(options[name], Tensor) and options["capturable"] and not options[name].is_cpu:
             raise ValueError(
                 f"{name} must be a number or a tensor on the CPU with capturable=True, got one on "
-                f"{plain[name].device}; pass {name}.item()"
+                f"{options[name].device}; pass {name}.item()"
             )
-    options.update(plain)
     if options["fixed_decay"] and not options["decoupled_weight_decay"]:
         raise ValueError(
             "fixed_decay=True needs decoupled_weight_decay=True, got False: L2 decay goes into the gradient and has "
