@@ -71,8 +71,11 @@ def stop_as_by_ctrl_c() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    # `timeout` sends it twice, to the command and to its group: the second must not disturb what the first set off.
-    signal.signal(number, lambda *_: None)
+    # `timeout` sends it twice, to the command and to its group, and others SIGHUP behind it: what follows must not
+    # disturb what the first set off. Ignored by the system, since Python takes its own handlers away before it ends.
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -20,6 +20,12 @@ def report() -> str:
     return "\n".join(f"{name:<28}{text}".rstrip() for name, text in rows)
 
 
+def _installed(name: str) -> bool:
+    """Whether there is a package of this name; a folder that happens to be called so is none."""
+    spec = find_spec(name)
+    return spec is not None and spec.origin is not None
+
+
 def _version(name: str) -> str:
     try:
         return version(name)
@@ -32,7 +38,7 @@ def _paths() -> list[tuple[str, str]]:
 
 
 def _in_torch() -> list[tuple[str, str]]:
-    if find_spec("torch") is None:
+    if not _installed("torch"):
         return [("PyTorch optimizer", 'not available: run pip install "adamomentum[torch]"')]
     from adamomentum.torch import fused_cpu, fused_cuda
 
@@ -45,15 +51,16 @@ def _in_torch() -> list[tuple[str, str]]:
 
 
 def _in_optax() -> str:
-    if find_spec("jax") is None or find_spec("optax") is None:
+    if not (_installed("jax") and _installed("optax")):
         return 'not available: run pip install "adamomentum[jax]"'
     return "available"
 
 
 def _in_keras() -> str:
-    if find_spec("keras") is None:
+    if not _installed("keras"):
         return 'not available: run pip install "adamomentum[keras]", and a backend: torch, jax or tensorflow'
-    if int(version("keras").partition(".")[0]) < 3:
+    found = _version("keras").partition(".")[0]  # of a nightly build or a copy nothing is known
+    if found.isdigit() and int(found) < 3:
         return 'not available: it is for Keras 3, run pip install "adamomentum[keras]"'
-    backends = [name for name in ("torch", "jax", "tensorflow") if find_spec(name)]
+    backends = [name for name in ("torch", "jax", "tensorflow") if _installed(name)]
     return f"available, with {' or '.join(backends)}" if backends else "not available: install torch, jax or tensorflow"

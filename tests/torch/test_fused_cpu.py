@@ -262,8 +262,9 @@ def test_parameters_on_meta_wait_for_values():
     with torch.device("meta"):
         model = torch.nn.Linear(3, 2)
     opt = AdaMomentum(model.parameters(), fused=True)
-    opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(2, device="meta"))], "lr": 0.1})
     before = torch.__future__.get_swap_module_params_on_conversion()
+    with pytest.raises(RuntimeError, match="fused=True cannot step parameters on the meta device"):
+        opt.step()
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     with pytest.raises(RuntimeError, match=r"fused=True cannot step parameters on the meta device.*to_empty"):

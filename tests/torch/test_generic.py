@@ -121,8 +121,8 @@ def error_inputs(device: str, dtype: torch.dtype) -> list[ErrorOptimizerInput]:
         at_construction({"eps": -1e-8}, ValueError, "eps must be >= 0 and finite, got -1e-08"),
         at_construction({"eps": float("inf")}, ValueError, "eps must be >= 0 and finite, got inf"),
         at_construction({"weight_decay": -1}, ValueError, "weight_decay must be >= 0 and finite, got -1"),
-        at_construction({"amsgrad": 1}, TypeError, "amsgrad must be True or False, got 1"),
-        at_construction({"foreach": 1}, TypeError, "foreach must be True, False or None, got 1"),
+        at_construction({"amsgrad": 2}, TypeError, "amsgrad must be True or False, got 2"),
+        at_construction({"foreach": 2}, TypeError, "foreach must be True, False or None, got 2"),
         at_construction(
             {"fixed_decay": True, "decoupled_weight_decay": False}, ValueError, "needs decoupled_weight_decay=True"
         ),

@@ -81,7 +81,7 @@ def test_forms_that_mean_the_same_train_the_same(form, where):
         assert type(group["maximize"]) is bool
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, {"rounding": np.str_("nearest")}, {"state_dtype": np.str_("float32")}])
 def test_checkpoints_hold_nothing_that_torch_load_refuses(form):
     p = parameter()
     opt = AdaMomentum([p], **{**PLAIN, **form})

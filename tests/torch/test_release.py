@@ -1091,3 +1091,26 @@ def test_distributed_runs_need_sharded_parameters(monkeypatch) -> None:
     with pytest.raises(RuntimeError, match="sharded by fully_shard, got a plain tensor"):
         release_gradients(optimizer)
     release_gradients(optimizer, local_gradients=True)
+
+
+@pytest.mark.parametrize("loop", ["step", "zero_grad"])
+def test_a_model_converted_by_swapping_its_parameters_goes_on(loop):
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    model = nn.Linear(4, 1)
+    optimizer = AdaMomentum(model.parameters(), lr=1e-2)
+    handle = release_gradients(optimizer)
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        model.double()  # leaves the hooks on what was there before
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+    x = torch.randn(3, 4, dtype=torch.float64)
+    optimizer.zero_grad()
+    for t in range(3):
+        old = model.weight.detach().clone()
+        model(x).mean().backward()
+        assert model.weight.grad is None, t
+        assert not torch.equal(model.weight, old)
+        if loop == "step":
+            optimizer.step()
+    handle.remove()

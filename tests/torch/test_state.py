@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import weakref
+from collections import UserDict
 
 import numpy as np
 import pytest
@@ -493,6 +494,16 @@ BROKEN = {
     "a missing moment": lambda p, opt: opt.state[p].pop("exp_avg"),
     "a moment that is no tensor": lambda p, opt: opt.state[p].update(exp_avg=[0.0] * 7),
     "an expanded moment": lambda p, opt: opt.state[p].update(exp_avg=torch.zeros(1).expand(7)),
+    "moments of integers": lambda p, opt: opt.state[p].update(
+        {key: torch.zeros(7, dtype=torch.int64) for key in ("exp_avg", "exp_avg_sq")}
+    ),
+    "a sparse moment": lambda p, opt: opt.state[p].update(exp_avg=torch.zeros(7).to_sparse()),
+    "a step on meta": lambda p, opt: opt.state[p].update(step=torch.zeros((), device="meta")),
+    "expanded exponents": lambda p, opt: opt.state[p].update(
+        {key: torch.zeros(7, dtype=torch.uint8) for key in ("exp_avg", "exp_avg_sq")},
+        exp_avg_scale=torch.zeros(1, dtype=torch.uint8, device="meta"),
+        exp_avg_sq_scale=torch.zeros(1, dtype=torch.uint8),
+    ),
     "a moment of another shape": lambda p, opt: opt.state[p].update(exp_avg_sq=torch.zeros(8)),
     "moments of two dtypes": lambda p, opt: opt.state[p].update(exp_avg_sq=torch.zeros(7).double()),
     "codes without exponents": lambda p, opt: opt.state[p].update(
@@ -538,6 +549,60 @@ def test_an_inference_tensor_in_the_second_group_leaves_the_first_as_it_was(fore
 
 
 # ---- memory layout, and memory ----
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.float32])
+def test_what_a_wrapper_keeps_stays_as_it_is_and_lies(dtype):
+    p = torch.nn.Parameter(torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last))
+    opt = AdaMomentum([p])
+    own = opt.state[p]["mask"] = torch.ones(p.shape, dtype=dtype)
+    p.grad = torch.randn_like(p)
+    opt.step()
+    assert opt.state[p]["mask"] is own
+    assert (own == 1).all()
+
+
+def test_an_interrupted_load_says_so_and_can_be_taken_again(monkeypatch):
+    params = parameters()
+    opt = AdaMomentum(params)
+    train(params, opt, 2)
+    saved, copied, left = copy.deepcopy(opt.state_dict()), loading._copied, [3]
+
+    def interrupted(*args):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return copied(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loading, "_copied", interrupted)
+        opt.load_state_dict(saved)
+    with pytest.raises(ValueError, match="interrupted"):
+        train(params, opt, 1)
+    opt.load_state_dict(saved)
+    for i, p in enumerate(params):
+        assert all(torch.equal(opt.state[p][key], value) for key, value in saved["state"][i].items())
+
+
+def test_any_mapping_is_a_state_dict():
+    params, others = parameters(), parameters()
+    opt, other = AdaMomentum(params), AdaMomentum(others)
+    train(params, opt, 2)
+    train(others, other, 2)
+    saved = opt.state_dict()
+    saved["state"] = UserDict({i: UserDict(state) for i, state in saved["state"].items()})
+    opt.load_state_dict(UserDict(saved))
+    assert_same(params, opt, others, other)
+
+
+def test_steps_counted_in_float32_by_earlier_versions_are_widened():
+    params = parameters()
+    opt = AdaMomentum(params)
+    train(params, opt, 2)
+    for state in opt.state.values():
+        state["step"] = state["step"].float()
+    loaded = pickle.loads(pickle.dumps(opt))
+    assert {(state["step"].dtype, state["step"].item()) for state in loaded.state.values()} == {(torch.float64, 2.0)}
 
 
 def image_model(channels_last):
@@ -658,7 +723,8 @@ def test_rounding_goes_on_drawing_beyond_what_float32_counts(options):
     drawn = set()
     for _ in range(1000):
         opt.step()
-        drawn.add((p[0].item(), opt.state[p]["exp_avg"][0].item(), opt.state[p]["exp_avg_sq"][0].item()))
+        moments = opt.state[p]["exp_avg"], opt.state[p]["exp_avg_sq"]
+        drawn.add(tuple(t[0].item() for t in (moments if "state_dtype" in options else (p,))))
     assert len(drawn) > 3
     if "rounding" in options:
         assert abs(before - p.detach().double().mean().item() - 1e-2) < 5e-4

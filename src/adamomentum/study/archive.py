@@ -61,6 +61,8 @@ def trials(path: Path) -> Iterator[tuple[TrialSpec, TrialResult]]:
         ArchiveError: if the file is damaged, or holds anything else, or a trial twice.
     """
     seen: set[str] = set()
+    if not path.stat().st_size:  # gzip takes it for a file without lines
+        raise ArchiveError(f"{path} is damaged or cut off: it is empty; fetch it again")
     try:
         with gzip.open(path) as file:
             number = 0

@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from adamomentum.cores import available_cores
 from adamomentum.study import archive, registry, stages, studyfile, tasks
@@ -196,7 +197,8 @@ def _plan_table(study: Study, made: Plan, results: Mapping[str, TrialResult]) ->
         unique = {t.spec.trial_id: t for t in made.trials if t.task == entry.name}
         counts = Counter(t.role for t in made.trials if t.task == entry.name)
         done = sum(key in results for key in unique)
-        table.add_row(entry.name, *(str(counts[role]) for role in ROLES), str(done), str(len(unique) - done))
+        cells = (entry.name, *(str(counts[role]) for role in ROLES), str(done), str(len(unique) - done))
+        table.add_row(*map(Text, cells))
     waiting = {role: n for role, n in made.open.items() if n}
     if waiting:
         table.add_row("not planned yet (at most)", *(str(waiting.get(role, "")) for role in ROLES), "", "")
@@ -448,7 +450,8 @@ def status(
                 setting = choice.setting or {}
                 chosen = ", ".join(f"{key} {value:g}" for key, value in setting.items()) or "nothing could be trained"
                 score = f"{choice.score:.4g}" if setting else "-"
-                table.add_row(task, stages.label(study, name), chosen, score, ", ".join(choice.edges))
+                cells = (task, stages.label(study, name), chosen, score, ", ".join(choice.edges))
+                table.add_row(*map(Text, cells))  # a label may hold brackets, which are markup in plain strings
             console.print(table)
         diverged = Counter((t.task, t.optimizer) for t in made.trials
                            if (r := results.get(t.spec.trial_id)) and r.status == "diverged")  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor
 from adamomentum.torch.functional import choose_path
 from adamomentum.torch.precision import StateDtype, block_count, is_reduced, name_of
 from adamomentum.torch.rounding import ROUNDING_STATE, ROUNDINGS, Rounding
-from adamomentum.torch.state import ESSENTIAL, MOMENTS
+from adamomentum.torch.state import ESSENTIAL, MOMENTS, OWN
 
 __all__ = [
     "STATE_DTYPES",
@@ -156,6 +156,7 @@ def check_options(options: dict[str, Any], *, read_tensors: bool = True) -> None
     rounding = options["rounding"]
     if rounding not in ROUNDINGS:
         raise ValueError(f"rounding must be one of {', '.join(map(repr, ROUNDINGS))}, got {rounding!r}")
+    options["rounding"] = str(rounding)  # not NumPy's
     for name, why in (
         ("fused", "the native kernels round to nearest"),
         ("foreach", "the foreach path rounds to nearest"),
@@ -259,16 +260,25 @@ def _fit(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.device == b.device and a.is_complex() == b.is_complex()
 
 
+def _is_writable(t: Tensor) -> bool:
+    return not _is_expanded(t) and (torch.is_inference_mode_enabled() or not t.is_inference())
+
+
 def _has_scale(scale: Any, p: Tensor) -> bool:
-    return isinstance(scale, Tensor) and scale.dtype == torch.uint8 and scale.shape == (block_count(p.numel()),)
+    blocks = (block_count(p.numel()),)
+    fits = isinstance(scale, Tensor) and scale.dtype == torch.uint8 and scale.shape == blocks
+    return fits and scale.device == p.device and _is_writable(scale)
 
 
-def _counts(step: Any) -> bool:
-    return isinstance(step, Tensor) and step.numel() == 1 and step.is_floating_point()
+def _counts(step: Any, p: Tensor) -> bool:
+    one = isinstance(step, Tensor) and step.numel() == 1 and step.is_floating_point()
+    return one and _is_writable(step) and (p.is_meta or not step.is_meta)
 
 
 def _check_moments(p: Tensor, group: Mapping[str, Any], entries: Mapping[str, Any]) -> None:
     """Check that a parameter's state, if it has one, still goes with it and with its group."""
+    if OWN in entries:
+        raise ValueError("load_state_dict() was interrupted and the state is not whole; call it again")
     missing = [key for key in ESSENTIAL if key not in entries]
     if missing and len(missing) < len(ESSENTIAL):
         raise ValueError(
@@ -286,15 +296,22 @@ def _check_moments(p: Tensor, group: Mapping[str, Any], entries: Mapping[str, An
                 f"{describe(p)} on {p.device}; build a new optimizer after replacing or moving a parameter's data, and "
                 "load this one's state_dict() into it to keep the moments"
             )
-        if _is_expanded(moment) or (moment.is_inference() and not torch.is_inference_mode_enabled()):
+        codes = moment.dtype == torch.uint8 and key in moments
+        if not (codes or moment.is_floating_point() or moment.is_complex()) or moment.layout != torch.strided:
+            raise ValueError(
+                f"the state entry {key!r} of a parameter must be a dense floating-point or complex tensor, or one of "
+                f"8-bit codes, got {describe(moment)} in layout {moment.layout}; load a state_dict() that this "
+                "optimizer saved"
+            )
+        if not _is_writable(moment):
             raise ValueError(
                 f"the state entry {key!r} of a parameter of shape {tuple(p.shape)} cannot be written to: it is "
                 "expanded, or was made under torch.inference_mode(); put a clone() of it there"
             )
         if moment.dtype == torch.uint8 and not _has_scale(entries.get(f"{key}_scale"), p):
             raise ValueError(
-                f"the state entry '{key}_scale' of a parameter of shape {tuple(p.shape)} must be a torch.uint8 tensor "
-                f"of shape ({block_count(p.numel())},) beside 8-bit codes, got "
+                f"the state entry '{key}_scale' of a parameter of shape {tuple(p.shape)} must be a writable "
+                f"torch.uint8 tensor of shape ({block_count(p.numel())},) on {p.device} beside 8-bit codes, got "
                 f"{describe(entries.get(f'{key}_scale'))}; load a state_dict() that this optimizer saved"
             )
     if len({moment.dtype for moment in moments.values()}) > 1:
@@ -302,9 +319,9 @@ def _check_moments(p: Tensor, group: Mapping[str, Any], entries: Mapping[str, An
             f"the moments of a parameter must share a dtype, got { {k: m.dtype for k, m in moments.items()} } for "
             f"{describe(p)}; load a state_dict() that this optimizer saved"
         )
-    if moments and not _counts(entries.get("step")):
+    if moments and not _counts(entries.get("step"), p):
         raise ValueError(
-            f"the state entry 'step' of a parameter must be a floating-point tensor of one element, got "
+            f"the state entry 'step' of a parameter must be a writable floating-point tensor of one element, got "
             f"{describe(entries.get('step'))}; load_state_dict() takes whole numbers, too"
         )
     reduced = bool(moments) and is_reduced(next(iter(moments.values())).dtype)

@@ -15,13 +15,9 @@ from adamomentum.torch.checks import STATE_DTYPES, check_count, check_options, d
 from adamomentum.torch.precision import StateDtype, block_count, empty_scales, is_reduced, name_of, pack
 from adamomentum.torch.release import ACCUMULATED
 from adamomentum.torch.rounding import ROUNDING_STATE
-from adamomentum.torch.state import ESSENTIAL, MOMENTS, laid_out_like, state_dtype_for, step_count
+from adamomentum.torch.state import ESSENTIAL, MOMENTS, OWN, laid_out_like, state_dtype_for, step_count
 
-__all__ = ["OWN", "Hidden", "checked_and_hidden"]
-
-
-# Where a parameter's state has, until it is made, how to make it.
-OWN = "adamomentum"
+__all__ = ["Hidden", "checked_and_hidden"]
 
 
 class Hidden:

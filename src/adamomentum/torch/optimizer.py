@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
@@ -15,13 +15,13 @@ from adamomentum.torch import fused_cpu
 from adamomentum.torch.checks import check_capture, check_gradients, check_max_norm, check_options, check_param
 from adamomentum.torch.clipping import Clip, total_norm
 from adamomentum.torch.functional import Path, choose_path, update
-from adamomentum.torch.loading import OWN, checked_and_hidden
+from adamomentum.torch.loading import checked_and_hidden
 from adamomentum.torch.pieces import Row
 from adamomentum.torch.precision import StateDtype, name_of
 from adamomentum.torch.release import ACCUMULATED, ACCUMULATED_BETA1, GradientRelease, check_beta1
 from adamomentum.torch.rounding import Rounding, rounds
 from adamomentum.torch.scalars import Rule, Scalar
-from adamomentum.torch.state import complete, laid_out_like
+from adamomentum.torch.state import OWN, complete, laid_out_like, step_count
 
 if TYPE_CHECKING:
     from adamomentum._native import Batch
@@ -416,10 +416,11 @@ class AdaMomentum(Optimizer):
         else:
             rest = [p for p in params if p.grad is not None]
         check_gradients(rest, group, self.state)
-        if group["fused"] and any(p.is_meta for p in rest):
+        if group["fused"] and any(p.is_meta for p in (*params[:1], *rest)):
             raise RuntimeError(
                 "fused=True cannot step parameters on the meta device, which have no values; call "
-                "model.to_empty(device=...) and initialize them first"
+                "model.to_empty(device=...) and initialize them first, and build the optimizer then, unless "
+                "torch.__future__.set_swap_module_params_on_conversion(True) keeps the parameters what they are"
             )
         check_capture(group)
         return rest, batch, position
@@ -477,7 +478,7 @@ class AdaMomentum(Optimizer):
             TypeError: if it is no dict.
             ValueError: if it was written by another optimizer, or does not fit this one's parameters.
         """
-        if not isinstance(state_dict, dict):
+        if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a dict that state_dict() returned, got {type(state_dict).__name__}")
         self._pending.clip = None
         if self._pending.release is not None:
@@ -485,7 +486,7 @@ class AdaMomentum(Optimizer):
         # Registered now, it runs after the user's own hooks, which may still change the dict.
         handle = self.register_load_state_dict_pre_hook(partial(checked_and_hidden, _DEFAULTS))
         try:
-            super().load_state_dict(state_dict)
+            super().load_state_dict(dict(state_dict))
         finally:
             handle.remove()
 
@@ -497,7 +498,10 @@ class AdaMomentum(Optimizer):
                 group.setdefault(name, default)
         for entries in self.state.values():
             if isinstance(entries, dict) and OWN in entries:
-                entries.update(entries.pop(OWN).make())
+                entries.update(entries[OWN].make())
+                del entries[OWN]
+            elif isinstance(entries, dict) and isinstance(step := entries.get("step"), Tensor) and step.is_cpu:
+                entries["step"] = step_count(step.item(), "cpu")  # pickled by a version that counted in float32
 
 
 def _rule_of(group: dict[str, Any], compiling: bool, scale: Scalar) -> Rule:

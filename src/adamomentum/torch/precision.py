@@ -71,7 +71,7 @@ def is_reduced(dtype: StateDtype) -> bool:
 
 def name_of(dtype: StateDtype) -> str | None:
     """The option ``state_dtype`` as text, in the words of torch."""
-    return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
+    return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype | str) else dtype
 
 
 def empty_scales(p: Tensor, moment: Literal["m", "v"]) -> Tensor:

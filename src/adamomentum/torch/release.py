@@ -119,6 +119,7 @@ class GradientRelease:
         self._optimizer = weakref.ref(optimizer)  # it keeps the handle
         self._local_gradients = local_gradients
         self._hooks: dict[Tensor, RemovableHandle] = {}
+        self._hooked: dict[Tensor, int] = {}  # the address of what each hook is on
         self._module_hooks: list[RemovableHandle] = []
         self._group_of: dict[Tensor, dict[str, Any]] = {}
         self._lock = threading.Lock()  # each device has its own thread in backward
@@ -199,14 +200,17 @@ class GradientRelease:
         self._group_of = {p: group for group in optimizer.param_groups for p in group["params"]}
         for p in [p for p in self._hooks if p not in self._group_of]:
             self._hooks.pop(p).remove()
-        new = [p for p in self._group_of if p not in self._hooks]
+            del self._hooked[p]
+        new = [p for p in self._group_of if p not in self._hooks or self._hooked[p] != p._cdata]
         for group in optimizer.param_groups:
             group.setdefault(ACCUMULATED, accumulated)
         for p in new:
             with torch._C.DisableTorchFunctionSubclass():  # lazy parameters answer most calls with an error
                 if p.is_inference():  # it can never be thawed
                     continue
-                self._hooks[p] = _register(p, self._hook)
+                if p in self._hooks:  # swapped for another tensor, which torch leaves without the hooks it has of it
+                    p._post_accumulate_grad_hooks = None  # type: ignore[assignment]
+                self._hooks[p], self._hooked[p] = _register(p, self._hook), p._cdata
             state = optimizer.state.get(p)
             if state and not accumulated:
                 state.pop(ACCUMULATED, None)
@@ -220,6 +224,7 @@ class GradientRelease:
         for hook in (*self._hooks.values(), *self._module_hooks):
             hook.remove()
         self._hooks.clear()
+        self._hooked.clear()
         self._module_hooks.clear()
         self._group_of.clear()
         optimizer = self._optimizer()

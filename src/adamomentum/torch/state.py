@@ -12,11 +12,13 @@ from adamomentum.torch.foreach import PLAIN_TENSORS
 from adamomentum.torch.precision import StateDtype, empty_scales, name_of, pack, unpack
 from adamomentum.torch.rounding import ROUNDING_STATE, new_state, rounds
 
-__all__ = ["ESSENTIAL", "MOMENTS", "complete", "laid_out_like", "same_layout", "state_dtype_for", "step_count"]
+__all__ = ["ESSENTIAL", "MOMENTS", "OWN", "complete", "laid_out_like", "same_layout", "state_dtype_for", "step_count"]
 
 # What a state has if it has anything of this optimizer; wrappers of it may keep entries of their own there.
 ESSENTIAL = ("step", "exp_avg", "exp_avg_sq")
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+# Where a state that is being loaded has, until its tensors are copied, how to copy them.
+OWN = "adamomentum"
 
 _CODED: tuple[tuple[str, Literal["m", "v"]], ...] = (("exp_avg", "m"), ("exp_avg_sq", "v"))
 
@@ -90,14 +92,15 @@ def laid_out_like(p: Tensor, state: Mapping[str, Any]) -> dict[str, Tensor]:
     """
     if type(p) not in PLAIN_TENSORS:
         return {}
-    shaped = {key: t for key, t in state.items() if isinstance(t, Tensor) and t.shape == p.shape and p.dim() > 1}
+    # Not what a wrapper keeps there, which is its own.
+    shaped = {key: state[key] for key in (*MOMENTS, *ROUNDING_STATE.values()) if key in state and p.dim() > 1}
     if all(same_layout(t, p) for t in shaped.values()):
         return {}
-    own = torch.empty_like(p, device="meta")  # laid out as what is made for this parameter; dense where it is not
+    model = torch.empty_like(p, device="meta")  # laid out as what is made for this parameter; dense where it is not
     stored: dict[str, Tensor] = {}
     for key, t in shaped.items():
-        if not same_layout(t, own):
-            stored[key] = torch.empty_strided(p.shape, own.stride(), dtype=t.dtype, device=t.device)
+        if not same_layout(t, model):
+            stored[key] = torch.empty_strided(p.shape, model.stride(), dtype=t.dtype, device=t.device)
             if t.dtype != torch.uint8:
                 stored[key].copy_(t)
     for key, moment in _CODED:
