@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from importlib.machinery import ModuleSpec
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -382,7 +383,19 @@ def test_doctor_without_torch(capsys, monkeypatch):
     ],
 )
 def test_doctor_on_jax_and_keras(monkeypatch, there, keras, words):
-    monkeypatch.setattr(doctor, "find_spec", lambda name: name if name in there else None)
+    monkeypatch.setattr(
+        doctor, "find_spec", lambda name: ModuleSpec(name, None, origin=name) if name in there else None
+    )
     monkeypatch.setattr(doctor, "version", lambda name: keras if name == "keras" and keras else "1.0")
     report = doctor.report() + "\n"
     assert all(word in report for word in words), report
+
+
+def test_doctor_is_not_misled_by_folders_that_are_called_like_packages(monkeypatch):
+    spec = ModuleSpec("keras", None)  # what Python makes of such a folder
+    monkeypatch.setattr(
+        doctor, "find_spec", lambda name: spec if name in ("keras", "jax", "optax") else find_spec(name)
+    )
+    report = doctor.report()
+    assert "adamomentum[keras]" in report
+    assert "adamomentum[jax]" in report
