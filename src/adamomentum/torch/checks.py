@@ -80,9 +80,8 @@ def _is_one(value: Any) -> bool:
 
 def _pair(betas: Any, read_tensors: bool) -> tuple[float | Tensor, float | Tensor]:
     """Any sequence of two, such as a configuration's list, an array or a tensor, as a tuple."""
-    if type(betas) is tuple and len(betas) == 2:
-        pass  # as it is from the second time on
-    elif isinstance(betas, str | bytes | Mapping | Set) or not hasattr(betas, "__len__") or len(betas) != 2:
+    no_sequence = type(betas) is not tuple and isinstance(betas, str | bytes | Mapping | Set)
+    if no_sequence or not hasattr(betas, "__len__") or len(betas) != 2:
         raise TypeError(f"betas must be a pair (beta1, beta2), got {betas!r}")
     beta1, beta2 = betas
     return _number("betas[0]", beta1, read_tensors, below=1), _number("betas[1]", beta2, read_tensors, below=1)

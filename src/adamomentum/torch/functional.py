@@ -46,8 +46,8 @@ def choose_path(
     is foreach if every parameter is a plain tensor (no subclass such as DTensor) on a device with foreach kernels and
     moments are kept in float32 or wider, else the for-loop. On CUDA the fused kernel is taken on request alone, since
     it has not been measured there yet. With ``differentiable``, always the for-loop. Compiled code, and code that a
-    torch mode watches, never calls the native kernels; what
-    it leaves out, moments in 8 bits, goes as in an ordinary step.
+    torch mode watches, never calls the native kernels; what it leaves out, moments in 8 bits, goes as in an ordinary
+    step.
 
     Args:
         params: the parameters to be updated.

@@ -59,7 +59,7 @@ def complete(state: dict[str, Tensor], p: Tensor, group: Mapping[str, Any]) -> N
     elif group["capturable"] and state["step"].device != p.device:
         made["step"] = state["step"].to(p.device)
     if group["amsgrad"] and "max_exp_avg_sq" not in state:
-        made["max_exp_avg_sq"] = _zeros(p, (made or state)["exp_avg_sq"].dtype)
+        made["max_exp_avg_sq"] = _zeros(p, {**state, **made}["exp_avg_sq"].dtype)
     if rounds(p, group["rounding"]) and (kept := ROUNDING_STATE.get(group["rounding"])) and kept not in state:
         made[kept] = new_state(p, group["rounding"])
     state.update(made)
