@@ -23,6 +23,8 @@ from adamomentum.study.report.study import write
 from adamomentum.study.results import gather
 from adamomentum.study.stats import compare_paired
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 def gathered(tmp_path, fake=None, names=("digits",)):
     results = gather(run(tmp_path / "study", study(*names), fake or Fake()))
