@@ -23,6 +23,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else what nanobind counts at the end looks leaked
+
+
 @pytest.fixture
 def unrendered(monkeypatch) -> None:
     """Figures are drawn and saved without what is in them: rendering is most of what a report costs."""
