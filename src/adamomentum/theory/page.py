@@ -25,7 +25,7 @@ SIZE = (6.4, 4.2)
 
 
 def check(folder: Path) -> None:
-    """Refuses, before anything is computed, a folder that :func:`write` could not write into.
+    """Refuse, before anything is computed, a folder that :func:`write` could not write into.
 
     Raises:
         FolderError: if so; the message says why and what to do.
@@ -86,7 +86,7 @@ def write(
 
 
 def redraw(folder: Path) -> Path:
-    """Writes the figures and the page in ``folder`` anew from its ``claims.json``, without computing anything.
+    """Write the figures and the page in ``folder`` anew from its ``claims.json``, without computing anything.
 
     Returns:
         The page's path.
@@ -101,7 +101,7 @@ def redraw(folder: Path) -> Path:
 
 
 def _claim(record: Mapping[str, Any]) -> Claim:
-    """The claim of which ``_record`` made ``record``."""
+    """Return the claim of which ``_record`` made ``record``."""
     given = {field.name: record[field.name] for field in fields(Claim)}
     given["control"] = Check(**given["control"])
     for key in ("printed", "corrected", "against"):
@@ -110,7 +110,7 @@ def _claim(record: Mapping[str, Any]) -> Claim:
 
 
 def count(claims: Sequence[Claim]) -> dict[str, int]:
-    """Returns how many claims have each verdict, of those verdicts that occur."""
+    """Return how many claims have each verdict, of those verdicts that occur."""
     found = Counter(claim.verdict for claim in claims)
     return {verdict: found[verdict] for verdict in get_args(Verdict) if found[verdict]}
 
