@@ -166,7 +166,7 @@ bool Batch::read_item(PyObject *param, PyObject *grad, PyObject *state, bool ams
   if (!read(param, &p) || !p.on_cpu() || !param_type(p, &item->param) || !is_dense(p)) return false;
   if (!read(grad, &g) || !g.on_cpu() || !same_layout(p, g)) return false;
   Param grad_type;
-  if (!param_type(g, &grad_type) || grad_type != item->param ) return false;
+  if (!param_type(g, &grad_type) || grad_type != item->param) return false;
   if (g.numel() == 1 && is_negated(grad)) return false;
 
   if (!read_entry(state, names().step, &object, &t) || t.numel() != 1) return false;
@@ -216,8 +216,8 @@ bool Batch::gather_gradients(PyObject *params, PyObject *rest) {
     if (!grad) return false;
     Tensor g;
     Item item{};
-    const bool taken = is_plain(grad, plain_types_) && read(grad, &g) && g.on_cpu() && is_dense(g) &&
-                       param_type(g, &item.param);
+    const bool taken =
+        is_plain(grad, plain_types_) && read(grad, &g) && g.on_cpu() && is_dense(g) && param_type(g, &item.param);
     bool failed = false;
     if (taken) {
       keep(grad);
@@ -276,15 +276,17 @@ template <class Run> void Batch::for_all_units(int workers, Run run) {
     std::atomic<size_t> next{0};
   } context{units_, run};
   const bool serial = numel_ < serial_below;
-  const int64_t most = std::min<int64_t>(std::max<int64_t>(1, numel_ / kPerWorker), static_cast<int64_t>(units_.size()));
-  in_parallel(serial ? 1 : static_cast<int>(std::min<int64_t>(workers, std::max<int64_t>(1, most))),
-              [](void *pointer) {
-                auto *context = static_cast<Context *>(pointer);
-                FlushSubnormals flush;
-                for (size_t i; (i = context->next.fetch_add(1, std::memory_order_relaxed)) < context->units.size();)
-                  context->run(i, context->units[i]);
-              },
-              &context);
+  const int64_t most =
+      std::min<int64_t>(std::max<int64_t>(1, numel_ / kPerWorker), static_cast<int64_t>(units_.size()));
+  in_parallel(
+      serial ? 1 : static_cast<int>(std::min<int64_t>(workers, std::max<int64_t>(1, most))),
+      [](void *pointer) {
+        auto *context = static_cast<Context *>(pointer);
+        FlushSubnormals flush;
+        for (size_t i; (i = context->next.fetch_add(1, std::memory_order_relaxed)) < context->units.size();)
+          context->run(i, context->units[i]);
+      },
+      &context);
 }
 
 bool Batch::overlap() const {
@@ -311,8 +313,7 @@ void Batch::run(const std::vector<Row> &rows, int workers) {
       auto update = table.update[item.param][item.state];
       if (unit.last - unit.first == 1)
         update(part_of(item.whole, item.param, item.state, unit.begin, unit.end), rows[item.row]);
-      else
-        update(item.whole, rows[item.row]);
+      else update(item.whole, rows[item.row]);
     }
   });
   for (const Item &item : items_) item.step.set(item.step.next());

@@ -10,7 +10,7 @@ __all__ = ["report"]
 
 
 def report() -> str:
-    """The versions in use and the paths of the optimizer, each with the reason where it is not available.
+    """Return the versions in use and the paths of the optimizer, each with the reason where it is not available.
 
     Needs nothing beyond the base install.
     """
@@ -21,7 +21,7 @@ def report() -> str:
 
 
 def _installed(name: str) -> bool:
-    """Whether there is a package of this name; a folder that happens to be called so is none."""
+    """Return whether there is a package of this name; a folder that happens to be called so is none."""
     spec = find_spec(name)
     return spec is not None and spec.origin is not None
 

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from adamomentum.files import write_atomic
-from adamomentum.page.figures import COLOURS, INK, MARKERS, STYLE, THIN, as_svg, inline, on_white, words_of
+from adamomentum.page.figures import COLOURS, INK, MARKERS, STYLE, THIN, as_png, as_svg, inline, on_white, words_of
 from adamomentum.study import stats
 from adamomentum.study.report.tables import Tables, label
 
@@ -172,9 +172,9 @@ def draw(tables: Tables, folder: Path) -> dict[str, str]:
         # The salt makes the file reproducible.
         with matplotlib.rc_context(cast("Any", {**STYLE, "svg.hashsalt": name})):
             figure = _figure(panels, tables, size)
-            figure.savefig(folder / f"{name}.png")
-            svg = as_svg(figure)
+            png, svg = as_png(figure), as_svg(figure)
+        write_atomic(folder / f"{name}.png", png)
         write_atomic(folder / f"{name}.svg", on_white(svg).encode())
         if name != "overview":  # for a README; the page shows its panels one by one
-            found[name] = inline(svg, name, words_of(figure))
+            found[name] = inline(svg, words_of(figure))
     return found
