@@ -18,21 +18,21 @@ using namespace adamomentum;
 
 namespace {
 
-// A row as Python gives it: the Numbers of scalars.py, then what is the same for the whole group.
-Row row_of(nb::handle numbers, double step, double grad_factor, double l2) {
-  auto number = [&](int i) { return nb::cast<double>(numbers[i]); };
-  Row row{};
-  row.m_weight = number(0);
-  row.beta2 = number(1);
-  row.v_weight = number(2);
-  row.accumulated_eps = number(3);
-  row.shrink = number(4);
-  row.factor = number(5);
-  row.adapt = nb::cast<bool>(numbers[6]);
-  row.grad_factor = grad_factor;
-  row.l2 = l2;
-  row.step = static_cast<uint32_t>(static_cast<uint64_t>(step));  // cut off, as the random bits wrap around
-  return row;
+// The numbers as Python has them, with what is the same for the whole group.
+Numbers numbers_of(nb::handle given, double step, double grad_factor, double l2) {
+  auto number = [&](const char *name) { return nb::cast<double>(given.attr(name)); };
+  Numbers n{};
+  n.m_weight = number("m_weight");
+  n.beta2 = number("beta2");
+  n.v_weight = number("v_weight");
+  n.eps_sum = number("eps_sum");
+  n.shrink = number("shrink");
+  n.factor = number("factor");
+  n.adapt = nb::cast<bool>(given.attr("adapt"));
+  n.grad_factor = grad_factor;
+  n.l2 = l2;
+  n.step = static_cast<uint32_t>(static_cast<uint64_t>(step));  // cut off, as the random bits wrap around
+  return n;
 }
 
 }  // namespace
@@ -76,13 +76,14 @@ NB_MODULE(_native, m) {
            nb::arg("params"))
       .def("next_steps", &Batch::next_steps)
       .def("run",
-           [](Batch &self, nb::list numbers, double grad_factor, double l2, int threads) {
+           [](Batch &self, nb::list given, double grad_factor, double l2, int threads) {
              const std::vector<double> &steps = self.next_steps();
-             if (numbers.size() != steps.size()) throw nb::value_error("numbers must be one row for each of next_steps()");
-             std::vector<Row> rows;
-             for (size_t i = 0; i < steps.size(); ++i) rows.push_back(row_of(numbers[i], steps[i], grad_factor, l2));
+             if (given.size() != steps.size()) throw nb::value_error("numbers must be one row for each of next_steps()");
+             std::vector<Numbers> numbers;
+             for (size_t i = 0; i < steps.size(); ++i)
+               numbers.push_back(numbers_of(given[i], steps[i], grad_factor, l2));
              nb::gil_scoped_release release;
-             self.run(rows, threads);
+             self.run(numbers, threads);
            },
            nb::arg("numbers"), nb::arg("grad_factor"), nb::arg("l2"), nb::arg("threads"))
       .def("square_sum",

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from adamomentum.torch.rule import Numbers
+
 isa: str
 compiler: str
 
@@ -38,8 +40,8 @@ class Batch:
     def next_steps(self) -> list[float]:
         """The distinct numbers of the coming steps."""
 
-    def run(self, numbers: list[tuple[Any, ...]], grad_factor: float, l2: float, threads: int) -> None:
-        """Updates everything, with one row of numbers for each of :meth:`next_steps`."""
+    def run(self, numbers: list[Numbers], grad_factor: float, l2: float, threads: int) -> None:
+        """Updates everything, with the numbers of each of :meth:`next_steps`."""
 
     def square_sum(self, threads: int) -> float:
         """The sum of the squares of all gradients."""
