@@ -99,16 +99,9 @@ def choose_path(
 def choose_kernels(
     params: list[Tensor], *, foreach: bool | None, fused: bool | None, differentiable: bool, rounding: Rounding
 ) -> Kernels | None:
-    """The kernels that parameters are offered to; None for none.
+    """The kernels that parameters are offered to, where :func:`choose_path` explains the options; None for none.
 
     The first parameter stands for all: the kernels themselves leave what they can't take.
-
-    Args:
-        params: as in :func:`choose_path`, which explains the options too. They do not contradict each other.
-        foreach: the option of that name.
-        fused: the option of that name.
-        differentiable: the option of that name.
-        rounding: the option of that name.
 
     Raises:
         RuntimeError: if ``fused`` is True and there are no kernels for the first parameter.
@@ -129,14 +122,7 @@ def choose_kernels(
 def choose_loop(
     params: list[Tensor], *, foreach: bool | None, differentiable: bool = False, state_dtype: StateDtype = None
 ) -> Loop:
-    """The way for parameters that are not for the kernels, or that these leave.
-
-    Args:
-        params: as in :func:`choose_path`, which explains the options too. They do not contradict each other.
-        foreach: the option of that name.
-        differentiable: the option of that name.
-        state_dtype: the option of that name.
-    """
+    """The way of parameters that are not for the kernels, or that these leave; the options as there."""
     if foreach is None:
         foreach = not (differentiable or is_reduced(state_dtype)) and all(
             type(p) in PLAIN_TENSORS and p.device.type in _FOREACH_DEVICES for p in params

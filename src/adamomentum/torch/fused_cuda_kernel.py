@@ -95,17 +95,13 @@ def update_chunk(
         addresses |= tl.load(entry + _V_MAX)
     # Only without a mask, and from addresses known to be multiples of 16, are loads and stores 16 bytes wide.
     if (numel - first >= CHUNK) & (addresses % 16 == 0):
-        _update_elements(
-            entry, first, numel, numbers, grad_factor, l2, PARAM, STATE, AMSGRAD, HAS_L2, STEP, CHUNK, True
-        )
+        _update_tile(entry, first, numel, numbers, grad_factor, l2, PARAM, STATE, AMSGRAD, HAS_L2, STEP, CHUNK, True)
     else:
-        _update_elements(
-            entry, first, numel, numbers, grad_factor, l2, PARAM, STATE, AMSGRAD, HAS_L2, STEP, CHUNK, False
-        )
+        _update_tile(entry, first, numel, numbers, grad_factor, l2, PARAM, STATE, AMSGRAD, HAS_L2, STEP, CHUNK, False)
 
 
 @triton.jit
-def _update_elements(
+def _update_tile(
     entry,
     first,
     numel,

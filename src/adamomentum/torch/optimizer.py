@@ -353,7 +353,7 @@ class AdaMomentum(Optimizer):
             with torch.no_grad():
                 self._pending.release.finish()
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        if found_inf is not None and not all(g["capturable"] and self._on_cuda_kernel(g) for g in self.param_groups):
+        if found_inf is not None and not all(map(_obeys_found_inf, self.param_groups)):
             if found_inf.item():  # GradScaler's verdict: skip this step
                 self._pending.clip = None
                 return loss
@@ -472,11 +472,6 @@ class AdaMomentum(Optimizer):
         )
         return _Work(group, rows, batch, _rule_of(group, compiling, scale), path)
 
-    @staticmethod
-    def _on_cuda_kernel(group: dict[str, Any]) -> bool:
-        """Whether the kernels of a group are those for CUDA."""
-        return bool(group["fused"] and group["params"] and group["params"][0].is_cuda)
-
     def _only_state_is_wanted(self) -> bool:
         """Whether lr and all gradients are 0, read only where that costs no wait in ordinary training."""
         for group in self.param_groups:
@@ -524,6 +519,11 @@ class AdaMomentum(Optimizer):
                 del entries[OWN]
             elif isinstance(entries, dict) and isinstance(step := entries.get(STEP), Tensor) and step.is_cpu:
                 entries[STEP] = step_count(step.item(), "cpu")  # pickled by a version that counted in float32
+
+
+def _obeys_found_inf(group: dict[str, Any]) -> bool:
+    """Whether the CUDA kernel itself skips a step of this group whose gradients were infinite."""
+    return bool(group["capturable"] and group["fused"] and group["params"] and group["params"][0].is_cuda)
 
 
 def _take(work: _Work, found_inf: Tensor | None = None) -> None:

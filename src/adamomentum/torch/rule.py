@@ -2,7 +2,7 @@ r"""The update rule of AdaMomentum: Algorithm 1 of arXiv 2106.11514, with the sw
 
 Algorithm 1 adds eps to the second moment at every step. Here the stored moment v is the plain average of the squared
 momentum, and what eps has added up to by step t is added when the root is taken: the same numbers for constant eps and
-beta2. With c1 = 1 - beta1^t and c2 = 1 - beta2^t, the bias corrections, one step on a gradient g is then
+beta2. With c1 = 1 - beta1^t and c2 = 1 - beta2^t, the bias corrections, one step on a gradient g is then::
 
     m     <- m + (1 - beta1) (g - m)
     v     <- beta2 v + (1 - beta2) m^2

@@ -70,7 +70,7 @@ OWN = "adamomentum"
 STATE_DTYPES = (torch.float32, torch.float64)
 STATE_DTYPE_NAMES = ("float32", "float64", "bfloat16", "8bit")
 
-# What a state may lie beside: subclasses such as DTensor promise neither foreach kernels nor views.
+# Tensors that are no more than they seem: subclasses such as DTensor promise neither foreach kernels nor views.
 PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
 
 # A parameter, its gradient and its state.
