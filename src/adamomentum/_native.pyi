@@ -5,20 +5,22 @@ from typing import Any
 
 from torch import Tensor
 
+from adamomentum.torch.rule import Numbers
+
 isa: str
 compiler: str
 
 def connect(capsule: object) -> bool:
-    """Take torch's DLPack exchange interface; return whether it is one that the kernels know."""
+    """Takes torch's DLPack exchange interface; returns whether it is one that the kernels know."""
 
 def use_torch_threads(address: int) -> None:
-    """Set the address of ``torch_parallel_for``; 0 for none."""
+    """Sets the address of ``torch_parallel_for``; 0 for none."""
 
 def thread_source() -> str:
-    """Return whose threads a parallel region would run on now: "torch" or "own"."""
+    """Whose threads a parallel region would run on now: "torch" or "own"."""
 
 def serial_below(elements: int) -> int:
-    """Set the number of elements below which one thread is used; return the one before."""
+    """Sets the number of elements below which one thread is used; returns the one before."""
 
 class Batch:
     """The tensors of one parameter group at one step."""
@@ -38,8 +40,8 @@ class Batch:
     def next_steps(self) -> list[float]:
         """Return the distinct numbers of the coming steps."""
 
-    def run(self, numbers: list[tuple[Any, ...]], grad_factor: float, l2: float, threads: int) -> None:
-        """Update everything, with one row of numbers for each of :meth:`next_steps`."""
+    def run(self, numbers: list[Numbers], grad_factor: float, l2: float, threads: int) -> None:
+        """Update everything, with the numbers of each of :meth:`next_steps`."""
 
     def square_sum(self, threads: int) -> float:
         """Return the sum of the squares of all gradients."""

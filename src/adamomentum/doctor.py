@@ -42,11 +42,11 @@ def _in_torch() -> list[tuple[str, str]]:
         return [("PyTorch optimizer", 'not available: run pip install "adamomentum[torch]"')]
     from adamomentum.torch import fused_cpu, fused_cuda
 
-    reason, on_cuda = fused_cpu.why_not(), fused_cuda.available()
+    no_cpu, no_cuda = fused_cpu.why_not(), fused_cuda.why_not()
     return [
         ("for-loop, foreach", "available"),
-        ("fused on a CPU", f"not available: {reason}" if reason else f"available: {fused_cpu.details()}"),
-        ("fused on CUDA", f"not available: {on_cuda}" if on_cuda else "available, with fused=True"),
+        ("fused on a CPU", f"not available: {no_cpu}" if no_cpu else f"available: {fused_cpu.details()}"),
+        ("fused on CUDA", f"not available: {no_cuda}" if no_cuda else "available, with fused=True"),
     ]
 
 

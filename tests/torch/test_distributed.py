@@ -28,7 +28,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.nn.parallel import DistributedDataParallel
 
 from adamomentum.torch import AdaMomentum, functional, fused_cpu, pieces, release_gradients
-from adamomentum.torch.rounding import ROUNDING_STATE
+from adamomentum.torch.state import ROUNDING_STATE
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # as no_dist=True asks for
 TIMEOUT = timedelta(seconds=60)
@@ -103,11 +103,11 @@ def assert_close(actual, expected, tolerance: float) -> None:
 @contextmanager
 def updates() -> Iterator[Counter[str]]:
     """Counts the tensors that go each of the ways through the update."""
-    run, foreach, loop = fused_cpu.run, functional.foreach_update, functional._for_loop
+    run, foreach, loop = fused_cpu.run, functional.foreach_update, functional.update_one
     counted: Counter[str] = Counter()
 
     def counting_run(batch, rule) -> None:
-        counted["fused"] += len(batch)
+        counted["native"] += len(batch)
         run(batch, rule)
 
     def counting_foreach(columns, numbers, rule) -> None:
@@ -121,7 +121,7 @@ def updates() -> Iterator[Counter[str]]:
     with (
         patch.object(fused_cpu, "run", counting_run),
         patch.object(functional, "foreach_update", counting_foreach),
-        patch.object(functional, "_for_loop", counting_loop),
+        patch.object(functional, "update_one", counting_loop),
     ):
         yield counted
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
 from adamomentum.torch import fused_cpu
-from adamomentum.torch.scalars import Scalar
+from adamomentum.torch.rule import Scalar
 
 __all__ = ["Clip", "total_norm"]
 
