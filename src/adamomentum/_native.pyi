@@ -11,16 +11,16 @@ isa: str
 compiler: str
 
 def connect(capsule: object) -> bool:
-    """Takes torch's DLPack exchange interface; returns whether it is one that the kernels know."""
+    """Take torch's DLPack exchange interface; return whether it is one that the kernels know."""
 
 def use_torch_threads(address: int) -> None:
-    """Sets the address of ``torch_parallel_for``; 0 for none."""
+    """Set the address of ``torch_parallel_for``; 0 for none."""
 
 def thread_source() -> str:
     """Whose threads a parallel region would run on now: "torch" or "own"."""
 
 def serial_below(elements: int) -> int:
-    """Sets the number of elements below which one thread is used; returns the one before."""
+    """Set the number of elements below which one thread is used; return the one before."""
 
 class Batch:
     """The tensors of one parameter group at one step."""
