@@ -47,7 +47,7 @@ class Rule(NamedTuple):
 
     @property
     def l2(self) -> float:
-        """What the gradient gets of the parameter: the weight decay where it is not decoupled."""
+        """The weight decay that joins the gradient, 0 where it is decoupled."""
         return 0.0 if self.decoupled_weight_decay else self.weight_decay
 
 
