@@ -17,8 +17,10 @@ from adamomentum.torch.state import (
     MOMENTS,
     OWN,
     PASSES_BETA1,
+    PLAIN_TENSORS,
     SHAPED,
     STATE_DTYPE_NAMES,
+    STATE_DTYPES,
     STEP,
     scale_of,
 )
@@ -37,6 +39,8 @@ __all__ = [
     "is_readable",
 ]
 
+# Those that every option can be had with.
+USUAL_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 PARAM_DTYPES = (
     torch.float64,
     torch.float32,
@@ -333,6 +337,29 @@ def _counts(step: Any, p: Tensor) -> bool:
     return one and _is_writable(step) and (p.is_meta or not step.is_meta)
 
 
+def _is_usual(p: Tensor, grad: Tensor, entries: Mapping[str, Any]) -> bool:
+    """Whether a parameter, its gradient and its state are what they nearly always are, so that no check can fail.
+
+    The checks together ask some fifty questions of a parameter, at each step; these few answer them all.
+    """
+    moments = [entries[key] for key in MOMENTS if key in entries]
+    step = entries.get(STEP)
+    if len(entries) != len(moments) + 1 or len(moments) < 2 or type(step) is not Tensor or type(p) not in PLAIN_TENSORS:
+        return False
+    shape, device, dtype = p.shape, p.device, getattr(moments[0], "dtype", None)
+    return (
+        p.dtype in USUAL_DTYPES
+        and grad.dtype in USUAL_DTYPES
+        and dtype in STATE_DTYPES
+        and step.dtype in STATE_DTYPES
+        and step.numel() == 1
+        and not (step.is_meta or step.is_inference() or p.is_neg())
+        and all(type(m) is Tensor and m.dtype == dtype for m in moments)
+        and all(t.layout == torch.strided and t.shape == shape and t.device == device for t in (p, grad, *moments))
+        and all(t.is_contiguous() and not t.is_inference() for t in (p, *moments))
+    )
+
+
 def _check_moments(p: Tensor, group: Mapping[str, Any], entries: Mapping[str, Any]) -> None:
     """Check that a parameter's state, if it has one, still goes with it and with its group."""
     if OWN in entries:
@@ -403,7 +430,7 @@ def check_gradients(params: Iterable[Tensor], group: Mapping[str, Any], state: M
     """
     for p in params:
         grad = p.grad
-        if grad is None:
+        if grad is None or (not group["differentiable"] and _is_usual(p, grad, state.get(p, {}))):
             continue
         if grad.layout != torch.strided:
             raise RuntimeError(
