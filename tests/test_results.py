@@ -15,6 +15,7 @@ from adamomentum.study.commands import app
 from adamomentum.study.engine import Folder
 from adamomentum.study.results import StudyResults, gather
 from adamomentum.study.studyfile import read
+from adamomentum.theory.experiments import network
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 PAGE = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -94,3 +95,10 @@ def test_differences(trials, sentence, task, first, second, column) -> None:
     digits = len(sentence.rsplit(".", 1)[1])
     assert said == [round(x, digits) for x in (mean, mean - half, mean + half)]
     assert sentence in re.sub(r"\s+", " ", PAGE)
+
+
+def test_the_theorys_network_has_the_settings_that_tuning_chose(trials) -> None:
+    final = trials[(trials["task"] == "mnist1d") & (trials["role"] == "final")]
+    for name, setting in network.TUNED.items():
+        rows = final[final["optimizer"] == name]
+        assert set(zip(rows["lr"], rows["weight_decay"], strict=True)) == {setting}
