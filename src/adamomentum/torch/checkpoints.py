@@ -178,7 +178,7 @@ class _Entry:
         return first, second
 
     def moment(self, key: str) -> Tensor:
-        """A saved moment in float64 on the CPU, with the parts of a complex one in a last dimension."""
+        """Return a saved moment in float64 on the CPU, with the parts of a complex one in a last dimension."""
         value = self.saved[key]
         if not isinstance(value, Tensor):
             raise ValueError(f"state_dict: {key!r} of {self.where} must be a tensor, got {value!r}")
@@ -250,7 +250,7 @@ def _converted(
 def _matched(
     saved_groups: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]
 ) -> list[tuple[Hashable, Mapping[str, Any]]]:
-    """Saved id and saved group for each of the optimizer's parameters, in the order of its groups."""
+    """Return the saved id and saved group for each of the optimizer's parameters, in the order of its groups."""
     saved = [(i, group) for group in saved_groups for i in group["params"]]
     if all("param_names" in group for group in (*saved_groups, *groups)):
         by_name = dict(zip(_plain_names(saved_groups), saved, strict=True))
@@ -274,7 +274,7 @@ def _matched(
 
 
 def _plain_names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of the groups' parameters without what torch.compile, DDP and others put into them."""
+    """Return the names of the groups' parameters without what torch.compile, DDP and others put into them."""
     names = [
         ".".join(part for part in name.split(".") if part not in WRAPPED)
         for group in groups
@@ -304,7 +304,7 @@ def _check_keys(entry: _Entry, second_moment: str) -> None:
 
 
 def _eps_sum(eps: float, beta2: float, step: int) -> float:
-    """What adding eps at each of ``step`` steps has added to a second moment."""
+    """Return what adding eps at each of ``step`` steps has added to a second moment."""
     return eps * (1 - beta2**step) / (1 - beta2)
 
 

@@ -67,7 +67,7 @@ def describe(value: Any) -> str:
 
 
 def _number(name: str, value: Any, read_tensors: bool, *, below: float = math.inf) -> float | Tensor:
-    """A number in [0, below) as a float; a one-element tensor, which may change in place, as it is."""
+    """Return a number in [0, below) as a float; a one-element tensor, which may change in place, as it is."""
     if type(value) is float and 0 <= value < below:
         return value
     if isinstance(value, Tensor):
@@ -100,7 +100,7 @@ def _pair(betas: Any, read_tensors: bool) -> tuple[float | Tensor, float | Tenso
 
 
 def _switch(name: str, value: Any, *, or_none: bool = False) -> bool:
-    """True or False where it is given as 1 or 0, or as an array of one."""
+    """Return True or False where it is given as 1 or 0, or as an array of one."""
     plain = value.item() if _is_one(value) and not (isinstance(value, Tensor) and not value.is_cpu) else value
     if not isinstance(plain, int) or plain not in (0, 1):
         raise TypeError(f"{name} must be {'True, False or None' if or_none else 'True or False'}, got {value!r}")

@@ -76,7 +76,7 @@ def _pieces(tensors: list[Tensor], limit: int) -> Iterator[list[Tensor]]:
 
 
 def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rule) -> None:
-    """The update rule, for tensors of one device and one combination of dtypes."""
+    """Apply the update rule to tensors of one device and one combination of dtypes."""
     params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs = columns
     n: Any = Numbers._make(zip(*numbers, strict=True))  # each field now holds one number a tensor
     dtype = torch.promote_types(params[0].dtype, exp_avgs[0].dtype)
@@ -119,7 +119,7 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
 
 
 def _to(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """The tensors in ``dtype``; the very same list where they have it already."""
+    """Return the tensors in ``dtype``; the very same list where they have it already."""
     return tensors if tensors[0].dtype == dtype else [t.to(dtype) for t in tensors]
 
 

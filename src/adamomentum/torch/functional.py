@@ -99,7 +99,7 @@ def choose_path(
 def choose_kernels(
     params: list[Tensor], *, foreach: bool | None, fused: bool | None, differentiable: bool, rounding: Rounding
 ) -> Kernels | None:
-    """The kernels that parameters are offered to, where :func:`choose_path` explains the options; None for none.
+    """Return the kernels that parameters are offered to, where :func:`choose_path` explains the options; None for none.
 
     The first parameter stands for all: the kernels themselves leave what they can't take.
 
@@ -122,7 +122,7 @@ def choose_kernels(
 def choose_loop(
     params: list[Tensor], *, foreach: bool | None, differentiable: bool = False, state_dtype: StateDtype = None
 ) -> Loop:
-    """The way of parameters that are not for the kernels, or that these leave; the options as there."""
+    """Return the way of parameters that are not for the kernels, or that these leave; the options as there."""
     if foreach is None:
         foreach = not (differentiable or is_reduced(state_dtype)) and all(
             type(p) in PLAIN_TENSORS and p.device.type in _FOREACH_DEVICES for p in params
@@ -351,7 +351,7 @@ def _is_packed(row: Row, rule: Rule) -> bool:
 def _update_packed(
     param: Tensor, grad: Tensor, state: dict[str, Tensor], n: Numbers, rule: Rule, step: float | Tensor, first: int
 ) -> None:
-    """The update of what :func:`_is_packed`: made in float32, and what it makes is then rounded to be stored.
+    """Update what :func:`_is_packed`: made in float32, and what it makes is then rounded to be stored.
 
     ``first`` is where the tensors begin in those that they are pieces of.
     """

@@ -28,7 +28,7 @@ __all__ = ["add", "details", "new_batch", "norm", "run", "watched", "why_not"]
 
 @cache
 def _load() -> tuple[Any, str | None]:
-    """The native module, connected to torch; or None and the reason."""
+    """Return the native module, connected to torch; or None and the reason."""
     try:
         from adamomentum import _native
     except ImportError as error:
@@ -45,7 +45,7 @@ def _load() -> tuple[Any, str | None]:
 
 
 def _torch_parallel_for() -> int:
-    """The address of the entry to torch's thread pool, which torch exports as a C function; 0 if there is none."""
+    """Return the address of the entry to torch's thread pool, which torch exports as a C function; 0 for none."""
     name = {"win32": "torch_cpu.dll", "darwin": "libtorch_cpu.dylib"}.get(sys.platform, "libtorch_cpu.so")
     try:
         library = ctypes.CDLL(str(pathlib.Path(torch.__file__).parent / "lib" / name))
@@ -60,7 +60,7 @@ def why_not() -> str | None:
 
 
 def details() -> str:
-    """The instruction set and the threads in use, and what compiled the kernels."""
+    """Return the instruction set and the threads in use, and what compiled the kernels."""
     native = _load()[0]
     return f"{native.isa} kernels, {native.thread_source()} threads, compiled by {native.compiler}"
 
@@ -77,7 +77,7 @@ def watched() -> bool:
 
 
 def new_batch() -> Batch:
-    """An empty batch, for the tensors of one parameter group. :func:`why_not` must be None."""
+    """Return an empty batch, for the tensors of one parameter group. :func:`why_not` must be None."""
     batch: Batch = _load()[0].Batch(PLAIN_TENSORS)
     return batch
 
@@ -114,7 +114,7 @@ def run(batch: Batch, rule: Rule) -> None:
 
 
 def norm(params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """The 2-norm of the parameters' gradients, in float32 or wider, and the gradients that were not read for it."""
+    """Return the 2-norm of the parameters' gradients, in float32 or wider, and the gradients that it leaves out."""
     batch = new_batch()
     rest = batch.gather_gradients(params)
     squares = batch.square_sum(torch.get_num_threads())

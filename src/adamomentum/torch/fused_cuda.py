@@ -248,7 +248,7 @@ def fused_cuda_update(
 
 
 def _upload(values: list[int], device: torch.device) -> Tensor:
-    """An int64 tensor on the device, made without a wait of the host."""
+    """Return an int64 tensor on the device, made without a wait of the host."""
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return _by_value(values, device)
     table = torch.frombuffer(array("q", values), dtype=torch.int64)  # half the time of torch.tensor
@@ -268,7 +268,7 @@ def _steps_on_device(step: Tensor, device: torch.device) -> bool:
 
 @functools.cache
 def _kernel() -> Any:
-    """The module of the kernel."""
+    """Return the module of the kernel."""
     try:
         return importlib.import_module("adamomentum.torch.fused_cuda_kernel")
     except ModuleNotFoundError as error:

@@ -262,7 +262,7 @@ def _layers_by_name(
 def _containers(
     modules: list[tuple[str, nn.Module]], blocks: str | Collection[str] | None
 ) -> list[tuple[str, nn.Module]]:
-    """The containers of the layers, from input to output."""
+    """Return the containers of the layers, from input to output."""
     if blocks is not None:
         by_prefix = dict(modules)  # the innermost of several wrappers comes last, and stays
         chosen = []

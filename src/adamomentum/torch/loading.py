@@ -119,7 +119,7 @@ def _order_by_name(saved: list[dict[str, Any]], own: list[dict[str, Any]]) -> No
 
 
 def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
-    """The checked state of one parameter, not copied yet; entries that are not ours stay as they are."""
+    """Return the checked state of one parameter, not copied yet; entries that are not ours stay as they are."""
     missing = {*ESSENTIAL} - (entries.keys() if isinstance(entries, Mapping) else set())
     if missing:
         raise ValueError(f"{where} lacks {sorted(missing)}")
@@ -146,7 +146,7 @@ def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> di
 
 
 def _copied(own: Mapping[str, Any], p: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Copies of checked entries, in the dtype, on the device and in the memory layout that they are to have."""
+    """Return copies of checked entries, in the dtype, on the device and in the memory layout that they are to have."""
     count = own[STEP]
     copies = {STEP: step_count(count, p.device if group["capturable"] else "cpu")}
     if PASSES in own:
@@ -168,7 +168,7 @@ def _copied(own: Mapping[str, Any], p: Tensor, group: Mapping[str, Any]) -> dict
 
 
 def _checked_moment(where: str, value: Any, p: Tensor) -> Tensor:
-    """A saved tensor that goes with its parameter, element by element; perhaps of codes."""
+    """Return a saved tensor that goes with its parameter, element by element; perhaps of codes."""
     kind = "complex" if p.is_complex() else "real floating-point"
     codes = isinstance(value, Tensor) and value.dtype == torch.uint8 and not p.is_complex()
     if (
@@ -187,7 +187,7 @@ def _look_like_codes(moment: Tensor) -> bool:
 
 
 def _checked_scale(where: str, key: str, entries: Mapping[str, Any], p: Tensor) -> Tensor:
-    """The saved exponents of a moment's codes."""
+    """Return the saved exponents of a moment's codes."""
     value, blocks = entries.get(key), block_count(p.numel())
     if not isinstance(value, Tensor) or value.dtype != torch.uint8 or value.shape != (blocks,):
         raise ValueError(
@@ -200,7 +200,7 @@ def _checked_scale(where: str, key: str, entries: Mapping[str, Any], p: Tensor) 
 def _stored(
     moment: Tensor, which: Literal["m", "v"], p: Tensor, state_dtype: StateDtype, count: float
 ) -> tuple[Tensor, Tensor | None]:
-    """A saved moment as the option state_dtype wants it, and the exponents of its codes."""
+    """Return a saved moment as the option state_dtype wants it, and the exponents of its codes."""
     dtype = state_dtype_for(p, state_dtype)
     if moment.dtype == dtype:
         return moment, None

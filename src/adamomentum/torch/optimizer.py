@@ -308,7 +308,7 @@ class AdaMomentum(Optimizer):
                     self._state_of(p, group)
 
     def _state_of(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        """The state of ``p``, created or completed where needed."""
+        """Return the state of ``p``, created or completed where needed."""
         state: dict[str, Tensor] = self.state[p]
         complete(state, p, group)
         if not (group["capturable"] or group["differentiable"]):  # a graph keeps addresses, autograd the tensors
@@ -453,7 +453,7 @@ class AdaMomentum(Optimizer):
         compiling: bool,
         scale: Scalar,
     ) -> _Work | None:
-        """What the coming step needs of what :meth:`_gather` gave; None if there is nothing to update."""
+        """Return what the coming step needs of what :meth:`_gather` gave; None if there is nothing to update."""
         rows = []
         for p in rest:
             grad = p.grad
@@ -543,7 +543,7 @@ def _take(work: _Work, found_inf: Tensor | None = None) -> None:
 
 
 def _rule_of(group: dict[str, Any], compiling: bool, scale: Scalar) -> Rule:
-    """The options of a group for the coming update, its gradients to be multiplied by ``scale``."""
+    """Return the options of a group for the coming update, its gradients to be multiplied by ``scale``."""
     lr, (beta1, beta2) = group["lr"], group["betas"]
     if compiling:  # compiled code is specialized to floats, and would be compiled anew when they change
         lr, beta1, beta2 = (

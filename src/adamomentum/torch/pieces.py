@@ -18,7 +18,7 @@ PIECE_ELEMENTS = {"cpu": 2**18, "default": 2**22}
 
 
 def local_tensors(p: Tensor, grad: Tensor, state: Mapping[str, Tensor]) -> Row | None:
-    """What this process has of DTensors that are all distributed alike; None for anything else."""
+    """Return what this process has of DTensors that are all distributed alike; None for anything else."""
     tensors: list[Any] = [p, grad, *(t for key, t in state.items() if key not in COUNTS)]
     if not all(hasattr(t, "_local_tensor") and hasattr(t, "placements") for t in tensors):
         return None

@@ -267,7 +267,7 @@ class GradientRelease:
         return optimizer
 
     def _take(self, optimizer: AdaMomentum, p: Tensor) -> None:
-        """What backward calls when the gradient of ``p`` is whole."""
+        """Take in the gradient of ``p``: backward calls this when it is whole."""
         if self._pauses:
             return
         # FSDP's call may come at the end of the pass, when the mode is that of the caller.
@@ -413,7 +413,7 @@ class GradientRelease:
                 p.grad = None
 
     def _close(self, optimizer: AdaMomentum) -> None:
-        """What was accumulated is in the parameters."""
+        """Begin anew: what was accumulated is in the parameters."""
         _set_passes(optimizer, 0)
         for group in optimizer.param_groups:
             group.pop(PASSES_BETA1, None)
@@ -467,7 +467,7 @@ def _no_pass() -> None:
 
 
 def _hook_of(release: GradientRelease) -> Callable[[Tensor], None]:
-    """What parameters call. It keeps nothing alive: Python cannot see that a parameter keeps its hooks."""
+    """Make what parameters call. It keeps nothing alive: Python cannot see that a parameter keeps its hooks."""
     reference = weakref.ref(release)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -487,7 +487,7 @@ def _hook_of(release: GradientRelease) -> Callable[[Tensor], None]:
 
 
 def _weakly(method: Callable[[], None]) -> Callable[[], None]:
-    """A method, as a function that does not keep its object alive."""
+    """Return a method, as a function that does not keep its object alive."""
     reference = weakref.WeakMethod(method)
 
     def call() -> None:

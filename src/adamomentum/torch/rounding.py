@@ -40,14 +40,14 @@ def rounds(p: Tensor, rounding: Rounding) -> bool:
 
 
 def new_kept(p: Tensor, rounding: Rounding) -> Tensor:
-    """What "kahan" or "master" keeps of a parameter, before the first step."""
+    """Return what "kahan" or "master" keeps of a parameter, before the first step."""
     if rounding == "kahan":
         return torch.zeros_like(p, memory_format=torch.preserve_format)
     return p.detach().to(torch.float32)
 
 
 def widened(p: Tensor, kept: Tensor | None, rounding: Rounding) -> Tensor:
-    """The parameter in float32, with what rounding has kept of it; a new tensor.
+    """Return the parameter in float32, with what rounding has kept of it; a new tensor.
 
     Args:
         p: the parameter, half precision.

@@ -37,7 +37,7 @@ _REAL = {
 
 
 def with_floats(rule: Rule, *, keep_tensors: bool = False) -> Rule:
-    """The same rule with numbers of any kind as floats, but for tensors if they are to be kept."""
+    """Return the same rule with numbers of any kind as floats, but for tensors if they are to be kept."""
     lr, beta1, beta2, grad_factor = rule.lr, rule.beta1, rule.beta2, rule.grad_factor
     return rule._replace(
         lr=lr if keep_tensors and isinstance(lr, Tensor) else float(lr),
@@ -53,7 +53,7 @@ def as_real(t: Tensor) -> Tensor:
 
 
 def numbers_at(t: Scalar, rule: Rule) -> Numbers:
-    """The numbers of step t, counted from 1: floats if t is one, tensors of t's shape if t is one.
+    """Return the numbers of step t, counted from 1: floats if t is one, tensors of t's shape if t is one.
 
     What does not depend on t keeps the kind of the option that it comes from.
     """
@@ -139,7 +139,7 @@ def _numbers_of_vector(
 
 
 def _wide_numbers(state_steps: list[Tensor], device: torch.device, rule: Rule) -> Numbers:
-    """The numbers of all steps at once: vectors, or what :func:`numbers_at` leaves floats or 0-dim tensors."""
+    """Return the numbers of all steps at once: vectors, or what :func:`numbers_at` leaves floats or 0-dim tensors."""
     # 1 - beta2^t cancels: in float32 it would lose four digits at the first steps. MPS has no float64.
     wide = torch.float32 if device.type == "mps" else torch.float64
 

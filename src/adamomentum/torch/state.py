@@ -78,23 +78,23 @@ Row = tuple[Tensor, Tensor, dict[str, Tensor]]
 
 
 def scale_of(key: str) -> str:
-    """The key of the exponents that go with a moment's codes."""
+    """Return the key of the exponents that go with a moment's codes."""
     return f"{key}_scale"
 
 
 def step_count(count: float, device: torch.device | str) -> Tensor:
-    """The entry :data:`STEP`: a 0-dim float64 tensor, since float32 stops counting at 2^24; MPS has nothing wider."""
+    """Return the entry :data:`STEP`: 0-dim float64, since float32 stops counting at 2^24; MPS has nothing wider."""
     wide = torch.float32 if torch.device(device).type == "mps" else torch.float64
     return torch.tensor(count, dtype=wide, device=device)
 
 
 def pass_count(count: float = 0.0) -> Tensor:
-    """The entry :data:`PASSES` of a state."""
+    """Return the entry :data:`PASSES` of a state."""
     return torch.tensor(count, dtype=torch.float32, device="cpu")
 
 
 def state_dtype_for(p: Tensor, requested: StateDtype) -> torch.dtype:
-    """The dtype of the moments of ``p``, where ``requested`` is the option ``state_dtype``: uint8 for 8-bit codes."""
+    """Return the dtype of the moments of ``p``, with ``requested`` as ``state_dtype``: uint8 for 8-bit codes."""
     if requested == "8bit":
         return torch.uint8
     name = name_of(requested)
@@ -141,7 +141,7 @@ def same_layout(a: Tensor, b: Tensor) -> bool:
 
 
 def laid_out_like(p: Tensor, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The entries of a state that must be stored anew to lie in memory as their parameter does.
+    """Return the entries of a state that must be stored anew to lie in memory as their parameter does.
 
     The kernels take a parameter and its moments only then. The two come apart when a state that was saved in one memory
     format is loaded into a model in another, or when the model is converted after the first step.
