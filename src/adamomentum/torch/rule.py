@@ -8,7 +8,7 @@ beta2. With c1 = 1 - beta1^t and c2 = 1 - beta2^t, the bias corrections, one ste
     v     <- beta2 v + (1 - beta2) m^2
     theta <- theta - (lr sqrt(c2) / c1) m / sqrt(v + eps c2 / (1 - beta2))
 
-What in it is no tensor like the parameter is in :class:`Numbers`, which ``scalars.py`` computes from the options and t.
+What in it is no tensor like the parameter is in ``Numbers``, which ``scalars.py`` computes from the options and t.
 The rule stands here for one parameter, in ``foreach.py`` for lists of them, in ``native/kernels.inl`` in C++ and in
 ``fused_cuda_kernel.py`` in Triton. The specification of all is :mod:`adamomentum.reference`.
 """
