@@ -24,10 +24,10 @@ demo: $(VENV)/.demo ## train four optimizers on real images, write a report
 	$(BIN)/adamomentum compare --out $(OUT)
 
 test: $(VENV)/.test ## the test suite, without what is marked slow
-	$(BIN)/python -m pytest -n $(JOBS) --durations=20 -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=20 -m "not slow"
 
 test-slow: $(VENV)/.slow $(VENV)/.deepspeed
-	$(BIN)/python -m pytest -n $(JOBS) --durations=20 -m slow
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=20 -m slow
 
 bench: $(VENV)/.bench ## time and memory of a step beside peers, into docs/performance.md
 	$(BIN)/adamomentum bench --out docs/performance.md $(BENCH_FLAGS)
