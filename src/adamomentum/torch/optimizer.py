@@ -243,7 +243,8 @@ class AdaMomentum(Optimizer):
             set_to_none: free the gradients instead of filling them with zeros.
 
         Raises:
-            RuntimeError: under :func:`~adamomentum.torch.release_gradients`, if some are in the state by now.
+            RuntimeError: under :func:`~adamomentum.torch.release_gradients`, if some are in the state by now and the
+                handle is not paused.
         """
         if self._pending.release is not None:
             self._pending.release.check_discardable()
