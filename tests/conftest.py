@@ -27,6 +27,14 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()  # else what nanobind counts at the end looks leaked
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_files():
+    """What tests write need not outlive a power cut: for each file that a run keeps, the disk was waited for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture
 def unrendered(monkeypatch) -> None:
     """Figures are drawn and saved without what is in them: rendering is most of what a report costs."""
