@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -55,6 +56,25 @@ class StudyResults:
     curves: pd.DataFrame
     results: Mapping[str, TrialResult]
     missing: Mapping[tuple[str, str, str], int]
+
+    @cached_property
+    def runs(self) -> Mapping[tuple[str, str, str], pd.DataFrame]:
+        """The rows of ``trials`` by (role, task, optimizer). A report asks for them a thousand times."""
+        return _split(self.trials, ["role", "task", "optimizer"])
+
+    @cached_property
+    def times(self) -> Mapping[tuple[str, str], pd.DataFrame]:
+        """``ms_per_step``, ``started`` and ``seconds`` of trials by (task, optimizer), of each once, where known."""
+        once = self.trials.drop_duplicates(["task", "optimizer", "trial_id"])
+        numbers = once.reindex(columns=["ms_per_step", "started", "seconds"]).astype(float)
+        known = pd.concat([once[["task", "optimizer"]], numbers], axis=1)
+        known = known[known["ms_per_step"].notna()]
+        return {key: frame[list(numbers)] for key, frame in _split(known, ["task", "optimizer"]).items()}
+
+    @cached_property
+    def final_curves(self) -> Mapping[tuple[str, str, int], pd.DataFrame]:
+        """The rows of ``curves`` of final trials by (task, optimizer, replicate)."""
+        return _split(self.curves[self.curves["role"] == "final"], ["task", "optimizer", "replicate"])
 
     @property
     def choices(self) -> Mapping[tuple[str, str], Choice]:
@@ -112,6 +132,10 @@ def gather(folder: Folder, device: str = "cpu") -> StudyResults:
         results=results,
         missing=missing,
     )
+
+
+def _split(table: pd.DataFrame, columns: list[str]) -> dict[Any, pd.DataFrame]:
+    return dict(list(table.groupby(columns, sort=False)))
 
 
 def _table(rows: Sequence[dict[str, object]], first: list[str]) -> pd.DataFrame:

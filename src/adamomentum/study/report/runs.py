@@ -37,8 +37,7 @@ def selected_column(metric: Metric) -> str:
 
 def runs(results: StudyResults, role: str, task: str, optimizer: str) -> pd.DataFrame:
     """Returns the finished trials of an optimizer, or control, on a task in a stage."""
-    t = results.trials
-    return t[(t["role"] == role) & (t["task"] == task) & (t["optimizer"] == optimizer)]
+    return results.runs.get((role, task, optimizer), results.trials.iloc[:0])
 
 
 def values(results: StudyResults, role: str, task: str, optimizer: str, column: str) -> pd.Series:
@@ -59,10 +58,9 @@ def interval(numbers: pd.Series) -> Interval:
 
 def timed(results: StudyResults, task: str, optimizer: str) -> pd.DataFrame:
     """Returns ``ms_per_step``, ``started`` and ``seconds`` of every trial of an optimizer on a task, each once."""
-    t = results.trials
-    mine = t[(t["task"] == task) & (t["optimizer"] == optimizer)].drop_duplicates("trial_id")
-    mine = mine.reindex(columns=["ms_per_step", "started", "seconds"]).astype(float)
-    return mine[mine["ms_per_step"].notna()]
+    return results.times.get(
+        (task, optimizer), pd.DataFrame(columns=["ms_per_step", "started", "seconds"], dtype=float)
+    )
 
 
 def side_by_side(results: StudyResults, task: str, optimizer: str, other: str) -> bool | None:
@@ -111,11 +109,10 @@ def most(count: int, planned: int) -> bool:
     return count > planned / 2
 
 
-def final_curves(results: StudyResults, task: str, optimizer: str | None = None) -> pd.DataFrame:
-    """Returns the learning curves of the final runs on a task, of one optimizer or of all."""
+def final_curves(results: StudyResults, task: str) -> pd.DataFrame:
+    """Return the learning curves of all optimizers' final runs on a task."""
     c = results.curves
-    mine = c[(c["role"] == "final") & (c["task"] == task)]
-    return mine if optimizer is None else mine[mine["optimizer"] == optimizer]
+    return c[(c["role"] == "final") & (c["task"] == task)]
 
 
 def steps_to(results: StudyResults, task: str, optimizer: str, target: float) -> pd.Series:
@@ -124,10 +121,10 @@ def steps_to(results: StudyResults, task: str, optimizer: str, target: float) ->
     Infinite for a run that never is, and for one that diverged, whatever it had reached before.
     """
     column = f"val_{family_of(results, task).curve}"
-    mine, found = final_curves(results, task, optimizer), {}
+    found = {}
     for row in runs(results, "final", task, optimizer).to_dict("records"):
         replicate = int(row["replicate"])
-        curve = mine[mine["replicate"] == replicate].sort_values("step")
+        curve = results.final_curves.get((task, optimizer, replicate), results.curves.iloc[:0]).sort_values("step")
         if row["status"] != "ok" or column not in curve:
             found[replicate] = math.inf
         else:
