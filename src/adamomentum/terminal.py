@@ -13,8 +13,6 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from adamomentum.study.store import StoreWarning
-
 UNLIMITED = 10_000  # columns
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
@@ -27,13 +25,13 @@ def say(console: Console, text: str) -> None:
 
 
 @contextmanager
-def plain_store_warnings(console: Console) -> Iterator[None]:
-    """Shows the store's warnings as sentences, without the line of code that a reader cannot do anything about."""
+def plain_warnings(console: Console, kind: type[Warning]) -> Iterator[None]:
+    """Shows warnings of a ``kind`` as sentences, without the line of code that a reader cannot do anything about."""
     with warnings.catch_warnings():
         show = warnings.showwarning
 
         def tell(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
-            if issubclass(category, StoreWarning):
+            if issubclass(category, kind):
                 say(console, f"Warning: {message}")
             else:
                 show(message, category, *where, **options)
@@ -47,7 +45,8 @@ def print_table(console: Console, title: str, headings: Sequence[str], rows: Seq
 
     Lines may be broken between words; where that is not enough, the table is wider than the terminal.
     """
-    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    heading = Text(title) if title else None
+    table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in zip(headings, *rows, strict=True):
         table.add_column(Text(column[0]), min_width=max(len(word) for cell in column for word in (*cell.split(), "")))
     for row in rows:
