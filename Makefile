@@ -15,7 +15,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
-# What a change of asks for another install.
+# After a change of these everything is installed again.
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 
 .PHONY: demo test test-slow bench examples docs lint types check clean
@@ -24,10 +24,10 @@ demo: $(VENV)/.demo ## train four optimizers on real images, write a report
 	$(BIN)/adamomentum compare --out $(OUT)
 
 test: $(VENV)/.test ## the test suite, without what is marked slow
-	$(BIN)/python -m pytest -n $(JOBS) --durations=20 -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=20 -m "not slow"
 
 test-slow: $(VENV)/.slow $(VENV)/.deepspeed
-	$(BIN)/python -m pytest -n $(JOBS) --durations=20 -m slow
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=20 -m slow
 
 bench: $(VENV)/.bench ## time and memory of a step beside peers, into docs/performance.md
 	$(BIN)/adamomentum bench --out docs/performance.md $(BENCH_FLAGS)
@@ -41,6 +41,7 @@ docs: $(VENV)/.docs ## the documentation site, into build/site
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror native/*
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

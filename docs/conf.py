@@ -38,13 +38,14 @@ def _files_as_code(app, name, source):
 
 
 def _copy_reports(app, exception):
-    """Where the links expect them: Sphinx alone would offer them for download, from a folder named by a hash."""
+    """Where the links expect them, with the figures that they show: Sphinx alone would offer them for download."""
     if exception or app.builder.format != "html":
         return
-    for report in (app.srcdir / "results").rglob("*.html"):
-        place = app.outdir / report.relative_to(app.srcdir)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(report, place)
+    for pattern in ("*.html", "*.svg"):
+        for kept in (app.srcdir / "results").rglob(pattern):
+            place = app.outdir / kept.relative_to(app.srcdir)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(kept, place)
 
 
 def _link(match):

@@ -8,10 +8,10 @@
 namespace adamomentum {
 namespace {
 
-constexpr int64_t kUnit = 32768;  // a multiple of kBlock
+constexpr int64_t kChunk = 32768;  // a multiple of kBlock
 constexpr int64_t kPerWorker = 65536;
 
-// Python strings that are looked up for every parameter.
+// Python strings that are looked up for every parameter; a test compares the keys with those of torch/state.py.
 struct Names {
   PyObject *grad = PyUnicode_InternFromString("grad");
   PyObject *step = PyUnicode_InternFromString("step");
@@ -80,21 +80,21 @@ bool is_scale(const Tensor &t, int64_t blocks) {
 size_t size_of(Param p) { return p == kFloat64 ? 8 : p == kFloat32 ? 4 : 2; }
 size_t size_of(State s) { return s == kState64 ? 8 : s == kState32 ? 4 : s == kStateBF16 ? 2 : 1; }
 
-Span part_of(const Span &whole, Param p, State s, int64_t begin, int64_t end) {
-  Span part = whole;
+Span piece_of(const Span &whole, Param p, State s, int64_t begin, int64_t end) {
+  Span piece = whole;
   int64_t in_p = begin * static_cast<int64_t>(size_of(p)), in_s = begin * static_cast<int64_t>(size_of(s));
-  part.p = static_cast<char *>(whole.p) + in_p;
-  part.g = static_cast<const char *>(whole.g) + in_p;
-  part.m = static_cast<char *>(whole.m) + in_s;
-  part.v = static_cast<char *>(whole.v) + in_s;
-  if (whole.v_max) part.v_max = static_cast<char *>(whole.v_max) + in_s;
+  piece.p = static_cast<char *>(whole.p) + in_p;
+  piece.g = static_cast<const char *>(whole.g) + in_p;
+  piece.m = static_cast<char *>(whole.m) + in_s;
+  piece.v = static_cast<char *>(whole.v) + in_s;
+  if (whole.v_max) piece.v_max = static_cast<char *>(whole.v_max) + in_s;
   if (whole.m_scale) {
-    part.m_scale = whole.m_scale + begin / kBlock;
-    part.v_scale = whole.v_scale + begin / kBlock;
+    piece.m_scale = whole.m_scale + begin / kBlock;
+    piece.v_scale = whole.v_scale + begin / kBlock;
   }
-  part.position = static_cast<uint32_t>(begin);
-  part.n = end - begin;
-  return part;
+  piece.position = static_cast<uint32_t>(begin);
+  piece.n = end - begin;
+  return piece;
 }
 
 }  // namespace
@@ -166,7 +166,7 @@ bool Batch::read_item(PyObject *param, PyObject *grad, PyObject *state, bool ams
   if (!read(param, &p) || !p.on_cpu() || !param_type(p, &item->param) || !is_dense(p)) return false;
   if (!read(grad, &g) || !g.on_cpu() || !same_layout(p, g)) return false;
   Param grad_type;
-  if (!param_type(g, &grad_type) || grad_type != item->param ) return false;
+  if (!param_type(g, &grad_type) || grad_type != item->param) return false;
   if (g.numel() == 1 && is_negated(grad)) return false;
 
   if (!read_entry(state, names().step, &object, &t) || t.numel() != 1) return false;
@@ -216,8 +216,8 @@ bool Batch::gather_gradients(PyObject *params, PyObject *rest) {
     if (!grad) return false;
     Tensor g;
     Item item{};
-    const bool taken = is_plain(grad, plain_types_) && read(grad, &g) && g.on_cpu() && is_dense(g) &&
-                       param_type(g, &item.param);
+    const bool taken =
+        is_plain(grad, plain_types_) && read(grad, &g) && g.on_cpu() && is_dense(g) && param_type(g, &item.param);
     bool failed = false;
     if (taken) {
       keep(grad);
@@ -242,49 +242,51 @@ const std::vector<double> &Batch::next_steps() {
     // Parameters nearly always share their step.
     if (steps_.empty() || steps_[steps_.size() - 1] != next) {
       auto known = std::find(steps_.begin(), steps_.end(), next);
-      item.row = static_cast<uint32_t>(known - steps_.begin());
+      item.at_step = static_cast<uint32_t>(known - steps_.begin());
       if (known == steps_.end()) steps_.push_back(next);
     } else {
-      item.row = static_cast<uint32_t>(steps_.size() - 1);
+      item.at_step = static_cast<uint32_t>(steps_.size() - 1);
     }
   }
   return steps_;
 }
 
 void Batch::divide() {
-  units_.clear();
+  chunks_.clear();
   const auto n = static_cast<uint32_t>(items_.size());
   for (uint32_t i = 0; i < n;) {
     const int64_t numel = items_[i].whole.n;
-    if (numel > kUnit) {
-      for (int64_t begin = 0; begin < numel; begin += kUnit)
-        units_.push_back({i, i + 1, begin, std::min(begin + kUnit, numel)});
+    if (numel > kChunk) {
+      for (int64_t begin = 0; begin < numel; begin += kChunk)
+        chunks_.push_back({i, i + 1, begin, std::min(begin + kChunk, numel)});
       ++i;
       continue;
     }
     const uint32_t first = i;
     int64_t sum = numel;
-    for (++i; i < n && sum + items_[i].whole.n <= kUnit; ++i) sum += items_[i].whole.n;
-    units_.push_back({first, i, 0, numel});
+    for (++i; i < n && sum + items_[i].whole.n <= kChunk; ++i) sum += items_[i].whole.n;
+    chunks_.push_back({first, i, 0, numel});
   }
 }
 
-template <class Run> void Batch::for_all_units(int workers, Run run) {
+template <class Run> void Batch::for_all_chunks(int workers, Run run) {
   struct Context {
-    const std::vector<Unit> &units;
+    const std::vector<Chunk> &chunks;
     Run &run;
     std::atomic<size_t> next{0};
-  } context{units_, run};
+  } context{chunks_, run};
   const bool serial = numel_ < serial_below;
-  const int64_t most = std::min<int64_t>(std::max<int64_t>(1, numel_ / kPerWorker), static_cast<int64_t>(units_.size()));
-  in_parallel(serial ? 1 : static_cast<int>(std::min<int64_t>(workers, std::max<int64_t>(1, most))),
-              [](void *pointer) {
-                auto *context = static_cast<Context *>(pointer);
-                FlushSubnormals flush;
-                for (size_t i; (i = context->next.fetch_add(1, std::memory_order_relaxed)) < context->units.size();)
-                  context->run(i, context->units[i]);
-              },
-              &context);
+  const int64_t most =
+      std::min<int64_t>(std::max<int64_t>(1, numel_ / kPerWorker), static_cast<int64_t>(chunks_.size()));
+  in_parallel(
+      serial ? 1 : static_cast<int>(std::min<int64_t>(workers, std::max<int64_t>(1, most))),
+      [](void *pointer) {
+        auto *context = static_cast<Context *>(pointer);
+        FlushSubnormals flush;
+        for (size_t i; (i = context->next.fetch_add(1, std::memory_order_relaxed)) < context->chunks.size();)
+          context->run(i, context->chunks[i]);
+      },
+      &context);
 }
 
 bool Batch::overlap() const {
@@ -300,19 +302,18 @@ bool Batch::overlap() const {
   return false;
 }
 
-void Batch::run(const std::vector<Row> &rows, int workers) {
+void Batch::run(const std::vector<Numbers> &numbers, int workers) {
   divide();
   if (workers > 1 && numel_ >= serial_below && overlap()) workers = 1;  // one update after the other
   const Kernels &table = kernels();
-  for_all_units(workers, [&](size_t, const Unit &unit) {
-    for (uint32_t i = unit.first; i < unit.last; ++i) {
+  for_all_chunks(workers, [&](size_t, const Chunk &chunk) {
+    for (uint32_t i = chunk.first; i < chunk.last; ++i) {
       const Item &item = items_[i];
       if (item.whole.n == 0) continue;
       auto update = table.update[item.param][item.state];
-      if (unit.last - unit.first == 1)
-        update(part_of(item.whole, item.param, item.state, unit.begin, unit.end), rows[item.row]);
-      else
-        update(item.whole, rows[item.row]);
+      if (chunk.last - chunk.first == 1)
+        update(piece_of(item.whole, item.param, item.state, chunk.begin, chunk.end), numbers[item.at_step]);
+      else update(item.whole, numbers[item.at_step]);
     }
   });
   for (const Item &item : items_) item.step.set(item.step.next());
@@ -321,13 +322,13 @@ void Batch::run(const std::vector<Row> &rows, int workers) {
 double Batch::square_sum(int workers) {
   divide();
   const Kernels &table = kernels();
-  std::vector<double> sums(units_.size(), 0.0);
-  for_all_units(workers, [&](size_t index, const Unit &unit) {
+  std::vector<double> sums(chunks_.size(), 0.0);
+  for_all_chunks(workers, [&](size_t index, const Chunk &chunk) {
     double sum = 0;
-    for (uint32_t i = unit.first; i < unit.last; ++i) {
+    for (uint32_t i = chunk.first; i < chunk.last; ++i) {
       const Item &item = items_[i];
-      const bool one = unit.last - unit.first == 1;
-      const int64_t begin = one ? unit.begin : 0, end = one ? unit.end : item.whole.n;
+      const bool one = chunk.last - chunk.first == 1;
+      const int64_t begin = one ? chunk.begin : 0, end = one ? chunk.end : item.whole.n;
       const char *g = static_cast<const char *>(item.whole.g) + begin * static_cast<int64_t>(size_of(item.param));
       sum += table.square_sum[item.param](g, end - begin);
     }

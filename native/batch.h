@@ -43,11 +43,11 @@ class Batch {
   // For square_sum() alone: takes the gradients that it can read, and appends the others to `rest`.
   bool gather_gradients(PyObject *params, PyObject *rest);
 
-  // The distinct numbers of the step that each parameter takes next. Rows for run() come in this order.
+  // The distinct numbers of the step that each parameter takes next. Numbers for run() come in this order.
   const std::vector<double> &next_steps();
 
   // The update of all parameters, counting their steps.
-  void run(const std::vector<Row> &rows, int workers);
+  void run(const std::vector<Numbers> &numbers, int workers);
 
   // The sum of the squares of all gradients, in an order that does not depend on the number of workers.
   double square_sum(int workers);
@@ -62,10 +62,10 @@ class Batch {
     StepCount step;
     Param param;
     State state;
-    uint32_t row;
+    uint32_t at_step;  // which of next_steps()
   };
-  // A piece of work, of at most kUnit elements of one tensor or of several small ones.
-  struct Unit {
+  // What a worker takes at a time: at most kChunk elements, of one tensor or of several small ones.
+  struct Chunk {
     uint32_t first, last;  // items [first, last)
     int64_t begin, end;    // elements of item `first` when it is the only one
   };
@@ -74,10 +74,10 @@ class Batch {
   void keep(PyObject *object);
   void divide();
   bool overlap() const;  // whether parameters share memory
-  template <class Run> void for_all_units(int workers, Run run);
+  template <class Run> void for_all_chunks(int workers, Run run);
 
   std::vector<Item> items_;
-  std::vector<Unit> units_;
+  std::vector<Chunk> chunks_;
   std::vector<double> steps_;
   std::vector<PyObject *> kept_;
   PyObject *plain_types_;

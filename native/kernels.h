@@ -11,18 +11,19 @@ enum State : uint8_t { kState32, kState64, kStateBF16, kCodes, kStates };
 
 constexpr int64_t kBlock = 256;
 
-// The numbers of a step, as adamomentum/torch/scalars.py computes them.
-struct Row {
-  double m_weight;         // 1 - beta1
+// The numbers of a step: the fields of Numbers in adamomentum/torch/rule.py, which module.cpp reads by these names, then
+// what is the same for all parameters of a group.
+struct Numbers {
+  double m_weight;  // 1 - beta1
   double beta2;
-  double v_weight;         // of m^2
-  double accumulated_eps;  // added to v under the root
-  double shrink;           // decoupled decay
-  double factor;           // of m / sqrt(v + accumulated_eps): negative
-  double grad_factor;      // sign, clipping and loss scale
-  double l2;               // coupled decay, 0 for none
-  bool adapt;              // false: no denominator
-  uint32_t step;           // the step count t, for the random bits of rounding
+  double v_weight;     // of m^2
+  double eps_sum;      // added to v under the root
+  double shrink;       // decoupled decay
+  double factor;       // of m / sqrt(v + eps_sum): negative
+  bool adapt;          // false: no denominator
+  double grad_factor;  // sign, clipping and loss scale
+  double l2;           // coupled decay, 0 for none
+  uint32_t step;       // the step count t, for the random bits of rounding
 };
 
 // Consecutive elements of one parameter, in the order of memory.
@@ -40,7 +41,7 @@ struct Span {
 
 struct Kernels {
   const char *isa;
-  void (*update[kParams][kStates])(const Span &, const Row &);  // null where not supported
+  void (*update[kParams][kStates])(const Span &, const Numbers &);  // null where not supported
   double (*square_sum[kParams])(const void *g, int64_t n);
 };
 

@@ -87,8 +87,12 @@ struct F16 {
   }
 };
 
-template <class A, class B> struct Wider { using Type = float; };
-template <> struct Wider<F64, F64> { using Type = double; };
+template <class A, class B> struct Wider {
+  using Type = float;
+};
+template <> struct Wider<F64, F64> {
+  using Type = double;
+};
 
 // ---- the update ----
 
@@ -102,39 +106,51 @@ template <int64_t kLength = kStrip, class X> INLINE void prefetch(const X *x, in
   for (int64_t k = 0; k < static_cast<int64_t>(kLength * sizeof(X)); k += 64) __builtin_prefetch(line + k);
 }
 
+// The numbers of a step as the arithmetic takes them.
+template <class T> struct Constants {
+  T m_weight, beta2, v_weight, eps_sum, shrink, factor, grad_factor, l2;
+};
+
+template <class T> INLINE Constants<T> constants_of(const Numbers &n) {
+  Constants<T> c;
+  c.m_weight = static_cast<T>(n.m_weight);
+  c.beta2 = static_cast<T>(n.beta2);
+  c.v_weight = static_cast<T>(n.v_weight);
+  c.eps_sum = static_cast<T>(n.eps_sum);
+  c.shrink = static_cast<T>(n.shrink);
+  c.factor = static_cast<T>(n.factor);
+  c.grad_factor = static_cast<T>(n.grad_factor);
+  c.l2 = static_cast<T>(n.l2);
+  return c;
+}
 
 // One element: m and v become the new moments; returns the new parameter.
 template <bool kGeneral, class T>
-INLINE T new_theta(T theta, T g, T &m, T &v, T *v_max, const T *c, bool l2, bool adapt) {
-  g = g * c[6];
-  if (kGeneral && l2) g = g + c[7] * theta;
-  m = m + c[0] * (g - m);
-  v = v * c[1] + c[2] * m * m;
-  T d = v + c[3];
+INLINE T new_theta(T theta, T g, T &m, T &v, T *v_max, const Constants<T> &c, bool l2, bool adapt) {
+  g = g * c.grad_factor;
+  if (kGeneral && l2) g = g + c.l2 * theta;
+  m = m + c.m_weight * (g - m);
+  v = v * c.beta2 + c.v_weight * m * m;
+  T d = v + c.eps_sum;
   if (kGeneral && v_max) {
     d = *v_max > d ? *v_max : d;  // a NaN in d stays, as with torch.maximum
     *v_max = d;
   }
   T root = sizeof(T) == 4 ? static_cast<T>(sqrtf(static_cast<float>(d))) : static_cast<T>(sqrt(d));
   if (kGeneral && !adapt) root = 1;
-  return theta * c[4] + c[5] * m / root;
+  return theta * c.shrink + c.factor * m / root;
 }
 
-#define CONSTANTS(QUALIFIER, T, row)                                                                        \
-  QUALIFIER T c[8] = {static_cast<T>(row.m_weight),        static_cast<T>(row.beta2)  , static_cast<T>(row.v_weight), \
-                  static_cast<T>(row.accumulated_eps), static_cast<T>(row.shrink),  static_cast<T>(row.factor),   \
-                  static_cast<T>(row.grad_factor),     static_cast<T>(row.l2)};
-
 // Moments in float32 or float64.
-template <class P, class S, bool kGeneral> INLINE void update_plain(const Span &s, const Row &row) {
+template <class P, class S, bool kGeneral> INLINE void update_plain(const Span &s, const Numbers &numbers) {
   using T = typename Wider<P, S>::Type;
-  CONSTANTS(const, T, row)
+  const Constants<T> c = constants_of<T>(numbers);
   typename P::Stored *RESTRICT p = static_cast<typename P::Stored *>(s.p);
   const typename P::Stored *RESTRICT g = static_cast<const typename P::Stored *>(s.g);
   T *RESTRICT m = static_cast<T *>(s.m);
   T *RESTRICT v = static_cast<T *>(s.v);
   T *RESTRICT v_max = static_cast<T *>(s.v_max);
-  const bool l2 = row.l2 != 0, adapt = row.adapt;
+  const bool l2 = numbers.l2 != 0, adapt = numbers.adapt;
   if (kGeneral && v_max) {
     for (int64_t i = 0; i < s.n; ++i) {
       T mi = m[i], vi = v[i], largest = v_max[i];
@@ -155,14 +171,14 @@ template <class P, class S, bool kGeneral> INLINE void update_plain(const Span &
 }
 
 // Moments in bfloat16, rounded stochastically.
-template <class P, bool kGeneral> INLINE void update_bf16(const Span &s, const Row &row) {
-  CONSTANTS(const, float, row)
+template <class P, bool kGeneral> INLINE void update_bf16(const Span &s, const Numbers &numbers) {
+  const Constants<float> c = constants_of<float>(numbers);
   typename P::Stored *RESTRICT p = static_cast<typename P::Stored *>(s.p);
   const typename P::Stored *RESTRICT g = static_cast<const typename P::Stored *>(s.g);
   uint16_t *RESTRICT m = static_cast<uint16_t *>(s.m);
   uint16_t *RESTRICT v = static_cast<uint16_t *>(s.v);
-  const bool l2 = row.l2 != 0, adapt = row.adapt;
-  const uint32_t start = s.position * kByPosition, in_m = row.step * kByStepM, in_v = row.step * kByStepV;
+  const bool l2 = numbers.l2 != 0, adapt = numbers.adapt;
+  const uint32_t start = s.position * kByPosition, in_m = numbers.step * kByStepM, in_v = numbers.step * kByStepV;
   for (int64_t begin = 0; begin < s.n; begin += kStrip) {
     const int64_t end = s.n - begin < kStrip ? s.n : begin + kStrip;
     prefetch(p, begin, s.n), prefetch(g, begin, s.n), prefetch(m, begin, s.n), prefetch(v, begin, s.n);
@@ -177,12 +193,12 @@ template <class P, bool kGeneral> INLINE void update_bf16(const Span &s, const R
 }
 
 // Moments in 8-bit codes: see adamomentum/torch/precision.py for the format.
-template <class P, bool kGeneral> INLINE void update_codes(const Span &s, const Row &row) {
-  const bool l2 = row.l2 != 0, adapt = row.adapt;
-  const uint32_t in_m = row.step * kByStepM, in_v = row.step * kByStepV;
+template <class P, bool kGeneral> INLINE void update_codes(const Span &s, const Numbers &numbers) {
+  const bool l2 = numbers.l2 != 0, adapt = numbers.adapt;
+  const uint32_t in_m = numbers.step * kByStepM, in_v = numbers.step * kByStepV;
   float mb[kBlock], vb[kBlock];
   for (int64_t begin = 0, block = 0; begin < s.n; begin += kBlock, ++block) {
-    CONSTANTS(, float, row)
+    Constants<float> c = constants_of<float>(numbers);
     const int n = static_cast<int>(s.n - begin < kBlock ? s.n - begin : kBlock);
     prefetch<kBlock>(static_cast<const typename P::Stored *>(s.p), begin, s.n);
     prefetch<kBlock>(static_cast<const typename P::Stored *>(s.g), begin, s.n);
@@ -195,7 +211,8 @@ template <class P, bool kGeneral> INLINE void update_codes(const Span &s, const 
 
     uint32_t low_m = (s.m_scale[block] - 14u) << 23, low_v = (s.v_scale[block] - 31u) << 23;
     const float base = float_of(low_m);
-    if (s.m_scale[block] == 255 || s.v_scale[block] == 255) c[6] = NAN;  // spoiled: all that follows becomes NaN
+    if (s.m_scale[block] == 255 || s.v_scale[block] == 255)
+      c.grad_factor = NAN;  // spoiled: all that follows becomes NaN
     int32_t largest_m = 0, largest_v = 0;
     for (int i = 0; i < n; ++i) {
       uint32_t code = m[i], steps = (code & 0x7Fu) << 20;
@@ -234,16 +251,16 @@ template <class P, bool kGeneral> INLINE void update_codes(const Span &s, const 
 }
 
 // The plain update has no branch left; what is rarer shares the general one.
-INLINE bool is_general(const Span &s, const Row &row) { return s.v_max || row.l2 != 0 || !row.adapt; }
+INLINE bool is_general(const Span &s, const Numbers &numbers) { return s.v_max || numbers.l2 != 0 || !numbers.adapt; }
 
-template <class P, class S> void update(const Span &s, const Row &row) {
-  is_general(s, row) ? update_plain<P, S, true>(s, row) : update_plain<P, S, false>(s, row);
+template <class P, class S> void update(const Span &s, const Numbers &numbers) {
+  is_general(s, numbers) ? update_plain<P, S, true>(s, numbers) : update_plain<P, S, false>(s, numbers);
 }
-template <class P> void update16(const Span &s, const Row &row) {
-  is_general(s, row) ? update_bf16<P, true>(s, row) : update_bf16<P, false>(s, row);
+template <class P> void update16(const Span &s, const Numbers &numbers) {
+  is_general(s, numbers) ? update_bf16<P, true>(s, numbers) : update_bf16<P, false>(s, numbers);
 }
-template <class P> void update8(const Span &s, const Row &row) {
-  is_general(s, row) ? update_codes<P, true>(s, row) : update_codes<P, false>(s, row);
+template <class P> void update8(const Span &s, const Numbers &numbers) {
+  is_general(s, numbers) ? update_codes<P, true>(s, numbers) : update_codes<P, false>(s, numbers);
 }
 
 // ---- the sum of squares ----

@@ -18,21 +18,21 @@ using namespace adamomentum;
 
 namespace {
 
-// A row as Python gives it: the Numbers of scalars.py, then what is the same for the whole group.
-Row row_of(nb::handle numbers, double step, double grad_factor, double l2) {
-  auto number = [&](int i) { return nb::cast<double>(numbers[i]); };
-  Row row{};
-  row.m_weight = number(0);
-  row.beta2 = number(1);
-  row.v_weight = number(2);
-  row.accumulated_eps = number(3);
-  row.shrink = number(4);
-  row.factor = number(5);
-  row.adapt = nb::cast<bool>(numbers[6]);
-  row.grad_factor = grad_factor;
-  row.l2 = l2;
-  row.step = static_cast<uint32_t>(static_cast<uint64_t>(step));  // cut off, as the random bits wrap around
-  return row;
+// The numbers as Python has them, with what is the same for the whole group.
+Numbers numbers_of(nb::handle given, double step, double grad_factor, double l2) {
+  auto number = [&](const char *name) { return nb::cast<double>(given.attr(name)); };
+  Numbers n{};
+  n.m_weight = number("m_weight");
+  n.beta2 = number("beta2");
+  n.v_weight = number("v_weight");
+  n.eps_sum = number("eps_sum");
+  n.shrink = number("shrink");
+  n.factor = number("factor");
+  n.adapt = nb::cast<bool>(given.attr("adapt"));
+  n.grad_factor = grad_factor;
+  n.l2 = l2;
+  n.step = static_cast<uint32_t>(static_cast<uint64_t>(step));  // cut off, as the random bits wrap around
+  return n;
 }
 
 }  // namespace
@@ -43,54 +43,66 @@ NB_MODULE(_native, m) {
   m.def("connect", [](nb::object capsule) { return connect(capsule.ptr()); }, nb::arg("capsule"));
   m.def("use_torch_threads", &use_torch_threads, nb::arg("address"));
   m.def("thread_source", &thread_source);
-  m.def("serial_below", [](int64_t elements) { std::swap(elements, serial_below); return elements; },
-        nb::arg("elements"));
+  m.def(
+      "serial_below",
+      [](int64_t elements) {
+        std::swap(elements, serial_below);
+        return elements;
+      },
+      nb::arg("elements"));
 
   nb::class_<Batch>(m, "Batch")
-      .def("__init__",
-           [](Batch *self, nb::tuple plain_types) {
-             if (!connected()) throw nb::value_error("connect() must come first");
-             new (self) Batch(plain_types.ptr());
-           },
-           nb::arg("plain_types"))
-      .def("gather",
-           [](Batch &self, nb::list params, nb::dict state, bool amsgrad, Py_ssize_t position) {
-             nb::list rest;
-             if (!self.gather(params.ptr(), state.ptr(), amsgrad, &position, rest.ptr())) throw nb::python_error();
-             return nb::make_tuple(rest, position);
-           },
-           nb::arg("params"), nb::arg("state"), nb::arg("amsgrad"), nb::arg("position") = 0)
-      .def("add",
-           [](Batch &self, nb::handle param, nb::handle grad, nb::dict state, bool amsgrad) {
-             bool taken = self.add(param.ptr(), grad.ptr(), state.ptr(), amsgrad);
-             if (PyErr_Occurred()) throw nb::python_error();
-             return taken;
-           },
-           nb::arg("param"), nb::arg("grad"), nb::arg("state"), nb::arg("amsgrad"))
-      .def("gather_gradients",
-           [](Batch &self, nb::list params) {
-             nb::list rest;
-             if (!self.gather_gradients(params.ptr(), rest.ptr())) throw nb::python_error();
-             return rest;
-           },
-           nb::arg("params"))
+      .def(
+          "__init__",
+          [](Batch *self, nb::tuple plain_types) {
+            if (!connected()) throw nb::value_error("connect() must come first");
+            new (self) Batch(plain_types.ptr());
+          },
+          nb::arg("plain_types"))
+      .def(
+          "gather",
+          [](Batch &self, nb::list params, nb::dict state, bool amsgrad, Py_ssize_t position) {
+            nb::list rest;
+            if (!self.gather(params.ptr(), state.ptr(), amsgrad, &position, rest.ptr())) throw nb::python_error();
+            return nb::make_tuple(rest, position);
+          },
+          nb::arg("params"), nb::arg("state"), nb::arg("amsgrad"), nb::arg("position") = 0)
+      .def(
+          "add",
+          [](Batch &self, nb::handle param, nb::handle grad, nb::dict state, bool amsgrad) {
+            bool taken = self.add(param.ptr(), grad.ptr(), state.ptr(), amsgrad);
+            if (PyErr_Occurred()) throw nb::python_error();
+            return taken;
+          },
+          nb::arg("param"), nb::arg("grad"), nb::arg("state"), nb::arg("amsgrad"))
+      .def(
+          "gather_gradients",
+          [](Batch &self, nb::list params) {
+            nb::list rest;
+            if (!self.gather_gradients(params.ptr(), rest.ptr())) throw nb::python_error();
+            return rest;
+          },
+          nb::arg("params"))
       .def("next_steps", &Batch::next_steps)
-      .def("run",
-           [](Batch &self, nb::list numbers, double grad_factor, double l2, int threads) {
-             const std::vector<double> &steps = self.next_steps();
-             if (numbers.size() != steps.size()) throw nb::value_error("numbers must be one row for each of next_steps()");
-             std::vector<Row> rows;
-             for (size_t i = 0; i < steps.size(); ++i) rows.push_back(row_of(numbers[i], steps[i], grad_factor, l2));
-             nb::gil_scoped_release release;
-             self.run(rows, threads);
-           },
-           nb::arg("numbers"), nb::arg("grad_factor"), nb::arg("l2"), nb::arg("threads"))
-      .def("square_sum",
-           [](Batch &self, int threads) {
-             nb::gil_scoped_release release;
-             return self.square_sum(threads);
-           },
-           nb::arg("threads"))
+      .def(
+          "run",
+          [](Batch &self, nb::list given, double grad_factor, double l2, int threads) {
+            const std::vector<double> &steps = self.next_steps();
+            if (given.size() != steps.size()) throw nb::value_error("numbers must be one row for each of next_steps()");
+            std::vector<Numbers> numbers;
+            for (size_t i = 0; i < steps.size(); ++i)
+              numbers.push_back(numbers_of(given[i], steps[i], grad_factor, l2));
+            nb::gil_scoped_release release;
+            self.run(numbers, threads);
+          },
+          nb::arg("numbers"), nb::arg("grad_factor"), nb::arg("l2"), nb::arg("threads"))
+      .def(
+          "square_sum",
+          [](Batch &self, int threads) {
+            nb::gil_scoped_release release;
+            return self.square_sum(threads);
+          },
+          nb::arg("threads"))
       .def_prop_ro("has_float64", &Batch::has_float64)
       .def_prop_ro("params", [](Batch &self) { return nb::borrow<nb::list>(self.params()); })
       .def("__len__", [](Batch &self) { return nb::len(nb::borrow<nb::list>(self.params())); });

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
+import pytest
 from hypothesis import settings
 
 # One thread a worker, unless a test asks for more: on few cores OpenMP's threads wait for one another by spinning, and
@@ -13,3 +15,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A deadline measures the machine: under load it fails what is right.
 settings.register_profile("adamomentum", deadline=None)
 settings.load_profile("adamomentum")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the modules: going through millions of objects took longer than many a test."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else what nanobind counts at the end looks leaked
+
+
+@pytest.fixture
+def unrendered(monkeypatch) -> None:
+    """Figures are drawn and saved without what is in them: rendering is most of what a report costs."""
+    from matplotlib.figure import Figure
+
+    empty = b'<svg width="1pt" height="1pt" viewBox="0 0 1 1"></svg>'
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **options: file.write(empty))

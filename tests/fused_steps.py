@@ -9,7 +9,8 @@ from torch import Tensor
 
 from adamomentum.torch.fused_cuda import fused_cuda_update
 from adamomentum.torch.precision import decode_m, decode_v, encode_m, encode_v
-from adamomentum.torch.scalars import Rule, numbers_matrix
+from adamomentum.torch.rule import Rule
+from adamomentum.torch.scalars import numbers_matrix
 
 _DEFAULTS: dict[str, Any] = {
     "lr": 1e-3,
@@ -89,7 +90,7 @@ class FusedCuda:
             steps,
             numbers=numbers_matrix(steps, rule_of(**self.options), device),
             grad_factor=sign * factor if isinstance(factor, Tensor) else torch.full((), sign * factor, device=device),
-            l2=0.0 if options["decoupled_weight_decay"] else options["weight_decay"],
+            l2=rule_of(**self.options).l2,
             found_inf=found_inf,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -82,14 +82,18 @@ class Lockstep:
         path: dict[str, Any],
         *,
         lr: float = 1e-2,
-        start: float = 1.0,
+        start: float | Sequence[float] = 1.0,
         dtype: torch.dtype = torch.float64,
         seed: int = 0,
     ) -> None:
         self.options = {"lr": lr, **options}
         self.fused = bool(path.get("fused"))
         self.rng = np.random.default_rng(seed)
-        self.params = [torch.tensor(start * self.rng.standard_normal(shape), dtype=dtype) for shape in shapes]
+        starts = start if isinstance(start, Sequence) else [start] * len(shapes)
+        self.params = [
+            torch.tensor(size * self.rng.standard_normal(shape), dtype=dtype)
+            for size, shape in zip(starts, shapes, strict=True)
+        ]
         self.opt = AdaMomentum(self.params, **self.options, **path)
         self.theta = [p.double().numpy().copy() for p in self.params]
         self.states = [reference.State.zeros(theta) for theta in self.theta]

@@ -208,8 +208,8 @@ SIGNALS = """
 import os, signal, sys
 from adamomentum.cli import stop_as_by_ctrl_c
 number = getattr(signal, sys.argv[1])
-if sys.argv[2] == "ignored":
-    signal.signal(number, signal.SIG_IGN)
+# Whoever started the tests, with nohup say, may have it ignored.
+signal.signal(number, signal.SIG_IGN if sys.argv[2] == "ignored" else signal.SIG_DFL)
 stop_as_by_ctrl_c()
 try:
     os.kill(os.getpid(), number)

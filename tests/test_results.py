@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from adamomentum.study.commands import app
 from adamomentum.study.engine import Folder
-from adamomentum.study.results import gather
+from adamomentum.study.results import StudyResults, gather
 from adamomentum.study.studyfile import read
+from adamomentum.theory.experiments import network
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 PAGE = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -29,8 +30,17 @@ COLUMNS = (
 
 
 @pytest.fixture(scope="module")
-def trials() -> pd.DataFrame:
-    return pd.read_parquet(FOLDER / "paper-mini" / "trials.parquet")
+def kept(tmp_path_factory) -> StudyResults:
+    """What the command of the page makes of the trials that are kept."""
+    out = tmp_path_factory.mktemp("kept") / "study"
+    imported = CliRunner().invoke(app, ["import", "paper-mini", str(FOLDER / "paper-mini"), "--out", str(out)])
+    assert imported.exit_code == 0, imported.output
+    return gather(Folder(out, read("paper-mini")))
+
+
+@pytest.fixture(scope="module")
+def trials(kept) -> pd.DataFrame:
+    return kept.trials
 
 
 def rows() -> dict[str, list[str]]:
@@ -58,12 +68,8 @@ def test_the_table(trials) -> None:
             assert cell.replace("**", "") == expected + (f", {diverged} diverge" if diverged else ""), (label, task)
 
 
-def test_the_kept_trials_are_those_of_the_study(tmp_path) -> None:
+def test_the_kept_trials_are_those_of_the_study(kept) -> None:
     (count,) = re.findall(r"All ([\d,]+) trials are in", PAGE)
-    out = tmp_path / "study"
-    imported = CliRunner().invoke(app, ["import", "paper-mini", str(FOLDER / "paper-mini"), "--out", str(out)])
-    assert imported.exit_code == 0, imported.output
-    kept = gather(Folder(out, read("paper-mini")))
     assert not kept.missing
     finished = {trial.spec.trial_id for trial in kept.plan.trials}
     assert len(finished) == int(count.replace(",", ""))
@@ -89,3 +95,10 @@ def test_differences(trials, sentence, task, first, second, column) -> None:
     digits = len(sentence.rsplit(".", 1)[1])
     assert said == [round(x, digits) for x in (mean, mean - half, mean + half)]
     assert sentence in re.sub(r"\s+", " ", PAGE)
+
+
+def test_the_theorys_network_has_the_settings_that_tuning_chose(trials) -> None:
+    final = trials[(trials["task"] == "mnist1d") & (trials["role"] == "final")]
+    for name, setting in network.TUNED.items():
+        rows = final[final["optimizer"] == name]
+        assert set(zip(rows["lr"], rows["weight_decay"], strict=True)) == {setting}

@@ -64,6 +64,9 @@ def test_site(tmp_path, monkeypatch) -> None:
                 continue
             assert "download" not in link
             target = (site / page).parent / href[1]
-            assert target.read_text(encoding="utf-8")[:15].lower() == "<!doctype html>", link
+            report = target.read_text(encoding="utf-8")
+            assert report[:15].lower() == "<!doctype html>", link
+            for figure in re.findall(r'<img [^>]*src="(?!data:)([^"]+)"', report):
+                assert (target.parent / figure).exists(), (link, figure)
             opened.add(target.resolve().relative_to(site.resolve()).as_posix())
     assert {"results/report.html", "results/theory/theory.html"} <= opened

@@ -5,20 +5,22 @@ from typing import Any
 
 from torch import Tensor
 
+from adamomentum.torch.rule import Numbers
+
 isa: str
 compiler: str
 
 def connect(capsule: object) -> bool:
-    """Takes torch's DLPack exchange interface; returns whether it is one that the kernels know."""
+    """Take torch's DLPack exchange interface; return whether it is one that the kernels know."""
 
 def use_torch_threads(address: int) -> None:
-    """Sets the address of ``torch_parallel_for``; 0 for none."""
+    """Set the address of ``torch_parallel_for``; 0 for none."""
 
 def thread_source() -> str:
     """Whose threads a parallel region would run on now: "torch" or "own"."""
 
 def serial_below(elements: int) -> int:
-    """Sets the number of elements below which one thread is used; returns the one before."""
+    """Set the number of elements below which one thread is used; return the one before."""
 
 class Batch:
     """The tensors of one parameter group at one step."""
@@ -27,22 +29,22 @@ class Batch:
     def gather(
         self, params: list[Tensor], state: Mapping[Tensor, Any], amsgrad: bool, position: int = 0
     ) -> tuple[list[Tensor], int]:
-        """Takes what it can; returns the other parameters with gradients, and where in ``state`` it ended."""
+        """Take what it can; return the other parameters with gradients, and where in ``state`` it ended."""
 
     def add(self, param: Tensor, grad: Tensor, state: Mapping[str, Tensor], amsgrad: bool) -> bool:
-        """Takes one parameter if it can."""
+        """Take one parameter if it can."""
 
     def gather_gradients(self, params: list[Tensor]) -> list[Tensor]:
-        """Takes gradients alone, for :meth:`square_sum`; returns those that it could not read."""
+        """Take gradients alone, for :meth:`square_sum`; return those that it could not read."""
 
     def next_steps(self) -> list[float]:
-        """The distinct numbers of the coming steps."""
+        """Return the distinct numbers of the coming steps."""
 
-    def run(self, numbers: list[tuple[Any, ...]], grad_factor: float, l2: float, threads: int) -> None:
-        """Updates everything, with one row of numbers for each of :meth:`next_steps`."""
+    def run(self, numbers: list[Numbers], grad_factor: float, l2: float, threads: int) -> None:
+        """Update everything, with the numbers of each of :meth:`next_steps`."""
 
     def square_sum(self, threads: int) -> float:
-        """The sum of the squares of all gradients."""
+        """Return the sum of the squares of all gradients."""
 
     @property
     def has_float64(self) -> bool:

@@ -32,7 +32,7 @@ adamomentum --version prints the version."""
 
 
 def main() -> None:
-    """Runs the command line; the entry point of the ``adamomentum`` script."""
+    """Run the command line; the entry point of the ``adamomentum`` script."""
     if sys.argv[1:2] == ["--version"]:  # must work without any extra
         from adamomentum import __version__
 
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def stop_as_by_ctrl_c() -> None:
-    """Makes SIGTERM, which batch systems and ``timeout`` send, and SIGHUP, of a terminal that closes, act as Ctrl-C.
+    """Make SIGTERM, which batch systems and ``timeout`` send, and SIGHUP, of a terminal that closes, act as Ctrl-C.
 
     So that what is finished is kept, workers are stopped, and the reader is told. Signals that somebody ignores on
     purpose, as ``nohup`` does, stay ignored. Worker processes that are started later do not inherit this.
@@ -80,7 +80,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _whole_app() -> typer.Typer:
-    """All commands."""
+    """Return all commands."""
     import typer
 
     from adamomentum.bench.cli import bench
@@ -109,7 +109,7 @@ def doctor() -> None:
 
 
 def _bench_app() -> typer.Typer:
-    """``bench`` alone, which does not need what the study needs."""
+    """Return ``bench`` alone, which does not need what the study needs."""
     import typer
 
     from adamomentum.bench.cli import bench

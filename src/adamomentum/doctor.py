@@ -10,7 +10,7 @@ __all__ = ["report"]
 
 
 def report() -> str:
-    """The versions in use and the paths of the optimizer, each with the reason where it is not available.
+    """Return the versions in use and the paths of the optimizer, each with the reason where it is not available.
 
     Needs nothing beyond the base install.
     """
@@ -21,7 +21,7 @@ def report() -> str:
 
 
 def _installed(name: str) -> bool:
-    """Whether there is a package of this name; a folder that happens to be called so is none."""
+    """Return whether there is a package of this name; a folder that happens to be called so is none."""
     spec = find_spec(name)
     return spec is not None and spec.origin is not None
 
@@ -42,11 +42,11 @@ def _in_torch() -> list[tuple[str, str]]:
         return [("PyTorch optimizer", 'not available: run pip install "adamomentum[torch]"')]
     from adamomentum.torch import fused_cpu, fused_cuda
 
-    reason, on_cuda = fused_cpu.why_not(), fused_cuda.available()
+    no_cpu, no_cuda = fused_cpu.why_not(), fused_cuda.why_not()
     return [
         ("for-loop, foreach", "available"),
-        ("fused on a CPU", f"not available: {reason}" if reason else f"available: {fused_cpu.details()}"),
-        ("fused on CUDA", f"not available: {on_cuda}" if on_cuda else "available, with fused=True"),
+        ("fused on a CPU", f"not available: {no_cpu}" if no_cpu else f"available: {fused_cpu.details()}"),
+        ("fused on CUDA", f"not available: {no_cuda}" if no_cuda else "available, with fused=True"),
     ]
 
 

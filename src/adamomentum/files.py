@@ -9,7 +9,7 @@ from uuid import uuid4
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Writes ``content`` so that ``path`` holds either the old or the new file, never a part."""
+    """Write ``content`` so that ``path`` holds either the old or the new file, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
@@ -28,7 +28,7 @@ class FolderError(OSError):
 
 
 def make_folder(path: Path, option: str = "--out") -> None:
-    """Makes the folder ``path`` with all above it; one that is there is left as it is.
+    """Make the folder ``path`` with all above it; one that is there is left as it is.
 
     Raises:
         FolderError: if that is not possible; the message names ``option`` as the way out.
@@ -42,7 +42,7 @@ def make_folder(path: Path, option: str = "--out") -> None:
 
 
 def check_output(folder: Path, files: tuple[str, ...], folders: tuple[str, ...] = ()) -> None:
-    """Refuses, before anything is computed, what could not be written into ``folder`` after it; makes the folder.
+    """Refuse, before anything is computed, what could not be written into ``folder`` after it; make the folder.
 
     Args:
         folder: where to.

@@ -157,11 +157,11 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
             (self._largest_velocities,) = self._moments(variables, "largest_velocity")
 
     def _updated(self, variables: Sequence[Any]) -> list[Any]:
-        """All but those that their gradient overwrites: the scales of float8, which loading puts in another place."""
+        """Return all but the scales of float8: their gradient overwrites them, and loading puts them elsewhere."""
         return [variable for variable in variables if not self._overwrite_variable_with_gradient(variable)]
 
     def _moments(self, variables: Sequence[Any], *names: str) -> list[list[Any]]:
-        """A list a name; the moments of one variable are made after each other."""
+        """Return a list a name; the moments of one variable are made after each other."""
         lists: list[list[Any]] = [[] for _ in names]
         for variable in variables:
             for name, made in zip(names, lists, strict=True):
@@ -323,7 +323,7 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         )
 
     def _from_adam(self, arrays: list[Any], layout: Layout) -> list[Any]:
-        """Adam's state as AdaMomentum's; the same as ``adamomentum.torch.from_adam(..., second_moment="scale")``."""
+        """Return Adam's state as AdaMomentum's, as ``adamomentum.torch.from_adam(..., second_moment="scale")`` does."""
         ratio = (1 - self.beta_1) / (1 + self.beta_1)
         steps = int(arrays[0]) // (self.gradient_accumulation_steps or 1)
         accumulated = self.epsilon / (1 - self.beta_2) * (1 - self.beta_2**steps)
@@ -338,7 +338,7 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         return made
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what ``from_config`` makes this optimizer from again: its arguments, and what does not decay.
+        """Return what ``from_config`` makes this optimizer from again: its arguments, and what does not decay.
 
         Raises:
             ValueError: if variables were excluded from weight decay before the optimizer was built: they are saved, as
@@ -381,7 +381,7 @@ keras.saving.get_custom_objects().update(adamomentum=AdaMomentum, AdaMomentum=Ad
 
 
 def _in_place() -> bool:
-    """Whether variables are torch's, all of which one pass changes; in a stateless scope nothing may be changed."""
+    """Return whether variables are torch's, all changed by one pass; in a stateless scope nothing may be changed."""
     return keras.backend.backend() == "torch" and not keras.src.backend.in_stateless_scope()
 
 
@@ -394,5 +394,5 @@ def _checked(name: str, value: Any, *, below_one: bool = False) -> float:
 
 
 def _one_minus_power(beta: float, t: Any) -> Any:
-    """1 - beta^t, also where beta^t is so near 1 that float32 would lose it."""
+    """Return 1 - beta^t, also where beta^t is so near 1 that float32 would lose it."""
     return -ops.expm1(t * math.log(beta)) if beta else ops.ones_like(t)

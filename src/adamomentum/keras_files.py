@@ -55,7 +55,7 @@ class Layout(NamedTuple):
 
 
 def writer_of(store: Any, known: Collection[str]) -> str | None:
-    """The optimizer that wrote the file: its class in small letters.
+    """Return the optimizer that wrote the file: its class in small letters.
 
     Keras keeps the name of the optimizer in HDF5 files, by default its class and perhaps a number.
 
@@ -120,7 +120,7 @@ def recognise(
 
 
 def _fault(arrays: Sequence[np.ndarray[Any, Any]], layout: Layout) -> str:
-    """Why these can't be the variables; empty if they can."""
+    """Return why these can't be the variables; empty if they can."""
     for array, shape, path in zip(arrays, layout.shapes, layout.paths, strict=True):
         if array.shape != shape:
             return f"{path} has shape {shape}, in the file {array.shape}"

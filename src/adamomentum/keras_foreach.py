@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from adamomentum.torch.foreach import foreach_update
-from adamomentum.torch.scalars import Rule, numbers_at, numbers_on_device
+from adamomentum.torch.rule import Rule
+from adamomentum.torch.scalars import numbers_at, numbers_on_device
 
 __all__ = ["foreach_add", "foreach_step", "foreach_zero"]
 

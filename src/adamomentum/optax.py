@@ -141,7 +141,7 @@ def adamomentum(
     mu_dtype: Any = None,
     nu_dtype: Any = None,
 ) -> optax.GradientTransformation:
-    """AdaMomentum with decoupled weight decay: Adam whose second moment averages the square of the momentum.
+    """Make AdaMomentum with decoupled weight decay: Adam whose second moment averages the square of the momentum.
 
     To come from ``optax.adamw``, divide its learning rate by 4.4 and multiply ``weight_decay``, 0 by default here, by
     4.4: in noise AdaMomentum's steps are 4.36 times as long at the default betas.
@@ -219,7 +219,7 @@ class _Numbers(NamedTuple):
 def _update(
     g: jax.Array, m: jax.Array, v: jax.Array, v_max: jax.Array | None, numbers: _Numbers, *, dtype: Any
 ) -> _Leaf:
-    """One leaf of the update, in ``dtype``. Compiled: outside of the caller's own jit it is one call, not some 20."""
+    """Update one leaf, in ``dtype``. Compiled: outside of the caller's own jit it is one call, not some 20."""
     wide = jnp.result_type(v, g.real, jnp.float32)
 
     def scalar(x: Any) -> jax.Array:
@@ -241,7 +241,7 @@ def _update(
 
 
 def _number(name: str, value: Number, *, below_one: bool = False) -> Number:
-    """The argument ``value``, checked; an array of one number in the shape of a number."""
+    """Return the argument ``value``, checked; an array of one number in the shape of a number."""
     shape = getattr(value, "shape", None)
     if shape is not None and math.prod(shape) == 1 and shape != ():
         value, shape = value.reshape(()), ()
@@ -284,13 +284,13 @@ def _check_state(state: Any, amsgrad: bool) -> None:
 
 
 def _name(tree: Any, i: int) -> str:
-    """Of the i-th leaf, as JAX writes it."""
+    """Return the name of the i-th leaf, as JAX writes it."""
     path, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)[0][i]
     return jax.tree_util.keystr(path) or "(the only one)"
 
 
 def _dtype_of(x: Any, what: str, tree: Any, i: int) -> Any:
-    """The dtype of the i-th leaf of a tree.
+    """Return the dtype of the i-th leaf of a tree.
 
     Raises:
         TypeError: if it is none of numbers, or of fewer than 16 bits.
@@ -311,7 +311,7 @@ def _dtype_of(x: Any, what: str, tree: Any, i: int) -> Any:
 
 
 def _update_dtype(updates: optax.Updates, i: int, g: Any, p: Any, m: Any, v: Any) -> Any:
-    """The dtype of the update of the i-th leaf, whose gradient and moments are checked."""
+    """Return the dtype of the update of the i-th leaf, whose gradient and moments are checked."""
     dtype = _dtype_of(g, "gradient", updates, i)
     shapes = jnp.shape(g), jnp.shape(m), jnp.shape(v)
     if len(set(shapes)) > 1:
@@ -343,7 +343,7 @@ def _moment_dtype(name: str, dtype: Any) -> Any:
 
 
 def _dtype_for(p: jax.Array, dtype: Any, real: bool) -> Any:
-    """The dtype of a moment of a parameter."""
+    """Return the dtype of a moment of a parameter."""
     own = jnp.promote_types(jnp.result_type(p), jnp.float32)
     if not jnp.issubdtype(own, jnp.complexfloating):
         return own if dtype is None else dtype
@@ -353,7 +353,7 @@ def _dtype_for(p: jax.Array, dtype: Any, real: bool) -> Any:
 
 
 def _one_minus_power(b: Number, count: jax.Array) -> jax.Array:
-    """1 - b^t, also where b^t is so near 1 that float32 would lose it."""
+    """Return 1 - b^t, also where b^t is so near 1 that float32 would lose it."""
     if isinstance(b, int | float):
         log = math.log(b) if b else -math.inf
         return -jnp.expm1(count * log)
@@ -365,7 +365,7 @@ def _abs_squared(x: jax.Array) -> jax.Array:
 
 
 def _mixed(h: jax.Array) -> jax.Array:
-    """The finalizer of MurmurHash3 (Appleby, public domain): every bit of 32 depends on every bit."""
+    """Return the finalizer of MurmurHash3 (Appleby, public domain): every bit of 32 depends on every bit."""
     h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
     h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
     return h ^ (h >> 16)
@@ -376,7 +376,7 @@ _seeds: Any = jax.jit(lambda count: (_mixed(count.astype(jnp.uint32)), _mixed(~c
 
 
 def _round(x: jax.Array, like: jax.Array, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``x`` rounded by chance to bfloat16, and what was stored in float32: the rest of the update goes on from that.
+    """Round ``x`` by chance to bfloat16, and return it also in float32: the rest of the update goes on from that.
 
     So XLA writes a moment in place and reads it back. The unrounded one, which is kept nowhere, it would compute again
     for each use, from a copy of the old moment. The rounding error of a moment is in all of the following updates as
@@ -402,7 +402,7 @@ def _round(x: jax.Array, like: jax.Array, seed: jax.Array) -> tuple[jax.Array, j
 
 
 def _derivative(primals: Any, tangents: Any) -> Any:
-    """That of no rounding: the derivative of what was done is 0."""
+    """Return the derivative of not rounding at all: that of what was done is 0."""
     return _rounded(*primals), (tangents[0].astype(jnp.bfloat16), tangents[0])
 
 
@@ -411,6 +411,6 @@ _rounded.defjvp(_derivative)
 
 
 def _store(x: jax.Array, like: jax.Array, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``x`` in the dtype that a moment is stored in, and as the rest of the update takes it."""
+    """Return ``x`` in the dtype that a moment is stored in, and as the rest of the update takes it."""
     stored, now = _rounded(x, like, seed) if like.dtype == jnp.bfloat16 else (x.astype(like.dtype), x)
     return stored, now

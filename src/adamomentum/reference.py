@@ -56,13 +56,13 @@ class State:
 
     @classmethod
     def zeros(cls, theta: ArrayLike) -> State:
-        """The state before the first step, for parameters of ``theta``'s shape."""
+        """Return the state before the first step, for parameters of ``theta``'s shape."""
         zero = np.zeros(np.shape(theta))
         return cls(0, zero, zero, zero)
 
 
 def rectification(t: int, beta2: float) -> float | None:
-    """RAdam's variance rectification factor r_t (arXiv 1908.03265, Algorithm 2).
+    """Return RAdam's variance rectification factor r_t (arXiv 1908.03265, Algorithm 2).
 
     Args:
         t: step number, from 1.
@@ -95,7 +95,7 @@ def step(
     full_bias_correction: bool = False,
     maximize: bool = False,
 ) -> tuple[Array, State]:
-    """One step of Algorithm 1 on one parameter array.
+    """Make one step of Algorithm 1 on one parameter array.
 
     Args:
         theta: parameters theta_{t-1}, real, shape S.

@@ -18,7 +18,7 @@ INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
 def say(console: Console, text: str) -> None:
-    """Prints a line as it is, however long."""
+    """Print a line as it is, however long."""
     # Names and messages may hold brackets, which rich would take for its markup, and names of files bytes that are no
     # text.
     console.print(text.encode(errors="backslashreplace").decode(), highlight=False, markup=False, soft_wrap=True)
@@ -26,7 +26,7 @@ def say(console: Console, text: str) -> None:
 
 @contextmanager
 def plain_warnings(console: Console, kind: type[Warning]) -> Iterator[None]:
-    """Shows warnings of a ``kind`` as sentences, without the line of code that a reader cannot do anything about."""
+    """Show warnings of a ``kind`` as sentences, without the line of code that a reader cannot do anything about."""
     with warnings.catch_warnings():
         show = warnings.showwarning
 
@@ -41,7 +41,7 @@ def plain_warnings(console: Console, kind: type[Warning]) -> Iterator[None]:
 
 
 def print_table(console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table of which no word is cut.
+    """Print a table of which no word is cut.
 
     Lines may be broken between words; where that is not enough, the table is wider than the terminal.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,22 @@ from study.arrays import make_arrays
 from adamomentum.study import registry
 from adamomentum.study.data.images import ImageData
 from adamomentum.study.spec import Budget, TaskSpec, TrialSpec
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_processes():
+    """Processes that a test starts are forked off one that has imported torch: spawned, each imports it for seconds.
+
+    Those of the command line, which tests start as a user would, are spawned.
+    """
+    real = multiprocessing.get_context
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            multiprocessing, "get_context", lambda method=None: real({"spawn": "forkserver"}.get(method, method))
+        )
+        real("forkserver").set_forkserver_preload(["torch._dynamo", "adamomentum.torch", "adamomentum.study.trial"])
+        forkserver.ensure_running()
+        yield
 
 
 @pytest.fixture(scope="session")

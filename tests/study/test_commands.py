@@ -23,6 +23,7 @@ from adamomentum.study.studyfile import parse, read
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.work import Setup, load, run_planned
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 runner = CliRunner()
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 
+import numpy as np
 import pytest
+from study.arrays import make_arrays
 from study.mini import MINI
 
 from adamomentum.study import studyfile
@@ -47,53 +50,71 @@ def run(folder, npz, **options):
     return done.plan, done.results, executor.count
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, study):
+    """The study run to its end: its folder, its data, and what the run returned; to be read, or copied."""
+    root = tmp_path_factory.mktemp("finished")
+    x, y = make_arrays()
+    np.savez(root / "tiny.npz", x=x, y=y)
+    folder = Folder(root / "a", study)
+    return folder, root / "tiny.npz", *run(folder, root / "tiny.npz")
+
+
+def copied(finished, place, study) -> Folder:
+    shutil.copytree(finished[0].root, place)
+    return Folder(place, study)
+
+
+def final_trial(finished):
+    return next(t.spec for t in finished[2].trials if t.role == "final")
+
+
 def numbers(results):
     """Everything but the clock and the machine."""
     return {key: (r.status, r.final, r.curve) for key, r in results.items()}
 
 
-def test_a_study_runs_to_its_end_and_then_has_nothing_to_do(tmp_path, tiny_npz, study) -> None:
-    folder = Folder(tmp_path / "a", study)
-    made, results, count = run(folder, tiny_npz)
+def test_a_study_runs_to_its_end_and_then_has_nothing_to_do(finished) -> None:
+    folder, npz, made, results, count = finished
     planned = {t.spec.trial_id for t in made.trials}
     assert planned == results.keys()
     assert count == len(planned)
     assert not made.open
-    again, kept, more = run(folder, tiny_npz)
+    again, kept, more = run(folder, npz)
     assert more == 0
     assert numbers(kept) == numbers(results)
     assert {t.spec.trial_id for t in again.trials} == planned
 
 
-def test_an_interrupted_study_goes_on_and_ends_as_if_nothing_had_been(tmp_path, tiny_npz, study) -> None:
-    whole = Folder(tmp_path / "whole", study)
-    _, undisturbed, _ = run(whole, tiny_npz)
+def test_an_interrupted_study_goes_on_and_ends_as_if_nothing_had_been(tmp_path, study, finished) -> None:
+    _, npz, _, undisturbed, _ = finished
     folder = Folder(tmp_path / "cut", study)
 
-    def stop_after_five(spec, count) -> None:
-        if count == 5:
+    def stop_after_nine(spec, count) -> None:
+        if count == 9:
             raise KeyboardInterrupt
 
     total = 0
     while True:
         try:
-            _, results, count = run(folder, tiny_npz, before=stop_after_five)
+            _, results, count = run(folder, npz, before=stop_after_nine)
             break
         except KeyboardInterrupt:
-            total += 5
+            total += 9
     assert total + count == len(undisturbed)
     assert numbers(results) == numbers(undisturbed)
 
 
-def test_a_trial_that_fails_is_recorded_stops_nobody_and_is_tried_again(tmp_path, tiny_npz, study) -> None:
-    folder = Folder(tmp_path / "a", study)
+def test_a_trial_that_fails_is_recorded_stops_nobody_and_is_tried_again(tmp_path, study, finished) -> None:
+    npz = finished[1]
+    folder = Folder(tmp_path / "a", study.only(("two",)))
 
     def fail_for_sgd(spec, setup):
         if spec.optimizer.name == "sgdm" and spec.replicate == 1:
             return TrialResult(status="error", error="Traceback (most recent call last):\nValueError: broken")
         return run_planned(spec, setup)
 
-    _, results, _ = run(folder, tiny_npz, run=fail_for_sgd)
+    _, results, _ = run(folder, npz, run=fail_for_sgd)
     failed = [key for key, r in results.items() if r.status == "error"]
     assert failed
     for key in failed:
@@ -101,15 +122,14 @@ def test_a_trial_that_fails_is_recorded_stops_nobody_and_is_tried_again(tmp_path
         assert "ValueError: broken" in record["result"]["error"]
     _made, kept = folder.results()
     assert len(kept) == len(results) - len(failed)
-    _, healed, count = run(folder, tiny_npz)
+    _, healed, count = run(folder, npz)
     assert count >= len(failed)
     assert all(r.status != "error" for r in healed.values())
     assert not any(folder.store.failed_path(key).exists() for key in failed)
 
 
-def test_results_are_tidy(tmp_path, tiny_npz, study) -> None:
-    folder = Folder(tmp_path / "a", study)
-    made, results, _ = run(folder, tiny_npz)
+def test_results_are_tidy(finished) -> None:
+    folder, _, made, results, _ = finished
     found = gather(folder)
     assert len(found.trials) == len(made.trials)
     final = found.trials[(found.trials.role == "final") & (found.trials.task == "one")]
@@ -139,14 +159,13 @@ def test_results_of_a_part_say_what_is_missing(tmp_path, tiny_npz, study) -> Non
     assert any(role == "final" for role, _, _ in found.plan.open)
 
 
-def test_a_changed_study_is_on_record_and_reuses_what_did_not_change(tmp_path, tiny_npz, study) -> None:
-    run(Folder(tmp_path / "a", study), tiny_npz)
+def test_a_changed_study_is_on_record_and_reuses_what_did_not_change(tmp_path, study, finished) -> None:
     changed = studyfile.parse(MINI.replace("seeds = 3", "seeds = 4"), "mini")
-    folder = Folder(tmp_path / "a", changed)
-    _, _, count = run(folder, tiny_npz)
+    folder = copied(finished, tmp_path / "a", changed)
+    _, _, count = run(folder, finished[1])
     assert count == 4 * 2  # one more final seed for each optimizer on each task
     assert [entry["hash"] for entry in folder.history()] == [study.hash, changed.hash]
-    run(folder, tiny_npz)
+    run(folder, finished[1])
     assert len(folder.history()) == 2
 
 
@@ -212,9 +231,9 @@ def test_a_folder_that_is_removed_while_the_study_runs_is_said(tmp_path, tiny_np
     assert len(list(folder.root.glob("store/??/*.json"))) == 1
 
 
-def test_a_trial_goes_on_from_its_checkpoint_bit_for_bit(tmp_path, tiny_npz, study) -> None:
-    spec = next(t.spec for t in run(Folder(tmp_path / "a", study), tiny_npz)[0].trials if t.role == "final")
-    whole = run_planned(spec, Setup({"folder": tiny_npz}))
+def test_a_trial_goes_on_from_its_checkpoint_bit_for_bit(tmp_path, finished) -> None:
+    spec, npz = final_trial(finished), finished[1]
+    whole = run_planned(spec, Setup({"folder": npz}))
 
     class Stop(Exception):
         pass
@@ -231,7 +250,7 @@ def test_a_trial_goes_on_from_its_checkpoint_bit_for_bit(tmp_path, tiny_npz, stu
     from adamomentum.study.trial import run_trial
     from adamomentum.study.work import load
 
-    data = load(spec.task.name, spec.task.params, {"folder": tiny_npz})
+    data = load(spec.task.name, spec.task.params, {"folder": npz})
     with pytest.raises(Stop):
         run_trial(spec, data, Stopping(tmp_path / "checkpoints"))
     assert list((tmp_path / "checkpoints").glob("*"))
@@ -245,40 +264,40 @@ def test_a_trial_goes_on_from_its_checkpoint_bit_for_bit(tmp_path, tiny_npz, stu
 
     Checkpoints.load = load_and_look
     try:
-        resumed = run_planned(spec, Setup({"folder": tiny_npz}, tmp_path / "checkpoints"))
+        resumed = run_planned(spec, Setup({"folder": npz}, tmp_path / "checkpoints"))
     finally:
         Checkpoints.load = original
     assert seen == [4]
     assert numbers({"": resumed}) == numbers({"": whole})
 
 
-def test_a_broken_checkpoint_costs_time_and_nothing_else(tmp_path, tiny_npz, study) -> None:
-    spec = next(t.spec for t in run(Folder(tmp_path / "a", study), tiny_npz)[0].trials if t.role == "final")
-    whole = run_planned(spec, Setup({"folder": tiny_npz}))
+def test_a_broken_checkpoint_costs_time_and_nothing_else(tmp_path, finished) -> None:
+    spec, npz = final_trial(finished), finished[1]
+    whole = run_planned(spec, Setup({"folder": npz}))
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     checkpoints.folder.mkdir()
     checkpoints.path(spec).write_bytes(b"not a checkpoint")
     with pytest.warns(UserWarning, match="starts over"):
-        again = run_planned(spec, Setup({"folder": tiny_npz}, checkpoints.folder))
+        again = run_planned(spec, Setup({"folder": npz}, checkpoints.folder))
     assert numbers({"": again}) == numbers({"": whole})
 
 
 @pytest.mark.distributed
-def test_two_processes_train_one_trial(tmp_path, tiny_npz, study) -> None:
-    spec = next(t.spec for t in run(Folder(tmp_path / "a", study), tiny_npz)[0].trials if t.role == "final")
+def test_two_processes_train_one_trial(finished) -> None:
+    spec, npz = final_trial(finished), finished[1]
     both = spec.model_copy(update={"processes": 2})
-    first = run_planned(both, Setup({"folder": tiny_npz}))
-    second = run_planned(both, Setup({"folder": tiny_npz}))
+    first = run_planned(both, Setup({"folder": npz}))
+    second = run_planned(both, Setup({"folder": npz}))
     assert first.status == "ok", first.error
     assert numbers({"": first}) == numbers({"": second})
-    alone = run_planned(spec, Setup({"folder": tiny_npz}))
+    alone = run_planned(spec, Setup({"folder": npz}))
     # The same initial weights, seen before the first step by rank 0 alone; other batch statistics after it.
     assert first.curve["step"] == alone.curve["step"]
     assert first.final["train_loss"] != alone.final["train_loss"]
 
 
-def test_a_process_of_a_group_that_fails_is_an_error_with_its_traceback(tmp_path, study, tiny_npz) -> None:
-    spec = next(t.spec for t in run(Folder(tmp_path / "a", study), tiny_npz)[0].trials if t.role == "final")
+def test_a_process_of_a_group_that_fails_is_an_error_with_its_traceback(finished) -> None:
+    spec, npz = final_trial(finished), finished[1]
     three = spec.model_copy(update={"processes": 3})  # a batch of 8 cannot be shared by three
     with pytest.raises(RuntimeError, match="batch_size must be a multiple of processes, got 8 and 3"):
-        run_planned(three, Setup({"folder": tiny_npz}))
+        run_planned(three, Setup({"folder": npz}))

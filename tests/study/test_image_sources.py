@@ -262,6 +262,7 @@ def test_imagenets_network_trains(tiny_imagenet) -> None:
     assert 0 <= result.final["test_accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_imagenet_in_bfloat16(tiny_imagenet) -> None:
     params = {"data": "imagenet", "model": "small-resnet", "augment": "rrc-flip"}
     data = ImageClassification().load(params, tiny_imagenet)

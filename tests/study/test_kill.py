@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from study.mini import MINI, finished
 
-KILLS = 20
+KILLS = 10
 RAY_KILLS = 2  # as often as a trial is started again: both may hit the same one
 # Long enough that a kill mostly hits trials under way.
 LONGER = MINI.replace("steps = 6", "steps = 60").replace("steps = 3", "steps = 60")
@@ -47,7 +47,7 @@ def files(tmp_path, tiny_npz):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
-def test_twenty_kills_change_nothing(tmp_path, files) -> None:
+def test_kills_change_nothing(tmp_path, files) -> None:
     to_the_end(*files, tmp_path / "undisturbed")
     whole = finished(tmp_path / "undisturbed")
     out = tmp_path / "killed"

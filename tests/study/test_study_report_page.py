@@ -203,6 +203,7 @@ def in_stage(*roles):
     ],
     ids=lambda v: "" if isinstance(v, Fake) else v[0],
 )
+@pytest.mark.usefixtures("unrendered")
 def test_every_state_of_a_study_can_be_shown(tmp_path, fake, words) -> None:
     page = write(run(tmp_path, study("digits"), fake))
     check_whole(page)
@@ -223,6 +224,7 @@ def recorded(path: Path, **provenance: str) -> None:
     path.write_text(json.dumps(record))
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_edits_and_different_machines_are_told(tmp_path) -> None:
     folder = run(tmp_path, study("words"), in_stage("tune", "default"))
     recorded(next(folder.store.root.glob("??/*.json")), cpu="AVX512")
@@ -235,6 +237,7 @@ def test_edits_and_different_machines_are_told(tmp_path) -> None:
     assert folder.study.hash in page and edited.study.hash in page
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_what_only_some_trials_recorded_is_told_as_such(tmp_path) -> None:
     """Trials of an earlier version know no commit and no processor."""
     folder = run(tmp_path, study("words"), in_stage("tune", "default"))
@@ -252,6 +255,7 @@ def test_what_only_some_trials_recorded_is_told_as_such(tmp_path) -> None:
     assert "differ in commit" in write(folder)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_changed_study_leaves_no_old_figures_or_tables(tmp_path) -> None:
     folder = run(tmp_path, study("digits"), in_stage("tune"))
     for name in ("figures/tuning-gone.svg", "figures/tuning-gone.pdf", "tables/results-gone.csv"):

@@ -214,8 +214,7 @@ def test_an_optimizer_with_the_square_of_the_gradient_in_v_is_not_selective(monk
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("module", [exits, selectivity, trapping])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_verdicts(module, seed) -> None:
-    found = {claim.key: claim for claim in module.run("quick", seed)}
+def test_verdicts(module) -> None:
+    found = {claim.key: claim for claim in module.run("quick", 0)}
     assert {key: claim.verdict for key, claim in found.items()} == VERDICTS[module.EXPERIMENTS[0].name]
     assert_drawn([panel for panel in drawings.PANELS if panel.claim in found], found)

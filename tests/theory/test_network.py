@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pandas as pd
 import pytest
 import torch
 from theory_faults import assert_drawn
@@ -99,12 +96,3 @@ def test_an_optimizer_with_the_square_of_the_gradient_in_v_is_found_out(monkeypa
     monkeypatch.setattr(adamomentum, "AdaMomentum", torch.optim.AdamW)
     (claim,) = network.run("quick", 0)
     assert claim.fault
-
-
-def test_tuned_settings_are_those_of_the_study() -> None:
-    """What tuning chose on MNIST-1D, as the trials that are kept say."""
-    trials = pd.read_parquet(Path(__file__).parents[2] / "docs/results/paper-mini/trials.parquet")
-    final = trials[(trials["task"] == "mnist1d") & (trials["role"] == "final")]
-    for name, setting in network.TUNED.items():
-        rows = final[final["optimizer"] == name]
-        assert set(zip(rows["lr"], rows["weight_decay"], strict=True)) == {setting}

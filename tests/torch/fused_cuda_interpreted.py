@@ -9,9 +9,9 @@ from lockstep import GRADIENTS, SWITCHES, Lockstep
 
 from adamomentum import reference
 from adamomentum.torch import fused_cuda
-from adamomentum.torch.fused_cuda import available, fused_cuda_update, why_not
+from adamomentum.torch.fused_cuda import fused_cuda_update, why_not, why_not_update
 from adamomentum.torch.precision import dither, encode_m, encode_v, round_to_bfloat16
-from adamomentum.torch.scalars import numbers_matrix
+from adamomentum.torch.scalars import MATRIX_COLUMNS, numbers_matrix
 
 pytest.importorskip("triton")
 assert os.environ.get("TRITON_INTERPRET") == "1", "run test_fused_cuda.py instead"
@@ -28,7 +28,7 @@ def lockstep(shapes, options, dtype=torch.float32, **kwargs):
 
 
 def test_it_is_available():
-    assert available() is None
+    assert why_not() is None
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
@@ -68,12 +68,11 @@ def expected_step(opt, i, g, t):
     """Parameter and stored moments after a step, from precision.py and the rule written out."""
     p = opt.params[i]
     m, v = opt.moments(i)
-    m_weight, v_decay, v_weight, eps, shrink, factor, adapt = numbers_matrix(
-        [torch.tensor(float(t))], rule_of(**opt.options), CPU
-    )[0]
-    m = m + m_weight * (g.float() - m)
-    v = (v - v * v_decay) + v_weight * m * m
-    theta = p.float() * shrink + factor * (m / (v + eps).sqrt() if adapt else m)
+    [numbers] = numbers_matrix([torch.tensor(float(t))], rule_of(**opt.options), CPU)
+    n = dict(zip(MATRIX_COLUMNS, numbers, strict=True))
+    m = m + n["m_weight"] * (g.float() - m)
+    v = (v - v * n["v_decay"]) + n["v_weight"] * m * m
+    theta = p.float() * n["shrink"] + n["factor"] * (m / (v + n["eps_sum"]).sqrt() if n["adapt"] else m)
     random_m, random_v = (dither(p.numel(), t, moment, CPU) for moment in ("m", "v"))
     if opt.state[p]["exp_avg"].dtype == torch.uint8:
         return theta.to(p.dtype), *encode_m(m, random_m), *encode_v(v, random_v)
@@ -217,7 +216,7 @@ def test_any_dense_layout(like):
     for _ in range(3):
         p.grad = torch.empty_like(like).normal_()
         state = run.opt.state[p]
-        assert why_not(p, p.grad, state["exp_avg"], state["exp_avg_sq"]) is None
+        assert why_not_update(p, p.grad, state["exp_avg"], state["exp_avg_sq"]) is None
         g = p.grad.double().numpy()
         run.opt.step()
         run.theta[0], run.states[0] = reference.step(run.theta[0], g, run.states[0], **run.options)
@@ -232,7 +231,12 @@ def test_steps_that_differ_and_nothing_to_do():
         p.grad = torch.ones(5)
     opt.step()
     assert params[0][0] != params[1][0]
-    empty = {"numbers": torch.empty(0, 7), "grad_factor": torch.tensor(1.0), "l2": 0.0, "found_inf": None}
+    empty = {
+        "numbers": torch.empty(0, len(MATRIX_COLUMNS)),
+        "grad_factor": torch.tensor(1.0),
+        "l2": 0.0,
+        "found_inf": None,
+    }
     fused_cuda_update([], [], [], [], [], [], [], [], **empty)
 
 
@@ -240,7 +244,7 @@ def test_steps_that_differ_and_nothing_to_do():
 def test_the_optimizers_way_to_the_kernel(state_dtype):
     # On CUDA the optimizer ends in this call; here its rows are on the CPU, and one of them is not for the kernel.
     from adamomentum import AdaMomentum
-    from adamomentum.torch.functional import update
+    from adamomentum.torch.functional import take_step
     from adamomentum.torch.optimizer import _rule_of
 
     torch.manual_seed(0)
@@ -260,11 +264,11 @@ def test_the_optimizers_way_to_the_kernel(state_dtype):
         rows = [(p, p.grad, opt.state[p]) for p in ours]
         rule = _rule_of(opt.param_groups[0], False, 0.5)
         with pytest.raises(RuntimeError, match="a captured step with a GradScaler needs the fused kernel for every"):
-            update(rows, None, rule, "fused", capturable=True, found_inf=skip)
+            take_step(rows, None, rule, "triton", capturable=True, found_inf=skip)
         found_inf = skip if t % 2 == 0 else None
-        update([rows[0], rows[2]], None, rule, "fused", capturable=True, found_inf=found_inf)
+        take_step([rows[0], rows[2]], None, rule, "triton", capturable=True, found_inf=found_inf)
         if t != 2:
-            update([rows[1]], None, rule, "fused")
+            take_step([rows[1]], None, rule, "triton")
             for q in theirs:
                 q.grad *= 0.5
             other.step()

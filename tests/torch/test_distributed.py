@@ -28,7 +28,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.nn.parallel import DistributedDataParallel
 
 from adamomentum.torch import AdaMomentum, functional, fused_cpu, pieces, release_gradients
-from adamomentum.torch.rounding import ROUNDING_STATE
+from adamomentum.torch.state import ROUNDING_STATE
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # as no_dist=True asks for
 TIMEOUT = timedelta(seconds=60)
@@ -55,7 +55,7 @@ OPTIONS = {
 }
 KERNELS = fused_cpu.why_not() is None  # an installation without a compiler has none
 # The ways of shards through the update, by what is asked for.
-PATHS = {"fused" if KERNELS else "for-loop": {}, "for-loop": {"foreach": False}, "foreach": {"foreach": True}}
+PATHS = {"native" if KERNELS else "for-loop": {}, "for-loop": {"foreach": False}, "foreach": {"foreach": True}}
 # For runs of several processes, whose sums are taken in another order.
 STRONG = {"lr": 1e-2, "weight_decay": 0.01, "fixed_decay": True, "amsgrad": True}
 
@@ -103,11 +103,11 @@ def assert_close(actual, expected, tolerance: float) -> None:
 @contextmanager
 def updates() -> Iterator[Counter[str]]:
     """Counts the tensors that go each of the ways through the update."""
-    run, foreach, loop = fused_cpu.run, functional.foreach_update, functional._for_loop
+    run, foreach, loop = fused_cpu.run, functional.foreach_update, functional.update_one
     counted: Counter[str] = Counter()
 
     def counting_run(batch, rule) -> None:
-        counted["fused"] += len(batch)
+        counted["native"] += len(batch)
         run(batch, rule)
 
     def counting_foreach(columns, numbers, rule) -> None:
@@ -121,7 +121,7 @@ def updates() -> Iterator[Counter[str]]:
     with (
         patch.object(fused_cpu, "run", counting_run),
         patch.object(functional, "foreach_update", counting_foreach),
-        patch.object(functional, "_for_loop", counting_loop),
+        patch.object(functional, "update_one", counting_loop),
     ):
         yield counted
 
@@ -307,7 +307,7 @@ def test_dtensor_equals_plain_tensor(options: dict, dtype: torch.dtype, placemen
     if foreach:
         assert counted == {"foreach": 14}, counted
     else:  # what the kernels do not take of distributed tensors goes through the loop
-        assert counted["fused"] == expected["fused"]
+        assert counted["native"] == expected["native"]
         assert counted["foreach"] == 0
     assert_same_state(plain, optimizer, distributed, distributed_optimizer, 1e-12)
 
@@ -385,7 +385,7 @@ def ddp_worker(rank: int, folder: Path) -> None:
         ddp = DistributedDataParallel(model, gradient_as_bucket_view=as_views)
         with updates() as counted:
             train(ddp, AdaMomentum(ddp.parameters(), **STRONG), batches)
-        assert counted == {"fused" if KERNELS else "foreach": 4 * 10}, counted
+        assert counted == {"native" if KERNELS else "foreach": 4 * 10}, counted
         results[f"ddp, {as_views=}"] = values(model)
 
     model = make_model()
@@ -535,7 +535,7 @@ def low_precision_worker(rank: int, folder: Path) -> None:
                 with patch.dict(pieces.PIECE_ELEMENTS, cpu=limit), updates() as counted:
                     optimizer.step()
                 by_kernels = KERNELS and foreach is None and "rounding" not in options
-                assert counted == {"fused" if by_kernels else "for-loop": parts}, counted
+                assert counted == {"native" if by_kernels else "for-loop": parts}, counted
                 other.step()
             for p, q in zip(model.parameters(), plain, strict=True):
                 assert_close(p.to_local(), q, 0)
@@ -591,7 +591,7 @@ def release_worker(rank: int, folder: Path) -> None:
     release_gradients(optimizer, 2)
     with updates() as counted:
         train_in_two_passes(model, optimizer, batches[:7])
-    assert counted == {"fused" if KERNELS else "for-loop": 4 * 3}, counted
+    assert counted == {"native" if KERNELS else "for-loop": 4 * 3}, counted
     assert all(p.grad is None for p in model.parameters())
     saved = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)}
     dcp.save(saved, checkpoint_id=folder / "between passes")

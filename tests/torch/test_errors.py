@@ -1,13 +1,14 @@
 """Bad input: an early error that names the argument, the value and the remedy, and changes nothing."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from adamomentum import AdaMomentum
-from adamomentum.torch import fused_cpu
+from adamomentum.torch import fused_cpu, optimizer
 from adamomentum.torch.functional import choose_path
 
 NAN, INF = math.nan, math.inf
@@ -294,16 +295,42 @@ def test_path_choice():
 
     plain, other = [parameter()], [Own(torch.ones(1))]
     kw = {"foreach": None, "fused": None, "differentiable": False}
-    assert choose_path(plain, **kw) == ("foreach" if fused_cpu.why_not() else "fused")
+    assert choose_path(plain, **kw) == ("foreach" if fused_cpu.why_not() else "native")
     assert choose_path(plain, **{**kw, "fused": False}) == "foreach"
     assert choose_path(plain, **{**kw, "foreach": True}) == "foreach"
     assert choose_path(plain, **{**kw, "foreach": False}) == "for-loop"
     assert choose_path(plain, **{**kw, "differentiable": True}) == "for-loop"
     assert choose_path(other, **{**kw, "fused": False}) == "for-loop"
     for reduced in ("8bit", torch.bfloat16):
-        assert choose_path(plain, **kw, state_dtype=reduced) == ("for-loop" if fused_cpu.why_not() else "fused")
+        assert choose_path(plain, **kw, state_dtype=reduced) == ("for-loop" if fused_cpu.why_not() else "native")
         assert choose_path(plain, **{**kw, "fused": False}, state_dtype=reduced) == "for-loop"
     assert choose_path([torch.ones(1, device="meta")], **kw) == "for-loop"
+    halves = [torch.ones(1, dtype=torch.bfloat16)]  # which the kernels would round to nearest
+    assert choose_path(halves, **kw, rounding="kahan") == "foreach"
+    if fused_cpu.why_not() is None:
+        assert choose_path(plain, **kw, rounding="kahan") == "native"
+        assert choose_path(plain, **{**kw, "fused": True}) == "native"
+    with pytest.raises(RuntimeError, match=r"got parameters on \['cpu', 'cuda'\]"):
+        choose_path([*plain, SimpleNamespace(device=torch.device("cuda"))], **{**kw, "fused": True})
+
+
+@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"foreach": False}, {"fused": True}])
+def test_the_path_is_chosen_once_a_step_and_group(options, monkeypatch):
+    if options.get("fused") and fused_cpu.why_not():
+        pytest.skip("needs the native kernels")
+    params = [parameter() for _ in range(4)]
+    opt = AdaMomentum([{"params": params[:2]}, {"params": params[2:]}], **options)
+    calls = []
+    for name in ("choose_kernels", "choose_loop"):
+        choose = getattr(optimizer, name)
+        monkeypatch.setattr(
+            optimizer, name, lambda *args, name=name, choose=choose, **kw: calls.append(name) or choose(*args, **kw)
+        )
+    for p in params:
+        p.grad = torch.ones_like(p)
+    opt.step()
+    by_loops = "foreach" in options or fused_cpu.why_not() is not None
+    assert calls == ["choose_kernels"] * 2 + ["choose_loop"] * 2 * by_loops
 
 
 def test_a_missing_framework_is_named(monkeypatch):

@@ -13,8 +13,8 @@ from lockstep import SWITCHES
 
 from adamomentum import AdaMomentum
 from adamomentum.torch import fused_cuda
-from adamomentum.torch.fused_cuda import fused_cuda_update, why_not
-from adamomentum.torch.scalars import numbers_at, numbers_matrix
+from adamomentum.torch.fused_cuda import fused_cuda_update, why_not_update
+from adamomentum.torch.scalars import MATRIX_COLUMNS, numbers_at, numbers_matrix
 
 CPU = torch.device("cpu")
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -58,13 +58,20 @@ def test_it_compiles_without_a_gpu(monkeypatch, tmp_path, capability, param, sta
         constants["found_inf"] = None
     signature = {**arguments, "found_inf": "*fp32", **dict.fromkeys(constants, "constexpr")}
     compiled = triton.compile(
-        triton.compiler.ASTSource(kernel.update, signature, constants),
+        triton.compiler.ASTSource(kernel.update_chunk, signature, constants),
         target=GPUTarget("cuda", capability, 32),
         options={"num_warps": kernel.WARPS, "enable_fp_fusion": False},
     )
     # Loads of four numbers at once, 16 bytes of float32: what memory bandwidth hangs on.
     assert "ld.global.v4.b32" in compiled.asm["ptx"]
     assert "sqrt.rn.f32" in compiled.asm["ptx"]
+
+
+@needs_triton
+def test_the_kernel_reads_each_number_from_its_column():
+    kernel = fused_cuda._kernel()
+    assert kernel._NUMBERS.value == len(MATRIX_COLUMNS)
+    assert [getattr(kernel, f"_{name.upper()}").value for name in MATRIX_COLUMNS] == list(range(len(MATRIX_COLUMNS)))
 
 
 def test_importing_the_library_does_not_import_triton():
@@ -76,12 +83,17 @@ def test_importing_the_library_does_not_import_triton():
 def test_without_triton_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "adamomentum.torch.fused_cuda_kernel", raising=False)
-    caches = (fused_cuda.available, fused_cuda._kernel)
+    caches = (fused_cuda.why_not, fused_cuda._kernel)
     for function in caches:
         function.cache_clear()
     try:
-        assert "pip install triton" in fused_cuda.available()
-        options = {"numbers": torch.empty(0, 7), "grad_factor": torch.tensor(1.0), "l2": 0.0, "found_inf": None}
+        assert "pip install triton" in fused_cuda.why_not()
+        options = {
+            "numbers": torch.empty(0, len(MATRIX_COLUMNS)),
+            "grad_factor": torch.tensor(1.0),
+            "l2": 0.0,
+            "found_inf": None,
+        }
         with pytest.raises(RuntimeError, match=r"fused=True on CUDA needs Triton: .* pip install triton"):
             fused_cuda_update([], [], [], [], [], [], [], [], **options)
     finally:
@@ -90,8 +102,8 @@ def test_without_triton_it_says_how_to_get_it(monkeypatch):
 
 
 @pytest.mark.skipif(not HAS_TRITON or torch.cuda.is_available(), reason="for machines with Triton and no GPU")
-def test_available_asks_for_a_gpu():
-    assert fused_cuda.available() == "fused=True on CUDA needs a CUDA device, and torch finds none"
+def test_why_not_asks_for_a_gpu():
+    assert fused_cuda.why_not() == "fused=True on CUDA needs a CUDA device, and torch finds none"
 
 
 def test_table_of_a_graph():
@@ -123,13 +135,13 @@ def on_meta(dtype=torch.float32, shape=(4, 6)):
         ({"g": torch.eye(4, 6).to_sparse()}, "gradient is not a plain dense tensor"),
     ],
 )
-def test_why_not(monkeypatch, change, reason):
+def test_why_not_update(monkeypatch, change, reason):
     tensors = {name: on_meta() for name in "pgmv"} | change
-    refusal = why_not(*[tensors[name] for name in "pgmv"])
+    refusal = why_not_update(*[tensors[name] for name in "pgmv"])
     if not change:
         assert refusal == "the parameter is on meta, not on a CUDA device"
     monkeypatch.setattr(fused_cuda, "_on_unusable_device", lambda p: None)
-    refusal = why_not(*[tensors[name] for name in "pgmv"])
+    refusal = why_not_update(*[tensors[name] for name in "pgmv"])
     assert refusal is None if reason is None else reason in refusal
 
 
@@ -141,13 +153,12 @@ def test_numbers_matrix(switches):
     matrix = numbers_matrix(steps, rule, CPU)
     for row, t in zip(matrix, steps, strict=True):
         n = numbers_at(t.item(), rule)
-        shrink = n.shrink if rule.decoupled_weight_decay else 1.0
-        expected = [n.m_weight, 1 - n.beta2, n.v_weight, n.accumulated_eps, shrink, n.factor, float(n.adapt)]
-        assert torch.equal(row, torch.tensor(expected))
+        expected = {**n._asdict(), "v_decay": 1 - n.beta2}
+        assert torch.equal(row, torch.tensor([float(expected[name]) for name in MATRIX_COLUMNS]))
     lr, beta1, beta2 = (torch.tensor(x, dtype=torch.float64) for x in (rule.lr, rule.beta1, rule.beta2))
     for tensors in ({"lr": lr}, {"beta1": beta1, "beta2": beta2}):
         torch.testing.assert_close(numbers_matrix(steps, rule._replace(**tensors), CPU), matrix, rtol=1e-6, atol=0)
-    assert numbers_matrix([], rule, CPU).shape == (0, 7)
+    assert numbers_matrix([], rule, CPU).shape == (0, len(MATRIX_COLUMNS))
 
 
 # On the device.
@@ -181,7 +192,7 @@ class TestOnTheDevice:
             for p, q in zip(ours, theirs, strict=True):
                 q.copy_(p)
                 p.grad = q.grad = torch.randn_like(p)
-                assert why_not(p, p.grad, *[fused.state[p][key] for key in ("exp_avg", "exp_avg_sq")]) is None
+                assert why_not_update(p, p.grad, *[fused.state[p][key] for key in ("exp_avg", "exp_avg_sq")]) is None
             fused.step()
             loop.step()
             for p, q in zip(ours, theirs, strict=True):
@@ -258,4 +269,4 @@ class TestOnTheDevice:
             torch.cuda.set_sync_debug_mode("default")
 
     def test_the_interpreter_is_off(self):
-        assert fused_cuda.available() is None
+        assert fused_cuda.why_not() is None

@@ -26,7 +26,7 @@ PATTERNS: dict[str, tuple[Callable[[Tensor, Tensor], object], int]] = {
 
 
 def cache_bytes() -> int:
-    """The size of the last-level cache that the first core sees; 0 where the system does not say (not Linux)."""
+    """Return the size of the last-level cache that the first core sees; 0 where the system does not say (not Linux)."""
     sizes = [0]
     for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = file.read_text().strip()
@@ -35,7 +35,7 @@ def cache_bytes() -> int:
 
 
 def stream_elements(device: torch.device) -> int:
-    """How many float32 elements to stream: at least 256 MB and twice the last-level cache, at most 2 GB."""
+    """Return how many float32 elements to stream: at least 256 MB and twice the last-level cache, at most 2 GB."""
     known = cache_bytes() if device.type == "cpu" else 0
     return max(64_000_000, min(2 * known // 4, 500_000_000))
 
@@ -43,7 +43,7 @@ def stream_elements(device: torch.device) -> int:
 def stream(
     device: torch.device, clock: Clock, elements: int, repeats: int = 3, allocations: int = 3
 ) -> dict[str, float]:
-    """Bytes a second of each pattern, in the best of all runs.
+    """Measure bytes a second of each pattern, in the best of all runs.
 
     Args:
         device: whose memory is streamed.

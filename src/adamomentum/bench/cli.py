@@ -44,7 +44,7 @@ def bench(
         bool, typer.Option("--quick", help="Tiny tensors, 3 rounds: tries the harness, measures nothing.")
     ] = False,
 ) -> None:
-    """Time and memory of a step, as ratios to torch's fused AdamW on the very same tensors.
+    """Measure time and memory of a step, as ratios to torch's fused AdamW on the very same tensors.
 
     Takes some minutes, and a machine that does nothing else. Peers that are not installed are left out and named.
     """
@@ -85,7 +85,7 @@ def bench(
 
 
 def _check_file(option: str, file: Path | None) -> None:
-    """Refuses before the measuring what could not be written after it."""
+    """Refuse before the measuring what could not be written after it."""
     if file is None:
         return
     if file.is_dir():

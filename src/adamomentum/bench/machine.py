@@ -15,7 +15,7 @@ __all__ = ["describe", "versions"]
 
 
 def describe(device: torch.device) -> str:
-    """The machine in a line: processor, cores, load, operating system, and the GPU if that is measured."""
+    """Return the machine in a line: processor, cores, load, operating system, and the GPU if that is measured."""
     parts = [f"{_processor()}, {available_cores()} cores"]
     if device.type == "cuda":
         parts.insert(0, torch.cuda.get_device_name(device))
@@ -33,7 +33,7 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of Python, this library, torch and the peers' packages."""
+    """Return the installed versions of Python, this library, torch and the peers' packages."""
     packages = dict.fromkeys(c.package for c in sorted(STEP, key=lambda c: not c.ours))
     found = {c.package: c.version() for c in STEP}
     return {"Python": platform.python_version(), **{p: v for p in packages if (v := found[p]) is not None}}

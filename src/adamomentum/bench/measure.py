@@ -105,7 +105,7 @@ def measure(workload: Workload, settings: Settings, say: Callable[[str], None] =
 def _enter(
     entrants: tuple[Contestant, ...], shared: SharedTensors, result: Measured, device: torch.device
 ) -> dict[str, Step]:
-    """Makes each contestant's step, and notes its memory or what keeps it out."""
+    """Make each contestant's step, and note its memory or what keeps it out."""
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in shared.grads])).item()
     originals = [g.clone() for g in shared.grads] if any(c.clip for c in entrants) else []
     steps = {}

@@ -13,7 +13,7 @@ __all__ = ["peak_bytes", "state_bytes"]
 
 
 def state_bytes(optimizer: Optimizer) -> int:
-    """Bytes of all tensors in the optimizer's state, each counted once however many parameters share it.
+    """Return the bytes of all tensors in the optimizer's state, each counted once however many parameters share it.
 
     Args:
         optimizer: after a step, or its state would not exist yet.
@@ -28,7 +28,7 @@ def state_bytes(optimizer: Optimizer) -> int:
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """The most bytes that ``run`` held at a time, beyond what there was, from PyTorch's allocator of that device.
+    """Return the most bytes that ``run`` held at a time, beyond what there was, by PyTorch's allocator of the device.
 
     Args:
         run: what is looked at, e.g. ``optimizer.step``.

@@ -55,7 +55,7 @@ class Results:
 
 
 def render(results: Results) -> str:
-    """The whole page."""
+    """Return the whole page."""
     settings = results.settings
     allocations = (
         f" All is repeated on {settings.allocations} fresh sets of tensors, over which medians and quartiles are taken."
@@ -75,7 +75,7 @@ def render(results: Results) -> str:
 
 
 def tables(results: Results) -> str:
-    """All tables, each below its heading."""
+    """Return all tables, each below its heading."""
     parts = []
     for group, title in TITLES.items():
         members = [m for m in results.measured if m.workload.group == group]
@@ -92,7 +92,7 @@ def tables(results: Results) -> str:
 
 
 def raw(results: Results) -> dict[str, Any]:
-    """All numbers, as what JSON can hold."""
+    """Return all numbers, as what JSON can hold."""
     return {
         "command": results.command,
         "date": results.date,
@@ -127,7 +127,7 @@ def _where(threads: int, device: torch.device) -> str:
 
 
 def _present(members: list[Measured]) -> list[str]:
-    """Who took part in any of these workloads."""
+    """Return who took part in any of these workloads."""
     return [name for name in members[0].names if any(name in m.state for m in members)]
 
 
@@ -152,7 +152,7 @@ def _separate(members: list[Measured]) -> str:
 
 
 def _missing(members: list[Measured]) -> str:
-    """Who did not take part, and why."""
+    """Return who did not take part, and why."""
     lines = []
     for name in members[0].names:
         why: dict[str, list[str]] = {}
@@ -180,7 +180,7 @@ def _memory(steps: list[Measured]) -> list[str]:
 
 
 def _limit(results: Results) -> list[str]:
-    """Measured steps beside the time that their memory traffic takes at the best streaming rate."""
+    """Return the measured steps beside the time that their memory traffic takes at the best streaming rate."""
     where: Callable[[int], str] = lambda threads: _where(threads, results.settings.device)
     patterns = next(iter(results.bandwidth.values()))
     streams = markdown(

@@ -48,7 +48,7 @@ class Contestant:
         return self.package == "adamomentum"
 
     def version(self) -> str | None:
-        """The version of its package, or None if that is not installed."""
+        """Return the version of its package, or None if that is not installed."""
         try:
             return torch.__version__ if self.package == "torch" else version(self.package)
         except PackageNotFoundError:
@@ -75,7 +75,7 @@ class Contestant:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error, with its type where it says nothing."""
+    """Return the first line of an error, with its type where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -114,7 +114,7 @@ def _adabelief(params: list[Parameter]) -> Optimizer:
 
 
 def _named(module: str, name: str, **options: Any) -> Make:
-    """An AdamW by another library, with the options that all of them know."""
+    """Return an AdamW by another library, with the options that all of them know."""
     return lambda params: getattr(import_module(module), name)(
         params, lr=LR, betas=BETAS, eps=1e-8, weight_decay=WEIGHT_DECAY, **options
     )
@@ -149,5 +149,5 @@ CLIP = (
 
 
 def contestants(group: str) -> tuple[Contestant, ...]:
-    """Who takes part in the workloads of a group; the first one is what all are divided by."""
+    """Return who takes part in the workloads of a group; the first one is what all are divided by."""
     return CLIP if group == "clip" else STEP

@@ -10,7 +10,7 @@ __all__ = ["duration", "markdown", "ratio", "significant"]
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table with a left-aligned first column.
+    """Return a table with a left-aligned first column.
 
     Args:
         head: the column titles.
@@ -22,18 +22,18 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def ratio(values: list[float]) -> str:
-    """Median and quartiles, e.g. ``0.91 [0.88, 0.93]``."""
+    """Return the median and quartiles, e.g. ``0.91 [0.88, 0.93]``."""
     q = quartiles(values)
     return f"{significant(q.median)} [{significant(q.low)}, {significant(q.high)}]"
 
 
 def significant(value: float) -> str:
-    """A ratio or a count of bytes with two digits after the point, or one or none where it is large."""
+    """Return a ratio or a count of bytes with two digits after the point, or one or none where it is large."""
     return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
 
 
 def duration(seconds: float) -> str:
-    """A time with three digits, in the unit that suits it."""
+    """Return a time with three digits, in the unit that suits it."""
     if seconds >= 999.5:
         return f"{seconds:.0f} s"
     for unit, size in (("s", 1.0), ("ms", 1e-3)):

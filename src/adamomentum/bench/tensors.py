@@ -95,7 +95,7 @@ class SharedTensors:
 
 
 def inner_tensors(value: object) -> list[Tensor]:
-    """The plain tensors that make up a tensor (a subclass may hold several); none if it is not a tensor."""
+    """Return the plain tensors that make up a tensor (a subclass may hold several); none if it is not a tensor."""
     if not isinstance(value, Tensor):
         return []
     if hasattr(value, "__tensor_flatten__"):

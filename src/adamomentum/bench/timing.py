@@ -43,7 +43,7 @@ class Quartiles:
 
 
 def clock_for(device: torch.device, threads: int) -> Clock:
-    """The clock for a device and a number of threads.
+    """Return the clock for a device and a number of threads.
 
     Args:
         device: where the steps run.
@@ -74,13 +74,13 @@ def _cuda_seconds(run: Callable[[], object], count: int) -> float:
 
 
 def order(names: list[str], turn: int) -> list[str]:
-    """The names, rotated by one more each turn, so that nobody always follows the same neighbours' leftovers first."""
+    """Return the names, rotated by one more each turn, so that nobody always follows the same neighbour."""
     turn %= len(names)
     return names[turn:] + names[:turn]
 
 
 def _sample(step: Step, count: int, clock: Clock) -> float:
-    """Seconds for one of ``count`` steps."""
+    """Measure the seconds for one of ``count`` steps."""
     if step.before is None:
         return clock(step.run, count) / count
     total = 0.0
@@ -128,7 +128,7 @@ def rounds_of(
 
 
 def quartiles(values: list[float]) -> Quartiles:
-    """Median and quartiles of at least one value."""
+    """Return the median and quartiles of at least one value."""
     if len(values) == 1:
         return Quartiles(*values * 3)
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")

@@ -33,12 +33,12 @@ class Workload:
         return sum(prod(shape) for shape in self.shapes)
 
     def quick(self) -> Workload:
-        """A tiny workload of the same kind, for tests of the harness."""
+        """Return a tiny workload of the same kind, for tests of the harness."""
         return replace(self, shapes=tuple(tuple(min(d, 8) for d in shape) for shape in self.shapes[:6]))
 
 
 def resnet18() -> Shapes:
-    """The parameter shapes of ResNet-18 for ImageNet, in order."""
+    """Return the parameter shapes of ResNet-18 for ImageNet, in order."""
 
     def norm(channels: int) -> list[tuple[int, ...]]:
         return [(channels,), (channels,)]
@@ -55,7 +55,7 @@ def resnet18() -> Shapes:
 
 
 def gpt2_small() -> Shapes:
-    """The parameter shapes of GPT-2 small; the head is tied to the token embedding and so not listed again."""
+    """Return the parameter shapes of GPT-2 small; the head is tied to the token embedding and so not listed again."""
     d = 768
     norm = [(d,), (d,)]
     attention = [(d, 3 * d), (3 * d,), (d, d), (d,)]
@@ -81,7 +81,7 @@ WORKLOADS = {
 
 
 def choose(keys: list[str] | None, quick: bool = False) -> list[Workload]:
-    """The workloads of these keys, in the order of :data:`WORKLOADS`; all of them without keys.
+    """Return the workloads of these keys, in the order of :data:`WORKLOADS`; all of them without keys.
 
     Args:
         keys: names as on the command line.

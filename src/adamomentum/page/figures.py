@@ -13,6 +13,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from adamomentum.files import write_atomic
+from adamomentum.page.png import pack
+from adamomentum.page.svg import compact
 
 # Okabe and Ito's palette, told apart with all common kinds of colour blindness; black is left to the text.
 COLOURS = {
@@ -69,13 +71,20 @@ STYLE: dict[str, Any] = {
     # Text stays text: it can be searched and read out, and weighs half of its outlines. Whose system lacks matplotlib's
     # font sees another one, in the same places.
     "svg.fonttype": "none",
+    # matplotlib repeats the whole list at every word.
+    "font.sans-serif": ["DejaVu Sans"],
 }
 
 
 def panel(
-    draw_in: Callable[..., bool | None], name: str, folder: Path, *arguments: Any, size: tuple[float, float]
+    draw_in: Callable[..., bool | None],
+    name: str,
+    folder: Path,
+    *arguments: Any,
+    size: tuple[float, float],
+    linked: bool = False,
 ) -> str | None:
-    """Writes a figure of one pair of axes into ``folder`` as SVG and PDF.
+    """Write a figure of one pair of axes into ``folder`` as SVG and PDF.
 
     Args:
         draw_in: draws into the axes, which are followed by ``arguments``; False: there is nothing to show.
@@ -83,20 +92,24 @@ def panel(
         folder: where to.
         arguments: for ``draw_in``.
         size: width and height in inches.
+        linked: the page, which lies beside ``folder``, shows the file, rather than hold the figure a second time.
 
     Returns:
-        The SVG for a page, or None if there is nothing to show.
+        What shows the figure in a page, or None if there is nothing to show.
     """
     # The salt makes the file reproducible.
     with matplotlib.rc_context(cast("Any", {**STYLE, "svg.hashsalt": name})):
         figure = Figure(figsize=size, layout="constrained")
         if draw_in(figure.subplots(), *arguments) is False:
             return None
-        return inline(save(figure, name, folder), name, words_of(figure))
+        svg, words = save(figure, name, folder), words_of(figure)
+    if linked:
+        return f'<img src="{folder.name}/{name}.svg" alt="{html.escape(words)}">'
+    return inline(svg, words)
 
 
 def save(figure: Figure, name: str, folder: Path) -> str:
-    """Writes a figure as SVG and PDF, on white, and returns the SVG without a ground."""
+    """Write a figure as SVG and PDF, on white, and return the SVG without a ground."""
     svg, pdf = as_svg(figure), io.BytesIO()
     figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
     write_atomic(folder / f"{name}.svg", on_white(svg).encode())
@@ -105,19 +118,26 @@ def save(figure: Figure, name: str, folder: Path) -> str:
 
 
 def as_svg(figure: Figure) -> str:
-    """Returns a figure as SVG without a ground."""
+    """Return a figure as SVG without a ground."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return buffer.getvalue().decode()
+    return compact(buffer.getvalue().decode())
+
+
+def as_png(figure: Figure) -> bytes:
+    """Return a figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return pack(buffer.getvalue())
 
 
 def on_white(svg: str) -> str:
-    """Returns an SVG with a white ground: a file may be shown on a dark page, and its text is nearly black."""
+    """Return an SVG with a white ground: a file may be shown on a dark page, and its text is nearly black."""
     return re.sub(r"<svg\b[^>]*>", r'\g<0>\n <rect width="100%" height="100%" fill="#ffffff"/>', svg, count=1)
 
 
 def words_of(figure: Figure) -> str:
-    """Returns what stands on a figure's axes, in one line: its name for who cannot see it."""
+    """Return what stands on a figure's axes, in one line: its name for who cannot see it."""
     parts = []
     for ax in figure.axes:
         title = ax.get_title("left") or ax.get_title()
@@ -126,25 +146,13 @@ def words_of(figure: Figure) -> str:
     return " ".join("; ".join(parts).replace("$", "").split())
 
 
-def _round(path: str) -> str:
-    return re.sub(r"(\.\d\d)\d+", r"\1", path)
-
-
-def inline(svg: str, name: str, label: str) -> str:
-    """Makes an SVG fit to stand in a page: no prologue, ids of its own, text in the page's colour, a name.
+def inline(svg: str, label: str) -> str:
+    """Make an SVG fit to stand in a page: text in the page's colour, a name.
 
     Args:
-        svg: without a ground.
-        name: what its ids begin with.
+        svg: without a ground. Its ids hold for the whole page, whose figures have different salts therefore.
         label: what is read out in its place.
     """
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    # Hundredths of a point are enough.
-    svg = re.sub(r' d="([^"]*)"', lambda m: f' d="{" ".join(_round(m[1]).split())}"', svg)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'href="#', f'href="#{name}-', svg)
-    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
-    svg = svg.replace(INK, "currentColor")
+    svg = svg.replace(INK, "currentColor").replace("xlink:href=", "href=")
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)

@@ -8,7 +8,7 @@ import jinja2
 
 
 def template(folder: Path, name: str) -> jinja2.Template:
-    """Returns a template of ``folder``; it may include what lies beside this file, e.g. ``style.css``."""
+    """Return a template of ``folder``; it may include what lies beside this file, e.g. ``style.css``."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([folder, Path(__file__).parent]),
         autoescape=True,

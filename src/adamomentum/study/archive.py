@@ -46,12 +46,18 @@ def write(folder: Folder, to: Path, made: Plan, results: Mapping[str, TrialResul
         folder.register()
     make_folder(to, "--to")
     unique = {t.spec.trial_id: t.spec for t in made.trials if t.spec.trial_id in results}
-    lines = [json.dumps(as_record(unique[key], results[key]), sort_keys=True) + "\n" for key in sorted(unique)]
+    # Trials that are alike stand together, which packs them better.
+    records = sorted((as_record(spec, results[key]) for key, spec in unique.items()), key=lambda r: _packed(r["spec"]))
+    lines = [_packed(record) + "\n" for record in records]
     # No time stamp: the same trials make the same file.
     write_atomic(to / TRIALS, gzip.compress("".join(lines).encode(), mtime=0))
     write_atomic(to / DATA, (folder.root / DATA).read_bytes())
     write_atomic(to / STUDY, (folder.root / STUDY).read_bytes())
     return len(lines)
+
+
+def _packed(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def trials(path: Path) -> Iterator[tuple[TrialSpec, TrialResult]]:

@@ -8,7 +8,7 @@ _DEFAULTS = {"beta1": "the first moment, usually 0.9", "beta2": "the second mome
 
 
 def check_beta(name: str, value: float) -> float:
-    """Returns a decay rate if it is in [0, 1).
+    """Return a decay rate if it is in [0, 1).
 
     Raises:
         ValueError: if it is not.
@@ -21,7 +21,7 @@ def check_beta(name: str, value: float) -> float:
 
 
 def check_betas(betas: tuple[float, float]) -> tuple[float, float]:
-    """Returns (beta1, beta2) if both are in [0, 1).
+    """Return (beta1, beta2) if both are in [0, 1).
 
     Raises:
         ValueError: if they are not, or not two.
@@ -32,7 +32,7 @@ def check_betas(betas: tuple[float, float]) -> tuple[float, float]:
 
 
 def check_number(name: str, value: float, what: str, *, positive: bool = True) -> float:
-    """Returns a finite number if it is > 0, or >= 0 where ``positive`` is False.
+    """Return a finite number if it is > 0, or >= 0 where ``positive`` is False.
 
     Args:
         name: of the argument.
@@ -49,7 +49,7 @@ def check_number(name: str, value: float, what: str, *, positive: bool = True) -
 
 
 def check_steps(name: str, value: int, what: str) -> int:
-    """Returns a number of steps if it is a whole number from 1 on.
+    """Return a number of steps if it is a whole number from 1 on.
 
     Raises:
         ValueError: if it is not.

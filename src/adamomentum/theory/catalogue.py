@@ -26,7 +26,7 @@ DRAWINGS = ("moments", "convex", "nonconvex", "escape", "network")
 
 
 def experiments() -> dict[str, Experiment]:
-    """Returns every experiment by name."""
+    """Return every experiment by name."""
     found: dict[str, Experiment] = {}
     for module in EXPERIMENTS:
         for experiment in import_module(f"adamomentum.theory.experiments.{module}").EXPERIMENTS:
@@ -37,7 +37,7 @@ def experiments() -> dict[str, Experiment]:
 
 
 def panels() -> tuple[Panel, ...]:
-    """Returns every figure."""
+    """Return every figure."""
     made: list[Panel] = []
     for module in DRAWINGS:
         made += import_module(f"adamomentum.theory.drawings.{module}").PANELS

@@ -81,7 +81,7 @@ class Claim:
 
 
 def not_computed(key: str, title: str, source: str, missing: str, *, relied_on: bool = False) -> Claim:
-    """A claim that could not be looked into; arguments as the attributes of :class:`Claim`."""
+    """Return a claim that could not be looked into; arguments as the attributes of :class:`Claim`."""
     nothing = Check("was not computed", False)
     return Claim(key, title, source, printed=(), control=nothing, relied_on=relied_on, missing=missing)
 

@@ -37,7 +37,7 @@ def theory(
         int | None, typer.Option(min=1, help="Experiments at a time. Default: one a core.", show_default=False)
     ] = None,
 ) -> None:
-    """What the paper claims about the dynamics and convergence of AdaMomentum, and what computation says about it.
+    """Compute what holds of the paper's claims about the dynamics and convergence of AdaMomentum.
 
     Takes about two minutes. The exit status is 1 if a statement that this library's documentation relies on is not
     borne out; else 3 if an experiment broke down, the others being reported all the same, or if not all was written.

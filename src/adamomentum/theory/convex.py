@@ -110,7 +110,7 @@ class RegretLedger:
         self.beta1, self._beta1 = max(self.beta1, beta1), beta1
 
     def fault(self) -> str:
-        """Why no bound of this module holds for the run; empty if none excludes it."""
+        """Return why no bound of this module holds for the run; empty if none excludes it."""
         if not self.rounds:
             return "no round has been added"
         if self.impossible:
@@ -121,7 +121,7 @@ class RegretLedger:
 
 
 def regret_bound_paper(ledger: RegretLedger, alpha: float, width: float) -> Bound:
-    r"""Theorem 4 with its printed constants.
+    r"""Return the bound of Theorem 4 with its printed constants.
 
     .. math::
         \frac{D^2 \sqrt T}{2 \alpha (1 - \beta_1)} \sum_i \sqrt{v_{T,i}} + \frac{D^2}{2 (1 - \beta_1)} \sum_{t,i}
@@ -149,7 +149,9 @@ def regret_bound_paper(ledger: RegretLedger, alpha: float, width: float) -> Boun
 
 
 def regret_bound_thm4(ledger: RegretLedger, alpha: float, width: float) -> Bound:
-    r"""Theorem 4 corrected: the last constant of :func:`regret_bound_paper` is 1 / ((1 - beta1)^2 sqrt(1 - beta2)).
+    r"""Return the bound of Theorem 4, corrected.
+
+    The last constant of :func:`regret_bound_paper` is 1 / ((1 - beta1)^2 sqrt(1 - beta2)) here.
 
     Assumptions that the paper does not make and that cannot be left out: beta1_t does not grow, sqrt(t v_t) does not
     shrink (true with amsgrad, false for Algorithm 1), and the iterates and the best point lie in one box. gamma < 1 is
@@ -185,7 +187,7 @@ def _thm4(ledger: RegretLedger, alpha: float, width: float, constant: float) -> 
 
 
 def thm4_by_coordinate(ledger: RegretLedger, alpha: float, width: float, constant: float) -> Array:
-    """The bound of Theorem 4 for each coordinate, with ``constant`` / sqrt(1 - beta2) before its last term."""
+    """Return the bound of Theorem 4 for each coordinate, with ``constant`` / sqrt(1 - beta2) before its last term."""
     rounds, beta1 = ledger.rounds, ledger.beta1
     first = width**2 * math.sqrt(rounds) / (2 * alpha * (1 - beta1)) * ledger.last_root
     second = width**2 / (2 * alpha * (1 - beta1)) * ledger.weighted
@@ -206,7 +208,7 @@ def regret_bound_cor2(
     eps: float,
     printed: bool = False,
 ) -> Bound:
-    r"""Corollary 2: a bound on the average regret under Theorem 4's assumptions, for beta1_t = beta1 lambda^(t - 1).
+    r"""Return Corollary 2's bound on the average regret: Theorem 4's assumptions, and beta1_t = beta1 lambda^(t - 1).
 
     .. math::
         \frac{d D^2 (G + s)}{2 \alpha (1 - \beta_1) \sqrt T} + \frac{d D^2 (G + s) \beta_1}{2 \alpha (1 - \beta_1)
@@ -249,7 +251,7 @@ def regret_bound_cor2(
 
 
 def regret_bound_const_b1(ledger: RegretLedger, alpha: float, width: float, *, posteriori: bool = False) -> Bound:
-    r"""A bound for constant beta1, with bias correction and amsgrad. New here.
+    r"""Return a bound for constant beta1, with bias correction and amsgrad. New here.
 
     Constant beta1 and bias correction are how AdaMomentum is used; amsgrad, a box and the learning rate
     alpha / sqrt(t) are not its defaults, and the bound needs them.
@@ -288,7 +290,7 @@ def regret_bound_const_b1(ledger: RegretLedger, alpha: float, width: float, *, p
 
 
 def const_b1_by_coordinate(ledger: RegretLedger, alpha: float, width: float, posteriori: bool) -> Array:
-    """The terms of :func:`regret_bound_const_b1` for each coordinate."""
+    """Return the terms of :func:`regret_bound_const_b1` for each coordinate."""
     rounds, beta1 = ledger.rounds, ledger.beta1
     first = width**2 * math.sqrt(rounds) * (1 - beta1**rounds) / (2 * alpha) * ledger.last_root
     moments = ledger.moments
@@ -299,5 +301,5 @@ def const_b1_by_coordinate(ledger: RegretLedger, alpha: float, width: float, pos
 
 
 def _root_of_harmonic(rounds: int) -> float:
-    """sqrt(1 + log T), at least the root of 1 + 1/2 + ... + 1/T."""
+    """Return sqrt(1 + log T), at least the root of 1 + 1/2 + ... + 1/T."""
     return math.sqrt(1 + math.log(max(rounds, 1)))

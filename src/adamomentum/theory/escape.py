@@ -43,7 +43,7 @@ def _check_alpha(alpha: float) -> float:
 
 
 def stable_tail_constant(alpha: float) -> float:
-    """C in P(X > x) ~ C x^-alpha for symmetric alpha-stable X: sin(pi alpha / 2) Gamma(alpha) / pi.
+    """Return C in P(X > x) ~ C x^-alpha for symmetric alpha-stable X: sin(pi alpha / 2) Gamma(alpha) / pi.
 
     Source: Samorodnitsky and Taqqu, Stable Non-Gaussian Random Processes, 1994, property 1.2.15.
 
@@ -61,7 +61,7 @@ def stable_tail_constant(alpha: float) -> float:
 
 
 def sample_stable(alpha: float, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Draws symmetric alpha-stable numbers, below 2 by the method of Chambers, Mallows and Stuck (1976).
+    """Draw symmetric alpha-stable numbers, below 2 by the method of Chambers, Mallows and Stuck (1976).
 
     Args:
         alpha: index of stability, in (0, 2].
@@ -85,7 +85,7 @@ def sample_stable(alpha: float, shape: tuple[int, ...], rng: np.random.Generator
 
 
 def frozen_exit_steps(alpha: float, width: float, lr: float, sigma: float, preconditioner: float = 1.0) -> float:
-    r"""Mean number of steps in a basin with a frozen preconditioner R, where single jumps decide.
+    r"""Return the mean number of steps in a basin with a frozen preconditioner R, where single jumps decide.
 
     .. math:: \frac{1}{2 C_\alpha} \left( \frac{R w}{\eta \sigma} \right)^\alpha
 
@@ -134,7 +134,7 @@ class Assumption5(NamedTuple):
 
 
 def assumption5(beta1: float = 0.9) -> Assumption5:
-    r"""Assumption 5 of the paper, as its proof of Proposition 1 uses it, and what the momentum of noise is.
+    r"""Compute Assumption 5 of the paper, as its proof of Proposition 1 uses it, and what the momentum of noise is.
 
     .. math::
         E\, m^2 \ge \frac{2 - \beta_1}{\beta_1} E\, g^2
@@ -192,7 +192,7 @@ def settle(
     noise: Callable[[tuple[int, ...]], Array],
     steps: int,
 ) -> None:
-    """Lets moments forget their start: whoever leaves the basin is put back to 0, its moments are kept.
+    """Let moments forget their start: whoever leaves the basin is put back to 0, its moments are kept.
 
     Args:
         stepper: the optimizer; positions of shape (walkers, dimensions).
@@ -207,7 +207,7 @@ def settle(
 
 
 def outside(theta: Array, width: float) -> NDArray[np.bool_]:
-    """Which walkers are outside of a basin.
+    """Return which walkers are outside of a basin.
 
     Args:
         theta: positions, shape (walkers, dimensions).
@@ -229,7 +229,7 @@ def exit_times(
     burn: int = 0,
     dimensions: int = 1,
 ) -> Exits:
-    """Lets walkers leave a basin.
+    """Let walkers leave a basin.
 
     Args:
         make: the optimizer, from where the walkers start: shape (walkers, dimensions).

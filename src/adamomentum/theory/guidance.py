@@ -37,7 +37,7 @@ def suggest_lr(
     signal_to_noise: float = 0.0,
     update_rms: float | None = None,
 ) -> float:
-    """The lr at which AdaMomentum's updates are as long as Adam's.
+    """Return the lr at which AdaMomentum's updates are as long as Adam's.
 
     Theirs are 1 lr long (root mean square), whether the gradient is steady, noise or alternating; so this is adam_lr
     times the length of Adam's, in units of its lr. That length is ``update_rms`` where it was measured. Else it is that
@@ -74,7 +74,7 @@ def suggest_weight_decay(
     signal_to_noise: float = 0.0,
     update_rms: float | None = None,
 ) -> float:
-    """The decoupled weight decay that keeps lr * weight_decay at AdamW's when lr is what :func:`suggest_lr` says.
+    """Return the decoupled weight decay that keeps lr * weight_decay at AdamW's where lr is from :func:`suggest_lr`.
 
     Args:
         adam_weight_decay: AdamW's.
@@ -96,7 +96,7 @@ def suggest_weight_decay(
 
 
 def _factor(betas: tuple[float, float], signal_to_noise: float, update_rms: float | None) -> float:
-    """How many times as long as Adam's AdaMomentum's updates are at equal lr."""
+    """Return how many times as long as Adam's AdaMomentum's updates are at equal lr."""
     beta1, _ = check_betas(betas)
     if not signal_to_noise >= 0:
         raise ValueError(
@@ -115,7 +115,7 @@ def _factor(betas: tuple[float, float], signal_to_noise: float, update_rms: floa
 
 
 def lr_at_beta1(lr: float, beta1: float, new_beta1: float) -> float:
-    """The lr that goes with another beta1, where the gradient is mostly noise.
+    """Return the lr that goes with another beta1, where the gradient is mostly noise.
 
     AdaMomentum's noise floor and the distance that it travels in noise grow with sqrt((1 + beta1) / (1 - beta1)), which
     this lr takes out. Adam's do not depend on beta1.
@@ -138,7 +138,7 @@ def lr_at_beta1(lr: float, beta1: float, new_beta1: float) -> float:
 
 
 def warmup_steps(betas: tuple[float, float] = (0.9, 0.999), *, peak: float = 1.1) -> int:
-    """The fewest steps of linear warm-up with which no step exceeds ``peak`` * lr, for a constant gradient.
+    """Return the fewest steps of linear warm-up with which no step exceeds ``peak`` * lr, for a constant gradient.
 
     Step t, counted from 1, is made with lr * min(1, t / steps). Without warm-up AdaMomentum's first step is
     lr / (1 - beta1). The gradient is assumed constant. In noise the RMS of the steps falls sooner; gradients that keep
@@ -173,7 +173,7 @@ def warmup_steps(betas: tuple[float, float] = (0.9, 0.999), *, peak: float = 1.1
 
 
 def eps_floor(eps: float, beta2: float = 0.999) -> float:
-    """The smallest denominator, sqrt(eps / (1 - beta2)): coordinates whose momentum is below it move as in SGD.
+    """Return the smallest denominator, sqrt(eps / (1 - beta2)): coordinates whose momentum is below it move as in SGD.
 
     Args:
         eps: AdaMomentum's, which is added to v at every step and accumulates there.
@@ -189,7 +189,7 @@ def eps_floor(eps: float, beta2: float = 0.999) -> float:
 
 
 def eps_like_adam(adam_eps: float, beta2: float = 0.999) -> float:
-    """AdaMomentum's eps with the same smallest denominator as Adam's: adam_eps^2 (1 - beta2).
+    """Return AdaMomentum's eps with the same smallest denominator as Adam's: adam_eps^2 (1 - beta2).
 
     1e-19 for Adam's 1e-8.
 

@@ -50,7 +50,7 @@ Array = NDArray[np.float64]
 
 
 def ema_gain(omega: ArrayLike, beta1: float = 0.9) -> Array:
-    """|H(omega)|, by which m shrinks a gradient that oscillates.
+    """Return |H(omega)|, by which m shrinks a gradient that oscillates.
 
     For g_t = G cos(omega t + phase), m_t tends to an oscillation of amplitude |H| G, with
     |H(omega)| = (1 - beta1) / sqrt(1 - 2 beta1 cos(omega) + beta1^2).
@@ -70,7 +70,7 @@ def ema_gain(omega: ArrayLike, beta1: float = 0.9) -> Array:
 
 
 def restoration_factor(omega: ArrayLike, beta1: float = 0.9) -> Array:
-    """By how much AdaMomentum's update exceeds Adam's when the gradient oscillates: 1 / :func:`ema_gain`.
+    """Return by how much AdaMomentum's update exceeds Adam's when the gradient oscillates: 1 / :func:`ema_gain`.
 
     The RMS of AdaMomentum's update is lr at every frequency, since v holds the same |H|^2 as m^2; that of Adam's is
     |H(omega)| lr. Assumes v steady: (1 - beta2) small beside omega and beside 1 - beta1 (exact for every beta2 at
@@ -90,7 +90,7 @@ def restoration_factor(omega: ArrayLike, beta1: float = 0.9) -> Array:
 
 
 def noise_attenuation(beta1: float = 0.9) -> float:
-    """E m^2 / E g^2 for gradients that are uncorrelated and have mean 0: a = (1 - beta1) / (1 + beta1).
+    """Return E m^2 / E g^2 for gradients that are uncorrelated and have mean 0: a = (1 - beta1) / (1 + beta1).
 
     Raises:
         ValueError: if ``beta1`` is out of range.
@@ -100,7 +100,7 @@ def noise_attenuation(beta1: float = 0.9) -> float:
 
 
 def ar1_momentum_ratio(phi: ArrayLike, beta1: float = 0.9) -> Array:
-    """E m^2 / E g^2 for a stationary noise g whose correlation over k steps is phi^k.
+    """Return E m^2 / E g^2 for a stationary noise g whose correlation over k steps is phi^k.
 
     a (1 + beta1 phi) / (1 - beta1 phi), below 1 for every phi: as for any stationary noise, since the norm of an
     average is at most the average of the norms.
@@ -122,7 +122,7 @@ def ar1_momentum_ratio(phi: ArrayLike, beta1: float = 0.9) -> Array:
 
 
 def _second_moment(rho_squared: Array | float, beta1: float, kind: str) -> Array:
-    """V / sigma^2 for a gradient of mean mu and variance sigma^2, rho = mu / sigma."""
+    """Return V / sigma^2 for a gradient of mean mu and variance sigma^2, rho = mu / sigma."""
     if kind == "adam":
         return np.asarray(1 + rho_squared)
     if kind == "adamomentum":
@@ -134,7 +134,7 @@ def _second_moment(rho_squared: Array | float, beta1: float, kind: str) -> Array
 
 
 def snr_step(rho: ArrayLike, beta1: float = 0.9, kind: Kind = "adamomentum") -> tuple[Array, Array]:
-    """The mean and the RMS of the update in one coordinate, for gradients of a mean in uncorrelated noise.
+    """Return the mean and the RMS of the update in one coordinate, for gradients of a mean in uncorrelated noise.
 
     g_t has mean mu and standard deviation sigma and is uncorrelated in time, rho = mu / sigma. With V the second
     moment over sigma^2, that is 1 + rho^2 for Adam, a + rho^2 for AdaMomentum and 2 beta1^2 / (1 + beta1) for
@@ -164,7 +164,7 @@ def snr_step(rho: ArrayLike, beta1: float = 0.9, kind: Kind = "adamomentum") -> 
 
 
 def adam_equivalent_lr(lr: float, beta1: float = 0.9, rho: float = 0.0) -> float:
-    """The lr with which Adam moves as AdaMomentum does with ``lr``.
+    """Return the lr with which Adam moves as AdaMomentum does with ``lr``.
 
     lr sqrt((1 + rho^2) / (a + rho^2)): the same factor for the mean and for the RMS of :func:`snr_step`, under its
     assumptions. Without signal it is sqrt((1 + beta1) / (1 - beta1)), 4.36 for 0.9; without noise 1.
@@ -187,7 +187,7 @@ def adam_equivalent_lr(lr: float, beta1: float = 0.9, rho: float = 0.0) -> float
 
 
 def v_sandwich(betas: tuple[float, float] = (0.9, 0.999), steps: int | None = None) -> tuple[float, float]:
-    """Between what the ratio of the two roots lies, for the same gradients: sqrt(v of Adam / v of AdaMomentum).
+    """Return the limits of the ratio of the two roots, for the same gradients: sqrt(v of Adam / v of AdaMomentum).
 
     (1 - gamma) / (1 - beta1) <= ratio <= (1 + gamma) / (1 - beta1) for *every* sequence of gradients and at every
     step with a v > 0; no smaller interval will do. As both optimizers have the same m, it is also the ratio of
@@ -221,7 +221,7 @@ def v_sandwich(betas: tuple[float, float] = (0.9, 0.999), steps: int | None = No
 
 
 def denominator_floor(eps: float = 1e-16, beta2: float = 0.999) -> float:
-    """The smallest denominator, sqrt(eps / (1 - beta2)), in units of the gradient.
+    """Return the smallest denominator, sqrt(eps / (1 - beta2)), in units of the gradient.
 
     eps is added to v at every step and accumulates to eps (1 - beta2^t) / (1 - beta2); the bias correction makes that
     eps / (1 - beta2) at every step. Assumes constant eps and beta2.
@@ -238,7 +238,7 @@ def denominator_floor(eps: float = 1e-16, beta2: float = 0.999) -> float:
 
 
 def crossover_gradient(eps: float, betas: tuple[float, float] = (0.9, 0.999), omega: float = math.pi) -> float:
-    """The RMS gradient at which an oscillating coordinate's update has fallen to lr / sqrt(2) because of eps.
+    """Return the RMS gradient at which an oscillating coordinate's update has fallen to lr / sqrt(2) because of eps.
 
     There the m^2 that enters v equals the floor: :func:`denominator_floor` / |H(omega)|. Below it the update tends to
     lr m / floor, a step of SGD. For a gradient that keeps its sign it is the floor itself, for one that alternates
@@ -261,7 +261,7 @@ def crossover_gradient(eps: float, betas: tuple[float, float] = (0.9, 0.999), om
 
 
 def stable_lr(curvature: float, eps: float, betas: tuple[float, float] = (0.9, 0.999)) -> float:
-    """The lr below which a minimum is stable, without noise and at constant lr.
+    """Return the lr below which a minimum is stable, without noise and at constant lr.
 
     Near a minimum of the quadratic curvature x^2 / 2 all gradients vanish, v falls to its floor, and what is left is
     gradient descent with momentum at lr / floor: stable if and only if
@@ -289,7 +289,7 @@ def stable_lr(curvature: float, eps: float, betas: tuple[float, float] = (0.9, 0
 def noise_floor(
     lr: float, sigma: float = 1.0, curvature: float = 1.0, beta1: float = 0.9, kind: Kind = "adamomentum"
 ) -> float:
-    """E x^2 that is left on the quadratic curvature x^2 / 2, at constant lr, with noise in the gradient.
+    """Return E x^2 that is left on the quadratic curvature x^2 / 2, at constant lr, with noise in the gradient.
 
     lr sigma / (2 curvature) / sqrt(V), V as in :func:`snr_step` without signal: for Adam 1 whatever beta1, for
     AdaMomentum a, so that its floor is that of Adam times sqrt((1 + beta1) / (1 - beta1)).

@@ -60,7 +60,7 @@ class Constants:
 
 
 def preconditioner_bounds(c: Constants) -> tuple[float, float]:
-    """b_l = 1 / sqrt(G^2 + eps / (1 - beta2)) and b_u = sqrt((1 - beta2) / eps), between which P_t lies.
+    """Return b_l = 1 / sqrt(G^2 + eps / (1 - beta2)) and b_u = sqrt((1 - beta2) / eps), between which P_t lies.
 
     Args:
         c: the constants.
@@ -73,7 +73,7 @@ def preconditioner_bounds(c: Constants) -> tuple[float, float]:
 
 
 def step_limit(c: Constants, one_minus_beta1: float) -> float:
-    """The largest a_t that the theorem allows where 1 - beta1_(t+1) is given.
+    """Return the largest a_t that the theorem allows where 1 - beta1_(t+1) is given.
 
     min((1 - beta1) sqrt(b_l / (2 L^2 b_u^3)), b_l / (2 L b_u^2)).
 
@@ -100,7 +100,7 @@ def _step_limits(c: Constants, one_minus_beta1: Array) -> Array:
 
 
 def applicable(c: Constants, alpha: Array, one_minus_beta1: Array) -> str:
-    """Which assumption on the schedule is not met; empty if all are.
+    """Return which assumption on the schedule is not met; empty if all are.
 
     Args:
         c: the constants.
@@ -122,7 +122,7 @@ def applicable(c: Constants, alpha: Array, one_minus_beta1: Array) -> str:
 
 
 def gradnorm_bound(c: Constants, alpha: Array, one_minus_beta1: Array, *, printed: bool = False) -> Bound:
-    r"""Theorem 1: a bound on the mean of E |grad f(theta_t)|^2 over t = 1, ..., T.
+    r"""Return Theorem 1's bound on the mean of E |grad f(theta_t)|^2 over t = 1, ..., T.
 
     .. math::
         \frac{1}{a_T T} \left[ \frac{2 (f(\theta_1) - f^*)}{b_l} + \kappa \Big( \beta_{11}^2 |\nabla f(\theta_1)|^2 +

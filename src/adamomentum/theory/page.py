@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -24,7 +25,7 @@ SIZE = (6.4, 4.2)
 
 
 def check(folder: Path) -> None:
-    """Refuses, before anything is computed, a folder that :func:`write` could not write into.
+    """Refuse, before anything is computed, a folder that :func:`write` could not write into.
 
     Raises:
         FolderError: if so; the message says why and what to do.
@@ -40,7 +41,7 @@ def write(
     folder: Path,
     failures: Sequence[Failure] = (),
 ) -> Path:
-    """Writes ``claims.json``, figures (SVG, PDF) and a page that needs nothing else.
+    """Write ``claims.json``, figures (SVG, PDF) and a page that shows them, which needs nothing but this folder.
 
     Args:
         claims: in the order of the page.
@@ -61,14 +62,14 @@ def write(
         "claims": [_record(claim) for claim in claims],
         "failures": [asdict(failure) for failure in failures],
     }
-    write_atomic(folder / CLAIMS, (json.dumps(_plain(record), indent=1) + "\n").encode())
+    write_atomic(folder / CLAIMS, (_as_json(record) + "\n").encode())
     known = {claim.key: claim for claim in claims}
     drawn: dict[str, list[tuple[str, str]]] = {}
     for p in panels():
         if p.claim in known and not known[p.claim].missing:
-            svg = panel(p.draw, p.name, folder / FIGURES, known[p.claim].data, size=SIZE)
-            if svg is not None:
-                drawn.setdefault(p.claim, []).append((svg, p.caption))
+            shown = panel(p.draw, p.name, folder / FIGURES, known[p.claim].data, size=SIZE, linked=True)
+            if shown is not None:
+                drawn.setdefault(p.claim, []).append((shown, p.caption))
     text = template(Path(__file__).parent, "theory.html.j2").render(
         claims=claims,
         failures=failures,
@@ -85,7 +86,7 @@ def write(
 
 
 def redraw(folder: Path) -> Path:
-    """Writes the figures and the page in ``folder`` anew from its ``claims.json``, without computing anything.
+    """Write the figures and the page in ``folder`` anew from its ``claims.json``, without computing anything.
 
     Returns:
         The page's path.
@@ -100,7 +101,7 @@ def redraw(folder: Path) -> Path:
 
 
 def _claim(record: Mapping[str, Any]) -> Claim:
-    """The claim of which ``_record`` made ``record``."""
+    """Return the claim of which ``_record`` made ``record``."""
     given = {field.name: record[field.name] for field in fields(Claim)}
     given["control"] = Check(**given["control"])
     for key in ("printed", "corrected", "against"):
@@ -109,7 +110,7 @@ def _claim(record: Mapping[str, Any]) -> Claim:
 
 
 def count(claims: Sequence[Claim]) -> dict[str, int]:
-    """Returns how many claims have each verdict, of those verdicts that occur."""
+    """Return how many claims have each verdict, of those verdicts that occur."""
     found = Counter(claim.verdict for claim in claims)
     return {verdict: found[verdict] for verdict in get_args(Verdict) if found[verdict]}
 
@@ -118,8 +119,14 @@ def _record(claim: Claim) -> dict[str, Any]:
     return {"verdict": claim.verdict, "fault": claim.fault, **asdict(claim)}
 
 
+def _as_json(record: Mapping[str, Any]) -> str:
+    """Return ``record`` as JSON, with a line for each list of numbers rather than for each number."""
+    text = json.dumps(_plain(record), indent=1)
+    return re.sub(r"\[\n[^\[\]{}\"]*\]", lambda m: f"[{' '.join(m[0][1:-1].split())}]", text)
+
+
 def _plain(value: Any) -> Any:
-    """Returns ``value`` as JSON can hold it: arrays as lists, None for what is not finite."""
+    """Return ``value`` as JSON can hold it: arrays as lists, None for what is not finite."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):

@@ -13,7 +13,7 @@ from adamomentum.theory.claims import Claim, Experiment, Failure, Profile
 
 
 def run_experiment(experiment: Experiment, profile: Profile, seed: int) -> list[Claim] | Failure:
-    """Runs one experiment on one core and returns its claims, or what it raised."""
+    """Run one experiment on one core and return its claims, or what it raised."""
     import torch
 
     threads = torch.get_num_threads()
@@ -33,7 +33,7 @@ def run_experiment(experiment: Experiment, profile: Profile, seed: int) -> list[
 def run_all(
     chosen: Sequence[Experiment], profile: Profile, seed: int, workers: int
 ) -> Iterator[tuple[str, list[Claim] | Failure]]:
-    """Runs experiments in processes of their own and yields (name, claims or failure) as they finish.
+    """Run experiments in processes of their own and yield (name, claims or failure) as they finish.
 
     The numbers depend on ``profile`` and ``seed`` alone, not on ``workers``.
 

@@ -18,7 +18,7 @@ def top_eigenvalue(
     tolerance: float = 1e-3,
     seed: int = 0,
 ) -> float:
-    """The eigenvalue of the Hessian that is largest in size, by power iteration on products with the Hessian.
+    """Return the eigenvalue of the Hessian that is largest in size, by power iteration on products with the Hessian.
 
     Args:
         loss: computes a loss from ``params``, the same each time: no dropout, no sampling.

@@ -73,12 +73,12 @@ class Stepper:
         self._optimizer = _build(name)([self._parameter], **options)
 
     def step(self, gradient: Array) -> None:
-        """Makes one step against ``gradient``, of the parameters' shape."""
+        """Make one step against ``gradient``, of the parameters' shape."""
         self._parameter.grad = self._from_numpy(np.ascontiguousarray(gradient, dtype=np.float64))
         self._optimizer.step()
 
     def set(self, **options: Any) -> None:
-        """Changes options, e.g. ``lr`` or ``betas``, from the next step on."""
+        """Change options, e.g. ``lr`` or ``betas``, from the next step on."""
         group: dict[str, Any] = self._optimizer.param_groups[0]
         unknown = options.keys() - group.keys()
         if unknown:
@@ -92,7 +92,7 @@ class Stepper:
         return {name: value.numpy() for name, value in found.items() if hasattr(value, "numpy")}
 
     def keep(self, rows: NDArray[np.bool_]) -> None:
-        """Drops all entries along the first axis for which ``rows`` is False, from parameters and state alike."""
+        """Drop all entries along the first axis for which ``rows`` is False, from parameters and state alike."""
         import torch
 
         chosen = torch.from_numpy(rows)

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 
 def startup_profile(steps: int, betas: tuple[float, float] = (0.9, 0.999)) -> Array:
-    """The updates of AdaMomentum's first steps against a constant gradient.
+    """Return the updates of AdaMomentum's first steps against a constant gradient.
 
     Then m_t = (1 - beta1^t) g, so the update is sign(g) / sqrt(vhat_t / g^2), and vhat_t / g^2 is the average of
     (1 - beta1^s)^2 over s <= t with weights beta2^(t - s): the debiasing of v does not know that m itself started at 0.
@@ -48,7 +48,7 @@ def startup_profile(steps: int, betas: tuple[float, float] = (0.9, 0.999)) -> Ar
 
 
 def warmup_peak(warmup: int, betas: tuple[float, float] = (0.9, 0.999)) -> float:
-    """The longest update under linear warm-up and a constant gradient.
+    """Return the longest update under linear warm-up and a constant gradient.
 
     Step t, counted from 1, is made with lr * min(1, t / warmup). As :func:`startup_profile` falls, the longest update
     is not after the warm-up's end.
@@ -68,7 +68,7 @@ def warmup_peak(warmup: int, betas: tuple[float, float] = (0.9, 0.999)) -> float
 
 
 def max_update(betas: tuple[float, float] = (0.9, 0.999), kind: Kind = "adamomentum") -> float:
-    """The supremum of one coordinate's update over all gradient sequences and all steps.
+    """Return the supremum of one coordinate's update over all gradient sequences and all steps.
 
     AdaMomentum: v_t >= (1 - beta2) m_t^2, with equality if t is the first step with a gradient. So at step t the
     maximum is f_t / sqrt(1 - beta2), f_t = sqrt(1 - beta2^t) / (1 - beta1^t). As a function of t > 0, f_t^2 falls to 1,
@@ -95,7 +95,7 @@ def max_update(betas: tuple[float, float] = (0.9, 0.999), kind: Kind = "adamomen
 
 
 def max_update_at(step: int, betas: tuple[float, float] = (0.9, 0.999)) -> float:
-    """The longest update AdaMomentum can make at one step: f_t / sqrt(1 - beta2) in :func:`max_update`'s symbols.
+    """Return the longest update of AdaMomentum at one step: f_t / sqrt(1 - beta2) in :func:`max_update`'s symbols.
 
     Args:
         step: t, counted from 1.
@@ -115,7 +115,7 @@ def max_update_at(step: int, betas: tuple[float, float] = (0.9, 0.999)) -> float
 def outlier_displacement(
     betas: tuple[float, float] = (0.9, 0.999), kind: Kind = "adamomentum", *, step: int | None = None
 ) -> float:
-    """How far one gradient, against which all others are negligible, moves a coordinate in all.
+    """Return how far one gradient, against which all others are negligible, moves a coordinate in all.
 
     k steps after it AdaMomentum's update is gamma^k sqrt((1 - gamma^2) / (1 - gamma^(2k + 2))) / sqrt(1 - beta2), and
     Adam's is gamma^k (1 - beta1) / sqrt(1 - beta2); both times the bias corrections' f_(t + k), see :func:`max_update`.

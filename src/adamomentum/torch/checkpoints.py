@@ -14,7 +14,7 @@ from adamomentum.torch.groups import WRAPPED
 from adamomentum.torch.optimizer import AdaMomentum
 from adamomentum.torch.precision import is_reduced
 from adamomentum.torch.scalars import as_real
-from adamomentum.torch.state import state_dtype_for
+from adamomentum.torch.state import EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ, STEP, state_dtype_for
 
 __all__ = ["from_adam", "from_adam3"]
 
@@ -82,15 +82,15 @@ def from_adam(
     def convert(entry: _Entry) -> dict[str, Tensor]:
         beta1, beta2 = entry.betas
         scale = entry.rebias[1] * ((1 - beta1) / (1 + beta1) if second_moment == "scale" else 1.0)
-        v = entry.moment("exp_avg_sq")
-        moments = {"exp_avg": entry.moment("exp_avg") * entry.rebias[0], "exp_avg_sq": v * scale}
+        v = entry.moment(EXP_AVG_SQ)
+        moments = {EXP_AVG: entry.moment(EXP_AVG) * entry.rebias[0], EXP_AVG_SQ: v * scale}
         if entry.group["amsgrad"]:
-            maximum = entry.moment("max_exp_avg_sq") if "max_exp_avg_sq" in entry.saved else v
+            maximum = entry.moment(MAX_EXP_AVG_SQ) if MAX_EXP_AVG_SQ in entry.saved else v
             # Adding the eps of now to a maximum of earlier steps bounds Algorithm 1's from above.
-            moments["max_exp_avg_sq"] = maximum * scale + _accumulated(entry.group["eps"], beta2, entry.step)
+            moments[MAX_EXP_AVG_SQ] = maximum * scale + _eps_sum(entry.group["eps"], beta2, entry.step)
         return moments
 
-    return _converted(state_dict, optimizer, "exp_avg_sq", convert)
+    return _converted(state_dict, optimizer, EXP_AVG_SQ, convert)
 
 
 def from_adam3(state_dict: Mapping[str, Any], optimizer: AdaMomentum) -> dict[str, Any]:
@@ -132,15 +132,15 @@ def from_adam3(state_dict: Mapping[str, Any], optimizer: AdaMomentum) -> dict[st
         if "eps" not in entry.saved_group:
             raise ValueError(f"state_dict: the parameter group of {entry.where} has no 'eps'")
         saved_beta2 = entry.saved_betas[1]
-        m = entry.moment("exp_avg")
-        v = entry.moment("exp_avg_var") - _accumulated(float(entry.saved_group["eps"]), saved_beta2, entry.step)
+        m = entry.moment(EXP_AVG)
+        v = entry.moment("exp_avg_var") - _eps_sum(float(entry.saved_group["eps"]), saved_beta2, entry.step)
         v = v.clamp(min=0) * entry.rebias[1]
-        moments = {"exp_avg": m * entry.rebias[0], "exp_avg_sq": v}
+        moments = {EXP_AVG: m * entry.rebias[0], EXP_AVG_SQ: v}
         if entry.group["amsgrad"]:
             if "max_exp_avg_var" in entry.saved:
-                moments["max_exp_avg_sq"] = entry.moment("max_exp_avg_var") * entry.rebias[1]
+                moments[MAX_EXP_AVG_SQ] = entry.moment("max_exp_avg_var") * entry.rebias[1]
             else:
-                moments["max_exp_avg_sq"] = v + _accumulated(entry.group["eps"], entry.betas[1], entry.step)
+                moments[MAX_EXP_AVG_SQ] = v + _eps_sum(entry.group["eps"], entry.betas[1], entry.step)
         return moments
 
     return _converted(state_dict, optimizer, "exp_avg_var", convert)
@@ -166,7 +166,7 @@ class _Entry:
 
     @property
     def step(self) -> int:
-        return int(check_count(f"state_dict: 'step' of {self.where}", self.saved["step"]))
+        return int(check_count(f"state_dict: 'step' of {self.where}", self.saved[STEP]))
 
     @property
     def rebias(self) -> tuple[float, float]:
@@ -178,7 +178,7 @@ class _Entry:
         return first, second
 
     def moment(self, key: str) -> Tensor:
-        """A saved moment in float64 on the CPU, with the parts of a complex one in a last dimension."""
+        """Return a saved moment in float64 on the CPU, with the parts of a complex one in a last dimension."""
         value = self.saved[key]
         if not isinstance(value, Tensor):
             raise ValueError(f"state_dict: {key!r} of {self.where} must be a tensor, got {value!r}")
@@ -238,7 +238,7 @@ def _converted(
         reduced = is_reduced(state_dtype_for(param, group["state_dtype"]))
         dtype = state_dtype_for(param, torch.float32 if reduced else group["state_dtype"])
         state[new_ids[position]] = {
-            "step": torch.tensor(float(entry.step), dtype=torch.float32),
+            STEP: torch.tensor(float(entry.step), dtype=torch.float32),
             **{
                 key: (torch.view_as_complex(value) if param.is_complex() else value).to(dtype)
                 for key, value in convert(entry).items()
@@ -250,7 +250,7 @@ def _converted(
 def _matched(
     saved_groups: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]
 ) -> list[tuple[Hashable, Mapping[str, Any]]]:
-    """Saved id and saved group for each of the optimizer's parameters, in the order of its groups."""
+    """Return the saved id and saved group for each of the optimizer's parameters, in the order of its groups."""
     saved = [(i, group) for group in saved_groups for i in group["params"]]
     if all("param_names" in group for group in (*saved_groups, *groups)):
         by_name = dict(zip(_plain_names(saved_groups), saved, strict=True))
@@ -274,7 +274,7 @@ def _matched(
 
 
 def _plain_names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of the groups' parameters without what torch.compile, DDP and others put into them."""
+    """Return the names of the groups' parameters without what torch.compile, DDP and others put into them."""
     names = [
         ".".join(part for part in name.split(".") if part not in WRAPPED)
         for group in groups
@@ -287,12 +287,12 @@ def _plain_names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
 def _check_keys(entry: _Entry, second_moment: str) -> None:
     """Require the keys of the optimizer whose second moment has this name, and no others."""
     for key, owner, function in (
-        ("exp_avg_sq", "Adam", "from_adam"),
+        (EXP_AVG_SQ, "Adam", "from_adam"),
         ("exp_avg_var", "AdaM3", "from_adam3"),
     ):
         if key in entry.saved and key != second_moment:
             raise ValueError(f"state_dict looks like the state of {owner}: use {function}")
-    needed = {"step", "exp_avg", second_moment}
+    needed = {STEP, EXP_AVG, second_moment}
     if entry.saved_group.get("amsgrad"):
         needed.add(f"max_{second_moment}")
     missing, unknown = needed - entry.saved.keys(), entry.saved.keys() - needed - {f"max_{second_moment}"}
@@ -303,8 +303,8 @@ def _check_keys(entry: _Entry, second_moment: str) -> None:
         )
 
 
-def _accumulated(eps: float, beta2: float, step: int) -> float:
-    """What adding eps at each of ``step`` steps has added to a second moment."""
+def _eps_sum(eps: float, beta2: float, step: int) -> float:
+    """Return what adding eps at each of ``step`` steps has added to a second moment."""
     return eps * (1 - beta2**step) / (1 - beta2)
 
 

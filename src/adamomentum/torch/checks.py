@@ -10,23 +10,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamomentum.torch.functional import choose_path
 from adamomentum.torch.precision import StateDtype, block_count, is_reduced, name_of
-from adamomentum.torch.rounding import ROUNDING_STATE, ROUNDINGS, Rounding
-from adamomentum.torch.state import ESSENTIAL, MOMENTS, OWN
+from adamomentum.torch.rounding import ROUNDINGS, Rounding
+from adamomentum.torch.state import (
+    ESSENTIAL,
+    MOMENTS,
+    OWN,
+    PASSES_BETA1,
+    PLAIN_TENSORS,
+    SHAPED,
+    STATE_DTYPE_NAMES,
+    STATE_DTYPES,
+    STEP,
+    scale_of,
+)
 
 __all__ = [
-    "STATE_DTYPES",
     "SWITCHES",
+    "check_beta1",
     "check_capture",
     "check_count",
     "check_gradients",
     "check_max_norm",
     "check_options",
     "check_param",
+    "check_path_options",
     "describe",
+    "is_readable",
 ]
 
+# Those that every option can be had with.
+USUAL_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 PARAM_DTYPES = (
     torch.float64,
     torch.float32,
@@ -35,8 +49,6 @@ PARAM_DTYPES = (
     torch.complex128,
     torch.complex64,
 )
-STATE_DTYPES = (torch.float32, torch.float64)
-STATE_DTYPE_NAMES = ("float32", "float64", "bfloat16", "8bit")
 SWITCHES = (
     "amsgrad",
     "decoupled_weight_decay",
@@ -55,7 +67,7 @@ def describe(value: Any) -> str:
 
 
 def _number(name: str, value: Any, read_tensors: bool, *, below: float = math.inf) -> float | Tensor:
-    """A number in [0, below) as a float; a one-element tensor, which may change in place, as it is."""
+    """Return a number in [0, below) as a float; a one-element tensor, which may change in place, as it is."""
     if type(value) is float and 0 <= value < below:
         return value
     if isinstance(value, Tensor):
@@ -88,7 +100,7 @@ def _pair(betas: Any, read_tensors: bool) -> tuple[float | Tensor, float | Tenso
 
 
 def _switch(name: str, value: Any, *, or_none: bool = False) -> bool:
-    """True or False where it is given as 1 or 0, or as an array of one."""
+    """Return True or False where it is given as 1 or 0, or as an array of one."""
     plain = value.item() if _is_one(value) and not (isinstance(value, Tensor) and not value.is_cpu) else value
     if not isinstance(plain, int) or plain not in (0, 1):
         raise TypeError(f"{name} must be {'True, False or None' if or_none else 'True or False'}, got {value!r}")
@@ -163,7 +175,58 @@ def check_options(options: dict[str, Any], *, read_tensors: bool = True) -> None
     ):
         if rounding != "nearest" and options[name]:
             raise ValueError(f"{name}=True does not go with rounding={rounding!r}: {why}; leave {name} alone")
-    choose_path([], **{name: options[name] for name in ("foreach", "fused", "differentiable", "state_dtype")})
+    check_path_options(options["foreach"], options["fused"], options["differentiable"], dtype)
+
+
+def check_path_options(foreach: bool | None, fused: bool | None, differentiable: bool, state_dtype: StateDtype) -> None:
+    """Check that the options that decide on the path do not contradict each other.
+
+    Args:
+        foreach: the option of that name.
+        fused: the option of that name.
+        differentiable: the option of that name.
+        state_dtype: the option of that name.
+
+    Raises:
+        ValueError: if they do.
+    """
+    if fused and differentiable:
+        raise ValueError(
+            "fused=True does not go with differentiable=True: autograd does not run through the native kernels; leave "
+            "fused=None"
+        )
+    if foreach and differentiable:
+        raise ValueError(
+            "foreach=True does not go with differentiable=True: autograd does not run through foreach operations; "
+            "leave foreach=None"
+        )
+    if foreach and is_reduced(state_dtype):
+        raise ValueError(
+            f"foreach=True does not go with state_dtype={state_dtype!r}, which only the fused and the for-loop path "
+            "support; leave foreach=None"
+        )
+
+
+def check_beta1(group: Mapping[str, Any]) -> None:
+    """Check that beta1 is still what it was when released gradients went into the first moment.
+
+    Args:
+        group: a parameter group.
+
+    Raises:
+        ValueError: if it is another one.
+    """
+    old, new = group.get(PASSES_BETA1), group["betas"][0]
+    if old is not None and is_readable(old) and is_readable(new) and float(old) != float(new):
+        raise ValueError(
+            f"betas[0] must not change between the backward passes of one step, got {float(new)} after {float(old)}; "
+            "move its schedule on after steps alone"
+        )
+
+
+def is_readable(x: float | Tensor) -> bool:
+    """Whether reading a number does not wait for a device."""
+    return not isinstance(x, Tensor) or x.is_cpu
 
 
 def check_param(p: Tensor, state_dtype: StateDtype = None, rounding: Rounding = "nearest") -> None:
@@ -274,6 +337,29 @@ def _counts(step: Any, p: Tensor) -> bool:
     return one and _is_writable(step) and (p.is_meta or not step.is_meta)
 
 
+def _is_usual(p: Tensor, grad: Tensor, entries: Mapping[str, Any]) -> bool:
+    """Whether a parameter, its gradient and its state are what they nearly always are, so that no check can fail.
+
+    The checks together ask some fifty questions of a parameter, at each step; these few answer them all.
+    """
+    moments = [entries[key] for key in MOMENTS if key in entries]
+    step = entries.get(STEP)
+    if len(entries) != len(moments) + 1 or len(moments) < 2 or type(step) is not Tensor or type(p) not in PLAIN_TENSORS:
+        return False
+    shape, device, dtype = p.shape, p.device, getattr(moments[0], "dtype", None)
+    return (
+        p.dtype in USUAL_DTYPES
+        and grad.dtype in USUAL_DTYPES
+        and dtype in STATE_DTYPES
+        and step.dtype in STATE_DTYPES
+        and step.numel() == 1
+        and not (step.is_meta or step.is_inference() or p.is_neg())
+        and all(type(m) is Tensor and m.dtype == dtype for m in moments)
+        and all(t.layout == torch.strided and t.shape == shape and t.device == device for t in (p, grad, *moments))
+        and all(t.is_contiguous() and not t.is_inference() for t in (p, *moments))
+    )
+
+
 def _check_moments(p: Tensor, group: Mapping[str, Any], entries: Mapping[str, Any]) -> None:
     """Check that a parameter's state, if it has one, still goes with it and with its group."""
     if OWN in entries:
@@ -285,8 +371,7 @@ def _check_moments(p: Tensor, group: Mapping[str, Any], entries: Mapping[str, An
             "nothing; load a whole state_dict(), or delete the parameter's entry in optimizer.state to start anew"
         )
     moments = {key: entries[key] for key in MOMENTS if key in entries}
-    kept = {key: entries[key] for key in ROUNDING_STATE.values() if key in entries}
-    for key, moment in (moments | kept).items():
+    for key, moment in {key: entries[key] for key in SHAPED if key in entries}.items():
         if not isinstance(moment, Tensor):
             raise ValueError(f"the state entry {key!r} of a parameter must be a tensor, got {moment!r}")
         if not _fit(moment, p) or hasattr(moment, "placements") != hasattr(p, "placements"):
@@ -307,21 +392,21 @@ def _check_moments(p: Tensor, group: Mapping[str, Any], entries: Mapping[str, An
                 f"the state entry {key!r} of a parameter of shape {tuple(p.shape)} cannot be written to: it is "
                 "expanded, or was made under torch.inference_mode(); put a clone() of it there"
             )
-        if moment.dtype == torch.uint8 and not _has_scale(entries.get(f"{key}_scale"), p):
+        if moment.dtype == torch.uint8 and not _has_scale(entries.get(scale_of(key)), p):
             raise ValueError(
-                f"the state entry '{key}_scale' of a parameter of shape {tuple(p.shape)} must be a writable "
+                f"the state entry {scale_of(key)!r} of a parameter of shape {tuple(p.shape)} must be a writable "
                 f"torch.uint8 tensor of shape ({block_count(p.numel())},) on {p.device} beside 8-bit codes, got "
-                f"{describe(entries.get(f'{key}_scale'))}; load a state_dict() that this optimizer saved"
+                f"{describe(entries.get(scale_of(key)))}; load a state_dict() that this optimizer saved"
             )
     if len({moment.dtype for moment in moments.values()}) > 1:
         raise ValueError(
             f"the moments of a parameter must share a dtype, got { {k: m.dtype for k, m in moments.items()} } for "
             f"{describe(p)}; load a state_dict() that this optimizer saved"
         )
-    if moments and not _counts(entries.get("step"), p):
+    if moments and not _counts(entries.get(STEP), p):
         raise ValueError(
             f"the state entry 'step' of a parameter must be a writable floating-point tensor of one element, got "
-            f"{describe(entries.get('step'))}; load_state_dict() takes whole numbers, too"
+            f"{describe(entries.get(STEP))}; load_state_dict() takes whole numbers, too"
         )
     reduced = bool(moments) and is_reduced(next(iter(moments.values())).dtype)
     if reduced and (group["amsgrad"] or group["differentiable"]):
@@ -345,7 +430,7 @@ def check_gradients(params: Iterable[Tensor], group: Mapping[str, Any], state: M
     """
     for p in params:
         grad = p.grad
-        if grad is None:
+        if grad is None or (not group["differentiable"] and _is_usual(p, grad, state.get(p, {}))):
             continue
         if grad.layout != torch.strided:
             raise RuntimeError(

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
 from adamomentum.torch import fused_cpu
-from adamomentum.torch.scalars import Scalar
+from adamomentum.torch.rule import Scalar
 
 __all__ = ["Clip", "total_norm"]
 
@@ -23,7 +23,7 @@ class Clip:
         self._measured = [(TensorWeakRef(grad), _version(grad)) for grad in grads]
 
     def factor_of(self, grads: list[Tensor], *, or_raise: bool = False) -> Scalar:
-        """The factor of these gradients: 1 unless they are the measured ones, or some of them, as they were then.
+        """Return the factor of these gradients: 1 unless they are the measured ones, or some of them, unchanged since.
 
         Args:
             grads: the gradients as they are now.
@@ -49,7 +49,7 @@ def _version(t: Tensor) -> int:
 
 
 def total_norm(params: list[Tensor]) -> Tensor:
-    """The 2-norm of the gradients of all parameters together.
+    """Return the 2-norm of the gradients of all parameters together.
 
     Args:
         params: the parameters; those without gradients do not count.

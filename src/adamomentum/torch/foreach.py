@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamomentum.torch.scalars import Numbers, Rule
+from adamomentum.torch.rule import Numbers, Rule
+from adamomentum.torch.state import PLAIN_TENSORS
 
-__all__ = ["CHUNK_ELEMENTS", "PLAIN_TENSORS", "foreach_update"]
+__all__ = ["CHUNK_ELEMENTS", "foreach_update"]
 
 # Tensors are worked through in chunks of about this many elements, which caps the temporary memory whatever the size
 # of the model: 64 MiB on an accelerator for float32 parameters, twice that with half-precision parameters, with
@@ -19,10 +20,7 @@ __all__ = ["CHUNK_ELEMENTS", "PLAIN_TENSORS", "foreach_update"]
 # several of these at once. On a CPU a chunk that stays in cache is also faster.
 CHUNK_ELEMENTS = {"cpu": 2**18, "default": 2**24}
 
-# Subclasses such as DTensor promise neither foreach kernels nor views.
-PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
-
-_Row = tuple[list[Tensor], Numbers]  # a parameter, its gradient and its moments; the numbers of its step
+_Operands = tuple[list[Tensor], Numbers]  # a parameter, its gradient and its moments; the numbers of its step
 
 
 def foreach_update(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rule) -> None:
@@ -34,26 +32,26 @@ def foreach_update(columns: list[list[Tensor]], numbers: list[Numbers], rule: Ru
         numbers: the numbers of each parameter's step.
         rule: the options.
     """
-    alike: dict[Any, list[_Row]] = defaultdict(list)
+    alike: dict[Any, list[_Operands]] = defaultdict(list)
     for i, n in enumerate(numbers):
         tensors = [column[i] for column in columns]
         kind = (type(tensors[0]) in PLAIN_TENSORS, tensors[0].device, *[t.dtype for t in tensors[:3]])
         alike[kind].append((tensors, n))
-    for rows in alike.values():
-        limit = CHUNK_ELEMENTS.get(rows[0][0][0].device.type, CHUNK_ELEMENTS["default"])
-        for chunk in _chunks(rows, limit):
+    for members in alike.values():
+        limit = CHUNK_ELEMENTS.get(members[0][0][0].device.type, CHUNK_ELEMENTS["default"])
+        for chunk in _chunks(members, limit):
             chunk_columns = [[tensors[i] for tensors, _ in chunk] for i in range(len(columns))]
             _update_chunk(chunk_columns, [n for _, n in chunk], rule)
 
 
-def _chunks(rows: list[_Row], limit: int) -> Iterator[list[_Row]]:
-    """Gather rows into lists of at most ``limit`` elements, cutting larger tensors into views."""
+def _chunks(members: list[_Operands], limit: int) -> Iterator[list[_Operands]]:
+    """Gather operands into lists of at most ``limit`` elements, cutting larger tensors into views."""
     if torch.compiler.is_compiling():  # the compiler plans the memory itself
-        yield rows
+        yield members
         return
-    chunk: list[_Row] = []
+    chunk: list[_Operands] = []
     room = limit
-    for tensors, n in rows:
+    for tensors, n in members:
         for piece in _pieces(tensors, limit):
             numel = piece[0].numel()
             if numel > room and chunk:
@@ -78,7 +76,7 @@ def _pieces(tensors: list[Tensor], limit: int) -> Iterator[list[Tensor]]:
 
 
 def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rule) -> None:
-    """The update rule, for tensors of one device and one combination of dtypes."""
+    """Apply the update rule to tensors of one device and one combination of dtypes."""
     params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs = columns
     n: Any = Numbers._make(zip(*numbers, strict=True))  # each field now holds one number a tensor
     dtype = torch.promote_types(params[0].dtype, exp_avgs[0].dtype)
@@ -94,7 +92,7 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
     del grads
     torch._foreach_mul_(exp_avg_sqs, n.beta2[0])
     _addcmul_(exp_avg_sqs, exp_avgs, exp_avgs, n.v_weight)
-    vs = torch._foreach_add(exp_avg_sqs, n.accumulated_eps)
+    vs = torch._foreach_add(exp_avg_sqs, n.eps_sum)
     if rule.amsgrad:
         torch._foreach_maximum_(max_exp_avg_sqs, vs)
         del vs
@@ -121,7 +119,7 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
 
 
 def _to(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """The tensors in ``dtype``; the very same list where they have it already."""
+    """Return the tensors in ``dtype``; the very same list where they have it already."""
     return tensors if tensors[0].dtype == dtype else [t.to(dtype) for t in tensors]
 
 

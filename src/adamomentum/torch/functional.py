@@ -1,10 +1,6 @@
-"""The AdaMomentum update on lists of tensors: the choice of path, and the update rule itself in ``_for_loop``.
+"""A step on lists of tensors: the choice of path, and how the tensors go by it.
 
-Algorithm 1 adds eps to the second moment at every step. Here the stored moment v is the plain average of the squared
-momentum, and the eps accumulated so far, eps (1 - beta2^t) / (1 - beta2), is added when the root is taken: the same
-numbers for constant eps and beta2. With c1 = 1 - beta1^t and c2 = 1 - beta2^t, the update of Algorithm 1 becomes
-
-    theta <- theta - (lr sqrt(c2) / c1) * m / sqrt(v + accumulated eps)
+The update rule itself is in :mod:`adamomentum.torch.rule`.
 """
 
 from __future__ import annotations
@@ -15,18 +11,46 @@ import torch
 from torch import Tensor
 
 from adamomentum.torch import fused_cpu, fused_cuda
-from adamomentum.torch.foreach import PLAIN_TENSORS, foreach_update
-from adamomentum.torch.pieces import Row, pieces
+from adamomentum.torch.checks import check_path_options
+from adamomentum.torch.foreach import foreach_update
+from adamomentum.torch.pieces import pieces
 from adamomentum.torch.precision import StateDtype, is_reduced, pack, unpack
-from adamomentum.torch.rounding import narrowed, rounds, widened
-from adamomentum.torch.scalars import Numbers, Rule, Scalar, as_real, numbers_on_device, numbers_on_host, with_floats
+from adamomentum.torch.rounding import Rounding, narrowed, rounds, widened
+from adamomentum.torch.rule import Numbers, Rule, Scalar, update_one
+from adamomentum.torch.scalars import as_real, numbers_on_device, numbers_on_host, with_floats
+from adamomentum.torch.state import (
+    CODED,
+    EXP_AVG,
+    EXP_AVG_SCALE,
+    EXP_AVG_SQ,
+    EXP_AVG_SQ_SCALE,
+    MAX_EXP_AVG_SQ,
+    PLAIN_TENSORS,
+    ROUNDING_STATE,
+    STEP,
+    Row,
+    scale_of,
+)
 
 if TYPE_CHECKING:
     from adamomentum._native import Batch
 
-__all__ = ["Path", "adamomentum", "choose_path", "update"]
+__all__ = [
+    "Kernels",
+    "Loop",
+    "Path",
+    "adamomentum",
+    "check_kernels",
+    "choose_kernels",
+    "choose_loop",
+    "choose_path",
+    "take_step",
+]
 
-Path = Literal["for-loop", "foreach", "fused"]
+# The kernels, in C++ on a CPU and in Triton on CUDA, and the ways by torch's own operations.
+Kernels = Literal["native", "triton"]
+Loop = Literal["for-loop", "foreach"]
+Path = Kernels | Loop
 
 _FOREACH_DEVICES = ("cuda", "xpu", "mtia", "cpu")
 
@@ -38,77 +62,94 @@ def choose_path(
     fused: bool | None,
     differentiable: bool,
     state_dtype: StateDtype = None,
+    rounding: Rounding = "nearest",
 ) -> Path:
     """Choose the path for one parameter group: an explicit request, else the fastest correct one.
 
     With ``fused=None`` and ``foreach=None`` that is, for parameters on a CPU, the native kernels if they are
     installed. Tensors in the group that these cannot take (``fused_cpu.py``) go the next way, which
     is foreach if every parameter is a plain tensor (no subclass such as DTensor) on a device with foreach kernels and
-    moments are kept in float32 or wider, else the for-loop. On CUDA the fused kernel is taken on request alone, since
+    moments are kept in float32 or wider, else the for-loop. On CUDA the Triton kernel is taken on request alone, since
     it has not been measured there yet. With ``differentiable``, always the for-loop. Compiled code, and code that a
-    torch mode watches, never calls the native kernels; what it leaves out, moments in 8 bits, goes as in an ordinary
+    torch mode watches, never calls the kernels; what it leaves out, moments in 8 bits, goes as in an ordinary
     step.
 
     Args:
         params: the parameters to be updated.
         foreach: True or False to insist on a path, None to leave the choice here.
-        fused: the same for the native kernels.
+        fused: the same for the kernels.
         differentiable: whether autograd will run through the update.
         state_dtype: the option of that name.
+        rounding: the option of that name.
 
     Returns:
-        The name of the path.
+        "native" or "triton" for the kernels on a CPU and on CUDA, else "foreach" or "for-loop".
 
     Raises:
         RuntimeError: if ``fused`` is True and there are no kernels for these parameters.
         ValueError: if the requests contradict each other or cannot be met.
     """
-    reduced = is_reduced(state_dtype)
-    if fused and differentiable:
-        raise ValueError(
-            "fused=True does not go with differentiable=True: autograd does not run through the native kernels; leave "
-            "fused=None"
-        )
-    if foreach and differentiable:
-        raise ValueError(
-            "foreach=True does not go with differentiable=True: autograd does not run through foreach operations; "
-            "leave foreach=None"
-        )
-    if foreach and reduced:
-        raise ValueError(
-            f"foreach=True does not go with state_dtype={state_dtype!r}, which only the fused and the for-loop path "
-            "support; leave foreach=None"
-        )
+    check_path_options(foreach, fused, differentiable, state_dtype)
     if fused:
-        reason = _why_not_fused(params)
-        if reason:
-            raise RuntimeError(
-                f"fused=True needs the native kernels: {reason}; leave fused=None to get the fastest path there is"
-            )
-    tracing = torch.compiler.is_compiling() or fused_cpu.watched()
-    on_cpu = bool(params) and params[0].device.type == "cpu"
-    if fused and not tracing:
-        return "fused"
-    if fused is None and foreach is None and on_cpu and not (differentiable or tracing or fused_cpu.why_not()):
-        return "fused"
+        check_kernels(params)
+    kernels = choose_kernels(params, foreach=foreach, fused=fused, differentiable=differentiable, rounding=rounding)
+    return kernels or choose_loop(params, foreach=foreach, differentiable=differentiable, state_dtype=state_dtype)
+
+
+def choose_kernels(
+    params: list[Tensor], *, foreach: bool | None, fused: bool | None, differentiable: bool, rounding: Rounding
+) -> Kernels | None:
+    """Return the kernels that parameters are offered to, where :func:`choose_path` explains the options; None for none.
+
+    The first parameter stands for all: the kernels themselves leave what they can't take.
+
+    Raises:
+        RuntimeError: if ``fused`` is True and there are no kernels for the first parameter.
+    """
+    if fused:
+        check_kernels(params[:1])
+    elif fused is False or foreach is not None or differentiable:
+        return None
+    if not params or torch.compiler.is_compiling() or fused_cpu.watched():
+        return None
+    if rounding != "nearest" and any(rounds(p, rounding) for p in params):  # the kernels round to nearest
+        return None
+    if params[0].is_cpu:
+        return None if fused_cpu.why_not() else "native"
+    return "triton" if fused and params[0].is_cuda else None
+
+
+def choose_loop(
+    params: list[Tensor], *, foreach: bool | None, differentiable: bool = False, state_dtype: StateDtype = None
+) -> Loop:
+    """Return the way of parameters that are not for the kernels, or that these leave; the options as there."""
     if foreach is None:
-        foreach = not (differentiable or reduced) and all(
+        foreach = not (differentiable or is_reduced(state_dtype)) and all(
             type(p) in PLAIN_TENSORS and p.device.type in _FOREACH_DEVICES for p in params
         )
     return "foreach" if foreach else "for-loop"
 
 
-def _why_not_fused(params: list[Tensor]) -> str | None:
-    """Why the native kernels can't be used for any of the parameters; None if they can, or there are none yet.
+def check_kernels(params: list[Tensor]) -> None:
+    """Check that there are kernels for parameters, of which those on meta are yet to come.
 
-    Parameters on meta are yet to come: ``to_empty`` puts them on a device.
+    ``to_empty`` puts them on a device.
+
+    Raises:
+        RuntimeError: if there are none.
     """
     devices = {p.device.type for p in params} - {"meta"}
+    reason = None
     if devices == {"cpu"}:
-        return fused_cpu.why_not()
-    if devices == {"cuda"}:
-        return fused_cuda.available()
-    return f"they are for parameters on a CPU or on CUDA, got parameters on {sorted(devices)}" if devices else None
+        reason = fused_cpu.why_not()
+    elif devices == {"cuda"}:
+        reason = fused_cuda.why_not()
+    elif devices:
+        reason = f"they are for parameters on a CPU or on CUDA, got parameters on {sorted(devices)}"
+    if reason:
+        raise RuntimeError(
+            f"fused=True needs the native kernels: {reason}; leave fused=None to get the fastest path there is"
+        )
 
 
 def adamomentum(
@@ -193,194 +234,140 @@ def adamomentum(
     )
     states = []
     for i, (step, m, v) in enumerate(zip(state_steps, exp_avgs, exp_avg_sqs, strict=True)):
-        states.append({"step": step, "exp_avg": m, "exp_avg_sq": v})
+        states.append({STEP: step, EXP_AVG: m, EXP_AVG_SQ: v})
         if amsgrad:
-            states[i]["max_exp_avg_sq"] = max_exp_avg_sqs[i]
+            states[i][MAX_EXP_AVG_SQ] = max_exp_avg_sqs[i]
         if exp_avg_scales and exp_avg_sq_scales:
-            states[i].update(exp_avg_scale=exp_avg_scales[i], exp_avg_sq_scale=exp_avg_sq_scales[i])
+            states[i].update({EXP_AVG_SCALE: exp_avg_scales[i], EXP_AVG_SQ_SCALE: exp_avg_sq_scales[i]})
     rows = list(zip(params, grads, states, strict=True))
-    if path == "fused" and params[0].is_cpu:
-        _by_cpu_kernels(rows, rule, reduced, capturable)
-    else:
-        update(rows, None, rule, path, capturable=capturable, fused=fused)
-
-
-def _by_cpu_kernels(rows: list[Row], rule: Rule, reduced: StateDtype, capturable: bool) -> None:
-    """Take one step by the native CPU kernels, and another way where they can't."""
-    batch = fused_cpu.new_batch()
-    rest = [row for row in rows if not fused_cpu.add(batch, *row, rule.amsgrad)]
-    path = choose_path([p for p, _, _ in rest], foreach=None, fused=False, differentiable=False, state_dtype=reduced)
-    update(rest, batch, rule, path, capturable=capturable)
+    take_step(rows, None, rule, path, capturable=capturable, fused=fused)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _update_codes(rows: list[Row], rule: Rule, capturable: bool, fused: bool | None) -> None:
+def _take_step_on_codes(rows: list[Row], rule: Rule, capturable: bool, fused: bool | None) -> None:
     """Take the step of parameters with moments in 8 bits outside of compiled code, as an ordinary step does.
 
     A block's exponent is the maximum of what its elements become, which only then can be coded: of that a compiler
     makes several large kernels for every tensor, in ten times the time that float32 moments take it. torch 2.13's also
     drops the last, partial block of a vector (pytorch/pytorch#195582).
     """
-    params = [p for p, _, _ in rows]
-    fused = False if any(rounds(p, rule.rounding) for p in params) else fused
-    path = choose_path(params, foreach=None, fused=fused, differentiable=False, state_dtype="8bit")
-    if path == "fused" and params[0].is_cpu:
-        _by_cpu_kernels(rows, rule, "8bit", capturable)
-    else:
-        update(rows, None, rule, path, capturable=capturable)
+    path = choose_path(
+        [p for p, _, _ in rows],
+        foreach=None,
+        fused=fused,
+        differentiable=False,
+        state_dtype="8bit",
+        rounding=rule.rounding,
+    )
+    take_step(rows, None, rule, path, capturable=capturable)
 
 
-def update(
+def take_step(
     rows: list[Row],
     batch: Batch | None,
     rule: Rule,
     path: Path,
     *,
+    foreach: bool | None = None,
+    fused: bool | None = None,
     capturable: bool = False,
     found_inf: Tensor | None = None,
-    fused: bool | None = None,
 ) -> None:
-    """Take one step on parameters with their gradients and states, and on what a batch for the kernels holds.
+    """Take one step on parameters with their gradients and states, which counts it.
 
     Args:
-        rows: parameter, gradient and state (with the keys of the optimizer's state) of what ``path`` updates.
-        batch: what the native CPU kernels update.
+        rows: parameter, gradient and state (with the keys of the optimizer's state).
+        batch: what the kernels of "native" have taken by now, and ``rows`` is what they left; None if they have not
+            been asked.
         rule: the options.
-        path: the path for ``rows``; what the CUDA kernel of "fused" can't take goes another way.
+        path: the path; what kernels can't take goes by :func:`choose_loop`.
+        foreach: the option of that name, for what kernels leave.
+        fused: the option of that name, for what compiled code leaves to the kernels.
         capturable: never read a tensor on the host.
-        found_inf: one float32 number on the device: if it is not 0, nothing changes. For "fused" and ``capturable``
+        found_inf: one float32 number on the device: if it is not 0, nothing changes. For "triton" and ``capturable``
             alone; elsewhere the caller reads it.
-        fused: whether the kernels are wanted, for what compiled code leaves to them.
 
     Raises:
         RuntimeError: if there is a ``found_inf`` and a tensor that the CUDA kernel can't take.
     """
-    if batch is not None and len(batch):
-        fused_cpu.run(batch, rule)
-    if path == "fused":
+    if path == "native":
+        if batch is None:
+            batch = fused_cpu.new_batch()
+            rows = [row for row in rows if not fused_cpu.add(batch, *row, rule.amsgrad)]
+        if len(batch):
+            fused_cpu.run(batch, rule)
+    elif path == "triton":
         rows = fused_cuda.run(rows, rule, capturable=capturable, found_inf=found_inf)
-        path = choose_path([p for p, _, _ in rows], foreach=None, fused=False, differentiable=False)
-    if torch.compiler.is_compiling():
-        codes = [row for row in rows if row[2]["exp_avg"].dtype == torch.uint8]
-        rows = [row for row in rows if row[2]["exp_avg"].dtype != torch.uint8]
+    if rows and path in ("native", "triton"):
+        path = choose_loop([p for p, _, _ in rows], foreach=foreach)
+    if rows and torch.compiler.is_compiling():
+        codes = [row for row in rows if row[2][EXP_AVG].dtype == torch.uint8]
+        rows = [row for row in rows if row[2][EXP_AVG].dtype != torch.uint8]
         if codes:
-            _update_codes(codes, rule, capturable, fused)
-    narrow = [row for row in rows if _is_narrow(row, rule)]
-    if narrow and len(narrow) < len(rows):
-        update([row for row in rows if not _is_narrow(row, rule)], None, rule, path, capturable=capturable)
-        rows = narrow
+            _take_step_on_codes(codes, rule, capturable, fused)
     if not rows:
         return
+    packed = [row for row in rows if _is_packed(row, rule)]
+    if packed and len(packed) < len(rows):
+        take_step([row for row in rows if not _is_packed(row, rule)], None, rule, path, capturable=capturable)
+        rows = packed
     # The numbers stay tensors where the host may not wait for them, or autograd or a compiler follows them.
     stay_tensors = capturable or rule.differentiable or torch.compiler.is_compiling()
     rule = with_floats(rule, keep_tensors=stay_tensors)
 
     params, grads = [p for p, _, _ in rows], [grad for _, grad, _ in rows]
     states = [state for _, _, state in rows]
-    state_steps, exp_avgs = [s["step"] for s in states], [s["exp_avg"] for s in states]
-    exp_avg_sqs = [s["exp_avg_sq"] for s in states]
+    state_steps, exp_avgs = [s[STEP] for s in states], [s[EXP_AVG] for s in states]
+    exp_avg_sqs = [s[EXP_AVG_SQ] for s in states]
     if torch.compiler.is_compiling() or not state_steps[0].is_cpu:
         torch._foreach_add_(state_steps, 1)
     else:  # on a CPU the line above would wrap the 1 into a tensor again for each step
         torch._foreach_add_(state_steps, torch.tensor(1.0, device="cpu"), alpha=1.0)
     numbers = numbers_on_device(state_steps, exp_avgs, rule) if stay_tensors else numbers_on_host(state_steps, rule)
 
-    if narrow:
+    if packed:
         for param, grad, state, n in zip(params, grads, states, numbers, strict=True):
-            step = state["step"] if stay_tensors else state["step"].item()
+            step = state[STEP] if stay_tensors else state[STEP].item()
             for first, piece in pieces(param, grad, state):
-                _narrow(*piece, n, rule, step, first)
+                _update_packed(*piece, n, rule, step, first)
         return
     columns = [params, grads, exp_avgs, exp_avg_sqs]
-    columns.append([s["max_exp_avg_sq"] for s in states] if rule.amsgrad else exp_avg_sqs)
+    columns.append([s[MAX_EXP_AVG_SQ] for s in states] if rule.amsgrad else exp_avg_sqs)
     if any(p.is_complex() for p in params):
         columns = [[as_real(t) for t in column] for column in columns]
     if path == "foreach":
         foreach_update(columns, numbers, rule)
     else:
         for param, grad, m, v, v_max, n in zip(*columns, numbers, strict=True):
-            _for_loop(param, grad, m, v, v_max, n, rule)
+            update_one(param, grad, m, v, v_max, n, rule)
 
 
-def _for_loop(
-    param: Tensor,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    max_exp_avg_sq: Tensor,
-    n: Numbers,
-    rule: Rule,
-) -> None:
-    """The update rule, for one parameter."""
-    # A half-precision parameter is updated in float32 and rounded once, at the end.
-    dtype = torch.promote_types(param.dtype, exp_avg.dtype)
-    theta, grad = param.to(dtype), grad.to(dtype)
-    if isinstance(rule.grad_factor, Tensor) or rule.grad_factor != 1:
-        grad = grad * (rule.grad_factor.to(dtype) if isinstance(rule.grad_factor, Tensor) else rule.grad_factor)
-    if rule.weight_decay and not rule.decoupled_weight_decay:
-        grad = grad.add(theta, alpha=rule.weight_decay)
-
-    exp_avg.lerp_(grad.to(exp_avg.dtype), n.m_weight)
-    if rule.differentiable:  # autograd keeps what is read below, and the next step overwrites it
-        exp_avg = exp_avg.clone()
-    _addcmul_(exp_avg_sq.mul_(n.beta2), exp_avg, exp_avg, n.v_weight)
-    v = exp_avg_sq + n.accumulated_eps
-    if rule.amsgrad:
-        v = torch.maximum(max_exp_avg_sq.clone() if rule.differentiable else max_exp_avg_sq, v)
-        max_exp_avg_sq.copy_(v)
-
-    denom = v.sqrt_()
-    if isinstance(n.adapt, Tensor):
-        denom = torch.where(n.adapt, denom, 1.0)
-    elif not n.adapt:
-        denom.fill_(1.0)
-    if rule.weight_decay and rule.decoupled_weight_decay:
-        theta.mul_(n.shrink)
-    _addcdiv_(theta, exp_avg, denom, n.factor)
-    if theta is not param:
-        param.copy_(theta)
-
-
-def _is_narrow(row: Row, rule: Rule) -> bool:
-    """Whether a parameter goes the way of :func:`_narrow`."""
+def _is_packed(row: Row, rule: Rule) -> bool:
+    """Whether something of a parameter is stored in a format of which the update makes a float32 copy first."""
     param, _, state = row
-    return is_reduced(state["exp_avg"].dtype) or rounds(param, rule.rounding)
+    return is_reduced(state[EXP_AVG].dtype) or rounds(param, rule.rounding)
 
 
-def _narrow(
+def _update_packed(
     param: Tensor, grad: Tensor, state: dict[str, Tensor], n: Numbers, rule: Rule, step: float | Tensor, first: int
 ) -> None:
-    """The update rule with moments in reduced precision, or a parameter whose rounding is not the nearest.
+    """Update what :func:`_is_packed`: made in float32, and what it makes is then rounded to be stored.
 
-    The update is made in float32, and what it makes is then rounded to be stored. ``first`` is where the tensors begin
-    in those that they are pieces of.
+    ``first`` is where the tensors begin in those that they are pieces of.
     """
-    theta = widened(param, state, rule.rounding) if rounds(param, rule.rounding) else param
-    moments: tuple[tuple[str, Literal["m", "v"]], ...] = (("exp_avg", "m"), ("exp_avg_sq", "v"))
-    if is_reduced(state["exp_avg"].dtype):
-        scales = {key: state.get(f"{key}_scale") for key, _ in moments}
-        m, v = (unpack(state[key], scales[key], moment) for key, moment in moments)
-        _for_loop(theta, grad, m, v, v, n, rule)
-        for values, (key, moment) in zip((m, v), moments, strict=True):
+    theta, kept = param, None
+    if rounds(param, rule.rounding):
+        if rule.rounding in ROUNDING_STATE:
+            kept = state[ROUNDING_STATE[rule.rounding]]
+        theta = widened(param, kept, rule.rounding)
+    if is_reduced(state[EXP_AVG].dtype):
+        scales = {key: state.get(scale_of(key)) for key, _ in CODED}
+        m, v = (unpack(state[key], scales[key], moment) for key, moment in CODED)
+        update_one(theta, grad, m, v, v, n, rule)
+        for values, (key, moment) in zip((m, v), CODED, strict=True):
             pack(values, state[key], scales[key], moment, step, first)
     else:
-        v = state["exp_avg_sq"]
-        _for_loop(theta, grad, state["exp_avg"], v, state["max_exp_avg_sq"] if rule.amsgrad else v, n, rule)
+        v = state[EXP_AVG_SQ]
+        update_one(theta, grad, state[EXP_AVG], v, state[MAX_EXP_AVG_SQ] if rule.amsgrad else v, n, rule)
     if theta is not param:
-        narrowed(theta, param, state, rule.rounding, step, first)
-
-
-def _addcmul_(out: Tensor, a: Tensor, b: Tensor, value: Scalar) -> None:
-    """``out += value * a * b``."""
-    if isinstance(value, Tensor):
-        out.add_(a * b * value)
-    else:
-        out.addcmul_(a, b, value=value)
-
-
-def _addcdiv_(out: Tensor, a: Tensor, b: Tensor, value: Scalar) -> None:
-    """``out += value * a / b``."""
-    if isinstance(value, Tensor):
-        out.add_(a / b * value)
-    else:
-        out.addcdiv_(a, b, value=value)
+        narrowed(theta, param, kept, rule.rounding, step, first)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import math
+import pathlib
 import sys
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-from adamomentum.torch.foreach import PLAIN_TENSORS
-from adamomentum.torch.pieces import local_parts
-from adamomentum.torch.scalars import Rule, as_real, l2_of, numbers_at, with_floats
+from adamomentum.torch.pieces import local_tensors
+from adamomentum.torch.rule import Rule
+from adamomentum.torch.scalars import as_real, numbers_at, with_floats
+from adamomentum.torch.state import PLAIN_TENSORS
 
 if TYPE_CHECKING:
     from adamomentum._native import Batch
@@ -27,7 +28,7 @@ __all__ = ["add", "details", "new_batch", "norm", "run", "watched", "why_not"]
 
 @cache
 def _load() -> tuple[Any, str | None]:
-    """The native module, connected to torch; or None and the reason."""
+    """Return the native module, connected to torch; or None and the reason."""
     try:
         from adamomentum import _native
     except ImportError as error:
@@ -44,10 +45,10 @@ def _load() -> tuple[Any, str | None]:
 
 
 def _torch_parallel_for() -> int:
-    """The address of the entry to torch's thread pool, which torch exports as a C function; 0 if there is none."""
+    """Return the address of the entry to torch's thread pool, which torch exports as a C function; 0 for none."""
     name = {"win32": "torch_cpu.dll", "darwin": "libtorch_cpu.dylib"}.get(sys.platform, "libtorch_cpu.so")
     try:
-        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
+        library = ctypes.CDLL(str(pathlib.Path(torch.__file__).parent / "lib" / name))
         return ctypes.cast(library.torch_parallel_for, ctypes.c_void_p).value or 0
     except (OSError, AttributeError):
         return 0
@@ -59,7 +60,7 @@ def why_not() -> str | None:
 
 
 def details() -> str:
-    """The instruction set and the threads in use, and what compiled the kernels."""
+    """Return the instruction set and the threads in use, and what compiled the kernels."""
     native = _load()[0]
     return f"{native.isa} kernels, {native.thread_source()} threads, compiled by {native.compiler}"
 
@@ -76,7 +77,7 @@ def watched() -> bool:
 
 
 def new_batch() -> Batch:
-    """An empty batch, for the tensors of one parameter group. :func:`why_not` must be None."""
+    """Return an empty batch, for the tensors of one parameter group. :func:`why_not` must be None."""
     batch: Batch = _load()[0].Batch(PLAIN_TENSORS)
     return batch
 
@@ -96,24 +97,24 @@ def add(batch: Batch, p: Tensor, grad: Tensor, state: Mapping[str, Tensor], amsg
         return True
     if p.is_complex():
         return batch.add(as_real(p), as_real(grad), {k: as_real(t) for k, t in state.items()}, amsgrad)
-    parts = local_parts(p, grad, state)
-    if parts is None or not batch.add(*parts, amsgrad):
+    local = local_tensors(p, grad, state)
+    if local is None or not batch.add(*local, amsgrad):
         return False
-    torch.autograd.graph.increment_version(p)  # run() does it for the part alone
+    torch.autograd.graph.increment_version(p)  # run() does it for the local tensor alone
     return True
 
 
 def run(batch: Batch, rule: Rule) -> None:
     """Take the step for everything in a batch, and count it."""
     rule = with_floats(rule)
-    numbers = [tuple(numbers_at(t, rule)) for t in batch.next_steps()]
-    batch.run(numbers, float(rule.grad_factor), l2_of(rule), torch.get_num_threads())
+    numbers = [numbers_at(t, rule) for t in batch.next_steps()]
+    batch.run(numbers, grad_factor=float(rule.grad_factor), l2=rule.l2, threads=torch.get_num_threads())
     # Written behind autograd's back: it must still notice when a graph needs the old values.
     torch.autograd.graph.increment_version(batch.params)
 
 
 def norm(params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """The 2-norm of the parameters' gradients, in float32 or wider, and the gradients that were not read for it."""
+    """Return the 2-norm of the parameters' gradients, in float32 or wider, and the gradients that it leaves out."""
     batch = new_batch()
     rest = batch.gather_gradients(params)
     squares = batch.square_sum(torch.get_num_threads())

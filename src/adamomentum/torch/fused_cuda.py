@@ -17,28 +17,34 @@ from array import array
 from collections import defaultdict
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from adamomentum.torch.foreach import PLAIN_TENSORS
-from adamomentum.torch.scalars import Rule, l2_of, numbers_matrix, with_floats
+from adamomentum.torch.rule import Rule
+from adamomentum.torch.scalars import numbers_matrix, with_floats
+from adamomentum.torch.state import (
+    EXP_AVG,
+    EXP_AVG_SCALE,
+    EXP_AVG_SQ,
+    EXP_AVG_SQ_SCALE,
+    MAX_EXP_AVG_SQ,
+    PLAIN_TENSORS,
+    STEP,
+    Row,
+)
 
-if TYPE_CHECKING:
-    from adamomentum.torch.pieces import Row
+__all__ = ["fused_cuda_update", "run", "why_not", "why_not_update"]
 
-__all__ = ["available", "fused_cuda_update", "run", "why_not"]
-
-_STATE_KEYS = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_avg_scale", "exp_avg_sq_scale")
-_NAMES = ("parameter", "gradient", "exp_avg", "exp_avg_sq")
+_NAMES = ("parameter", "gradient", EXP_AVG, EXP_AVG_SQ)
 _PARAM_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _STATE_DTYPES = (torch.float32, torch.bfloat16, torch.uint8)
 
 
 @functools.cache
-def available() -> str | None:
-    """None if this path can be used here, else the reason why not, a sentence."""
+def why_not() -> str | None:
+    """Why the kernel can't be used in this process, as a sentence; None if it can."""
     try:
         kernel = _kernel()
     except RuntimeError as error:
@@ -55,17 +61,14 @@ def available() -> str | None:
     return None
 
 
-def why_not(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> str | None:
-    """Say why :func:`fused_cuda_update` can't update these tensors.
+def why_not_update(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> str | None:
+    """Why :func:`fused_cuda_update` can't update these tensors, as a sentence; None if it can.
 
     Args:
         p: a parameter.
         g: its gradient.
         m: its first moment.
         v: its second moment.
-
-    Returns:
-        The reason, in words that continue "fused=True can't be used: "; None if there is none.
     """
     device = p.device
     for name, t in zip(_NAMES, (p, g, m, v), strict=True):
@@ -112,7 +115,7 @@ def run(rows: list[Row], rule: Rule, *, capturable: bool, found_inf: Tensor | No
     alike: dict[torch.device, list[Row]] = defaultdict(list)
     rest = []
     for p, grad, state in rows:
-        reason = why_not(p, grad, state["exp_avg"], state["exp_avg_sq"])
+        reason = why_not_update(p, grad, state[EXP_AVG], state[EXP_AVG_SQ])
         if reason and found_inf is not None:
             raise RuntimeError(
                 f"a captured step with a GradScaler needs the fused kernel for every tensor, but {reason}; give that "
@@ -126,17 +129,19 @@ def run(rows: list[Row], rule: Rule, *, capturable: bool, found_inf: Tensor | No
     rule = with_floats(rule._replace(grad_factor=1.0), keep_tensors=capturable)
     for device, members in alike.items():
         params, grads = [p for p, _, _ in members], [grad for _, grad, _ in members]
-        columns = {key: [state[key] for _, _, state in members if key in state] for key in _STATE_KEYS}
-        steps = columns["step"]
+        steps, exp_avgs, exp_avg_sqs, maxima, exp_avg_scales, exp_avg_sq_scales = (
+            [state[key] for _, _, state in members if key in state]
+            for key in (STEP, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ, EXP_AVG_SCALE, EXP_AVG_SQ_SCALE)
+        )
         torch._foreach_add_(steps, 1.0 if found_inf is None else (found_inf == 0).to(torch.float32).reshape(()))
         fused_cuda_update(
             params,
             grads,
-            columns["exp_avg"],
-            columns["exp_avg_sq"],
-            columns["max_exp_avg_sq"] if rule.amsgrad else [],
-            columns["exp_avg_scale"],
-            columns["exp_avg_sq_scale"],
+            exp_avgs,
+            exp_avg_sqs,
+            maxima if rule.amsgrad else [],
+            exp_avg_scales,
+            exp_avg_sq_scales,
             steps,
             numbers=numbers_matrix(steps, rule, device),
             grad_factor=(
@@ -144,7 +149,7 @@ def run(rows: list[Row], rule: Rule, *, capturable: bool, found_inf: Tensor | No
                 if isinstance(factor, Tensor)
                 else torch.full((), factor, dtype=torch.float32, device=device)
             ),
-            l2=l2_of(rule),
+            l2=rule.l2,
             found_inf=found_inf,
         )
     return rest
@@ -167,7 +172,8 @@ def fused_cuda_update(
 ) -> None:
     """Update lists of tensors in place, without a wait of the host.
 
-    The tensors are on one device and :func:`why_not` has no objection to them; the i-th of all lists belong together.
+    The tensors are on one device, :func:`why_not_update` has nothing against them, and the i-th of all lists belong
+    together.
 
     Args:
         params: parameters.
@@ -202,7 +208,7 @@ def fused_cuda_update(
         for (param_dtype, state_dtype, step_dtype), indices in alike.items():
             steps_on_device = _steps_on_device(state_steps[indices[0]], device)
             amsgrad = bool(max_exp_avg_sqs) and state_dtype == torch.float32
-            rows: list[tuple[int, ...]] = []  # in the order of the kernel's COLUMNS
+            entries: list[tuple[int, ...]] = []  # in the order of the kernel's ENTRY
             starts: list[int] = []
             chunks = 0
             for i in indices:
@@ -215,15 +221,15 @@ def fused_cuda_update(
                 if amsgrad:
                     v_max = max_exp_avg_sqs[i].data_ptr()
                 addresses = [column[i].data_ptr() for column in (params, grads, exp_avgs, exp_avg_sqs)]
-                rows.append((*addresses, numel, chunks, i, step, v_max, m_scale, v_scale))
+                entries.append((*addresses, numel, chunks, i, step, v_max, m_scale, v_scale))
                 starts.append(chunks)
                 chunks += -(-numel // kernel.CHUNK)
-            table = _upload([*chain.from_iterable(rows), *starts], device)
+            table = _upload([*chain.from_iterable(entries), *starts], device)
             # For each chunk, its tensor: how many tensors start at or before it.
             owners = torch.searchsorted(
                 table[-len(starts) :], torch.arange(chunks, device=device), right=True, out_int32=True
             )
-            kernel.update[(chunks,)](
+            kernel.update_chunk[(chunks,)](
                 table,
                 owners,
                 numbers,
@@ -242,7 +248,7 @@ def fused_cuda_update(
 
 
 def _upload(values: list[int], device: torch.device) -> Tensor:
-    """An int64 tensor on the device, made without a wait of the host."""
+    """Return an int64 tensor on the device, made without a wait of the host."""
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return _by_value(values, device)
     table = torch.frombuffer(array("q", values), dtype=torch.int64)  # half the time of torch.tensor
@@ -262,7 +268,7 @@ def _steps_on_device(step: Tensor, device: torch.device) -> bool:
 
 @functools.cache
 def _kernel() -> Any:
-    """The module of the kernel."""
+    """Return the module of the kernel."""
     try:
         return importlib.import_module("adamomentum.torch.fused_cuda_kernel")
     except ModuleNotFoundError as error:
@@ -275,7 +281,7 @@ def _kernel() -> Any:
 
 def _interpreted(kernel: Any) -> bool:
     """Whether Triton was told, by TRITON_INTERPRET=1, to run its kernels in Python, on the CPU."""
-    return not isinstance(kernel.update, kernel.triton.JITFunction)
+    return not isinstance(kernel.update_chunk, kernel.triton.JITFunction)
 
 
 def _in_triton(kernel: Any, dtype: torch.dtype) -> Any:
@@ -283,7 +289,7 @@ def _in_triton(kernel: Any, dtype: torch.dtype) -> Any:
 
 
 def _on_unusable_device(p: Tensor) -> str | None:
-    if p.is_cpu and available() is None and _interpreted(_kernel()):
+    if p.is_cpu and why_not() is None and _interpreted(_kernel()):
         return None
     if not p.is_cuda:
         return f"the parameter is on {p.device}, not on a CUDA device"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from adamomentum.torch.scalars import MATRIX_COLUMNS
+
 # Elements a program updates, a multiple of BLOCK; and its warps, one a block.
 CHUNK = 2048
 WARPS = 8
@@ -19,29 +21,36 @@ _BY_POSITION = tl.constexpr(0xD1B54A33)
 _BY_STEP_M = tl.constexpr(0xABC98389)
 _BY_STEP_V = tl.constexpr(0x8CB92BA7)
 
-# What a row of the table holds, one row a tensor: addresses, and numbers the kernel needs to find its way. The last
-# four are 0 where the kind of state has no use for them.
-COLUMNS = ("param", "grad", "m", "v", "numel", "start", "row", "step", "v_max", "m_scale", "v_scale")
-_COLUMNS = tl.constexpr(len(COLUMNS))
-_PARAM = tl.constexpr(COLUMNS.index("param"))
-_GRAD = tl.constexpr(COLUMNS.index("grad"))
-_M = tl.constexpr(COLUMNS.index("m"))
-_V = tl.constexpr(COLUMNS.index("v"))
-_NUMEL = tl.constexpr(COLUMNS.index("numel"))
-_START = tl.constexpr(COLUMNS.index("start"))
-_ROW = tl.constexpr(COLUMNS.index("row"))
-_STEP = tl.constexpr(COLUMNS.index("step"))
-_V_MAX = tl.constexpr(COLUMNS.index("v_max"))
-_M_SCALE = tl.constexpr(COLUMNS.index("m_scale"))
-_V_SCALE = tl.constexpr(COLUMNS.index("v_scale"))
+# What an entry of the table holds, one a tensor: addresses, and numbers the kernel needs to find its way. The last four
+# are 0 where the kind of state has no use for them.
+ENTRY = ("param", "grad", "m", "v", "numel", "start", "row", "step", "v_max", "m_scale", "v_scale")
+_ENTRY = tl.constexpr(len(ENTRY))
+_PARAM = tl.constexpr(ENTRY.index("param"))
+_GRAD = tl.constexpr(ENTRY.index("grad"))
+_M = tl.constexpr(ENTRY.index("m"))
+_V = tl.constexpr(ENTRY.index("v"))
+_NUMEL = tl.constexpr(ENTRY.index("numel"))
+_START = tl.constexpr(ENTRY.index("start"))
+_ROW = tl.constexpr(ENTRY.index("row"))
+_STEP = tl.constexpr(ENTRY.index("step"))
+_V_MAX = tl.constexpr(ENTRY.index("v_max"))
+_M_SCALE = tl.constexpr(ENTRY.index("m_scale"))
+_V_SCALE = tl.constexpr(ENTRY.index("v_scale"))
 
-# The columns of the numbers, as scalars.numbers_matrix makes them.
-_NUMBERS = tl.constexpr(7)
+# Where in its row of the numbers each is.
+_NUMBERS = tl.constexpr(len(MATRIX_COLUMNS))
+_M_WEIGHT = tl.constexpr(MATRIX_COLUMNS.index("m_weight"))
+_V_DECAY = tl.constexpr(MATRIX_COLUMNS.index("v_decay"))
+_V_WEIGHT = tl.constexpr(MATRIX_COLUMNS.index("v_weight"))
+_EPS_SUM = tl.constexpr(MATRIX_COLUMNS.index("eps_sum"))
+_SHRINK = tl.constexpr(MATRIX_COLUMNS.index("shrink"))
+_FACTOR = tl.constexpr(MATRIX_COLUMNS.index("factor"))
+_ADAPT = tl.constexpr(MATRIX_COLUMNS.index("adapt"))
 
 
 # Numbers that are read one by one gain nothing from a variant of the kernel for aligned addresses.
 @triton.jit(do_not_specialize_on_alignment=["table", "owners", "numbers", "grad_factor", "found_inf"])
-def update(
+def update_chunk(
     table,
     owners,
     numbers,
@@ -58,9 +67,9 @@ def update(
     """Update the chunk that the program's number stands for.
 
     Args:
-        table: int64, a row of COLUMNS a tensor. ``start`` is the number of the tensor's first chunk, ``row`` its row
+        table: int64, an ENTRY a tensor. ``start`` is the number of the tensor's first chunk, ``row`` its row
             of ``numbers``, ``step`` its step count or, with STEP, the address of that.
-        owners: int32, for each chunk its tensor's row in the table plus 1.
+        owners: int32, for each chunk its tensor's entry in the table plus 1.
         numbers: float32, see :func:`adamomentum.torch.fused_cuda.fused_cuda_update`.
         grad_factor: one float32.
         l2: a float.
@@ -77,23 +86,23 @@ def update(
             return
     program = tl.program_id(0)
     tensor = tl.load(owners + program) - 1
-    row = table + tensor.to(tl.int64) * _COLUMNS
-    first = (program - tl.load(row + _START)) * CHUNK
-    numel = tl.load(row + _NUMEL)
+    entry = table + tensor.to(tl.int64) * _ENTRY
+    first = (program - tl.load(entry + _START)) * CHUNK
+    numel = tl.load(entry + _NUMEL)
 
-    addresses = tl.load(row + _PARAM) | tl.load(row + _GRAD) | tl.load(row + _M) | tl.load(row + _V)
+    addresses = tl.load(entry + _PARAM) | tl.load(entry + _GRAD) | tl.load(entry + _M) | tl.load(entry + _V)
     if AMSGRAD:
-        addresses |= tl.load(row + _V_MAX)
+        addresses |= tl.load(entry + _V_MAX)
     # Only without a mask, and from addresses known to be multiples of 16, are loads and stores 16 bytes wide.
     if (numel - first >= CHUNK) & (addresses % 16 == 0):
-        _chunk(row, first, numel, numbers, grad_factor, l2, PARAM, STATE, AMSGRAD, HAS_L2, STEP, CHUNK, True)
+        _update_tile(entry, first, numel, numbers, grad_factor, l2, PARAM, STATE, AMSGRAD, HAS_L2, STEP, CHUNK, True)
     else:
-        _chunk(row, first, numel, numbers, grad_factor, l2, PARAM, STATE, AMSGRAD, HAS_L2, STEP, CHUNK, False)
+        _update_tile(entry, first, numel, numbers, grad_factor, l2, PARAM, STATE, AMSGRAD, HAS_L2, STEP, CHUNK, False)
 
 
 @triton.jit
-def _chunk(
-    row,
+def _update_tile(
+    entry,
     first,
     numel,
     numbers,
@@ -112,27 +121,27 @@ def _chunk(
     offsets = first + tl.arange(0, ROWS)[:, None] * _BLOCK + tl.arange(0, _BLOCK)[None, :]
     inside = offsets < numel
 
-    n = numbers + tl.load(row + _ROW) * _NUMBERS
-    m_weight = tl.load(n)
-    v_decay = tl.load(n + 1)
-    v_weight = tl.load(n + 2)
-    accumulated_eps = tl.load(n + 3)
-    shrink = tl.load(n + 4)
-    factor = tl.load(n + 5)
-    adapt = tl.load(n + 6)
+    n = numbers + tl.load(entry + _ROW) * _NUMBERS
+    m_weight = tl.load(n + _M_WEIGHT)
+    v_decay = tl.load(n + _V_DECAY)
+    v_weight = tl.load(n + _V_WEIGHT)
+    eps_sum = tl.load(n + _EPS_SUM)
+    shrink = tl.load(n + _SHRINK)
+    factor = tl.load(n + _FACTOR)
+    adapt = tl.load(n + _ADAPT)
 
-    param_at = _at(row + _PARAM, offsets, PARAM, WIDE)
-    m_at = _at(row + _M, offsets, STATE, WIDE)
-    v_at = _at(row + _V, offsets, STATE, WIDE)
+    param_at = _at(entry + _PARAM, offsets, PARAM, WIDE)
+    m_at = _at(entry + _M, offsets, STATE, WIDE)
+    v_at = _at(entry + _V, offsets, STATE, WIDE)
     theta = _load(param_at, inside, WIDE).to(tl.float32)
-    g = _load(_at(row + _GRAD, offsets, PARAM, WIDE), inside, WIDE).to(tl.float32)
+    g = _load(_at(entry + _GRAD, offsets, PARAM, WIDE), inside, WIDE).to(tl.float32)
     m = _load(m_at, inside, WIDE)
     v = _load(v_at, inside, WIDE)
     if STATE == tl.uint8:
         block = first // _BLOCK + tl.arange(0, ROWS)[:, None]
         has_block = block * _BLOCK < numel
-        m_scale_at = tl.load(row + _M_SCALE).to(tl.pointer_type(tl.uint8)) + block
-        v_scale_at = tl.load(row + _V_SCALE).to(tl.pointer_type(tl.uint8)) + block
+        m_scale_at = tl.load(entry + _M_SCALE).to(tl.pointer_type(tl.uint8)) + block
+        v_scale_at = tl.load(entry + _V_SCALE).to(tl.pointer_type(tl.uint8)) + block
         m = _decode_m(m, tl.load(m_scale_at, has_block, other=128))
         v = _decode_v(v, tl.load(v_scale_at, has_block, other=128))
     else:
@@ -144,9 +153,9 @@ def _chunk(
         g += l2 * theta
     m += m_weight * (g - m)
     v = v * (1 - v_decay) + v_weight * m * m  # not v - v * v_decay: an infinite v stays infinite
-    d = v + accumulated_eps
+    d = v + eps_sum
     if AMSGRAD:
-        v_max_at = _at(row + _V_MAX, offsets, tl.float32, WIDE)
+        v_max_at = _at(entry + _V_MAX, offsets, tl.float32, WIDE)
         # As torch.maximum does, keep a NaN of either, so that it shows.
         d = tl.maximum(_load(v_max_at, inside, WIDE), d, propagate_nan=tl.PropagateNan.ALL)
         _store(v_max_at, d, inside, WIDE)
@@ -158,7 +167,7 @@ def _chunk(
         _store(m_at, m, inside, WIDE)
         _store(v_at, v, inside, WIDE)
     else:
-        step = tl.load(row + _STEP)
+        step = tl.load(entry + _STEP)
         if STEP is not None:
             step = tl.load(step.to(tl.pointer_type(STEP))).to(tl.int64)
         random_m = _dither(offsets, step, _BY_STEP_M)

@@ -34,7 +34,8 @@ _NO_DECAY_LAST_WORDS = {"token", "tokens"}  # cls_token, but not token_mixing
 # Attributes under which torch.compile, activation checkpointing and FSDP1 keep the module they wrap.
 WRAPPED = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 
-Rule = str | Collection[str] | Callable[[str, nn.Parameter], bool]
+# Patterns for the names of parameters, or a predicate.
+Selector = str | Collection[str] | Callable[[str, nn.Parameter], bool]
 
 
 def param_groups(
@@ -43,8 +44,8 @@ def param_groups(
     lr: float | Tensor | None = None,
     layer_decay: float | None = None,
     *,
-    no_decay: Rule = (),
-    decay: Rule = (),
+    no_decay: Selector = (),
+    decay: Selector = (),
     blocks: str | Collection[str] | None = None,
     layer_of: Callable[[str], int] | None = None,
 ) -> list[dict[str, Any]]:
@@ -218,11 +219,11 @@ def _spared(use: _Use) -> bool:
     return not isinstance(use.module, _DECAY_MODULES) and sum(size != 1 for size in use.param.shape) <= 1
 
 
-def _matcher(argument: str, rule: Rule, uses: list[_Use]) -> Callable[[_Use], bool]:
-    if callable(rule):
-        predicate = rule
+def _matcher(argument: str, selector: Selector, uses: list[_Use]) -> Callable[[_Use], bool]:
+    if callable(selector):
+        predicate = selector
         return lambda use: predicate(use.name, use.param)
-    patterns = _strings(argument, rule)
+    patterns = _strings(argument, selector)
     for pattern in patterns:
         if not any(fnmatchcase(use.name, pattern) for use in uses):
             raise ValueError(f"{argument}: {pattern!r} matches no parameter; it is matched against whole names")
@@ -261,7 +262,7 @@ def _layers_by_name(
 def _containers(
     modules: list[tuple[str, nn.Module]], blocks: str | Collection[str] | None
 ) -> list[tuple[str, nn.Module]]:
-    """The containers of the layers, from input to output."""
+    """Return the containers of the layers, from input to output."""
     if blocks is not None:
         by_prefix = dict(modules)  # the innermost of several wrappers comes last, and stays
         chosen = []

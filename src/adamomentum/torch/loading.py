@@ -11,11 +11,26 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from adamomentum.torch.checks import STATE_DTYPES, check_count, check_options, describe
+from adamomentum.torch.checks import check_count, check_options, describe
 from adamomentum.torch.precision import StateDtype, block_count, empty_scales, is_reduced, name_of, pack
-from adamomentum.torch.release import ACCUMULATED
-from adamomentum.torch.rounding import ROUNDING_STATE
-from adamomentum.torch.state import ESSENTIAL, MOMENTS, OWN, laid_out_like, state_dtype_for, step_count
+from adamomentum.torch.state import (
+    CODED,
+    ESSENTIAL,
+    EXP_AVG,
+    EXP_AVG_SQ,
+    MAX_EXP_AVG_SQ,
+    MOMENTS,
+    OWN,
+    PASSES,
+    SHAPED,
+    STATE_DTYPES,
+    STEP,
+    laid_out_like,
+    pass_count,
+    scale_of,
+    state_dtype_for,
+    step_count,
+)
 
 __all__ = ["Hidden", "checked_and_hidden"]
 
@@ -104,22 +119,22 @@ def _order_by_name(saved: list[dict[str, Any]], own: list[dict[str, Any]]) -> No
 
 
 def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
-    """The checked state of one parameter, not copied yet; entries that are not ours stay as they are."""
+    """Return the checked state of one parameter, not copied yet; entries that are not ours stay as they are."""
     missing = {*ESSENTIAL} - (entries.keys() if isinstance(entries, Mapping) else set())
     if missing:
         raise ValueError(f"{where} lacks {sorted(missing)}")
-    count = check_count(f"{where}, 'step'", entries["step"])
-    own: dict[str, Any] = {"step": count}
-    if ACCUMULATED in entries:
-        own[ACCUMULATED] = check_count(f"{where}, {ACCUMULATED!r}", entries[ACCUMULATED])
-    for key in (*MOMENTS, *ROUNDING_STATE.values()):
+    count = check_count(f"{where}, {STEP!r}", entries[STEP])
+    own: dict[str, Any] = {STEP: count}
+    if PASSES in entries:
+        own[PASSES] = check_count(f"{where}, {PASSES!r}", entries[PASSES])
+    for key in SHAPED:
         if key in entries:
             own[key] = _checked_moment(f"{where}, {key!r}", entries[key], p)
             if own[key].dtype == torch.uint8:
-                own[f"{key}_scale"] = _checked_scale(where, f"{key}_scale", entries, p)
-    if len({own[key].dtype == torch.uint8 for key in ("exp_avg", "exp_avg_sq")}) > 1:
+                own[scale_of(key)] = _checked_scale(where, scale_of(key), entries, p)
+    if len({own[key].dtype == torch.uint8 for key in (EXP_AVG, EXP_AVG_SQ)}) > 1:
         raise ValueError(f"{where}: 'exp_avg' and 'exp_avg_sq' must both be 8-bit codes or neither")
-    first = own["exp_avg"]
+    first = own[EXP_AVG]
     if group["state_dtype"] == "8bit" and first.dtype != torch.uint8 and _look_like_codes(first):
         raise ValueError(
             f"{where}, 'exp_avg' looks like 8-bit codes that were cast to {first.dtype}: loaders that fill the "
@@ -131,21 +146,21 @@ def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> di
 
 
 def _copied(own: Mapping[str, Any], p: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Copies of checked entries, in the dtype, on the device and in the memory layout that they are to have."""
-    count = own["step"]
-    copies = {"step": step_count(count, p.device if group["capturable"] else "cpu")}
-    if ACCUMULATED in own:
-        copies[ACCUMULATED] = torch.tensor(own[ACCUMULATED], dtype=torch.float32, device="cpu")
+    """Return copies of checked entries, in the dtype, on the device and in the memory layout that they are to have."""
+    count = own[STEP]
+    copies = {STEP: step_count(count, p.device if group["capturable"] else "cpu")}
+    if PASSES in own:
+        copies[PASSES] = pass_count(own[PASSES])
     for key, value in own.items():
         if key in copies:
             continue
         copies[key] = moment = value.detach().to(p.device, copy=True)
         if key not in MOMENTS or moment.dtype == torch.uint8:
             continue
-        if key != "max_exp_avg_sq" and is_reduced(group["state_dtype"]):
-            copies[key], scale = _stored(moment, "m" if key == "exp_avg" else "v", p, group["state_dtype"], count)
+        if key != MAX_EXP_AVG_SQ and is_reduced(group["state_dtype"]):
+            copies[key], scale = _stored(moment, dict(CODED)[key], p, group["state_dtype"], count)
             if scale is not None:
-                copies[f"{key}_scale"] = scale
+                copies[scale_of(key)] = scale
         elif moment.dtype not in (*STATE_DTYPES, torch.complex64, torch.complex128):
             # Half precision without the option was not ours: this optimizer computes in float32 at least.
             copies[key] = moment.to(state_dtype_for(p, group["state_dtype"]))
@@ -153,7 +168,7 @@ def _copied(own: Mapping[str, Any], p: Tensor, group: Mapping[str, Any]) -> dict
 
 
 def _checked_moment(where: str, value: Any, p: Tensor) -> Tensor:
-    """A saved tensor that goes with its parameter, element by element; perhaps of codes."""
+    """Return a saved tensor that goes with its parameter, element by element; perhaps of codes."""
     kind = "complex" if p.is_complex() else "real floating-point"
     codes = isinstance(value, Tensor) and value.dtype == torch.uint8 and not p.is_complex()
     if (
@@ -172,7 +187,7 @@ def _look_like_codes(moment: Tensor) -> bool:
 
 
 def _checked_scale(where: str, key: str, entries: Mapping[str, Any], p: Tensor) -> Tensor:
-    """The saved exponents of a moment's codes."""
+    """Return the saved exponents of a moment's codes."""
     value, blocks = entries.get(key), block_count(p.numel())
     if not isinstance(value, Tensor) or value.dtype != torch.uint8 or value.shape != (blocks,):
         raise ValueError(
@@ -185,7 +200,7 @@ def _checked_scale(where: str, key: str, entries: Mapping[str, Any], p: Tensor) 
 def _stored(
     moment: Tensor, which: Literal["m", "v"], p: Tensor, state_dtype: StateDtype, count: float
 ) -> tuple[Tensor, Tensor | None]:
-    """A saved moment as the option state_dtype wants it, and the exponents of its codes."""
+    """Return a saved moment as the option state_dtype wants it, and the exponents of its codes."""
     dtype = state_dtype_for(p, state_dtype)
     if moment.dtype == dtype:
         return moment, None

@@ -5,31 +5,65 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from adamomentum.torch import fused_cpu
-from adamomentum.torch.checks import check_capture, check_gradients, check_max_norm, check_options, check_param
+from adamomentum.torch.checks import (
+    check_beta1,
+    check_capture,
+    check_gradients,
+    check_max_norm,
+    check_options,
+    check_param,
+)
 from adamomentum.torch.clipping import Clip, total_norm
-from adamomentum.torch.functional import Path, choose_path, update
+from adamomentum.torch.functional import Kernels, Path, check_kernels, choose_kernels, choose_loop, take_step
 from adamomentum.torch.loading import checked_and_hidden
-from adamomentum.torch.pieces import Row
 from adamomentum.torch.precision import StateDtype, name_of
-from adamomentum.torch.release import ACCUMULATED, ACCUMULATED_BETA1, GradientRelease, check_beta1
-from adamomentum.torch.rounding import Rounding, rounds
-from adamomentum.torch.scalars import Rule, Scalar
-from adamomentum.torch.state import OWN, complete, laid_out_like, step_count
+from adamomentum.torch.rounding import Rounding
+from adamomentum.torch.rule import Rule, Scalar
+from adamomentum.torch.state import (
+    OWN,
+    PASSES,
+    PASSES_BETA1,
+    STEP,
+    Row,
+    complete,
+    laid_out_like,
+    pass_count,
+    step_count,
+)
 
 if TYPE_CHECKING:
     from adamomentum._native import Batch
 
-    # A group, what is updated of it outside and inside of the native kernels, and the options of the update.
-    Work = tuple[dict[str, Any], list[Row], Batch | None, Rule]
-
 __all__ = ["AdaMomentum"]
+
+
+class _Work(NamedTuple):
+    """What the coming step of a group needs; the fields as :func:`~adamomentum.torch.functional.take_step` has them."""
+
+    group: dict[str, Any]
+    rows: list[Row]
+    batch: Batch | None
+    rule: Rule
+    path: Path
+
+
+class _Release(Protocol):
+    """What the optimizer asks of the handle of ``release_gradients``, which explains it."""
+
+    accumulation_steps: int
+
+    def attach(self, group: dict[str, Any]) -> None: ...
+    def follow(self) -> None: ...
+    def finish(self) -> None: ...
+    def forget(self) -> None: ...
+    def check_discardable(self) -> None: ...
 
 
 class _Pending:
@@ -39,7 +73,7 @@ class _Pending:
     """
 
     clip: Clip | None = None  # of clip_grad_norm_
-    release: GradientRelease | None = None  # of release_gradients, while gradients are released
+    release: _Release | None = None  # of release_gradients, while gradients are released
 
 
 class AdaMomentum(Optimizer):
@@ -181,7 +215,8 @@ class AdaMomentum(Optimizer):
             check_options(self.param_groups[-1])
             # As text, which every checkpoint format takes.
             self.param_groups[-1]["state_dtype"] = name_of(self.param_groups[-1]["state_dtype"])
-            self._path_of(self.param_groups[-1], params, self.param_groups[-1]["fused"])
+            if self.param_groups[-1]["fused"]:
+                check_kernels(params)
             for p in params:
                 check_param(p, self.param_groups[-1]["state_dtype"], self.param_groups[-1]["rounding"])
             if len(params) != len(set(params)):
@@ -273,13 +308,13 @@ class AdaMomentum(Optimizer):
                     self._state_of(p, group)
 
     def _state_of(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        """The state of ``p``, created or completed where needed."""
+        """Return the state of ``p``, created or completed where needed."""
         state: dict[str, Tensor] = self.state[p]
         complete(state, p, group)
         if not (group["capturable"] or group["differentiable"]):  # a graph keeps addresses, autograd the tensors
             state.update(laid_out_like(p, state))
         if self._pending.release is not None and self._pending.release.accumulation_steps > 1:
-            state.setdefault(ACCUMULATED, torch.tensor(0.0, device="cpu"))
+            state.setdefault(PASSES, pass_count())
         return state
 
     @overload
@@ -318,7 +353,7 @@ class AdaMomentum(Optimizer):
             with torch.no_grad():
                 self._pending.release.finish()
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        if found_inf is not None and not all(g["capturable"] and self._on_cuda_kernel(g) for g in self.param_groups):
+        if found_inf is not None and not all(map(_obeys_found_inf, self.param_groups)):
             if found_inf.item():  # GradScaler's verdict: skip this step
                 self._pending.clip = None
                 return loss
@@ -327,44 +362,21 @@ class AdaMomentum(Optimizer):
         compiling = torch.compiler.is_compiling()
         prepared = self._prepare_untraced(grad_scale) if compiling else self._prepare(False, grad_scale)
         for work in prepared:
-            self._update(*work, found_inf=found_inf)
+            _take(work, found_inf)
         return loss
 
     def _step_one(self, group: dict[str, Any], p: Tensor) -> None:
         """Take the step of one parameter of a group, whose gradient is in ``p.grad``; the options have been checked."""
-        rest, batch, _ = self._gather(group, [p], compiling=False)
-        work = self._work(group, rest, batch, compiling=False, scale=1.0)
+        kernels, rest, batch, _ = self._gather(group, [p], compiling=False)
+        work = self._work(group, kernels, rest, batch, compiling=False, scale=1.0)
         if work is not None:
-            self._update(*work)
-
-    def _update(
-        self,
-        group: dict[str, Any],
-        rows: list[Row],
-        batch: Batch | None,
-        rule: Rule,
-        *,
-        found_inf: Tensor | None = None,
-    ) -> None:
-        """Update what was prepared of one group."""
-        fused = group["fused"] if self._on_cuda_kernel(group) else False
-        path = self._path_of(group, [p for p, _, _ in rows], fused)
-        with torch.set_grad_enabled(group["differentiable"]):
-            update(
-                rows,
-                batch,
-                rule,
-                path,
-                capturable=group["capturable"],
-                found_inf=found_inf,
-                fused=group["fused"],
-            )
+            _take(work)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _prepare_untraced(self, grad_scale: Tensor | None) -> list[Work]:
+    def _prepare_untraced(self, grad_scale: Tensor | None) -> list[_Work]:
         return self._prepare(True, grad_scale)
 
-    def _prepare(self, compiling: bool, grad_scale: Tensor | None) -> list[Work]:
+    def _prepare(self, compiling: bool, grad_scale: Tensor | None) -> list[_Work]:
         """Check everything, then gather for each group what the coming update needs."""
         clip = self._pending.clip
         factor = 1.0 if clip is None else clip.factor_of(self._gradients(), or_raise=True)
@@ -376,24 +388,23 @@ class AdaMomentum(Optimizer):
         for group in self.param_groups:  # all checks come before the first change
             check_options(group, read_tensors=not (compiling or group["capturable"]))
             check_beta1(group)
-            rest, batch, position = self._gather(group, group["params"], compiling, position)
-            gathered.append((group, rest, batch))
+            kernels, rest, batch, position = self._gather(group, group["params"], compiling, position)
+            gathered.append((group, kernels, rest, batch))
         # Not before: after an error above the step can be taken again.
         self._pending.clip = None
         if self._pending.release is None:  # what was accumulated under release before counts in this step
             for group in self.param_groups:
-                if ACCUMULATED in group:
-                    group[ACCUMULATED] = 0
-                    group.pop(ACCUMULATED_BETA1, None)
+                if PASSES in group:
+                    group[PASSES] = 0
+                    group.pop(PASSES_BETA1, None)
         if not self.state and self._only_state_is_wanted():
             self.init_state()
             return []
-        works = (self._work(group, rest, batch, compiling, scale) for group, rest, batch in gathered)
-        return [work for work in works if work is not None]
+        return [work for each in gathered if (work := self._work(*each, compiling, scale)) is not None]
 
     def _gather(
         self, group: dict[str, Any], params: list[Tensor], compiling: bool, position: int = 0
-    ) -> tuple[list[Tensor], Batch | None, int]:
+    ) -> tuple[Kernels | None, list[Tensor], Batch | None, int]:
         """Check parameters of a group that have a gradient, and give the native kernels those that they can take.
 
         Args:
@@ -403,14 +414,22 @@ class AdaMomentum(Optimizer):
             position: how many parameters come before them, a hint at where their state lies.
 
         Returns:
-            What the kernels did not take, the batch of what they took, and the position after ``params``.
+            The kernels that they are for, what the native ones did not take, the batch of what they took, and the
+            position after ``params``.
         """
         params = params if isinstance(params, list) else list(params)  # someone put a tuple or ParameterList there
-        # Of the first, which stands for all: the kernels themselves leave out what they can't take.
-        fused = not compiling and self._path_of(group, params[:1], group["fused"]) == "fused"
-        fused = fused and not any(rounds(p, group["rounding"]) for p in params)
-        batch = fused_cpu.new_batch() if fused and not self._on_cuda_kernel(group) else None
-        if batch is not None:  # checks what it takes
+        kernels = None
+        if not compiling:
+            kernels = choose_kernels(
+                params,
+                foreach=group["foreach"],
+                fused=group["fused"],
+                differentiable=group["differentiable"],
+                rounding=group["rounding"],
+            )
+        batch = None
+        if kernels == "native":  # checks what it takes
+            batch = fused_cpu.new_batch()
             own = self.state if isinstance(self.state, dict) else {}
             rest, position = batch.gather(params, own, group["amsgrad"], position)
         else:
@@ -423,12 +442,18 @@ class AdaMomentum(Optimizer):
                 "torch.__future__.set_swap_module_params_on_conversion(True) keeps the parameters what they are"
             )
         check_capture(group)
-        return rest, batch, position
+        return kernels, rest, batch, position
 
     def _work(
-        self, group: dict[str, Any], rest: list[Tensor], batch: Batch | None, compiling: bool, scale: Scalar
-    ) -> Work | None:
-        """What the coming update needs of what :meth:`_gather` gave; None if there is nothing to update."""
+        self,
+        group: dict[str, Any],
+        kernels: Kernels | None,
+        rest: list[Tensor],
+        batch: Batch | None,
+        compiling: bool,
+        scale: Scalar,
+    ) -> _Work | None:
+        """Return what the coming step needs of what :meth:`_gather` gave; None if there is nothing to update."""
         rows = []
         for p in rest:
             grad = p.grad
@@ -437,23 +462,15 @@ class AdaMomentum(Optimizer):
             state = self._state_of(p, group)
             if batch is None or not fused_cpu.add(batch, p, grad, state, group["amsgrad"]):
                 rows.append((p, grad, state))
-        return (group, rows, batch, _rule_of(group, compiling, scale)) if rows or batch else None
-
-    @staticmethod
-    def _on_cuda_kernel(group: dict[str, Any]) -> bool:
-        """Whether the fused path of a group is that of CUDA."""
-        return bool(group["fused"] and group["params"] and group["params"][0].is_cuda)
-
-    @staticmethod
-    def _path_of(group: dict[str, Any], params: list[Tensor], fused: bool | None) -> Path:
-        """The path that some parameters of a group take, where ``fused`` is wanted."""
-        return choose_path(
-            params,
+        if not rows and not batch:
+            return None
+        path = kernels or choose_loop(
+            [p for p, _, _ in rows],
             foreach=group["foreach"],
-            fused=fused,
             differentiable=group["differentiable"],
             state_dtype=group["state_dtype"],
         )
+        return _Work(group, rows, batch, _rule_of(group, compiling, scale), path)
 
     def _only_state_is_wanted(self) -> bool:
         """Whether lr and all gradients are 0, read only where that costs no wait in ordinary training."""
@@ -500,12 +517,33 @@ class AdaMomentum(Optimizer):
             if isinstance(entries, dict) and OWN in entries:
                 entries.update(entries[OWN].make())
                 del entries[OWN]
-            elif isinstance(entries, dict) and isinstance(step := entries.get("step"), Tensor) and step.is_cpu:
-                entries["step"] = step_count(step.item(), "cpu")  # pickled by a version that counted in float32
+            elif isinstance(entries, dict) and isinstance(step := entries.get(STEP), Tensor) and step.is_cpu:
+                entries[STEP] = step_count(step.item(), "cpu")  # pickled by a version that counted in float32
+
+
+def _obeys_found_inf(group: dict[str, Any]) -> bool:
+    """Whether the CUDA kernel itself skips a step of this group whose gradients were infinite."""
+    return bool(group["capturable"] and group["fused"] and group["params"] and group["params"][0].is_cuda)
+
+
+def _take(work: _Work, found_inf: Tensor | None = None) -> None:
+    """Take the step that was prepared of one group."""
+    group = work.group
+    with torch.set_grad_enabled(group["differentiable"]):
+        take_step(
+            work.rows,
+            work.batch,
+            work.rule,
+            work.path,
+            foreach=group["foreach"],
+            fused=group["fused"],
+            capturable=group["capturable"],
+            found_inf=found_inf,
+        )
 
 
 def _rule_of(group: dict[str, Any], compiling: bool, scale: Scalar) -> Rule:
-    """The options of a group for the coming update, its gradients to be multiplied by ``scale``."""
+    """Return the options of a group for the coming update, its gradients to be multiplied by ``scale``."""
     lr, (beta1, beta2) = group["lr"], group["betas"]
     if compiling:  # compiled code is specialized to floats, and would be compiled anew when they change
         lr, beta1, beta2 = (

@@ -56,14 +56,14 @@ def _starts_a_pass(frame: FrameType) -> bool:
 
 
 def _start_of_pass(frame: FrameType | None) -> FrameType | None:
-    """The innermost start of a pass on a stack."""
+    """Return the innermost start of a pass on a stack."""
     while frame is not None and not _starts_a_pass(frame):
         frame = frame.f_back
     return frame
 
 
 def _kinds_of_nodes(outputs: Iterable[Any]) -> Iterator[type]:
-    """The types of the nodes of a graph, given the tensors or gradient edges that a pass starts from."""
+    """Return the types of the nodes of a graph, given the tensors or gradient edges that a pass starts from."""
     roots = (output.grad_fn if isinstance(output, Tensor) else output.node for output in outputs)
     waiting = [node for node in roots if node is not None]
     seen = set(waiting)

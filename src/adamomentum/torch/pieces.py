@@ -1,4 +1,4 @@
-"""Parameters with gradient and state, in parts: what this process has of them, and what is worked on at a time."""
+"""What of a parameter, its gradient and its state is worked on at a time: pieces, of what this process has of them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamomentum.torch.foreach import PLAIN_TENSORS
 from adamomentum.torch.precision import BLOCK, in_memory_order
+from adamomentum.torch.state import COUNTS, PLAIN_TENSORS, SCALES, Row
 
-__all__ = ["Row", "local_parts", "pieces"]
-
-# A parameter, its gradient and its state.
-Row = tuple[Tensor, Tensor, dict[str, Tensor]]
-
-# What a state has beside tensors like the parameter: the steps, and under release the passes, that it has seen.
-COUNTS = ("step", "accumulated")
+__all__ = ["local_tensors", "pieces"]
 
 # Elements of a piece, a multiple of BLOCK: moments in 8 bits take up to 48 bytes an element while they are worked on.
 PIECE_ELEMENTS = {"cpu": 2**18, "default": 2**22}
 
 
-def local_parts(p: Tensor, grad: Tensor, state: Mapping[str, Tensor]) -> Row | None:
-    """This process's parts of DTensors that are all distributed alike; None for anything else."""
+def local_tensors(p: Tensor, grad: Tensor, state: Mapping[str, Tensor]) -> Row | None:
+    """Return what this process has of DTensors that are all distributed alike; None for anything else."""
     tensors: list[Any] = [p, grad, *(t for key, t in state.items() if key not in COUNTS)]
     if not all(hasattr(t, "_local_tensor") and hasattr(t, "placements") for t in tensors):
         return None
@@ -47,16 +41,16 @@ def pieces(p: Tensor, grad: Tensor, state: dict[str, Tensor]) -> Iterator[tuple[
     Yields:
         Where a piece begins in the order of memory, and the piece: of everything shaped like the parameter a view of
         one dimension, of the exponents of 8-bit codes those of its blocks. The whole where it is small or where its
-        parts are no views.
+        pieces are no views.
     """
     whole = 0, (p, grad, state)
     limit = PIECE_ELEMENTS.get(p.device.type, PIECE_ELEMENTS["default"])
     if p.numel() <= limit or torch.compiler.is_compiling():  # the compiler plans the memory itself
         yield whole
         return
-    local = local_parts(p, grad, state)
+    local = local_tensors(p, grad, state)
     if local is not None:
-        torch.autograd.graph.increment_version(p)  # it is the part alone that is written to
+        torch.autograd.graph.increment_version(p)  # it is the local tensor alone that is written to
         yield from pieces(*local)
         return
     written = {"p": p, **{key: t for key, t in state.items() if t.shape == p.shape}}
@@ -66,10 +60,10 @@ def pieces(p: Tensor, grad: Tensor, state: dict[str, Tensor]) -> Iterator[tuple[
         return
     flat["grad"] = in_memory_order(grad, p)
     for first in range(0, p.numel(), limit):
-        part = {key: t[first : first + limit] for key, t in flat.items()}
+        piece = {key: t[first : first + limit] for key, t in flat.items()}
         blocks = slice(first // BLOCK, -(-(first + limit) // BLOCK))
-        scales = {key: t[blocks] for key, t in state.items() if key.endswith("_scale")}
-        yield first, (part.pop("p"), part.pop("grad"), {**part, **scales})
+        scales = {key: t[blocks] for key, t in state.items() if key in SCALES}
+        yield first, (piece.pop("p"), piece.pop("grad"), {**piece, **scales})
 
 
 def _same_memory(flat: Tensor, t: Tensor) -> bool:

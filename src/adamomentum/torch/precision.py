@@ -70,18 +70,18 @@ def is_reduced(dtype: StateDtype) -> bool:
 
 
 def name_of(dtype: StateDtype) -> str | None:
-    """The option ``state_dtype`` as text, in the words of torch."""
+    """Return the option ``state_dtype`` as text, in the words of torch."""
     return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype | str) else dtype
 
 
 def empty_scales(p: Tensor, moment: Literal["m", "v"]) -> Tensor:
-    """The exponents of the blocks of ``p``'s moment while that is zero."""
+    """Return the exponents of the blocks of ``p``'s moment while that is zero."""
     fill = _MIN_E_M if moment == "m" else _MIN_E_V
     return torch.full((block_count(p.numel()),), fill, dtype=torch.uint8, device=p.device)
 
 
 def unpack(stored: Tensor, scale: Tensor | None, moment: Literal["m", "v"]) -> Tensor:
-    """A float32 copy of a stored moment, shaped and laid out like it."""
+    """Return a float32 copy of a stored moment, shaped and laid out like it."""
     if stored.dtype != torch.uint8:
         return stored.float()
     assert scale is not None
@@ -128,7 +128,7 @@ def block_count(numel: int) -> int:
 def dither(
     numel: int, step: float | Tensor, moment: Literal["m", "v", "theta"], device: torch.device, first: int = 0
 ) -> Tensor:
-    """The random bits of each element's rounding at one step: int32 numbers, uniform over all 32 bits.
+    """Return the random bits of each element's rounding at one step: int32 numbers, uniform over all 32 bits.
 
     Args:
         numel: number of elements; the i-th result is for element ``first`` + i in memory.
@@ -145,12 +145,12 @@ def dither(
 
 
 def _signed(bits: Any) -> Any:
-    """What 32 bits, an unsigned number or a tensor of such, are as a signed one."""
+    """Return what 32 bits, an unsigned number or a tensor of such, are as a signed one."""
     return bits - ((bits >> 31) << 32)
 
 
 def in_memory_order(t: Tensor, like: Tensor) -> Tensor:
-    """The elements of ``t`` in the order in which ``like``, a dense tensor of its shape, has them in memory.
+    """Return the elements of ``t`` in the order in which ``like``, a dense tensor of its shape, has them in memory.
 
     Returns:
         One dimension: a view of ``t`` where its layout allows that, as it always does for ``like`` itself.
@@ -223,12 +223,12 @@ def decode_v(codes: Tensor, scales: Tensor) -> Tensor:
 
 
 def _spread(scales: Tensor, numel: int) -> Tensor:
-    """The exponent of each element's block, int32."""
+    """Return the exponent of each element's block, int32."""
     return scales.to(torch.int32).repeat_interleave(BLOCK)[:numel]
 
 
 def _block_exponents(x: Tensor, minimum: int) -> tuple[Tensor, Tensor]:
-    """The exponent of each element's block, and the elements' own bits, both int32."""
+    """Return the exponent of each element's block, and the elements' own bits, both int32."""
     bits = x.view(torch.int32)
     blocks = block_count(x.numel())
     padded = torch.nn.functional.pad(bits & 0x7FFFFFFF, (0, blocks * BLOCK - x.numel()))

@@ -16,7 +16,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -24,20 +24,13 @@ from torch.autograd import Variable
 from torch.utils.hooks import RemovableHandle
 
 from adamomentum.torch import passes
-from adamomentum.torch.checks import check_gradients, check_options
+from adamomentum.torch.checks import check_beta1, check_gradients, check_options, is_readable
+from adamomentum.torch.optimizer import AdaMomentum
 from adamomentum.torch.precision import is_reduced
+from adamomentum.torch.state import EXP_AVG, PASSES, PASSES_BETA1, pass_count
 from adamomentum.torch.unsynchronized import watch
 
-if TYPE_CHECKING:
-    from adamomentum.torch.optimizer import AdaMomentum
-
-__all__ = ["ACCUMULATED", "ACCUMULATED_BETA1", "GradientRelease", "check_beta1", "release_gradients"]
-
-# In a parameter group, how many backward passes are in the moments and not yet in the parameters; in the state of a
-# parameter, a 0-dim float32 tensor on the CPU, how many of them gave it a gradient. Both are part of a checkpoint.
-ACCUMULATED = "accumulated"
-# In a parameter group, the beta1 that went into what was accumulated; absent while nothing is.
-ACCUMULATED_BETA1 = "accumulated_beta1"
+__all__ = ["GradientRelease", "release_gradients"]
 
 
 def release_gradients(
@@ -86,8 +79,6 @@ def release_gradients(
         RuntimeError: if gradients are released already, some are waiting in ``p.grad``, or the run is distributed and
             a parameter is a plain tensor without ``local_gradients``.
     """
-    from adamomentum.torch.optimizer import AdaMomentum
-
     if not isinstance(optimizer, AdaMomentum):
         raise TypeError(
             f"optimizer must be an adamomentum.AdaMomentum, got {type(optimizer).__name__}: others need whole "
@@ -150,7 +141,7 @@ class GradientRelease:
         """How many backward passes are in the moments and not yet in the parameters."""
         optimizer = self._optimizer()
         groups = [] if optimizer is None else optimizer.param_groups
-        return max((int(group.get(ACCUMULATED, 0)) for group in groups), default=0)
+        return max((int(group.get(PASSES, 0)) for group in groups), default=0)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -203,7 +194,7 @@ class GradientRelease:
             del self._hooked[p]
         new = [p for p in self._group_of if p not in self._hooks or self._hooked[p] != p._cdata]
         for group in optimizer.param_groups:
-            group.setdefault(ACCUMULATED, accumulated)
+            group.setdefault(PASSES, accumulated)
         for p in new:
             with torch._C.DisableTorchFunctionSubclass():  # lazy parameters answer most calls with an error
                 if p.is_inference():  # it can never be thawed
@@ -213,7 +204,7 @@ class GradientRelease:
                 self._hooks[p], self._hooked[p] = _register(p, self._hook), p._cdata
             state = optimizer.state.get(p)
             if state and not accumulated:
-                state.pop(ACCUMULATED, None)
+                state.pop(PASSES, None)
         if any(hasattr(p, "placements") for p in new):
             for hook in self._module_hooks:
                 hook.remove()
@@ -230,7 +221,7 @@ class GradientRelease:
         optimizer = self._optimizer()
         if optimizer is not None and optimizer._pending.release is self:
             optimizer._pending.release = None
-            _set_accumulated(optimizer, 0)
+            _set_passes(optimizer, 0)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def finish(self) -> None:
@@ -248,7 +239,7 @@ class GradientRelease:
             for group in optimizer.param_groups:
                 check_beta1(group)
             self._seen.clear()
-            self._update_waiting(optimizer)
+            self._step_waiting(optimizer)
             self._close(optimizer)
 
     def forget(self) -> None:
@@ -276,7 +267,7 @@ class GradientRelease:
         return optimizer
 
     def _take(self, optimizer: AdaMomentum, p: Tensor) -> None:
-        """What backward calls when the gradient of ``p`` is whole."""
+        """Take in the gradient of ``p``: backward calls this when it is whole."""
         if self._pauses:
             return
         # FSDP's call may come at the end of the pass, when the mode is that of the caller.
@@ -369,10 +360,10 @@ class GradientRelease:
                     finally:
                         p.grad = None
             if self._last:
-                self._update_waiting(optimizer)
+                self._step_waiting(optimizer)
                 self._close(optimizer)
             else:  # one whose gradients are kept cannot be the last
-                _set_accumulated(optimizer, min(self.accumulated + 1, self.accumulation_steps - 1))
+                _set_passes(optimizer, min(self.accumulated + 1, self.accumulation_steps - 1))
         self.forget()
 
     def _apply(self, optimizer: AdaMomentum, p: Tensor, grad: Tensor) -> None:
@@ -395,26 +386,26 @@ class GradientRelease:
     def _fold(self, optimizer: AdaMomentum, group: dict[str, Any], p: Tensor, grad: Tensor) -> None:
         """Put a gradient into the first moment."""
         state = optimizer._state_of(p, group)
-        moment = state["exp_avg"]
+        moment = state[EXP_AVG]
         if is_reduced(moment.dtype):
             raise ValueError(_REDUCED.format(moment.dtype))
         beta1 = group["betas"][0]
         weight = (1 - beta1) / beta1 * (-1 if group["maximize"] else 1)
         self._unfinished = ""
-        if ACCUMULATED_BETA1 not in group:
-            group[ACCUMULATED_BETA1] = _copy(beta1)
+        if PASSES_BETA1 not in group:
+            group[PASSES_BETA1] = _copy(beta1)
         if isinstance(weight, Tensor):
             moment.add_(grad.to(moment.dtype) * weight.to(moment.device))
         else:
             moment.add_(grad, alpha=weight)
-        state.setdefault(ACCUMULATED, torch.tensor(0.0, device="cpu")).add_(1)
+        state.setdefault(PASSES, pass_count()).add_(1)
 
-    def _update_waiting(self, optimizer: AdaMomentum) -> None:
+    def _step_waiting(self, optimizer: AdaMomentum) -> None:
         """Take the step of the parameters that had a gradient in an earlier pass and none in the last one."""
         for p, group in self._group_of.items():
             if p in self._seen:
                 continue
-            waiting = optimizer.state.get(p, {}).get(ACCUMULATED)
+            waiting = optimizer.state.get(p, {}).get(PASSES)
             if waiting is not None and waiting.item() and p.grad is None:
                 p.grad = torch.zeros_like(p)
                 self._unfinished = ""
@@ -422,10 +413,10 @@ class GradientRelease:
                 p.grad = None
 
     def _close(self, optimizer: AdaMomentum) -> None:
-        """What was accumulated is in the parameters."""
-        _set_accumulated(optimizer, 0)
+        """Begin anew: what was accumulated is in the parameters."""
+        _set_passes(optimizer, 0)
         for group in optimizer.param_groups:
-            group.pop(ACCUMULATED_BETA1, None)
+            group.pop(PASSES_BETA1, None)
         self._unfinished = None
         optimizer.__dict__["_opt_called"] = True  # or schedules would warn that no step came before theirs
 
@@ -443,7 +434,7 @@ class GradientRelease:
         if self.accumulation_steps > 1:
             if is_reduced(group["state_dtype"]):
                 raise ValueError(_REDUCED.format(group["state_dtype"]))
-            if _readable(group["betas"][0]) and float(group["betas"][0]) == 0:
+            if is_readable(group["betas"][0]) and float(group["betas"][0]) == 0:
                 raise ValueError(
                     "betas[0] must be > 0 with accumulation_steps > 1, got 0: exp_avg then keeps nothing from one pass "
                     "to the next; set accumulation_steps=1"
@@ -476,7 +467,7 @@ def _no_pass() -> None:
 
 
 def _hook_of(release: GradientRelease) -> Callable[[Tensor], None]:
-    """What parameters call. It keeps nothing alive: Python cannot see that a parameter keeps its hooks."""
+    """Make what parameters call. It keeps nothing alive: Python cannot see that a parameter keeps its hooks."""
     reference = weakref.ref(release)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -496,7 +487,7 @@ def _hook_of(release: GradientRelease) -> Callable[[Tensor], None]:
 
 
 def _weakly(method: Callable[[], None]) -> Callable[[], None]:
-    """A method, as a function that does not keep its object alive."""
+    """Return a method, as a function that does not keep its object alive."""
     reference = weakref.WeakMethod(method)
 
     def call() -> None:
@@ -525,27 +516,13 @@ def _free_gradients(optimizer: AdaMomentum) -> None:
             p.grad = None
 
 
-def _set_accumulated(optimizer: AdaMomentum, count: int) -> None:
+def _set_passes(optimizer: AdaMomentum, count: int) -> None:
     for group in optimizer.param_groups:
-        group[ACCUMULATED] = count
+        group[PASSES] = count
     if count == 0:
         for state in optimizer.state.values():
-            if ACCUMULATED in state:
-                state[ACCUMULATED].zero_()
-
-
-def check_beta1(group: dict[str, Any]) -> None:
-    """Check that beta1 is still what it was when gradients went into the first moment.
-
-    Raises:
-        ValueError: if it is another one.
-    """
-    old, new = group.get(ACCUMULATED_BETA1), group["betas"][0]
-    if old is not None and _readable(old) and _readable(new) and float(old) != float(new):
-        raise ValueError(
-            f"betas[0] must not change between the backward passes of one step, got {float(new)} after {float(old)}; "
-            "move its schedule on after steps alone"
-        )
+            if PASSES in state:
+                state[PASSES].zero_()
 
 
 _CREATE_GRAPH = "release_gradients does not go with backward(create_graph=True), which needs whole gradients"
@@ -563,11 +540,6 @@ _REDUCED = (
 def _is_distributed() -> bool:
     distributed = torch.distributed
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def _readable(x: float | Tensor) -> bool:
-    """Whether reading a number does not wait for a device."""
-    return not isinstance(x, Tensor) or x.is_cpu
 
 
 def _copy(x: float | Tensor) -> float | Tensor:

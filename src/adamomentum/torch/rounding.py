@@ -24,7 +24,7 @@ from torch import Tensor
 
 from adamomentum.torch.precision import dither, in_memory_order, round_to_bfloat16
 
-__all__ = ["HALF", "ROUNDINGS", "ROUNDING_STATE", "Rounding", "narrowed", "new_state", "rounds", "widened"]
+__all__ = ["HALF", "ROUNDINGS", "Rounding", "narrowed", "new_kept", "rounds", "widened"]
 
 Rounding = Literal["nearest", "stochastic", "kahan", "master"]
 
@@ -32,8 +32,6 @@ ROUNDINGS = ("nearest", "stochastic", "kahan", "master")
 HALF = (torch.bfloat16, torch.float16)
 # As bits of float32 numbers: 2^16 and infinity, 2^-14, from which on float16 numbers are normal.
 _FLOAT16_INFINITE, _INFINITE, _FLOAT16_NORMAL = 0x47800000, 0x7F800000, 0x38800000
-# The state that each keeps.
-ROUNDING_STATE = {"kahan": "compensation", "master": "master"}
 
 
 def rounds(p: Tensor, rounding: Rounding) -> bool:
@@ -41,32 +39,32 @@ def rounds(p: Tensor, rounding: Rounding) -> bool:
     return rounding != "nearest" and p.dtype in HALF
 
 
-def new_state(p: Tensor, rounding: Rounding) -> Tensor:
-    """What :data:`ROUNDING_STATE` names, before the first step."""
+def new_kept(p: Tensor, rounding: Rounding) -> Tensor:
+    """Return what "kahan" or "master" keeps of a parameter, before the first step."""
     if rounding == "kahan":
         return torch.zeros_like(p, memory_format=torch.preserve_format)
     return p.detach().to(torch.float32)
 
 
-def widened(p: Tensor, state: dict[str, Tensor], rounding: Rounding) -> Tensor:
-    """The parameter in float32, with what rounding has kept of it; a new tensor.
+def widened(p: Tensor, kept: Tensor | None, rounding: Rounding) -> Tensor:
+    """Return the parameter in float32, with what rounding has kept of it; a new tensor.
 
     Args:
         p: the parameter, half precision.
-        state: its state.
+        kept: what "kahan" and "master" keep of it; None for "stochastic".
         rounding: the option of that name.
     """
     theta = p.to(torch.float32)
-    if rounding == "stochastic":
+    if kept is None:
         return theta
     if rounding == "master":
-        return torch.where(nearest(state["master"], p.dtype) == theta, state["master"], theta)
-    lost = state["compensation"].to(torch.float32)
+        return torch.where(nearest(kept, p.dtype) == theta, kept, theta)
+    lost = kept.to(torch.float32)
     whole, inner = theta + lost, theta + lost * (1 - 2**-9)
     # Half a spacing exactly is a tie, which may round away from p: then a little less. What rounds to another number
     # was lost by another one, so that p was changed from outside.
-    kept = torch.where(nearest(whole, p.dtype) == theta, whole, inner)
-    return torch.where(nearest(kept, p.dtype) == theta, kept, theta)
+    closest = torch.where(nearest(whole, p.dtype) == theta, whole, inner)
+    return torch.where(nearest(closest, p.dtype) == theta, closest, theta)
 
 
 def nearest(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -90,14 +88,14 @@ def nearest(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def narrowed(
-    theta: Tensor, p: Tensor, state: dict[str, Tensor], rounding: Rounding, step: float | Tensor, first: int = 0
+    theta: Tensor, p: Tensor, kept: Tensor | None, rounding: Rounding, step: float | Tensor, first: int = 0
 ) -> None:
-    """Stores an updated parameter, and what rounding it loses.
+    """Store an updated parameter, and what rounding it loses.
 
     Args:
         theta: the updated parameter, float32.
         p: where it goes.
-        state: its state.
+        kept: where "kahan" puts what was lost, and "master" the parameter; None for "stochastic".
         rounding: the option of that name.
         step: the step count t after which it is stored.
         first: where it begins in the whole parameter.
@@ -107,10 +105,10 @@ def narrowed(
         local = getattr(theta, "_local_tensor", theta)
         x = in_memory_order(local, local)
         x.copy_(round_to_bfloat16(x, dither(x.numel(), step, "theta", x.device, first)))
-    if rounding == "kahan":
+    elif kept is not None and rounding == "kahan":
         stored = nearest(theta, p.dtype)
-        state["compensation"].copy_(theta - stored)
+        kept.copy_(theta - stored)
         theta = stored
-    elif rounding == "master":
-        state["master"].copy_(theta)
+    elif kept is not None:
+        kept.copy_(theta)
     p.copy_(theta)

@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from adamomentum.reference import rectification
-from adamomentum.torch.rounding import Rounding
+from adamomentum.torch.rule import Numbers, Rule, Scalar
 
 __all__ = [
-    "Numbers",
-    "Rule",
-    "Scalar",
+    "MATRIX_COLUMNS",
     "as_real",
-    "l2_of",
     "numbers_at",
     "numbers_matrix",
     "numbers_on_device",
@@ -26,8 +23,9 @@ __all__ = [
     "with_floats",
 ]
 
-# A float, or a 0-dim tensor.
-Scalar = float | Tensor
+# The columns of numbers_matrix(): the fields of Numbers, but 1 - beta2 in place of beta2, which float32 holds more
+# precisely.
+MATRIX_COLUMNS = tuple("v_decay" if name == "beta2" else name for name in Numbers._fields)
 
 # The dtype of the numbers beside moments that are stored in another one: that of the arithmetic.
 _REAL = {
@@ -38,53 +36,15 @@ _REAL = {
 }
 
 
-class Rule(NamedTuple):
-    """The options that shape the update, as :func:`adamomentum.torch.functional.adamomentum` explains them."""
-
-    lr: Scalar
-    beta1: Scalar
-    beta2: Scalar
-    eps: float
-    weight_decay: float
-    amsgrad: bool
-    decoupled_weight_decay: bool
-    fixed_decay: bool
-    rectify: bool
-    full_bias_correction: bool
-    grad_factor: Scalar  # of every gradient: -1 to maximize, times loss scale and clipping
-    differentiable: bool
-    rounding: Rounding = "nearest"
-
-
-class Numbers(NamedTuple):
-    """The numbers of one parameter's step: floats, or 0-dim tensors on its device."""
-
-    m_weight: Scalar  # 1 - beta1
-    beta2: Scalar
-    v_weight: Scalar  # 1 - beta2, divided by c1^2 under full bias correction
-    accumulated_eps: Scalar
-    shrink: Scalar  # what decoupled decay multiplies the parameter by
-    factor: Scalar  # of m / sqrt(v + accumulated eps), or of m alone where not `adapt`, in the update: negative
-    adapt: bool | Tensor  # False while rectification finds the variance intractable
-
-
 def with_floats(rule: Rule, *, keep_tensors: bool = False) -> Rule:
-    """The same rule with numbers of any kind as floats, but for tensors if they are to be kept."""
-
-    def number(x: Scalar) -> Scalar:
-        return x if keep_tensors and isinstance(x, Tensor) else float(x)
-
+    """Return the same rule with numbers of any kind as floats, but for tensors if they are to be kept."""
+    lr, beta1, beta2, grad_factor = rule.lr, rule.beta1, rule.beta2, rule.grad_factor
     return rule._replace(
-        lr=number(rule.lr),
-        beta1=number(rule.beta1),
-        beta2=number(rule.beta2),
-        grad_factor=number(rule.grad_factor),
+        lr=lr if keep_tensors and isinstance(lr, Tensor) else float(lr),
+        beta1=beta1 if keep_tensors and isinstance(beta1, Tensor) else float(beta1),
+        beta2=beta2 if keep_tensors and isinstance(beta2, Tensor) else float(beta2),
+        grad_factor=grad_factor if keep_tensors and isinstance(grad_factor, Tensor) else float(grad_factor),
     )
-
-
-def l2_of(rule: Rule) -> float:
-    """What the gradient gets of the parameter: the weight decay where it is not decoupled."""
-    return 0.0 if rule.decoupled_weight_decay else rule.weight_decay
 
 
 def as_real(t: Tensor) -> Tensor:
@@ -93,7 +53,7 @@ def as_real(t: Tensor) -> Tensor:
 
 
 def numbers_at(t: Scalar, rule: Rule) -> Numbers:
-    """The numbers of step t, counted from 1: floats if t is one, tensors of t's shape if t is one.
+    """Return the numbers of step t, counted from 1: floats if t is one, tensors of t's shape if t is one.
 
     What does not depend on t keeps the kind of the option that it comes from.
     """
@@ -122,7 +82,7 @@ def numbers_at(t: Scalar, rule: Rule) -> Numbers:
         m_weight=1 - beta1,
         beta2=beta2,
         v_weight=(1 - beta2) / correction1**2 if rule.full_bias_correction else 1 - beta2,
-        accumulated_eps=rule.eps * correction2 / (1 - beta2),
+        eps_sum=rule.eps * correction2 / (1 - beta2),
         shrink=shrink,
         factor=-step_size,
         adapt=adapt,
@@ -158,28 +118,28 @@ def numbers_on_device(state_steps: list[Tensor], exp_avgs: list[Tensor], rule: R
     numbers: dict[int, Numbers] = {}
     for (device, dtype), indices in alike.items():
         # One vector of steps: a handful of operations, however many parameters.
-        rows = _numbers_of_vector([state_steps[i] for i in indices], device, dtype, rule)
-        numbers.update(zip(indices, rows, strict=True))
+        theirs = _numbers_of_vector([state_steps[i] for i in indices], device, dtype, rule)
+        numbers.update(zip(indices, theirs, strict=True))
     return [numbers[i] for i in range(len(exp_avgs))]
 
 
 def _numbers_of_vector(
     state_steps: list[Tensor], device: torch.device, dtype: torch.dtype, rule: Rule
 ) -> Iterator[Numbers]:
-    narrow = _REAL.get(dtype, dtype)
+    real = _REAL.get(dtype, dtype)
 
-    def rows(x: Scalar) -> Iterable[Scalar]:
+    def one_each(x: Scalar) -> Iterable[Scalar]:
         if not isinstance(x, Tensor):
             return repeat(x, len(state_steps))
         if x.is_floating_point():
-            x = x.to(narrow)
+            x = x.to(real)
         return x.unbind() if x.dim() else repeat(x, len(state_steps))
 
-    return map(Numbers, *map(rows, _wide_numbers(state_steps, device, rule)))
+    return map(Numbers, *map(one_each, _wide_numbers(state_steps, device, rule)))
 
 
 def _wide_numbers(state_steps: list[Tensor], device: torch.device, rule: Rule) -> Numbers:
-    """The numbers of all steps at once: vectors, or what :func:`numbers_at` leaves floats or 0-dim tensors."""
+    """Return the numbers of all steps at once: vectors, or what :func:`numbers_at` leaves floats or 0-dim tensors."""
     # 1 - beta2^t cancels: in float32 it would lose four digits at the first steps. MPS has no float64.
     wide = torch.float32 if device.type == "mps" else torch.float64
 
@@ -191,7 +151,7 @@ def _wide_numbers(state_steps: list[Tensor], device: torch.device, rule: Rule) -
 
 
 def numbers_matrix(state_steps: list[Tensor], rule: Rule, device: torch.device) -> Tensor:
-    """:func:`numbers_at` for each parameter, as the fused kernels take them.
+    """:func:`numbers_at` for each parameter, as the CUDA kernel takes them.
 
     Steps and options that are tensors on a device are not read on the host.
 
@@ -201,27 +161,26 @@ def numbers_matrix(state_steps: list[Tensor], rule: Rule, device: torch.device) 
         device: where to put the numbers.
 
     Returns:
-        float32, a row a parameter. The columns are the fields of :class:`Numbers`, but 1 - beta2 in place of beta2,
-        which float32 holds more precisely.
+        float32, a row a parameter, with the columns :data:`MATRIX_COLUMNS`.
     """
-
-    def columns(n: Numbers) -> list[Scalar]:
-        return [n.m_weight, 1 - n.beta2, n.v_weight, n.accumulated_eps, n.shrink, n.factor, n.adapt]
-
     options_are_floats = not any(isinstance(x, Tensor) for x in (rule.lr, rule.beta1, rule.beta2))
     if options_are_floats and all(step.is_cpu for step in state_steps):
-        rows = [columns(n) for n in numbers_on_host(state_steps, rule)]
+        rows = [_in_columns(n) for n in numbers_on_host(state_steps, rule)]
         # Pinned, since a copy from other memory would wait for the device.
         matrix = torch.tensor(rows, dtype=torch.float32, pin_memory=device.type == "cuda")
-        return matrix.view(-1, 7).to(device, non_blocking=True)
+        return matrix.view(-1, len(MATRIX_COLUMNS)).to(device, non_blocking=True)
 
-    matrix = torch.empty(len(state_steps), 7, dtype=torch.float32, device=device)
-    for column, x in zip(matrix.unbind(1), columns(_wide_numbers(state_steps, device, rule)), strict=True):
+    matrix = torch.empty(len(state_steps), len(MATRIX_COLUMNS), dtype=torch.float32, device=device)
+    for column, x in zip(matrix.unbind(1), _in_columns(_wide_numbers(state_steps, device, rule)), strict=True):
         if isinstance(x, Tensor):
             column.copy_(x)
         else:
             column.fill_(x)
     return matrix
+
+
+def _in_columns(n: Numbers) -> list[Scalar]:
+    return list(n._replace(beta2=1 - n.beta2))
 
 
 def _rectification_on_device(t: Tensor, beta2: Scalar) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,7 @@
-"""The state of a parameter: what it holds, how it is made, and how it lies in memory."""
+"""The state of a parameter: its keys and dtypes, how it is made, and how it lies in memory.
+
+No other file spells the keys, but for ``native/batch.cpp``.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +11,90 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from adamomentum.torch.foreach import PLAIN_TENSORS
 from adamomentum.torch.precision import StateDtype, empty_scales, name_of, pack, unpack
-from adamomentum.torch.rounding import ROUNDING_STATE, new_state, rounds
+from adamomentum.torch.rounding import new_kept, rounds
 
-__all__ = ["ESSENTIAL", "MOMENTS", "OWN", "complete", "laid_out_like", "same_layout", "state_dtype_for", "step_count"]
+__all__ = [
+    "CODED",
+    "COUNTS",
+    "ESSENTIAL",
+    "EXP_AVG",
+    "EXP_AVG_SCALE",
+    "EXP_AVG_SQ",
+    "EXP_AVG_SQ_SCALE",
+    "MAX_EXP_AVG_SQ",
+    "MOMENTS",
+    "OWN",
+    "PASSES",
+    "PASSES_BETA1",
+    "PLAIN_TENSORS",
+    "ROUNDING_STATE",
+    "SCALES",
+    "SHAPED",
+    "STATE_DTYPES",
+    "STATE_DTYPE_NAMES",
+    "STEP",
+    "Row",
+    "complete",
+    "laid_out_like",
+    "pass_count",
+    "same_layout",
+    "scale_of",
+    "state_dtype_for",
+    "step_count",
+]
+
+STEP = "step"
+# The moments, shaped like the parameter.
+EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ = MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+# Those that may be stored in 8-bit codes, with their letters in precision.py; the exponents of their blocks.
+CODED: tuple[tuple[str, Literal["m", "v"]], ...] = ((EXP_AVG, "m"), (EXP_AVG_SQ, "v"))
+EXP_AVG_SCALE, EXP_AVG_SQ_SCALE = SCALES = ("exp_avg_scale", "exp_avg_sq_scale")  # as scale_of() makes them
+# What the option rounding keeps of the parameter, shaped like it too.
+ROUNDING_STATE = {"kahan": "compensation", "master": "master"}
+SHAPED = (*MOMENTS, *ROUNDING_STATE.values())
+# Under gradient release: in the state, a 0-dim float32 tensor on the CPU, how many backward passes gave the parameter a
+# gradient that is in the moments and not yet in the parameter; in a parameter group, how many there were.
+PASSES = "accumulated"
+# In a parameter group, the beta1 that went into those gradients; absent while there are none.
+PASSES_BETA1 = "accumulated_beta1"
 
 # What a state has if it has anything of this optimizer; wrappers of it may keep entries of their own there.
-ESSENTIAL = ("step", "exp_avg", "exp_avg_sq")
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+ESSENTIAL = (STEP, EXP_AVG, EXP_AVG_SQ)
+# What is not shaped like the parameter, whatever shape that is.
+COUNTS = (STEP, PASSES)
 # Where a state that is being loaded has, until its tensors are copied, how to copy them.
 OWN = "adamomentum"
 
-_CODED: tuple[tuple[str, Literal["m", "v"]], ...] = (("exp_avg", "m"), ("exp_avg_sq", "v"))
+# The dtypes of moments without the option state_dtype, and the names that it takes.
+STATE_DTYPES = (torch.float32, torch.float64)
+STATE_DTYPE_NAMES = ("float32", "float64", "bfloat16", "8bit")
+
+# Tensors that are no more than they seem: subclasses such as DTensor promise neither foreach kernels nor views.
+PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
+
+# A parameter, its gradient and its state.
+Row = tuple[Tensor, Tensor, dict[str, Tensor]]
+
+
+def scale_of(key: str) -> str:
+    """Return the key of the exponents that go with a moment's codes."""
+    return f"{key}_scale"
 
 
 def step_count(count: float, device: torch.device | str) -> Tensor:
-    """The entry ``step``: a 0-dim float64 tensor, since float32 stops counting at 2^24; MPS has nothing wider."""
+    """Return the entry :data:`STEP`: 0-dim float64, since float32 stops counting at 2^24; MPS has nothing wider."""
     wide = torch.float32 if torch.device(device).type == "mps" else torch.float64
     return torch.tensor(count, dtype=wide, device=device)
 
 
+def pass_count(count: float = 0.0) -> Tensor:
+    """Return the entry :data:`PASSES` of a state."""
+    return torch.tensor(count, dtype=torch.float32, device="cpu")
+
+
 def state_dtype_for(p: Tensor, requested: StateDtype) -> torch.dtype:
-    """The dtype of the moments of ``p``, where ``requested`` is the option ``state_dtype``: uint8 for 8-bit codes."""
+    """Return the dtype of the moments of ``p``, with ``requested`` as ``state_dtype``: uint8 for 8-bit codes."""
     if requested == "8bit":
         return torch.uint8
     name = name_of(requested)
@@ -48,21 +112,21 @@ def complete(state: dict[str, Tensor], p: Tensor, group: Mapping[str, Any]) -> N
         p: the parameter.
         group: its parameter group.
     """
-    made: dict[str, Tensor] = {}
+    new: dict[str, Tensor] = {}
     count_on = p.device if group["capturable"] else "cpu"  # on the CPU the host reads it without waiting for the device
-    if "exp_avg" not in state:
+    if EXP_AVG not in state:
         dtype = state_dtype_for(p, group["state_dtype"])
         if dtype == torch.uint8:
-            made["exp_avg_scale"], made["exp_avg_sq_scale"] = empty_scales(p, "m"), empty_scales(p, "v")
-        made["step"] = step_count(0.0, count_on)
-        made["exp_avg"], made["exp_avg_sq"] = _zeros(p, dtype), _zeros(p, dtype)
-    elif group["capturable"] and state["step"].device != p.device:
-        made["step"] = state["step"].to(p.device)
-    if group["amsgrad"] and "max_exp_avg_sq" not in state:
-        made["max_exp_avg_sq"] = _zeros(p, {**state, **made}["exp_avg_sq"].dtype)
+            new.update({scale_of(key): empty_scales(p, moment) for key, moment in CODED})
+        new[STEP] = step_count(0.0, count_on)
+        new[EXP_AVG], new[EXP_AVG_SQ] = _zeros(p, dtype), _zeros(p, dtype)
+    elif group["capturable"] and state[STEP].device != p.device:
+        new[STEP] = state[STEP].to(p.device)
+    if group["amsgrad"] and MAX_EXP_AVG_SQ not in state:
+        new[MAX_EXP_AVG_SQ] = _zeros(p, {**state, **new}[EXP_AVG_SQ].dtype)
     if rounds(p, group["rounding"]) and (kept := ROUNDING_STATE.get(group["rounding"])) and kept not in state:
-        made[kept] = new_state(p, group["rounding"])
-    state.update(made)
+        new[kept] = new_kept(p, group["rounding"])
+    state.update(new)
 
 
 def _zeros(p: Tensor, dtype: torch.dtype) -> Tensor:
@@ -77,7 +141,7 @@ def same_layout(a: Tensor, b: Tensor) -> bool:
 
 
 def laid_out_like(p: Tensor, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The entries of a state that must be stored anew to lie in memory as their parameter does.
+    """Return the entries of a state that must be stored anew to lie in memory as their parameter does.
 
     The kernels take a parameter and its moments only then. The two come apart when a state that was saved in one memory
     format is loaded into a model in another, or when the model is converted after the first step.
@@ -93,7 +157,7 @@ def laid_out_like(p: Tensor, state: Mapping[str, Any]) -> dict[str, Tensor]:
     if type(p) not in PLAIN_TENSORS:
         return {}
     # Not what a wrapper keeps there, which is its own.
-    shaped = {key: state[key] for key in (*MOMENTS, *ROUNDING_STATE.values()) if key in state and p.dim() > 1}
+    shaped = {key: state[key] for key in SHAPED if key in state and p.dim() > 1}
     if all(same_layout(t, p) for t in shaped.values()):
         return {}
     model = torch.empty_like(p, device="meta")  # laid out as what is made for this parameter; dense where it is not
@@ -103,9 +167,10 @@ def laid_out_like(p: Tensor, state: Mapping[str, Any]) -> dict[str, Tensor]:
             stored[key] = torch.empty_strided(p.shape, model.stride(), dtype=t.dtype, device=t.device)
             if t.dtype != torch.uint8:
                 stored[key].copy_(t)
-    for key, moment in _CODED:
+    for key, moment in CODED:
         if key in stored and stored[key].dtype == torch.uint8:
-            values = unpack(state[key], state[f"{key}_scale"], moment)
-            stored[f"{key}_scale"] = torch.empty_like(state[f"{key}_scale"])
-            pack(values, stored[key], stored[f"{key}_scale"], moment, state["step"].item())
+            scale = scale_of(key)
+            values = unpack(state[key], state[scale], moment)
+            stored[scale] = torch.empty_like(state[scale])
+            pack(values, stored[key], stored[scale], moment, state[STEP].item())
     return stored

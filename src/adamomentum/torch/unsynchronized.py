@@ -48,7 +48,7 @@ def watch(params: Iterable[Tensor], call: Callable[[], None]) -> list[RemovableH
 
 
 def _sharded_modules() -> list[tuple[nn.Module, list[Any]]]:
-    """The modules that ``fully_shard`` was called with and that are alive, with the groups their parameters are in."""
+    """Return the living modules that ``fully_shard`` was called with, with the groups their parameters are in."""
     from torch.distributed._composable_state import _module_state_mapping
     from torch.distributed.fsdp import FSDPModule
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 
 from adamomentum.files import write_atomic
-from adamomentum.page.figures import STYLE, as_svg, on_white, panel, save
+from adamomentum.page.figures import STYLE, as_png, as_svg, on_white, panel, save
 from adamomentum.study import stages
 from adamomentum.study.report.panels import Panels, styles
 from adamomentum.study.report.study_tables import StudyTables
@@ -73,9 +72,7 @@ def overview(results: StudyResults, made: StudyTables, folder: Path) -> None:
             for name, s in styles(results).items()
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5), columnspacing=1.4)
-        png = io.BytesIO()
-        figure.savefig(png, format="png")
-        write_atomic(folder / "overview.png", png.getvalue())
+        write_atomic(folder / "overview.png", as_png(figure))
         write_atomic(folder / "overview.svg", on_white(as_svg(figure)).encode())
 
 

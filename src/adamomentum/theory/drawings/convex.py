@@ -15,7 +15,7 @@ DOTTED = (0, (1, 2))
 
 
 def regret(ax: Axes, data: Mapping[str, Any]) -> None:
-    """Regret and both bounds, with amsgrad and without."""
+    """Draw the regret and both bounds, with amsgrad and without."""
     rounds = np.asarray(data["rounds"])
     for key, colour, label in (("amsgrad", "adamomentum", "with amsgrad"), ("plain", "adam", "without")):
         curves = data[key]
@@ -33,7 +33,7 @@ def regret(ax: Axes, data: Mapping[str, Any]) -> None:
 
 
 def counterexample(ax: Axes, data: Mapping[str, Any]) -> None:
-    """Theta of the four runs."""
+    """Draw theta of the four runs."""
     styles = {"Adam": ("adam", "-"), "Adam, amsgrad": ("adam", DASHED)}
     styles |= {"AdaMomentum": ("adamomentum", "-"), "AdaMomentum, amsgrad": ("adamomentum", DASHED)}
     for label, theta in data["paths"].items():

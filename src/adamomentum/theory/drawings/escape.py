@@ -14,7 +14,7 @@ from adamomentum.theory.steppers import LABELS
 
 
 def frozen(ax: Axes, data: Mapping[str, Any]) -> None:
-    """The exponent of the exit time, measured and claimed."""
+    """Draw the exponent of the exit time, measured and claimed."""
     alpha = np.asarray(data["alpha"])
     slopes = np.array([data["slopes"].get(a, data["slopes"].get(str(a))) for a in alpha.tolist()])
     fine = np.linspace(1.1, 1.9, 50)
@@ -29,7 +29,7 @@ def frozen(ax: Axes, data: Mapping[str, Any]) -> None:
 
 
 def exits(ax: Axes, data: Mapping[str, Any]) -> None:
-    """Mean exit steps of the four runs."""
+    """Draw the mean exit steps of the four runs."""
     means = np.asarray(data["means"])
     alphas, basins, runs = data["alpha"], data["basins"], data["runs"]
     colours = {"Adam": COLOURS["adam"], "AdaMomentum": COLOURS["adamomentum"]}
@@ -47,7 +47,7 @@ def exits(ax: Axes, data: Mapping[str, Any]) -> None:
 
 
 def selectivity(ax: Axes, data: Mapping[str, Any]) -> None:
-    """Flat over sharp exit steps, by optimizer and shape, at the greatest sharpness."""
+    """Draw flat over sharp exit steps, by optimizer and shape, at the greatest sharpness."""
     markers = ("o", "s", "^", "D")
     for cell in data["cells"]:
         if cell["noise"] == "Gaussian" and cell["sharpness"] == data["sharpness"][-1]:
@@ -67,7 +67,7 @@ def selectivity(ax: Axes, data: Mapping[str, Any]) -> None:
 
 
 def trapping(ax: Axes, data: Mapping[str, Any]) -> None:
-    """Success against lr, averaged over the landscapes with noise."""
+    """Draw success against lr, averaged over the landscapes with noise."""
     cells = [i for i, cell in enumerate(data["cells"]) if "noise" in cell]
     for name in data["names"]:
         success = np.asarray(data["success"][name])[cells].mean(axis=0)

@@ -16,14 +16,14 @@ from adamomentum.theory.steppers import LABELS
 
 
 def _plain(axis: Any, ticks: list[float]) -> None:
-    """Ticks of a logarithmic axis, as plain numbers."""
+    """Set ticks of a logarithmic axis, as plain numbers."""
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     axis.set_minor_locator(NullLocator())
 
 
 def frequency(ax: Axes, data: Mapping[str, Any]) -> None:
-    """RMS update of both optimizers against the frequency of the gradient."""
+    """Draw the RMS update of both optimizers against the frequency of the gradient."""
     omega = np.asarray(data["omega"])
     for name in ("adamomentum", "adam"):
         ax.plot(omega, data[name], "o", color=COLOURS[name], label=LABELS[name], markersize=4)
@@ -41,7 +41,7 @@ def frequency(ax: Axes, data: Mapping[str, Any]) -> None:
 
 
 def sandwich(ax: Axes, data: Mapping[str, Any]) -> None:
-    """The ratio of the updates at the last step of each sequence, by family, between the two limits."""
+    """Draw the ratio of the updates at the last step of each sequence, by family, between the two limits."""
     families = list(data["families"])
     rng = np.random.default_rng(0)
     for i, ratios in enumerate(np.asarray(data["ratios"], np.float64)):
@@ -64,7 +64,7 @@ def sandwich(ax: Axes, data: Mapping[str, Any]) -> None:
 
 
 def signal_to_noise(ax: Axes, data: Mapping[str, Any]) -> None:
-    """RMS update against the signal to noise ratio: measured dots, closed-form lines."""
+    """Draw the RMS update against the signal to noise ratio: measured dots, closed-form lines."""
     from adamomentum.theory.moments import snr_step
 
     rho, names = np.asarray(data["rho"]), list(data["names"])
@@ -86,7 +86,7 @@ def signal_to_noise(ax: Axes, data: Mapping[str, Any]) -> None:
 
 
 def noise_floor(ax: Axes, data: Mapping[str, Any]) -> None:
-    """Noise floors over lr / 2, against beta1."""
+    """Draw the noise floors over lr / 2, against beta1."""
     beta1 = np.asarray(data["beta1"])
     grid = np.linspace(0, 0.992, 300)
     ax.plot(grid, np.sqrt((1 + grid) / (1 - grid)), color=COLOURS["adamomentum"], linewidth=1.2)
@@ -103,7 +103,7 @@ def noise_floor(ax: Axes, data: Mapping[str, Any]) -> None:
 
 
 def startup(ax: Axes, data: Mapping[str, Any]) -> None:
-    """The first updates against a constant gradient, and the longest one left by linear warm-up."""
+    """Draw the first updates against a constant gradient, and the longest one left by linear warm-up."""
     for name in ("adamomentum", "adam"):
         made = np.asarray(data[name])
         ax.plot(np.arange(1, made.size + 1), made, color=COLOURS[name], label=LABELS[name])
@@ -128,7 +128,7 @@ def startup(ax: Axes, data: Mapping[str, Any]) -> None:
 
 
 def outlier(ax: Axes, data: Mapping[str, Any]) -> None:
-    """Way travelled after one huge gradient."""
+    """Draw the way travelled after one huge gradient."""
     for name, limit in zip(("adamomentum", "adam"), data["limits"], strict=True):
         made = np.asarray(data[name])
         ax.plot(np.arange(made.size), made, color=COLOURS[name], label=LABELS[name])
@@ -157,7 +157,7 @@ def crossover(ax: Axes, data: Mapping[str, Any]) -> None:
 
 
 def stability(ax: Axes, data: Mapping[str, Any]) -> None:
-    """How far from the minimum it stays, against lr over its limit."""
+    """Draw how far from the minimum it stays, against lr over its limit."""
     shades = cycle(COLOURS.values())
     for betas, far in data.items():
         if betas != "ratio":

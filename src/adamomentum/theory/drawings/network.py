@@ -14,7 +14,7 @@ from adamomentum.theory.steppers import LABELS
 
 
 def sharpness(ax: Axes, data: Mapping[str, Any]) -> None:
-    """Largest eigenvalue against training loss at the end, a dot a run."""
+    """Draw the largest eigenvalue against training loss at the end, a dot a run."""
     for name in data["names"]:
         eigenvalues, losses = np.asarray(data["sharpness"][name]), np.asarray(data["loss"][name])
         ax.plot(losses, eigenvalues, "o", color=COLOURS[name], label=LABELS[name])
@@ -27,7 +27,7 @@ def sharpness(ax: Axes, data: Mapping[str, Any]) -> None:
 
 
 def updates(ax: Axes, data: Mapping[str, Any]) -> None:
-    """Length of AdaMomentum's updates over Adam's along the training."""
+    """Draw the length of AdaMomentum's updates over Adam's along the training."""
     places = 100 * np.asarray(data["places"])
     ax.plot(places, data["ratio"], "o-", color=COLOURS["adamomentum"], label="measured")
     ax.plot(places, data["predicted"], "o--", color=COLOURS["adam"], label="from signal to noise alone")

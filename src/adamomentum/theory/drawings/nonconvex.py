@@ -12,7 +12,7 @@ from adamomentum.theory.panel import Panel
 
 
 def stationarity(ax: Axes, data: Mapping[str, Any]) -> None:
-    """Mean squared gradient norm and bound against the number of steps."""
+    """Draw the mean squared gradient norm and bound against the number of steps."""
     ax.plot(data["steps"], data["mean"], color=COLOURS["adamomentum"], label="AdaMomentum")
     ax.plot(data["steps"], data["bound"], label="bound", **THIN)
     ax.set_xscale("log")

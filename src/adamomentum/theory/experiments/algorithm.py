@@ -26,7 +26,7 @@ TOLERANCE = 1e-9
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
-    """Steps both beside each other."""
+    """Step both beside each other."""
     rng = np.random.default_rng([seed, 11])
     steps = STEPS[profile]
     # From small to large gradients, with signs that stay and signs that change.
@@ -62,7 +62,7 @@ def run(profile: Profile, seed: int) -> list[Claim]:
 
 
 def _apart(name: str, start: Array, gradients: Array, options: dict[str, Any]) -> float:
-    """The largest distance to the reference along the run, in lr."""
+    """Return the largest distance to the reference along the run, in lr."""
     stepper = Stepper(name, start, lr=LR, **options)
     theta, state = start, reference.State.zeros(start)
     worst = 0.0

@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 
 def momentum_ratios(name: str, phis: Array, rows: int, steps: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """E m^2 / E g^2 in stationary noise whose correlation over k steps is phi^k, measured.
+    """Return E m^2 / E g^2 in stationary noise whose correlation over k steps is phi^k, measured.
 
     Args:
         name: ``adamomentum``, or ``sgdm``: the sum of past gradients, weighted by 0.9^k, instead of their average.
@@ -44,7 +44,7 @@ def momentum_ratios(name: str, phis: Array, rows: int, steps: int, rng: np.rando
 
 
 def assumption_5(profile: Profile, rng: np.random.Generator) -> Claim:
-    """Looks for a noise that meets the assumption, and computes why there is none."""
+    """Look for a noise that meets the assumption, and compute why there is none."""
     phis = np.array([-0.5, 0.0, 0.5, 0.9, 0.99, 0.999])
     rows, steps = (200, 1500) if profile == "quick" else (1000, 10000)
     beta1 = 0.9

@@ -20,12 +20,12 @@ RUNS = (
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
-    """Runs the four optimizers; nothing in it is random."""
+    """Run the four optimizers; nothing in it is random."""
     return [_counterexample(profile)]
 
 
 def path(name: str, amsgrad: bool, rounds: int) -> Array:
-    """theta_t in [-1, 1], from +1, on the stream; lr 1 / sqrt(t)."""
+    """Return theta_t in [-1, 1], from +1, on the stream; lr 1 / sqrt(t)."""
     stepper = Stepper(name, np.ones(1), betas=BETAS, amsgrad=amsgrad, eps=1e-16)
     found = np.empty(rounds)
     for t, gradient in enumerate(misleading(rounds)):
@@ -37,7 +37,7 @@ def path(name: str, amsgrad: bool, rounds: int) -> Array:
 
 
 def critical(name: str, period: int, betas: tuple[float, float]) -> float:
-    """The large gradient, in units of period - 1, below which the optimizer goes the wrong way.
+    """Return the large gradient, in units of period - 1, below which the optimizer goes the wrong way.
 
     In the steady state at constant lr, where each period moves theta by the same distance. Found by stepping 400 values
     at once, geometrically spaced from 1 to 2, until v has forgotten its start.

@@ -28,7 +28,7 @@ USUAL_LR = 0.05
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
-    """Lets walkers leave."""
+    """Let walkers leave."""
     rng = np.random.default_rng([seed, 8])
     return [_frozen(profile, rng), _proposition_1(profile, rng)]
 
@@ -45,7 +45,7 @@ def leave(
     burn: int = 0,
     **options: float,
 ) -> Exits:
-    """Exit times of an optimizer from a quadratic basin (curvature, width), in noise of scale 1."""
+    """Return the exit times of an optimizer from a quadratic basin (curvature, width), in noise of scale 1."""
     curvature, width = basin
     return exit_times(
         lambda theta: Stepper(name, theta, lr=lr, **options),
@@ -59,7 +59,7 @@ def leave(
 
 
 def _frozen(profile: Profile, rng: np.random.Generator) -> Claim:
-    """SGD without momentum is the frozen preconditioner, its lr in the place of lr / R."""
+    """Measure SGD without momentum, which is the frozen preconditioner, its lr in the place of lr / R."""
     from scipy.stats import expon, goodness_of_fit
 
     walkers, limit = WALKERS[profile][0], LIMIT[profile]
@@ -158,7 +158,7 @@ def _proposition_1(profile: Profile, rng: np.random.Generator) -> Claim:
     again = {(alpha, basin, "Adam again"): times("adam", 1.0, alpha, basin) for alpha in alphas for basin in BASINS}
 
     def compare(first: str, second: str) -> tuple[str, list[float]]:
-        """Means of both, and by how many standard errors the logarithm of the first is above."""
+        """Return the means of both, and by how many standard errors the logarithm of the first is above."""
         shown, above = [], []
         for alpha in alphas:
             for basin in BASINS:

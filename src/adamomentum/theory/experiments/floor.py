@@ -23,7 +23,7 @@ RUNS["full"] = [*RUNS["quick"], *(((beta1, 0.99), 10000) for beta1 in (0.0, 0.9,
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
-    """Runs the optimizer with eps in charge: on tiny gradients, and without noise on quadratics."""
+    """Run the optimizer with eps in charge: on tiny gradients, and without noise on quadratics."""
     return [_denominator(profile), _stability(profile, np.random.default_rng([seed, 4]))]
 
 
@@ -78,7 +78,7 @@ def _denominator(profile: Profile) -> Claim:
 
 
 def settled(ratio: Array, betas: tuple[float, float], steps: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Runs AdaMomentum without noise, at lr relative to the stability limit, on quadratics in 1 and 5 dimensions.
+    """Run AdaMomentum without noise, at lr relative to the stability limit, on quadratics in 1 and 5 dimensions.
 
     Args:
         ratio: lr times the largest curvature, over its limit; shape (n,).

@@ -21,7 +21,7 @@ AT_PI = 1e-4
 
 
 def update_rms(name: str, omega: Array, beta1: float, steps: int) -> Array:
-    """RMS over the last :data:`MEASURED` steps of an optimizer's update against oscillating gradients.
+    """Return the RMS over the last :data:`MEASURED` steps of an optimizer's update against oscillating gradients.
 
     Args:
         name: of the optimizer.
@@ -44,7 +44,7 @@ def update_rms(name: str, omega: Array, beta1: float, steps: int) -> Array:
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
-    """Measures the RMS update of both optimizers at frequencies from 0.05 to pi. Nothing is random here."""
+    """Measure the RMS update of both optimizers at frequencies from 0.05 to pi. Nothing is random here."""
     omega = np.append(np.geomspace(0.05, 3.0, 24), np.pi)
     checks: list[Check] = []
     data: dict[str, Array] = {"omega": omega}

@@ -44,7 +44,7 @@ FLATNESS = (
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
-    """Trains the network with each optimizer; without the data, e.g. offline, the claims are left undecided."""
+    """Train the network with each optimizer; without the data, e.g. offline, the claims are left undecided."""
     from adamomentum.study.data.wheel import DataError
 
     try:
@@ -104,7 +104,7 @@ def _optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def train(name: str, seed: int, epochs: int) -> Run:
-    """Trains the study's 1-D network on MNIST-1D, warm-up and cosine, and measures.
+    """Train the study's 1-D network on MNIST-1D, with warm-up and cosine, and measure.
 
     Args:
         name: of the optimizer, in :data:`TUNED`.
@@ -171,7 +171,7 @@ def train(name: str, seed: int, epochs: int) -> Run:
 
 
 def _length(optimizer: torch.optim.Optimizer, params: list[Tensor], lr: float, weight_decay: float) -> float:
-    """Makes a step and returns its RMS over lr, decoupled decay taken out, over the coordinates with a gradient."""
+    """Make a step and return its RMS over lr, decoupled decay taken out, over the coordinates with a gradient."""
     import torch
 
     before = [p.detach() * (1 - lr * weight_decay) for p in params]
@@ -181,7 +181,7 @@ def _length(optimizer: torch.optim.Optimizer, params: list[Tensor], lr: float, w
 
 
 def _below_eps(optimizer: torch.optim.Optimizer, t: int) -> tuple[float, float]:
-    """The share of coordinates whose second moment is below what eps adds to it, at eps 1e-16 and 1e-8."""
+    """Return the share of coordinates whose second moment is below what eps adds to it, at eps 1e-16 and 1e-8."""
     import torch
 
     states = (optimizer.state[p] for p in optimizer.param_groups[0]["params"])
@@ -191,7 +191,7 @@ def _below_eps(optimizer: torch.optim.Optimizer, t: int) -> tuple[float, float]:
 
 
 def _signal(model: nn.Module, batch_loss: Any, rows: int) -> float:
-    """Mean over coordinates of the squared mean of the batches' gradients over their mean square."""
+    """Return the mean over coordinates of the squared mean of the batches' gradients over their mean square."""
     import torch
 
     params = list(model.parameters())
@@ -247,7 +247,7 @@ def _noise(runs: list[Run], epochs: int) -> Claim:
 
 
 def _flatness(runs: dict[str, list[Run]], again: list[Run], epochs: int) -> Claim:
-    """``again``: Adam's, with other seeds."""
+    """Compare the sharpness of the minima. ``again``: Adam's, with other seeds."""
     from adamomentum.study.statistics.paired import compare_paired
 
     def logarithms(made: list[Run]) -> list[float]:

@@ -22,13 +22,13 @@ BETA2 = 0.999
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
-    """Runs the optimizers on noise."""
+    """Run the optimizers on noise."""
     rng = np.random.default_rng([seed, 3])
     return [_signal_to_noise(profile, rng), _floor(profile, rng), assumption_5(profile, rng)]
 
 
 def spread_of_v(beta1: float) -> float:
-    """Variance of AdaMomentum's v in white Gaussian noise over its squared mean, at beta2 = 0.999.
+    """Return the variance of AdaMomentum's v in white Gaussian noise over its squared mean, at beta2 = 0.999.
 
     The correlation of m^2 over k steps is beta1^(2k), so it is (1 - beta2) / (1 + beta2) 2 (1 + beta1^2) /
     (1 - beta1^2). The formulas take v to be steady; what they miss is of this order.
@@ -103,7 +103,7 @@ def _signal_to_noise(profile: Profile, rng: np.random.Generator) -> Claim:
 
 
 def on_quadratic(name: Name, lr: float, beta1: float, size: tuple[int, int, int], rng: np.random.Generator) -> float:
-    """E x^2 of an optimizer on x^2 / 2 with standard normal noise in the gradient, at constant lr.
+    """Return E x^2 of an optimizer on x^2 / 2 with standard normal noise in the gradient, at constant lr.
 
     Args:
         name: of the optimizer.

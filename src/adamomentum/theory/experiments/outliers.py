@@ -22,7 +22,7 @@ EXACT = 1e-9
 
 
 def _first_at(starts: Array, steps: int) -> Iterator[Array]:
-    """Yields gradients of 1 at the steps ``starts`` (counted from 1), a row each, and of 0 elsewhere."""
+    """Yield gradients of 1 at the steps ``starts`` (counted from 1), a row each, and of 0 elsewhere."""
     for t in range(1, steps + 1):
         yield (starts == t).astype(np.float64)
 
@@ -49,7 +49,7 @@ def _attained(name: str, whose: str, betas: tuple[float, float], steps: int) -> 
 
 
 def largest_update(profile: Profile, rng: np.random.Generator) -> Claim:
-    """Searches for an update beyond the largest possible one, and makes that."""
+    """Search for an update beyond the largest possible one, and make that."""
     rows, steps = (60, 500) if profile == "quick" else (600, 1500)
     checks, longest = [], []
     for betas in BETAS:
@@ -80,7 +80,7 @@ def largest_update(profile: Profile, rng: np.random.Generator) -> Claim:
 
 
 def outlier(profile: Profile, rng: np.random.Generator) -> Claim:
-    """Sends one huge gradient into silence and into noise."""
+    """Send one huge gradient into silence and into noise."""
     at, after, rows = (2000, 300, 200) if profile == "quick" else (10000, 300, 2000)
     size = 1000.0
 

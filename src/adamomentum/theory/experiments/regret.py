@@ -38,13 +38,13 @@ LONG_BETAS, LONG_PERIOD, LONG_RATIOS = (0.9, 0.99), 101, (1.03, 1.06, 1.09)
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
-    """Plays the games."""
+    """Play the games."""
     rng = np.random.default_rng([seed, 6])
     return [_theorem_4(profile, rng), _corollary_2(profile, rng), _constant_beta1(profile, rng)]
 
 
 def games(rng: np.random.Generator, rounds: int, each: int) -> tuple[Array, NDArray[np.bool_]]:
-    """One-dimensional linear games, ``each`` of all :data:`FAMILIES`.
+    """Return one-dimensional linear games, ``each`` of all :data:`FAMILIES`.
 
     Returns:
         The gradients, shape (rounds, games), and where their sign is to be made theta's, so that the learner pays: in
@@ -66,7 +66,7 @@ def games(rng: np.random.Generator, rounds: int, each: int) -> tuple[Array, NDAr
 
 
 def linear(gradients: Array, contrary: NDArray[np.bool_] | None = None) -> Stream:
-    """The stream of linear losses with these gradients, one game a column.
+    """Return the stream of linear losses with these gradients, one game a column.
 
     Args:
         gradients: shape (rounds, games); where ``contrary``, the sign that was played is written into them.
@@ -82,14 +82,14 @@ def linear(gradients: Array, contrary: NDArray[np.bool_] | None = None) -> Strea
 
 
 def misleading(rounds: int, period: int = PERIOD, large: float | Array = LARGE) -> Array:
-    """The stream of Reddi et al.: its gradients sum to more than 0 over a period, so the best point is -1."""
+    """Return the stream of Reddi et al.: its gradients sum to more than 0 over a period, so the best point is -1."""
     first = np.arange(rounds) % period == 0
     made: Array = np.where(first if np.ndim(large) == 0 else first[:, None], large, -1.0)
     return made
 
 
 def linear_regret(gradients: Array, losses: Array) -> Array:
-    """Regret of each game, where the best point is a corner of the box."""
+    """Return the regret of each game, where the best point is a corner of the box."""
     regret: Array = losses + WIDTH / 2 * np.abs(gradients.sum(axis=0))
     return regret
 
@@ -107,7 +107,7 @@ def play(
     eps: float = 1e-16,
     watch: Callable[[int, Array, RegretLedger], None] | None = None,
 ) -> tuple[Array, RegretLedger]:
-    """Plays ``rounds`` rounds with AdaMomentum, lr alpha / sqrt(t), clipped to the box [-1, 1].
+    """Play ``rounds`` rounds with AdaMomentum, lr alpha / sqrt(t), clipped to the box [-1, 1].
 
     Args:
         stream: the losses.
@@ -147,7 +147,7 @@ def play(
 
 
 def _settings(rng: np.random.Generator) -> tuple[float, tuple[float, float], int]:
-    """A learning rate, betas with 1 - beta2 <= (1 - beta1)^2, and a number of rounds."""
+    """Return a learning rate, betas with 1 - beta2 <= (1 - beta1)^2, and a number of rounds."""
     beta1 = float(rng.choice([0.0, 0.1, 0.5, 0.9]))
     beta2 = 1 - (1 - beta1) ** 2 * float(10 ** rng.uniform(-2, 0)) if rng.uniform() < 0.7 else 0.999
     return 10 ** rng.uniform(-1.5, 1), (beta1, max(beta2, 0.05)), int(rng.choice([4, 16, 64, 256]))
@@ -159,7 +159,7 @@ Bounds = dict[str, Callable[[RegretLedger, float], Array]]
 def search(
     profile: Profile, rng: np.random.Generator, bounds: Bounds, amsgrad: bool, decaying: bool, bias_corrected: bool
 ) -> tuple[dict[str, float], int]:
-    """The largest regret over bound that random games and settings reach, by bound, and the number of games."""
+    """Return the largest regret over bound that random games and settings reach, by bound, and the number of games."""
     groups, each = SEARCH[profile]
     worst, played = dict.fromkeys(bounds, 0.0), 0
     for group in range(groups):
@@ -242,7 +242,7 @@ def _theorem_4(profile: Profile, rng: np.random.Generator) -> Claim:
 
 
 def _corollary_2(profile: Profile, rng: np.random.Generator) -> Claim:
-    """Gradients of at most 1, so that what is bounded is known before the run."""
+    """Play against gradients of at most 1, so that what is bounded is known before the run."""
     rounds = ROUNDS[profile]
     marks = [4**k for k in range(1, 9) if 4**k <= rounds]
     t = np.arange(rounds)[:, None]
@@ -315,7 +315,7 @@ def _corollary_2(profile: Profile, rng: np.random.Generator) -> Claim:
 
 
 def _mislead(profile: Profile, amsgrad: bool) -> float:
-    """The largest regret over the bound from the run, on long streams that mislead at beta1 = 0.9."""
+    """Return the largest regret over the bound from the run, on long streams that mislead at beta1 = 0.9."""
     rounds = LONG[profile]
     gradients = misleading(rounds, LONG_PERIOD, np.array(LONG_RATIOS) * (LONG_PERIOD - 1))
     worst = [0.0]
@@ -352,7 +352,7 @@ def _constant_beta1(profile: Profile, rng: np.random.Generator) -> Claim:
         )
 
     def breaks(worst: dict[str, float], long: float) -> Check:
-        """The control: it passes, and so shows that the search has no power, if only one part of it breaks a bound."""
+        """Return the control: it passes, and so shows a search without power, if only one part of it breaks a bound."""
         return Check(
             f"without amsgrad: {worst['a priori']:.2f} and {worst['a posteriori']:.2f} times, and at betas "
             f"{LONG_BETAS} {long:.2f} times the bound; one of them must be at most 1",
@@ -389,7 +389,7 @@ def _constant_beta1(profile: Profile, rng: np.random.Generator) -> Claim:
 
 
 def _problems(profile: Profile, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
-    """Streams in 10 dimensions: regret, its growth over the last factor of 16, and both bounds."""
+    """Play streams in 10 dimensions: regret, its growth over the last factor of 16, and both bounds."""
     from scipy.optimize import minimize
 
     rounds, d, alpha = ROUNDS[profile], 10, 0.5
@@ -451,7 +451,7 @@ def _problems(profile: Profile, rng: np.random.Generator) -> dict[str, dict[str,
 
 
 def _picture(profile: Profile) -> dict[str, Any]:
-    """Regret and bounds along Reddi's stream, with amsgrad and without."""
+    """Return the regret and bounds along Reddi's stream, with amsgrad and without."""
     rounds = 6000 if profile == "quick" else 60000
     gradients = misleading(rounds)[:, None]
     marks = np.unique(np.geomspace(1, rounds, 60).astype(int))

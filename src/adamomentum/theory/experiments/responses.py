@@ -17,7 +17,7 @@ NO_EPS = {"adamomentum": 1e-300, "adam": 1e-200, "adabelief": 1e-200}
 
 
 def responses(steppers: list[Stepper], gradients: Iterable[Array]) -> Iterator[list[Array]]:
-    """Hands each gradient to all optimizers, which must have lr 1, and yields their updates, in lr.
+    """Hand each gradient to all optimizers, which must have lr 1, and yield their updates, in lr.
 
     An update counts as positive if it is along the gradient's sign, that is theta_(t-1) - theta_t.
     """
@@ -31,7 +31,7 @@ def responses(steppers: list[Stepper], gradients: Iterable[Array]) -> Iterator[l
 
 
 def fresh(name: str, shape: tuple[int, ...], **options: Any) -> Stepper:
-    """Returns an optimizer of lr 1, with eps negligible unless it is given."""
+    """Return an optimizer of lr 1, with eps negligible unless it is given."""
     return Stepper(name, np.zeros(shape), **{"lr": 1.0, "eps": NO_EPS[name], **options})
 
 
@@ -48,7 +48,7 @@ FAMILIES = (
 
 
 def adversarial(rng: np.random.Generator, rows: int, steps: int) -> Iterator[Array]:
-    """Yields gradients of all :data:`FAMILIES`, ``rows`` sequences of each, of shape (len(FAMILIES) * rows,).
+    """Yield gradients of all :data:`FAMILIES`, ``rows`` sequences of each, of shape (len(FAMILIES) * rows,).
 
     Each sequence draws its own parameters, so that a family covers all from the tame to the extreme.
     """

@@ -26,7 +26,7 @@ ROUNDING = 1e-9
 
 
 def extremal(betas: tuple[float, float], steps: int) -> Iterator[Array]:
-    """Yields the gradients, of shape (2,), whose ratios tend to the lower and the upper limit as ``steps`` grows.
+    """Yield the gradients, of shape (2,), whose ratios tend to the lower and the upper limit as ``steps`` grows.
 
     They are beta2^(t/2) times a constant and times an alternating sequence, so that all weigh the same in Adam's v at
     the end, under an arch of a sine, so that beginning and end do not matter. The arch ends a little late: at its foot
@@ -42,12 +42,12 @@ def extremal(betas: tuple[float, float], steps: int) -> Iterator[Array]:
 
 
 def _steps(betas: tuple[float, float], profile: Profile) -> int:
-    """How many steps: the extremal gradients, squared, must stay within float64."""
+    """Return how many steps: the extremal gradients, squared, must stay within float64."""
     return min(STEPS[profile], int(600 / -math.log(betas[1])))
 
 
 def _gap(betas: tuple[float, float], steps: int) -> float:
-    """How near to the limits the extremal ratios must come, relative to them.
+    """Return how near to the limits the extremal ratios must come, relative to them.
 
     The arch's frequency is w = pi / steps, where the filter with the weights gamma^k lets through
     1 - gamma w^2 / (1 - gamma)^2 / 2 + ... of what it does at 0. The factor of 2 that is left covers the arch's end.
@@ -56,7 +56,7 @@ def _gap(betas: tuple[float, float], steps: int) -> float:
 
 
 def ratios(betas: tuple[float, float], gradients: Iterator[Array], rows: int, names: Sequence[str]) -> Iterator[Array]:
-    """Yields the ratio of optimizers' updates to Adam's at each step, for the same gradients.
+    """Yield the ratio of optimizers' updates to Adam's at each step, for the same gradients.
 
     Args:
         betas: of all optimizers.
@@ -73,7 +73,7 @@ def ratios(betas: tuple[float, float], gradients: Iterator[Array], rows: int, na
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
-    """Runs Adam and AdaMomentum on the same gradients: random ones of eight families, and the two extremal ones."""
+    """Run Adam and AdaMomentum on the same gradients: random ones of eight families, and the two extremal ones."""
     rng = np.random.default_rng([seed, 1])
     rows = ROWS[profile] * len(FAMILIES)
     checks: list[Check] = []
@@ -127,7 +127,7 @@ def run(profile: Profile, seed: int) -> list[Claim]:
 
 
 def _larger(rng: np.random.Generator, steps: int, least: float) -> Claim:
-    """The paper's v(AdaMomentum) >= v(Adam) near a minimum, where the gradient is noise.
+    """Check the paper's v(AdaMomentum) >= v(Adam) near a minimum, where the gradient is noise.
 
     Args:
         rng: of the noise.

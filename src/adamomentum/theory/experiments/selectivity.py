@@ -40,7 +40,7 @@ class Shape:
     dimensions: int = 1
 
     def width(self, sharpness: float) -> float:
-        """Distance from the bottom to the edge."""
+        """Return the distance from the bottom to the edge."""
         return 1 / math.sqrt(sharpness)
 
 
@@ -67,7 +67,7 @@ class Noise:
     grows: bool = False
 
     def draw(self, rng: np.random.Generator, sharpness: float) -> Callable[[tuple[int, ...]], Array]:
-        """Returns what draws it, by shape."""
+        """Return what draws it, by shape."""
         scale = (math.sqrt(0.5) if self.alpha == 2 else 1.0) * (math.sqrt(sharpness) if self.grows else 1.0)
         return lambda shape: scale * sample_stable(self.alpha, shape, rng)
 
@@ -110,7 +110,7 @@ class Cell:
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
-    """Lets walkers leave."""
+    """Let walkers leave."""
     return [_selectivity(profile, np.random.default_rng([seed, 9]))]
 
 
@@ -130,7 +130,7 @@ def leave(
     limit: int,
     enough: int = 0,
 ) -> Exits:
-    """Exit times."""
+    """Return the exit times."""
     width = shape.width(sharpness)
     return exit_times(
         lambda theta: _stepper(name, theta, lr),
@@ -148,7 +148,7 @@ def leave(
 def thrown_out(
     name: str, lr: float, shape: Shape, sharpness: float, noise: Noise, rng: np.random.Generator, walkers: int = 100
 ) -> float:
-    """Share of walkers that leave a basin without noise.
+    """Return the share of walkers that leave a basin without noise.
 
     They are released halfway to the edge, at rest, with the second moments that the noise has made. Where the learning
     rate is too large for the curvature they swing ever farther, or over the edge at once, and noise is not what makes
@@ -175,7 +175,7 @@ def thrown_out(
 
 
 def tuned(name: str, shape: Shape, noise: Noise, target: int, walkers: int, rng: np.random.Generator) -> float:
-    """The learning rate at which the flat basin is left after ``target`` steps on average, by bisection."""
+    """Return the learning rate at which the flat basin is left after ``target`` steps on average, by bisection."""
     low, high = (1e-4, 10.0) if name == "sgdm" else (1e-3, 3.0)
     for _ in range(8):
         middle = math.sqrt(low * high)
@@ -185,7 +185,7 @@ def tuned(name: str, shape: Shape, noise: Noise, target: int, walkers: int, rng:
 
 
 def left_sooner(what: str, cells: Sequence[Cell]) -> Check:
-    """Whether the sharp basins are left sooner than the flat ones, where it takes noise to leave them."""
+    """Return whether the sharp basins are left sooner than the flat ones, where it takes noise to leave them."""
     shown = ", ".join(
         f"{c.ratio:.2f} ± {c.ratio * c.error:.2f} (h = {c.sharpness:g}{'' if c.held else ', leaves without noise'})"
         for c in cells

@@ -23,13 +23,13 @@ PEAK = 1.1
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
-    """Runs the optimizers on constant gradients, first gradients at all times, outliers and noise."""
+    """Run the optimizers on constant gradients, first gradients at all times, outliers and noise."""
     rng = np.random.default_rng([seed, 2])
     return [_startup(profile, rng), largest_update(profile, rng), outlier(profile, rng)]
 
 
 def _profile(name: str, betas: tuple[float, float], steps: int, lrs: Array | None = None, **options: Any) -> Array:
-    """Lengths of the first updates against constant gradients of very different size, shape (steps, 7), in lr."""
+    """Return how long the first updates are against constant gradients of all sizes, shape (steps, 7), in lr."""
     size = np.array([1e-12, 1e-6, 1e-3, 1.0, 1e3, 1e6, 1e12])
     stepper = fresh(name, size.shape, betas=betas, **options)
     lengths = np.empty((steps, size.size))

@@ -22,13 +22,13 @@ CONSTANT = (0.5, 0.1, 0.02)
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
-    """Runs the optimizer on the objective."""
+    """Run the optimizer on the objective."""
     rng = np.random.default_rng([seed, 7])
     return [_stationarity(profile, rng), _defaults()]
 
 
 def constants(start: Array) -> Constants:
-    """Those of the objective from ``start`` (runs, coordinates), with an eps at which the bound says something."""
+    """Return the constants from ``start`` (runs, coordinates) on, with an eps at which the bound says something."""
     beta2 = 0.999
     return Constants(
         smoothness=1.0,
@@ -42,7 +42,7 @@ def constants(start: Array) -> Constants:
 
 
 def squared_norms(c: Constants, start: Array, alpha: Array, one_minus_beta1: Array, rng: np.random.Generator) -> Array:
-    """|grad f(theta_t)|^2 for t = 1, ..., T, averaged over the runs.
+    """Return |grad f(theta_t)|^2 for t = 1, ..., T, averaged over the runs.
 
     Args:
         c: eps and beta2.
@@ -63,7 +63,7 @@ def squared_norms(c: Constants, start: Array, alpha: Array, one_minus_beta1: Arr
 
 
 def running_mean(values: Array) -> Array:
-    """The mean of the first T values, for each T."""
+    """Return the mean of the first T values, for each T."""
     means: Array = np.cumsum(values) / np.arange(1, values.size + 1)
     return means
 
@@ -85,7 +85,7 @@ def _stationarity(profile: Profile, rng: np.random.Generator) -> Claim:
     last = gradnorm_bound(c, alpha, one_minus)
 
     def constant(one_minus_beta1: float, factor: float) -> tuple[float, float, bool]:
-        """Mean and bound at constant beta1 and at the limit of the learning rate times a factor."""
+        """Return the mean and bound at constant beta1 and at the limit of the learning rate times a factor."""
         ones = np.full(constant_steps + 1, one_minus_beta1)
         rates = np.full(constant_steps, factor * step_limit(c, one_minus_beta1))
         mean = float(running_mean(squared_norms(c, start, rates, ones, rng))[-1])
@@ -177,7 +177,7 @@ def _stationarity(profile: Profile, rng: np.random.Generator) -> Claim:
 
 
 def _defaults() -> Claim:
-    """Whether the defaults meet the theorem's condition, for a problem of size 1."""
+    """Return whether the defaults meet the theorem's condition, for a problem of size 1."""
     size_1: dict[str, Any] = {"smoothness": 1.0, "variance": 1.0, "largest": 1.0, "gap": 1.0, "first_gradient": 1.0}
     lr, one_minus = 1e-3, 0.1
     limits = {eps: step_limit(Constants(eps=eps, **size_1), one_minus) for eps in (1e-16, 1e-4, 1.0)}

@@ -71,12 +71,12 @@ def _labels() -> list[str]:
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
-    """Runs all optimizers from all starting points at all learning rates."""
+    """Run all optimizers from all starting points at all learning rates."""
     return [_trapping(profile, np.random.default_rng([seed, 10]))]
 
 
 def successes(name: str, lr: float, rows: int, rng: np.random.Generator) -> Array:
-    """Whether each run reaches the global minimum: shape (cells, rows). Cosine decay of lr over STEPS steps."""
+    """Return whether each run reaches the global minimum: shape (cells, rows). Cosine decay of lr over STEPS steps."""
     theta = np.stack([rng.uniform(*landscape.starts, rows) for landscape, _ in CELLS])
     scale = np.array([landscape.noise * noisy for landscape, noisy in CELLS])[:, None]
     options: dict[str, dict[str, Any]] = {
@@ -108,7 +108,7 @@ def _trapping(profile: Profile, rng: np.random.Generator) -> Claim:
     again = np.stack([successes("adam", lr, rows, rng) for lr in LRS])
 
     def at_own(runs: Array) -> tuple[Array, Array]:
-        """Success on the second half of the starts at the lr that is best on the first, and that lr, by cell."""
+        """Return the success on the second half of the starts at the lr best on the first, and that lr, by cell."""
         chosen = runs[:, :, :half].mean(axis=2).argmax(axis=0)
         return runs[chosen, np.arange(len(CELLS)), half:].mean(axis=1), LRS[chosen]
 
