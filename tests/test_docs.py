@@ -65,7 +65,7 @@ def test_the_table_of_bytes(page=ROOT / "docs" / "precision.md"):
 
 
 # Who comes from Adam is told the same everywhere.
-ADVISING = ("README.md", "choosing.md", "coming-from-adam.md", "faq.md", "index.md", "optimizer.md", "quick-start.md")
+ADVISING = ("README.md", "choosing.md", "coming-from-adam.md", "faq.md", "index.md", "optimizer.md")
 
 
 def advice(page):
@@ -92,7 +92,7 @@ def test_the_range_of_learning_rates():
 
 def test_the_length_of_the_warm_up():
     said = {page.name: re.findall(r"over (\d+) to (\d+)", advice(page)) for page in PAGES}
-    assert said["README.md"] == said["faq.md"] == said["choosing.md"] == said["quick-start.md"] == [("50", "100")]
+    assert said["README.md"] == said["faq.md"] == said["choosing.md"] == [("50", "100")]
     assert {pair for pairs in said.values() for pair in pairs} == {("50", "100")}
     for page in PAGES:  # and in code
         for block, _ in blocks(page):

@@ -578,6 +578,18 @@ def test_a_parameter_without_gradient_stays() -> None:
         assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
+@pytest.mark.parametrize("dtype", ["int4", "uint4", "int8", "int32", "bool"])
+def test_parameters_of_integers_stay(dtype) -> None:
+    params = {"w": jnp.ones(2), "codes": jnp.ones(2, dtype)}
+    transform = scale_by_adamomentum(amsgrad=True)
+    state = transform.init(params)
+    made, after = transform.update({"w": jnp.ones(2), "codes": None}, state, params)
+    assert made["codes"] is None
+    assert after.mu["codes"].dtype == after.nu["codes"].dtype == jnp.float32
+    with pytest.raises(TypeError, match=rf"gradient \['codes'\] must not be of integers, got {dtype}"):
+        transform.update(params, state, params)
+
+
 @pytest.mark.slow
 @pytest.mark.clients
 def test_equinox_applies_an_update_that_is_none() -> None:

@@ -319,9 +319,8 @@ def _update_dtype(updates: optax.Updates, i: int, g: Any, p: Any, m: Any, v: Any
             f"gradient {_name(updates, i)} and its moments must be of one shape, got {shapes[0]}, {shapes[1]} and "
             f"{shapes[2]}: the state is of other parameters"
         )
-    if p is not None:
+    if p is not None and jnp.issubdtype(_dtype_of(p, "parameter", updates, i), jnp.inexact):
         # The gradients' dtype alone would round the steps of float32 parameters to bfloat16's 8 bits.
-        _dtype_of(p, "parameter", updates, i)
         dtype = jnp.result_type(g, p)
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(
@@ -344,7 +343,9 @@ def _moment_dtype(name: str, dtype: Any) -> Any:
 
 def _dtype_for(p: jax.Array, dtype: Any, real: bool) -> Any:
     """Return the dtype of a moment of a parameter."""
-    own = jnp.promote_types(jnp.result_type(p), jnp.float32)
+    own = jnp.result_type(p)
+    # Promotion knows no integers of less than 8 bits.
+    own = jnp.promote_types(own, jnp.float32) if jnp.issubdtype(own, jnp.inexact) else jnp.dtype(jnp.float32)
     if not jnp.issubdtype(own, jnp.complexfloating):
         return own if dtype is None else dtype
     if real:

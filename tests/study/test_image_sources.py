@@ -23,7 +23,7 @@ from adamomentum.study.data.imagenet import _random_box, decode, imagenet
 from adamomentum.study.data.signals import SignalData, mnist1d
 from adamomentum.study.data.splits import SPLITS
 from adamomentum.study.data.wheel import DataError
-from adamomentum.study.parallel import run_in_group
+from adamomentum.study.execute.group import run_in_group
 from adamomentum.study.spec import Budget
 from adamomentum.study.tasks.base import Batches, Context
 from adamomentum.study.tasks.file_vision import Decoded

@@ -11,7 +11,7 @@ import torch
 from study.language_mini import REGULARIZED, SMALL, CheckpointAt, make_spec, tiny_text
 
 from adamomentum.study.data.wheel import DataError
-from adamomentum.study.parallel import run_in_group
+from adamomentum.study.execute.group import run_in_group
 from adamomentum.study.spec import Budget, CosineSchedule
 from adamomentum.study.tasks.language import LanguageModel
 from adamomentum.study.trial import run_trial

@@ -11,7 +11,7 @@ import torch
 from study.language_mini import CheckpointAt
 
 from adamomentum.study import registry, tasks
-from adamomentum.study.parallel import run_in_group
+from adamomentum.study.execute.group import run_in_group
 from adamomentum.study.spec import Budget, ConstantSchedule, TaskSpec, TrialSpec
 from adamomentum.study.trial import TrialResult, run_trial
 

@@ -18,6 +18,27 @@ def pair(**options):
     return (ours, AdaMomentum(ours, **options)), (theirs, AdaMomentum(theirs, **options))
 
 
+def train(compiled, eager, steps, shift=0.0, before_step=lambda opt, t: None):
+    """Take the same steps with both (parameters, optimizer): compiled ones, and eager ones.
+
+    Args:
+        compiled: parameters, their optimizer, and what ``torch.compile`` has made of its ``step``.
+        eager: the same parameters, and their optimizer.
+        steps: how many.
+        shift: mean of the gradients.
+        before_step: called with each optimizer and the number of the step when gradients are there.
+    """
+    (params, opt, step), (others, other) = compiled, eager
+    for t in range(steps):
+        for p, q in zip(params, others, strict=True):
+            p.grad = torch.randn_like(p) + shift
+            q.grad = p.grad.clone()
+        for o in (opt, other):
+            before_step(o, t)
+        step()
+        other.step()
+
+
 @pytest.fixture(autouse=True)
 def fresh_compiler():
     torch._dynamo.reset()
@@ -38,17 +59,11 @@ def test_one_graph_whatever_lr_and_betas_do(foreach, switches, kind):
     options = {k: v for k, v in SWITCHES[switches].items() if k != "betas"}
     (params, opt), (others, eager) = pair(foreach=foreach, **options)
     counter = CompileCounter()
-    step = torch.compile(opt.step, backend=counter)
-    for t in range(6):
-        for p, q in zip(params, others, strict=True):
-            p.grad = torch.randn_like(p)
-            q.grad = p.grad.clone()
-        for o in (opt, eager):
-            o.param_groups[0].update(
-                lr=as_kind(0.1 / (t + 1)), betas=(as_kind(0.9 - 0.02 * t), as_kind(0.999 - 0.001 * t))
-            )
-        step()
-        eager.step()
+
+    def move(o, t):
+        o.param_groups[0].update(lr=as_kind(0.1 / (t + 1)), betas=(as_kind(0.9 - 0.02 * t), as_kind(0.999 - 0.001 * t)))
+
+    train((params, opt, torch.compile(opt.step, backend=counter)), (others, eager), 6, before_step=move)
     assert counter.frame_count == 1
     for p, q in zip(params, others, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
@@ -60,13 +75,7 @@ def test_one_graph_whatever_lr_and_betas_do(foreach, switches, kind):
 @pytest.mark.parametrize("switches", ["plain", "l2", "all"])
 def test_inductor_agrees(foreach, switches):
     (params, opt), (others, eager) = pair(foreach=foreach, **SWITCHES[switches])
-    step = torch.compile(opt.step)
-    for _ in range(10):
-        for p, q in zip(params, others, strict=True):
-            p.grad = torch.randn_like(p)
-            q.grad = p.grad.clone()
-        step()
-        eager.step()
+    train((params, opt, torch.compile(opt.step)), (others, eager), 10)
     for p, q in zip(params, others, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
@@ -99,16 +108,11 @@ def in_every_rounding(state_dtype, shapes):
 @pytest.mark.slow
 @pytest.mark.parametrize("state_dtype", [None, torch.bfloat16])
 def test_every_rounding_and_state_agrees_on_inductor(state_dtype):
+    # Two lengths of ODD stand for all, which compile for minutes: one with a rest after whole vectors, and a matrix.
     shapes = [(641,), (30, 20)]
     (params, opt), (others, eager) = in_every_rounding(state_dtype, shapes), in_every_rounding(state_dtype, shapes)
     before = [p.detach().clone() for p in params]
-    step = torch.compile(opt.step)
-    for _ in range(12):
-        for p, q in zip(params, others, strict=True):
-            p.grad = torch.randn_like(p) + 1
-            q.grad = p.grad.clone()
-        step()
-        eager.step()
+    train((params, opt, torch.compile(opt.step)), (others, eager), 12, shift=1.0)
     for p, q, start in zip(params, others, before, strict=True):
         # Where the last bit of float32 arithmetic tips a rounding, a stored number is the next one: 2^-7 in bfloat16.
         for a, b in ((p, q), *((opt.state[p][key], value) for key, value in eager.state[q].items())):
@@ -124,13 +128,7 @@ def test_every_rounding_and_state_agrees_on_inductor(state_dtype):
 def test_moments_in_8_bits_agree_bit_for_bit_on_inductor():
     # They are updated outside of the compiled code, which leaves the compiler nothing to do.
     (params, opt), (others, eager) = in_every_rounding("8bit", ODD), in_every_rounding("8bit", ODD)
-    step = torch.compile(opt.step)
-    for _ in range(12):
-        for p, q in zip(params, others, strict=True):
-            p.grad = torch.randn_like(p)
-            q.grad = p.grad.clone()
-        step()
-        eager.step()
+    train((params, opt, torch.compile(opt.step)), (others, eager), 12)
     for p, q in zip(params, others, strict=True):
         assert torch.equal(p, q)
         assert all(torch.equal(opt.state[p][key], value) for key, value in eager.state[q].items())
@@ -142,17 +140,13 @@ def test_a_compiled_step_of_8_bit_moments_beside_others(clipped):
     for o, group in ((opt, params), (eager, others)):
         o.param_groups[0]["params"] = group[:1]
         o.add_param_group({"params": group[1:], "state_dtype": "8bit", "maximize": True})
-    step = torch.compile(opt.step, backend="eager")
-    for t in range(5):
-        for p, q in zip(params, others, strict=True):
-            p.grad = torch.randn_like(p) + 1
-            q.grad = p.grad.clone()
-        for o in (opt, eager):
-            o.param_groups[1]["lr"] = 1e-2 / (t + 1)
-            if clipped:
-                o.clip_grad_norm_(0.1)
-        step()
-        eager.step()
+
+    def move(o, t):
+        o.param_groups[1]["lr"] = 1e-2 / (t + 1)
+        if clipped:
+            o.clip_grad_norm_(0.1)
+
+    train((params, opt, torch.compile(opt.step, backend="eager")), (others, eager), 5, shift=1.0, before_step=move)
     for p, q in zip(params, others, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(opt.state[p], eager.state[q], rtol=1e-5, atol=1e-7)
@@ -201,14 +195,14 @@ def test_a_compiled_training_step():
     x, y = torch.randn(32, 3), torch.ones(32, 1)
 
     @torch.compile(backend="eager")
-    def train():
+    def take():
         opt.zero_grad()
         loss = torch.nn.functional.mse_loss(model(x), y)
         loss.backward()
         opt.step()
         return loss.detach()
 
-    losses = [train().item() for _ in range(60)]
+    losses = [take().item() for _ in range(60)]
     assert losses[-1] < 0.1 * losses[0]
 
 

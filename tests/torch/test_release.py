@@ -446,6 +446,9 @@ def test_a_pause_between_the_passes_of_a_step(what: str) -> None:
         with handle.paused():
             models[0].norm.bias.sum().backward()
         assert len(gradients(models[0])) == 7
+        optimizers[0].zero_grad()
+        assert not gradients(models[0])
+        models[0].norm.bias.sum().backward()
     assert handle.accumulated == 1
     assert not gradients(models[0])
     torch.testing.assert_close(optimizers[0].state_dict()["state"], state, rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""Promises about the source: what stands in one place only, and that imports do not go round."""
+"""Promises about the source: what stands in one place only."""
 
 import ast
 import re
@@ -14,25 +14,6 @@ MODULES = {path.stem: ast.parse(path.read_text()) for path in FOLDER.glob("*.py"
 KEYS = {state.STEP, *state.SHAPED, *state.SCALES, state.PASSES, state.PASSES_BETA1}
 # Words that are more than the key of a state: a column of the CUDA kernel's table, and a value of an option.
 OTHERS = {("fused_cuda_kernel", "step"), ("rounding", "master")}
-
-
-def imported(tree: ast.Module) -> set[str]:
-    """The modules of the folder that one of them imports, also late and for types alone."""
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "adamomentum.torch":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add((node.module or "").removeprefix("adamomentum.torch."))
-    return names & MODULES.keys()
-
-
-def test_imports_do_not_go_round():
-    arrows = {name: imported(tree) for name, tree in MODULES.items()}
-    assert "state" in arrows["optimizer"]
-    while leaves := [name for name, targets in arrows.items() if not targets]:
-        arrows = {name: targets.difference(leaves) for name, targets in arrows.items() if name not in leaves}
-    assert not arrows
 
 
 @pytest.mark.parametrize("name", sorted(MODULES.keys() - {"state"}))

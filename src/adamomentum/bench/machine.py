@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
 
 import torch
 
 from adamomentum.bench.peers import STEP
-from adamomentum.cores import available_cores
+from adamomentum.cores import available_cores, processor_name
 
 __all__ = ["describe", "versions"]
 
 
 def describe(device: torch.device) -> str:
     """Return the machine in a line: processor, cores, load, operating system, and the GPU if that is measured."""
-    parts = [f"{_processor()}, {available_cores()} cores"]
+    parts = [f"{processor_name() or platform.machine()}, {available_cores()} cores"]
     if device.type == "cuda":
         parts.insert(0, torch.cuda.get_device_name(device))
     if hasattr(os, "getloadavg"):
         parts.append(f"load average {os.getloadavg()[0]:.1f} at the start")
     return ", ".join([*parts, platform.system()])
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text(encoding="utf-8").splitlines() if info.exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ from adamomentum.study.numbers import Number, number
 from adamomentum.study.spec import TrialSpec
 
 if TYPE_CHECKING:
-    from adamomentum.study.parallel import Group
+    from adamomentum.study.group import Group
     from adamomentum.study.tasks.base import Run
 
 

@@ -307,7 +307,7 @@ def trial(
     device: Device = "cpu",
 ) -> None:
     """Run one trial here and keep its result; under torchrun, with all its processes, also on several machines."""
-    from adamomentum.study import parallel
+    from adamomentum.study.group import join
 
     with told(Console(stderr=True)):
         folder = _folder(source, smoke, "", out)
@@ -331,7 +331,7 @@ def trial(
         if first:
             folder.register()
         if "RANK" in os.environ:
-            parallel.join(spec)
+            join(spec)
         result = run_planned(spec, Setup(sources, folder.checkpoints.resolve(), modules=modules))
         if first:
             keep(folder.store, Checkpoints(folder.checkpoints), spec, result)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Iterable
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from adamomentum.study import parallel, registry, tasks
+from adamomentum.study import registry, tasks
 from adamomentum.study.checkpoint import Checkpoints, Log
 from adamomentum.study.diagnostics import diagnostics
+from adamomentum.study.group import Group
 from adamomentum.study.numbers import Number, number
+from adamomentum.study.provenance import provenance
 from adamomentum.study.spec import TrialSpec
 
 Status = Literal["ok", "diverged", "error"]
@@ -78,7 +75,7 @@ def run_trial(spec: TrialSpec, data: Any, checkpoints: Checkpoints | None = None
     family = tasks.family(spec.task.name)
     if spec.task.version != family.version:
         raise ValueError(f"{family.name} is at version {family.version}, the trial is of version {spec.task.version}")
-    group = parallel.Group.of_this_process(spec)
+    group = Group.of_this_process(spec)
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.num_threads)
     try:
@@ -89,7 +86,7 @@ def run_trial(spec: TrialSpec, data: Any, checkpoints: Checkpoints | None = None
         torch.set_num_threads(threads)
 
 
-def _train(spec: TrialSpec, data: Any, group: parallel.Group, checkpoints: Checkpoints | None) -> TrialResult:
+def _train(spec: TrialSpec, data: Any, group: Group, checkpoints: Checkpoints | None) -> TrialResult:
     import torch
 
     from adamomentum.study.tasks.base import Context
@@ -175,60 +172,3 @@ def _train(spec: TrialSpec, data: Any, group: parallel.Group, checkpoints: Check
         samples=run.samples() if spec.stage == "final" and spec.replicate == 0 and not broken else {},
         provenance=provenance(),
     )
-
-
-def provenance() -> dict[str, str]:
-    """Returns versions and machine, for the record; they do not name the trial."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    import numpy
-    import torch
-
-    try:
-        own = version("adamomentum")
-    except PackageNotFoundError:
-        own = "not installed"
-    known = {
-        "adamomentum": own,
-        "commit": _commit(Path(__file__)),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": str(os.cpu_count()),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "cpu model": _cpu_model(),
-    }
-    return {key: value for key, value in known.items() if value}
-
-
-@lru_cache(maxsize=1)
-def _commit(file: Path) -> str:
-    """Returns the commit that the library is at, ``-dirty`` with changes; nothing where it is not in a repository.
-
-    ``file`` must itself be under version control: a virtual environment may lie in a repository of something else.
-    """
-    # Without locks: many workers ask at once, and asking must change nothing.
-    git, environment = ["git", "-C", str(file.parent)], {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-
-    def asked(*arguments: str) -> str:
-        done = subprocess.run([*git, *arguments], capture_output=True, text=True, timeout=60, env=environment)
-        done.check_returncode()
-        return done.stdout.strip()
-
-    try:
-        asked("ls-files", "--error-unmatch", file.name)
-        return asked("describe", "--always", "--dirty", "--exclude=*", "--abbrev=12")
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-@lru_cache(maxsize=1)
-def _cpu_model() -> str:
-    """Returns the processor's name, as far as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())

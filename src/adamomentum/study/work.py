@@ -10,7 +10,7 @@ from typing import Any
 
 from adamomentum.study import registry, tasks
 from adamomentum.study.checkpoint import Checkpoints
-from adamomentum.study.parallel import run_in_group
+from adamomentum.study.execute.group import run_in_group
 from adamomentum.study.spec import TrialSpec, Value
 from adamomentum.study.trial import TrialResult, run_trial
 

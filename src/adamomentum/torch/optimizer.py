@@ -92,16 +92,10 @@ class AdaMomentum(Optimizer):
     without its eps, which is added when the root is taken: the same numbers for constant ``eps`` and ``beta2``,
     no underflow, and a change of ``eps`` takes effect at once.
 
-    Three things to know when coming from Adam or AdamW:
-
-    * **lr.** The update is about 1 lr in each coordinate whatever the gradients; Adam's is shorter where they change
-      sign. In noise lr has the effect of sqrt((1 + beta1) / (1 - beta1)) = 4.4 times that lr in Adam: start from
-      Adam's lr divided by 4.4. Decoupled decay is lr * weight_decay a step, so raise ``weight_decay`` by the factor
-      by which you lower lr; its default is 0, that of AdamW 0.01.
-    * **eps.** It is added to v at every step and accumulates: the smallest possible denominator is
-      sqrt(eps / (1 - beta2)), 3.2e-7 for the default and 3.2e-3, not 1e-8, for ``eps=1e-8``.
-    * **First steps.** The first update is lr / (1 - beta1) = 10 lr in each coordinate; for a steady gradient it
-      falls to 1.07 lr by step 100. Warm lr up over 50 to 100 steps, or set ``full_bias_correction=True``.
+    To come from AdamW, divide its lr by 4.4 and multiply ``weight_decay``, 0 by default here, by 4.4: in noise
+    AdaMomentum's steps are sqrt((1 + beta1) / (1 - beta1)) = 4.36 times as long at the default betas. eps is not Adam's
+    either, keep the default. The first step is lr / (1 - beta1) long, ten times lr: warm up over 50 to 100 steps, or
+    set ``full_bias_correction=True``.
 
     State per parameter: ``step`` (0-dim float64 tensor; on the CPU unless ``capturable``), ``exp_avg``,
     ``exp_avg_sq`` and, with ``amsgrad``, ``max_exp_avg_sq`` (the running maximum of v, eps included), shaped like
@@ -113,8 +107,10 @@ class AdaMomentum(Optimizer):
         lr: learning rate, float or one-element tensor; may change every step.
         betas: decay rates of the two moments, floats or one-element tensors in [0, 1), in any sequence; may change
             every step.
-        eps: added to the second moment at every step, in units of the gradient squared. With 0 a coordinate becomes
-            NaN if its gradient has always been 0, as in Algorithm 1, and infinite if m^2 underflows.
+        eps: added to the second moment at every step, in units of the gradient squared, where it accumulates: the
+            denominator is at least sqrt(eps / (1 - beta2)), 3.2e-7 by default and 3.2e-3 for Adam's usual 1e-8. With 0
+            a coordinate becomes NaN if its gradient has always been 0, as in Algorithm 1, and infinite if m^2
+            underflows.
         weight_decay: strength of the weight decay; its meaning depends on the two switches after the next.
         amsgrad: divide by the running maximum of v. As eps is in it, lowering eps later has no effect.
         decoupled_weight_decay: multiply the parameters by ``1 - lr * weight_decay``, as AdamW does; if False,
@@ -243,7 +239,8 @@ class AdaMomentum(Optimizer):
             set_to_none: free the gradients instead of filling them with zeros.
 
         Raises:
-            RuntimeError: under :func:`~adamomentum.torch.release_gradients`, if some are in the state by now.
+            RuntimeError: under :func:`~adamomentum.torch.release_gradients`, if some are in the state by now and the
+                handle is not paused.
         """
         if self._pending.release is not None:
             self._pending.release.check_discardable()

@@ -148,9 +148,9 @@ class GradientRelease:
         """Do not train in the backward passes inside of the block.
 
         Their gradients are in ``p.grad``, as without release, to be read there; they are freed at the end of the
-        block, also when it ends with an error. What earlier passes have left in the moments waits. ``step()`` inside
-        of the block updates with the gradients in ``p.grad`` and what waits together. Blocks may be nested, and end
-        with the outermost.
+        block, also when it ends with an error, or by ``zero_grad()`` before. What earlier passes have left in the
+        moments waits. ``step()`` inside of the block updates with the gradients in ``p.grad`` and what waits together.
+        Blocks may be nested, and end with the outermost.
 
         Raises:
             RuntimeError: if a backward pass is under way, or gradients are in ``p.grad`` or kept by ``fully_shard``.
@@ -249,12 +249,12 @@ class GradientRelease:
         self._seen.clear()
 
     def check_discardable(self) -> None:
-        """Check that ``zero_grad`` has nothing to undo.
+        """Check that ``zero_grad`` has nothing to undo. In a pause it is meant for what is in ``p.grad``.
 
         Raises:
             RuntimeError: if passes are in the moments and not yet in the parameters.
         """
-        if self.accumulated:
+        if self.accumulated and not self._pauses:
             raise RuntimeError(
                 f"zero_grad cannot discard the gradients of {self.accumulated} backward passes, which are in exp_avg; "
                 "call step() to take the step with them"

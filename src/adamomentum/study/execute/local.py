@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import SpawnContext
 from typing import Any
 
+from adamomentum.study.execute.parent import exit_with_parent
 from adamomentum.study.spec import TrialSpec
 from adamomentum.study.trial import TrialResult, run_trial
 
@@ -33,18 +33,6 @@ def _start_worker(data: Any, run: RunTrial, gpus: Any) -> None:
     # The driver decides when to stop; a worker that dies of Ctrl-C itself would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     exit_with_parent()
-
-
-def exit_with_parent() -> None:
-    """Ends this process as soon as the one that started it is gone, even if that was killed and could not say so."""
-    parent = multiprocessing.parent_process()
-
-    def wait() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _run_in_worker(spec: TrialSpec) -> TrialResult:

@@ -1,0 +1,71 @@
+"""Which part of the library may import which: the map in CONTRIBUTING.md, and that no import goes round."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import adamomentum
+
+ROOT = Path(adamomentum.__file__).parent
+MODULES = {
+    ".".join(("adamomentum", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in ROOT.rglob("*.py")
+}
+PAGE = ROOT.parents[1] / "CONTRIBUTING.md"
+# What several parts use and what uses none; the front door, which uses the class.
+SHARED = {"cores", "files", "devices", "terminal", "reference"}
+DOORS = {"adamomentum", "__main__", "cli"}
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of the library that one of them imports, also late and for types alone."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in MODULES else node.module for name in inside}
+    return names & MODULES.keys()
+
+
+ARROWS = {name: imported(path) - {name} for name, path in MODULES.items()}
+
+
+def part(module: str) -> str:
+    """The part of the library that a module belongs to, as the map calls it."""
+    names = module.split(".")[1:]
+    return names[0] if names else "adamomentum"
+
+
+def drawn() -> dict[str, set[str]]:
+    """The arrows of the map in CONTRIBUTING.md."""
+    if not PAGE.exists():
+        pytest.skip("needs the repository, got an installed package")
+    lines = re.findall(r"^    (\w+(?:, \w+)*) +-> +(\w+(?:, \w+)*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    return {name: set(targets.split(", ")) for names, targets in lines for name in names.split(", ")}
+
+
+def test_imports_do_not_go_round() -> None:
+    # Packages only pass on what their modules hold.
+    arrows = {a: {b for b in to if MODULES[b].name != "__init__.py"} for a, to in ARROWS.items()}
+    while leaves := [name for name, targets in arrows.items() if not targets]:
+        arrows = {name: targets.difference(leaves) for name, targets in arrows.items() if name not in leaves}
+    assert not arrows
+
+
+def test_the_map_is_true() -> None:
+    found: dict[str, set[str]] = {}
+    for module, targets in ARROWS.items():
+        crossing = {part(target) for target in targets} - {part(module), "adamomentum"} - SHARED
+        if part(module) not in DOORS and crossing:
+            found.setdefault(part(module), set()).update(crossing)
+    assert found == drawn()
+
+
+def test_what_is_shared_uses_nothing() -> None:
+    assert not {(a, b) for a, to in ARROWS.items() for b in to if part(a) in SHARED and part(b) != part(a)}
