@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from textwrap import wrap
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -43,13 +44,29 @@ def plain_warnings(console: Console, kind: type[Warning]) -> Iterator[None]:
 def print_table(console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table of which no word is cut.
 
-    Lines may be broken between words; where that is not enough, the table is wider than the terminal.
+    Lines may be broken between words, those of headings first; where that is not enough, the table is wider than the
+    terminal.
     """
-    heading = Text(title) if title else None
-    table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in zip(headings, *rows, strict=True):
-        table.add_column(Text(column[0]), min_width=max(len(word) for cell in column for word in (*cell.split(), "")))
-    for row in rows:
+    columns = [(heading, list(cells)) for heading, *cells in zip(headings, *rows, strict=True)]
+    table, anywhere = _table(title, columns), console.options.update(width=UNLIMITED)
+    if Measurement.get(console, anywhere, table).maximum > console.width:
+        columns = [
+            ("\n".join(wrap(heading, _longest(cells), break_long_words=False)), cells) for heading, cells in columns
+        ]
+        table = _table(title, columns)
+    console.print(table, width=max(console.width, Measurement.get(console, anywhere, table).minimum), crop=False)
+
+
+def _table(title: str, columns: Sequence[tuple[str, Sequence[str]]]) -> Table:
+    table = Table(title=Text(title) if title else None, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading, cells in columns:
+        table.add_column(
+            Text(heading), min_width=_longest([word for text in (heading, *cells) for word in text.split()])
+        )
+    for row in zip(*(cells for _, cells in columns), strict=True):
         table.add_row(*map(Text, row))
-    needed = Measurement.get(console, console.options.update(width=UNLIMITED), table).minimum
-    console.print(table, width=max(console.width, needed), crop=False)
+    return table
+
+
+def _longest(texts: Sequence[str]) -> int:
+    return max(map(len, texts), default=1) or 1

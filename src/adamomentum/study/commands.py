@@ -24,7 +24,7 @@ from adamomentum.study.data.wheel import DataError
 from adamomentum.study.engine import NO_DATA, Folder, check_optimizers, keep
 from adamomentum.study.estimate import left
 from adamomentum.study.execute.base import Executor
-from adamomentum.study.running import Failed, default_workers, gpus, run_and_report, told, write_report
+from adamomentum.study.running import Failed, default_workers, local_executor, run_and_report, told, write_report
 from adamomentum.study.stages import ROLES, Plan, Planned
 from adamomentum.study.store import Store, as_record, reason
 from adamomentum.study.studyfile import Study
@@ -175,15 +175,11 @@ def _sources(study: Study, values: list[str]) -> dict[str, Path]:
     return sources
 
 
-def _executor(kind: str, setup: Setup, workers: int, address: str | None, devices: int) -> Executor:
+def _executor(kind: str, setup: Setup, workers: int, address: str | None, device: str) -> Executor:
     if kind == "local":
         if address is not None:
             raise Failed("--address goes with --executor ray")
-        from adamomentum.study.execute.local import LocalExecutor
-
-        # More trials than GPUs share them all; fewer get several each, for trials of several processes.
-        shared = range(devices) if devices >= workers else None
-        return LocalExecutor(setup, workers, run_planned, shared)
+        return local_executor(setup, workers, device)
     if kind == "ray":
         from adamomentum.study.execute.ray import RayExecutor
 
@@ -228,9 +224,10 @@ def run(
         memory = None if memory_gb is None else round(memory_gb * 2**30)
         setup = Setup(sources, folder.checkpoints.resolve(), 60 * checkpoint_minutes, memory, modules)
         count = workers or default_workers(study, device)
-        say(Console(), f"{study.name} ({study.hash}) in {folder.root}")
-        start = partial(_executor, executor, setup, count, address, gpus(device))
-        run_and_report(folder, setup, start, count, device, errors)
+        with folder.locked():
+            say(Console(), f"{study.name} ({study.hash}) in {folder.root}")
+            start = partial(_executor, executor, setup, count, address, device)
+            run_and_report(folder, setup, start, count, device, errors)
 
 
 @app.command()

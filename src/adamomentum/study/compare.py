@@ -13,11 +13,11 @@ from adamomentum.devices import DEVICES, check_device
 from adamomentum.study import registry, work
 from adamomentum.study.data.images import ImageData, small_test_split
 from adamomentum.study.engine import Folder
-from adamomentum.study.execute.local import LocalExecutor
-from adamomentum.study.running import default_workers, run_and_report, told
+from adamomentum.study.lock import locked
+from adamomentum.study.running import default_workers, local_executor, run_and_report, told
 from adamomentum.study.spec import Budget, Value
 from adamomentum.study.studyfile import OptimizerEntry, Seeds, Study, TaskEntry, Tuning
-from adamomentum.study.work import Setup, run_planned
+from adamomentum.study.work import Setup
 from adamomentum.terminal import say
 
 FAMILY = "image-classification"
@@ -49,7 +49,7 @@ def compare(
         typer.Option(
             help="Your own images: a folder with one subfolder a class (if you like, below train, val and test), or "
             "an .npz with x and y, or x_train, y_train, x_test, y_test. Images with a side below 8 or above 64 pixels "
-            "are resized to 32 x 32; transparent pixels are laid on white."
+            "are resized to 32 x 32; transparent pixels are laid on white, photographs turned as their EXIF data says."
         ),
     ] = None,
     workers: Annotated[
@@ -66,7 +66,7 @@ def compare(
     grids = _parse_grids(lr or [], names)
     check_device(device)
     errors = Console(stderr=True)
-    with told(errors):
+    with told(errors), locked(out):
         params: dict[str, Value] = {} if data is None else {"data": "folder"}
         sources = {} if data is None else {"folder": data.resolve()}
         study = as_study(grids, seeds, epochs, params, work.load(FAMILY, params, sources))
@@ -76,13 +76,13 @@ def compare(
             say(errors, f"Warning: {out} is of an earlier version: the report goes into {folder.report} now{again}")
         setup = Setup(sources, folder.checkpoints.resolve())
         count = workers or min(default_workers(study, device), MAX_WORKERS)
-        run_and_report(folder, setup, partial(LocalExecutor, setup, count, run_planned), count, device, errors)
+        run_and_report(folder, setup, partial(local_executor, setup, count, device), count, device, errors)
 
 
 def as_study(
     grids: dict[str, tuple[float, ...]], seeds: int, epochs: int, params: dict[str, Value], images: ImageData
 ) -> Study:
-    """Returns the comparison of optimizers, each on its own grid of learning rates, on ``images``."""
+    """Return the comparison of optimizers, each on its own grid of learning rates, on ``images``."""
     note = small_test_split(len(images.y["test"]))
     return Study(
         name="compare",
@@ -120,7 +120,7 @@ def _parse_optimizers(text: str) -> list[str]:
 
 
 def _parse_grids(values: list[str], names: list[str]) -> dict[str, tuple[float, ...]]:
-    """Returns each optimizer's grid: its default one, unless ``--lr`` says otherwise."""
+    """Return each optimizer's grid: its default one, unless ``--lr`` says otherwise."""
     given: dict[str, tuple[float, ...]] = {}  # "" stands for all optimizers
     for value in values:
         before, equals, rates = value.rpartition("=")

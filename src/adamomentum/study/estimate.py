@@ -28,7 +28,7 @@ class Left:
     unknown: Mapping[str, int]
 
     def text(self, workers: int = 1, how: str = " of one core") -> str:
-        """Returns it in words, with as many ``workers``; ``how`` is said behind the time."""
+        """Return it in words, with as many ``workers``; ``how`` is said behind the time."""
         known = f"about {duration(self.seconds / workers)}{how}"
         if not self.unknown:
             return known
@@ -38,7 +38,7 @@ class Left:
 
 
 def left(study: Study, plan: Plan, results: Mapping[str, TrialResult]) -> Left:
-    """Sums the trials that are left, each at the median of its finished like, or as the study declares."""
+    """Sum the trials that are left, each at the median of its finished like, or as the study declares."""
     timed: dict[tuple[str, str], list[float]] = {}
     waiting = Counter[tuple[str, str]]()
     for t in {t.spec.trial_id: t for t in plan.trials}.values():
@@ -63,5 +63,5 @@ def left(study: Study, plan: Plan, results: Mapping[str, TrialResult]) -> Left:
 
 
 def duration(seconds: float) -> str:
-    """Returns a time as hours, minutes and seconds."""
+    """Return a time as hours, minutes and seconds."""
     return str(timedelta(seconds=round(seconds)))

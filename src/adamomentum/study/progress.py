@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from threading import Event, Thread
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -16,11 +17,13 @@ from adamomentum.study.studyfile import Study
 from adamomentum.study.trial import TrialResult
 from adamomentum.terminal import say
 
-EVERY = 30.0  # seconds between two lines, at least
+# Seconds between two lines where there is no terminal: while trials end, and while none does, so that a long one is not
+# taken for a run that hangs.
+EVERY, SILENCE = 30.0, 300.0
 
 
 class Watch:
-    """Shows a bar an optimizer of a study of one task, a bar a task of any other; a context manager.
+    """A bar an optimizer of a study of one task, a bar a task of any other; a context manager.
 
     Args:
         study: what is run.
@@ -42,14 +45,22 @@ class Watch:
         )
         self._bars: dict[str, TaskID] = {}
         self._round: Round | None = None
-        self._said = -EVERY
+        # Where it is, when it ends by what is known, and what happened last: one value, which another thread reads.
+        self._now: tuple[str, float | None, str] | None = None
+        self._over = Event()
+        self._teller = None if console.is_terminal else Thread(target=self._tell, daemon=True)
 
     def __enter__(self) -> Watch:
         self.progress.start()
+        if self._teller is not None:
+            self._teller.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.progress.stop()
+        self._over.set()
+        if self._teller is not None:
+            self._teller.join()
 
     @property
     def place(self) -> str:
@@ -60,7 +71,7 @@ class Watch:
         return f"{len(now.results)} of {len(now.results.keys() | now.missing.keys()) + now.plan.open.total()}"
 
     def on_round(self, now: Round) -> None:
-        """Takes up a new plan."""
+        """Take up a new plan."""
         self._round, self.kept = now, len(now.results) - self.trained
         totals, done = Counter[str](), Counter[str]()
         unique: dict[str, Planned] = {}
@@ -81,13 +92,14 @@ class Watch:
             rest = left(self.study, now.plan, now.results)
             time_left = f". To the end: {rest.text(self.workers, self._how)}" if rest.seconds else ""
             say(self.console, f"{len(now.missing)} trials to run now{more}{time_left}")
+        self._take_down(now, "")
 
     @property
     def _how(self) -> str:
         return f" with {self.workers} at a time" if self.workers > 1 else ""
 
     def on_trial(self, planned: Planned, result: TrialResult) -> None:
-        """Says what became of a trial, if it is time for that."""
+        """Take up what became of a trial."""
         assert self._round is not None
         self.trained += 1
         metric = tasks.family(self.study.task(planned.task).family).primary
@@ -97,13 +109,25 @@ class Watch:
         label = stages.label(self.study, planned.optimizer)
         bar = self._bar(planned.task, planned.optimizer)
         self.progress.update(self._bars[bar], advance=1, state=state if bar == label else f"{label}, {state}")
-        if self.console.is_terminal or time.monotonic() < self._said + EVERY:
-            return
-        self._said = time.monotonic()
-        where = label if bar == label else f"{planned.task}, {label}"
-        rest = left(self.study, self._round.plan, self._round.results)
-        ahead = f", about {duration(rest.seconds / self.workers)} left" if rest.seconds and not rest.unknown else ""
-        say(self.console, f"{time.strftime('%H:%M:%S')} {self.place} trials{ahead}; {where}, {state}")
+        self._take_down(self._round, f"; {label if bar == label else f'{planned.task}, {label}'}, {state}")
+
+    def _take_down(self, now: Round, state: str) -> None:
+        rest = left(self.study, now.plan, now.results)
+        known = rest.seconds and not rest.unknown
+        self._now = self.place, time.monotonic() + rest.seconds / self.workers if known else None, state
+
+    def _tell(self) -> None:
+        """Say now and then how far it is, until it is over."""
+        said, told = time.monotonic(), ""
+        while not self._over.wait(EVERY):
+            if self._now is None:
+                continue
+            place, end, state = self._now
+            if place == told and time.monotonic() < said + SILENCE:
+                continue
+            said, told = time.monotonic(), place
+            ahead = "" if end is None else f", about {duration(max(0.0, end - said))} left"
+            say(self.console, f"{time.strftime('%H:%M:%S')} {place} trials{ahead}{state}")
 
     def _bar(self, task: str, optimizer: str) -> str:
         return task if len(self.study.tasks) > 1 else stages.label(self.study, optimizer)
