@@ -14,8 +14,9 @@ from adamomentum.cores import available_cores
 from adamomentum.study import registry
 from adamomentum.study.data.images import mnist5k
 from adamomentum.study.execute.local import LocalExecutor
+from adamomentum.study.report.comparisons import outcome
 from adamomentum.study.spec import Budget, TaskSpec, TrialSpec
-from adamomentum.study.stats import paired_difference, t_interval, verdict
+from adamomentum.study.stats import compare_paired, t_interval
 from adamomentum.study.tasks import FAMILIES
 
 STATES = {"float32": {}, "bfloat16": {"state_dtype": "bfloat16"}, "8bit": {"state_dtype": "8bit"}}
@@ -56,15 +57,19 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for state in STATES:
         cells = [state]
-        for metric, factor, digits in (("test_accuracy", 100.0, 2), ("test_loss", 1.0, 4)):
+        for metric, factor, digits, better in (
+            ("test_accuracy", 100.0, 2, "higher"),
+            ("test_loss", 1.0, 4, "lower"),
+        ):
             ours, theirs = values(state, metric, factor), values("float32", metric, factor)
             mean = t_interval(ours)
             cells.append(f"{mean.mean:.{digits}f} ± {mean.half_width:.{digits}f}")
             if state == "float32":
                 cells.append("")
                 continue
-            d = paired_difference(ours, theirs)
-            cells.append(f"{d.mean:+.{digits}f} ({d.low:+.{digits}f} to {d.high:+.{digits}f}): {verdict(d)}")
+            paired = compare_paired(ours, theirs, better)
+            d, words = paired.difference, outcome(paired, better, False, args.seeds)
+            cells.append(f"{d.mean:+.{digits}f} ({d.low:+.{digits}f} to {d.high:+.{digits}f}): {words}")
         print("| " + " | ".join(cells) + " |")
 
 

@@ -17,24 +17,59 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 from study.arrays import make_arrays
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from adamomentum import cli as command_line
 from adamomentum import doctor
-from adamomentum.study import cli
-from adamomentum.study.cli import app
+from adamomentum.study import compare, running, work
+from adamomentum.study.engine import Folder
 from adamomentum.study.lock import locked
+from adamomentum.study.report import study_tables
+from adamomentum.study.report.summary import say_results
+from adamomentum.study.results import gather
+from adamomentum.study.trial import TrialResult
 
 SMALL = ["--epochs", "1", "--seeds", "2", "--optimizers", "adamomentum,sgdm", "--workers", "1"]
+OK = TrialResult(status="ok", final={"val_loss": 1.0}, curve={"step": [1.0]})
+RATES = ["--lr", "1e-2", "--lr", "sgdm=0.03,0.1"]
+
+
+class Inline:
+    """Runs trials in this process: starting another one takes seconds."""
+
+    def __init__(self, setup, workers, run, gpus) -> None:
+        self.setup, self.run_trial = setup, run
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception) -> None:
+        pass
+
+    def run(self, specs):
+        for spec in specs:
+            yield spec, self.run_trial(spec, self.setup)
+
+
+@pytest.fixture
+def inline(monkeypatch) -> None:
+    """Trials in this process, and no report."""
+    monkeypatch.setattr(running, "LocalExecutor", Inline)
+    monkeypatch.setattr(running, "write_report", lambda *_: None)
+
+
+def saved(folder: Path) -> Path:
+    x, y = make_arrays()
+    np.savez(folder / "tiny.npz", x=x, y=y)
+    return folder / "tiny.npz"
 
 
 @pytest.fixture
 def npz(tmp_path: Path) -> Path:
-    x, y = make_arrays()
-    np.savez(tmp_path / "tiny.npz", x=x, y=y)
-    return tmp_path / "tiny.npz"
+    return saved(tmp_path)
 
 
 def command(*arguments: object) -> list[str]:
@@ -42,11 +77,12 @@ def command(*arguments: object) -> list[str]:
 
 
 def run(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=600, **options)
 
 
 def plain(*arguments: object) -> tuple[int, str]:
     """Exit code and output in this process, without boxes and line breaks."""
+    app = command_line._whole_app()
     result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200", "NO_COLOR": "1"})
     return result.exit_code, re.sub(r"[\s│╭╮╰╯─]+", " ", result.output)
 
@@ -55,59 +91,101 @@ def stored(out: Path) -> dict[str, int]:
     return {p.name: p.stat().st_mtime_ns for p in (out / "store").glob("??/*.json")}
 
 
-def test_end_to_end_then_resume_then_a_damaged_trial(npz, tmp_path) -> None:
-    out = tmp_path / "out"
-    first = run("compare", "--data", npz, *SMALL, "--lr", "1e-3,3e-3,1e-2", "--out", out)
-    assert first.returncode == 0, first.stderr
-    assert "16 trials trained, 0 taken" in first.stdout
-    assert "AdaMomentum - SGD + momentum:" in first.stdout
-    few = "The test split has 9 images: one more that is classified rightly is 11 points of accuracy."
-    assert few in first.stdout
-    assert few in (out / "report.html").read_text()
-    assert {"report.html", "overview.png", "overview.svg", "trials.csv", "summary.csv"} <= {
-        p.name for p in out.iterdir()
-    }
-    trials = pd.read_csv(out / "trials.csv")
-    assert trials["stage"].value_counts().to_dict() == {"tune": 12, "final": 4}
-    assert trials[trials["stage"] == "tune"]["test_accuracy"].isna().all()
-    assert trials[trials["stage"] == "final"]["test_accuracy"].between(0, 1).all()
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[list[object], Path, subprocess.CompletedProcess[str]]:
+    """A comparison as a user runs it, to its end: its arguments, its folder, what it printed."""
+    folder = tmp_path_factory.mktemp("whole")
+    arguments = ["compare", "--data", saved(folder), *SMALL, *RATES]
+    return arguments, folder / "out", run(*arguments, "--out", folder / "out")
 
+
+def test_end_to_end(whole) -> None:
+    _, out, done = whole
+    assert done.returncode == 0, done.stderr
+    assert f"8 trials trained, 0 taken from {out / 'store'}" in done.stdout
+    assert "images: AdaMomentum - SGD + momentum, accuracy:" in done.stdout
+    assert f"Report: {out / 'report' / 'report.html'}" in done.stdout
+    assert "AdaMomentum: lr as given, not tuned" in done.stdout
+    few = "The test split has 9 images: one more that is classified rightly is 11 points of accuracy."
+    assert few in done.stdout
+    assert few in (out / "report" / "report.html").read_text()
+    assert {"report.html", "report.parquet", "overview.svg", "tables"} <= {p.name for p in (out / "report").iterdir()}
+    assert (out / "report" / "overview.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_learning_rates_for_one_optimizer_or_all(whole) -> None:
+    trials = pd.read_parquet(whole[1] / "report" / "report.parquet")
+    tried = trials.groupby(["role", "optimizer"])["lr"].unique().apply(sorted).to_dict()
+    assert tried[("tune", "sgdm")] == [0.03, 0.1]
+    assert ("tune", "adamomentum") not in tried
+    assert tried[("final", "adamomentum")] == [0.01]
+    assert trials["role"].value_counts().to_dict() == {"tune": 4, "final": 4}
+    assert trials[trials["role"] == "tune"]["test_accuracy"].isna().all()
+    assert trials[trials["role"] == "final"]["test_accuracy"].between(0, 1).all()
+
+
+@pytest.mark.usefixtures("inline")
+def test_the_same_command_trains_what_is_missing_or_damaged(whole, tmp_path) -> None:
+    arguments, first, _ = whole
+    out = shutil.copytree(first, tmp_path / "out")
     before = stored(out)
-    assert len(before) == 16
+    assert len(before) == 8
     damaged = next((out / "store").glob("??/*.json"))
     damaged.write_text("{")
-    second = run("compare", "--data", npz, *SMALL, "--lr", "1e-3,3e-3,1e-2", "--out", out)
-    assert second.returncode == 0, second.stderr
-    assert "1 trials trained, 15 taken" in second.stdout
-    [line] = second.stderr.splitlines()
-    assert line.startswith(f"Warning: {damaged} is not usable")
-    assert line.endswith("the trial will be run again")
+    code, text = plain(*arguments, "--out", out)
+    assert code == 0, text
+    assert "1 trials trained, 7 taken" in text
+    [warning] = re.findall(r"Warning: (.*?) is not usable .*?; the trial will be run again", text)
+    assert warning == str(damaged)
     after = stored(out)
     assert {name for name in before if before[name] != after[name]} == {damaged.name}
 
 
+def test_a_narrow_terminal_cuts_no_number(whole) -> None:
+    _, out, _ = whole
+    images = work.load("image-classification", {"data": "folder"}, {"folder": out.parent / "tiny.npz"})
+    grids = {"adamomentum": (0.01,), "sgdm": (0.03, 0.1)}
+    results = gather(Folder(out, compare.as_study(grids, 2, 1, {"data": "folder"}, images)))
+    words = []
+    for columns in (200, 40, 20):
+        console = Console(width=columns)
+        with console.capture() as captured:
+            say_results(results, study_tables.build(results), console)
+        table = captured.get().partition("─" * 5)[2].partition("Target")[0]
+        assert "…" not in table
+        words.append(sorted(re.findall(r"[\w.]+", table)))
+    assert "0.01" in words[0]
+    assert words[0] == words[1] == words[2]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs process groups")
-def test_ctrl_c_keeps_what_is_finished(npz, tmp_path) -> None:
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+def test_what_is_finished_is_kept_when_it_is_stopped(npz, tmp_path, how, inline) -> None:
+    """Ctrl-C goes to driver and workers, SIGTERM, as ``timeout`` sends it, to the driver and then to all."""
     out = tmp_path / "out"
-    arguments = ["compare", "--data", npz, *SMALL, "--epochs", "20", "--seeds", "40", "--lr", "1e-2", "--out", out]
+    arguments = ["compare", "--data", npz, *SMALL, "--seeds", "400", "--lr", "1e-2", "--out", out]
     process = subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    deadline = time.monotonic() + 60
-    while len(stored(out)) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does: driver and workers all get it
-    start = time.monotonic()
-    _, errors = process.communicate(timeout=30)
-    assert time.monotonic() - start < 20
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 240
+        while len(stored(out)) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        if how == "SIGTERM":
+            process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGINT if how == "Ctrl-C" else signal.SIGTERM)
+        printed, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130
-    assert "Traceback" not in errors
     kept = stored(out)
-    assert 2 <= len(kept) < 80
-    assert f"{len(kept)} of 80 trials are finished" in errors
-    assert "the same command goes on" in errors
+    # No traceback, and nothing of leaked semaphores.
+    assert errors.splitlines() == [f"Stopped: {len(kept)} of 800 trials are finished and kept in {out / 'store'}; the "
+                                   "same command goes on from there."]  # fmt: skip
+    assert "800 trials to run now" in printed
     deadline = time.monotonic() + 10
     while True:  # no worker outlives the driver
         try:
@@ -116,41 +194,11 @@ def test_ctrl_c_keeps_what_is_finished(npz, tmp_path) -> None:
             break
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-    again = run(*arguments[:-6], "--seeds", "3", *arguments[-4:])
-    assert again.returncode == 0, again.stderr
-    assert f"{max(0, 6 - len(kept))} trials trained, {min(6, len(kept))} taken" in again.stdout
+    arguments[arguments.index("400")] = "2"
+    code, text = plain(*arguments)
+    assert code == 0, text
+    assert re.search(r"(\d) trials trained, (\d) taken", text)
     assert all(stored(out)[name] == when for name, when in kept.items())
-
-
-@pytest.mark.skipif(os.name == "nt", reason="needs process groups")
-def test_sigterm_is_a_ctrl_c(npz, tmp_path) -> None:
-    """As ``timeout`` sends it: to the driver, then to driver and workers."""
-    out = tmp_path / "out"
-    arguments = ["compare", "--data", npz, *SMALL, "--seeds", "400", "--lr", "1e-2", "--out", out]
-    process = subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        deadline = time.monotonic() + 240
-        while not stored(out):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-        os.killpg(process.pid, signal.SIGTERM)
-        printed, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    kept = len(stored(out))
-    assert process.returncode == 130
-    # No traceback, and nothing of leaked semaphores.
-    assert errors.splitlines() == [f"Stopped: {kept} of 800 trials are finished and kept in {out / 'store'}; the same "
-                                   "command goes on from there."]  # fmt: skip
-    # Nobody watches, so each trial that was trained has its line.
-    lines = [line for line in printed.splitlines() if re.match(r"\d\d:\d\d:\d\d \d+/800 ", line)]
-    assert len(lines) == kept
-    assert re.search(r"1/800 (AdaMomentum|SGD \+ momentum) lr 0.01, validation [\d.]+ %$", lines[0])
 
 
 SIGNALS = """
@@ -187,18 +235,42 @@ def test_a_folder_in_which_something_runs_is_left_alone(npz, tmp_path) -> None:
     assert not (out / "store").exists()
 
 
-@pytest.mark.parametrize("moment", ["load", "_finish"])
-def test_ctrl_c_outside_of_training_is_one_sentence(npz, tmp_path, monkeypatch, moment) -> None:
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize(("where", "moment"), [(work, "load"), (running, "write_report")])
+def test_ctrl_c_outside_of_training_is_one_sentence(npz, tmp_path, monkeypatch, where, moment) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, moment, interrupt)
+    monkeypatch.setattr(where, moment, interrupt)
     showwarning = warnings.showwarning
-    out = tmp_path / "out"
-    code, text = plain("compare", "--data", npz, *SMALL, "--lr", "1e-2", "--out", out)
+    code, text = plain("compare", "--data", npz, *SMALL, "--lr", "1e-2", "--out", tmp_path / "out")
     assert code == 130
-    assert f"Stopped: finished trials are kept in {out / 'store'}; the same command goes on from there." in text
+    assert "Stopped: what is finished is kept; the same command goes on from there." in text
     assert warnings.showwarning is showwarning
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize("removed", ["study.json", None])
+def test_a_folder_of_an_earlier_version_is_said_to_be_one(whole, tmp_path, removed) -> None:
+    arguments, first, _ = whole
+    out = shutil.copytree(first, tmp_path / "out")
+    if removed:
+        (out / removed).unlink()
+    _, text = plain(*arguments, "--out", out)
+    words = f"Warning: {out} is of an earlier version: the report goes into {out / 'report'} now; its trials on own"
+    assert (words in text) == bool(removed)
+
+
+@pytest.mark.usefixtures("inline")
+def test_trials_that_fail_are_named_and_the_exit_status_says_so(npz, tmp_path, monkeypatch) -> None:
+    def fail(spec, setup):
+        return TrialResult(status="error", error="Traceback\nRuntimeError: boom [1]") if spec.replicate else OK
+
+    monkeypatch.setattr(running, "run_planned", fail)
+    code, text = plain("compare", "--data", npz, *SMALL, "--lr", "1e-2", "--out", tmp_path / "out")
+    assert code == 1
+    assert len(re.findall(r"Failed: [0-9a-f]{16} images final \w+, lr 0.01: RuntimeError: boom \[1\]", text)) == 2
+    assert "The same command tries what failed again." in text
 
 
 @pytest.mark.parametrize(
@@ -241,32 +313,6 @@ def test_a_device_that_is_not_there(tmp_path) -> None:
     assert "finds no cuda device here; allowed here: cpu" in text
 
 
-@pytest.mark.parametrize("rates", [("1e-2", "sgdm=0.03,0.1"), (" SGDM =0.1,0.03", "1e-2")])
-def test_learning_rates_for_one_optimizer_or_all(npz, tmp_path, rates) -> None:
-    out = tmp_path / "out"
-    code, text = plain("compare", "--data", npz, *SMALL, "--lr", rates[0], "--lr", rates[1], "--out", out)
-    assert code == 0, text
-    trials = pd.read_csv(out / "trials.csv")
-    tried = trials.groupby(["stage", "optimizer"])["lr"].unique().apply(sorted).to_dict()
-    assert tried[("tune", "sgdm")] == [0.03, 0.1]
-    assert ("tune", "adamomentum") not in tried
-    assert tried[("final", "adamomentum")] == [0.01]
-
-
-def test_a_narrow_terminal_cuts_no_number(npz, tmp_path) -> None:
-    arguments = ["compare", "--data", npz, *SMALL, "--lr", "1e-2", "--out", tmp_path / "out"]
-    words = []
-    for columns in ("200", "40", "20"):
-        environment = {"COLUMNS": columns, "NO_COLOR": "1"}
-        result = CliRunner().invoke(app, [str(a) for a in arguments], env=environment)
-        assert result.exit_code == 0, result.output
-        table = result.output.partition("─" * 5)[2].partition(" - ")[0]
-        assert "…" not in table
-        words.append(sorted(re.findall(r"[\w.]+", table)))
-    assert "0.01" in words[0]
-    assert words[0] == words[1] == words[2]
-
-
 def test_bad_data_is_one_sentence(tmp_path) -> None:
     code, text = plain("compare", "--data", tmp_path / "nowhere", "--out", tmp_path / "out")
     assert code == 1
@@ -280,13 +326,14 @@ def test_brackets_in_a_message_survive(tmp_path) -> None:
     assert "need [n, h, w] or [n, h, w, 1 or 3]" in text
 
 
-def test_offline_is_one_sentence(tmp_path) -> None:
-    environment = {**os.environ, "PIP_NO_INDEX": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    environment.pop("PIP_FIND_LINKS", None)
-    result = run("compare", "--out", tmp_path / "out", env=environment)
-    assert result.returncode == 1
-    assert len(result.stderr.splitlines()) == 1
-    assert "--data" in result.stderr
+def test_offline_is_one_sentence(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    work._load.cache_clear()
+    code, text = plain("compare", "--out", tmp_path / "out")
+    assert code == 1
+    assert re.fullmatch(r" ?Error: MNIST-5k is not in the cache .* or give your own images with --data ?", text)
 
 
 def test_an_output_folder_that_cannot_be(npz, tmp_path) -> None:

@@ -81,15 +81,23 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _whole_app() -> typer.Typer:
     """Return all commands."""
+    import typer
+
     from adamomentum.bench.cli import bench
     from adamomentum.study import commands
-    from adamomentum.study.cli import app
+    from adamomentum.study.compare import compare
     from adamomentum.theory.cli import theory
 
+    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+    def callback(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+        """AdaMomentum: Adam whose second moment averages the square of the momentum."""
+
+    app.callback()(callback)
+    app.command()(compare)
     app.add_typer(commands.app)
-    app.command()(theory)
-    app.command()(bench)
-    app.command()(doctor)
+    for command in (theory, bench, doctor):
+        app.command()(command)
     return app
 
 

@@ -13,7 +13,7 @@ from study.arrays import make_arrays
 from study.mini import MINI, fingerprints, written
 from typer.testing import CliRunner
 
-from adamomentum.study import commands
+from adamomentum.study import commands, running
 from adamomentum.study.commands import app
 from adamomentum.study.report.provenance import failed as failures
 from adamomentum.study.results import gather
@@ -81,7 +81,7 @@ def test_the_estimate_of_a_smoke_run_is_of_a_smoke_run(tmp_path) -> None:
     one = call("plan", tmp_path / "mini.toml", "--smoke", "--tasks", "one", "--out", tmp_path / "out", "--workers", 1)
     smoke = parse(MINI, "mini").smoked().only(("one",))
     planned = plan(smoke, fingerprints(smoke), {})
-    trials = len({t.spec.trial_id for t in planned.trials}) + sum(planned.open.values())
+    trials = len({t.spec.trial_id for t in planned.trials}) + planned.open.total()
     assert minutes_left(one) == pytest.approx(0.5 * trials, abs=0.01)
 
 
@@ -108,7 +108,7 @@ def test_status_says_what_was_chosen(files) -> None:
     assert "Complete." in printed
     assert "AdaMomentum" in printed
     plan = call("plan", study, "--out", out)
-    assert "Left: about 0:00:00" in plan
+    assert "Nothing left." in plan
 
 
 def test_show_prints_a_trial_by_its_first_digits(files) -> None:
@@ -143,7 +143,7 @@ def test_a_limit_of_memory_reaches_the_workers(files, tmp_path, monkeypatch) -> 
 
     def executor(kind, setup, *rest):
         seen.append(setup.memory)
-        raise commands._Failed("enough")
+        raise running.Failed("enough")
 
     monkeypatch.setattr(commands, "_executor", executor)
     command = ("run", study, "--data", f"folder={data}", "--out", tmp_path / "out")
@@ -180,7 +180,7 @@ def test_wrong_input_is_named(files, tmp_path) -> None:
     source = f"folder={data}"
     assert "allowed: local, ray" in call("run", study, "--data", source, "--executor", "slurm", "--out", out, code=1)
     assert "unknown device 'foo'; allowed: cpu, cuda, mps" in call(
-        "run", study, "--data", source, "--device", "foo", "--out", out, code=1
+        "run", study, "--data", source, "--device", "foo", "--out", out, code=2
     )
     assert "goes with --executor ray" in call("run", study, "--data", source, "--address", "x", "--out", out, code=1)
     assert "give --data folder=PATH" in call("run", study, "--out", tmp_path / "fresh", code=1)
@@ -295,8 +295,10 @@ def test_damaged_files_are_sentences_in_every_command(tmp_path) -> None:
         assert "store.py" not in printed  # a warning as Python shows it
         assert f"Warning: {cut} is not usable" in printed
         assert f"Warning: {edited} is not usable (its result was changed after it was written)" in printed
+        assert re.search(
+            rf"Warning: {record} is not usable \(.*?\); why the trial failed is not known any more", printed
+        )
         if command[0] == "status":
-            assert f"Warning: {record} is not usable" in printed
             assert f"Failed: {failed.stem} " in printed
             assert r"OSError: no file Gr\udcfc\udcdfe [red]" in printed
     with pytest.warns(StoreWarning, match="is not usable"):
@@ -407,7 +409,7 @@ def own(tmp_path, monkeypatch):
 
 
 def test_an_optimizer_beside_the_study_file_is_found(own, tiny_npz, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(commands, "_write_report", lambda *_: None)
+    monkeypatch.setattr(running, "write_report", lambda *_: None)
     arguments = ("--data", f"folder={tiny_npz}", "--out", tmp_path / "out")
     call("run", own, *arguments, "--workers", 1)
     assert len(list((tmp_path / "out").glob("store/??/*.json"))) == 2

@@ -106,7 +106,7 @@ def test_the_smoke_run_of_paper_mini_is_the_same_on_ray(embedded_data, tmp_path)
     folder = Folder(out, asked)
     made, results = folder.results()
     assert results.keys() == {t.spec.trial_id for t in made.trials} == local.keys()
-    assert not any(made.open.values())
+    assert not made.open
     assert {t.role for t in made.trials} == set(stages.ROLES)
     assert {t.optimizer for t in made.trials if t.role == "tune"} == set(asked.optimizers)
     assert "part of the study" not in (out / "report" / "report.html").read_text()

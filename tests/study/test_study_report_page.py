@@ -12,8 +12,10 @@ import pytest
 from study.report_mini import Fake, run, study
 
 from adamomentum import page
+from adamomentum.page.figures import COLOURS, INK, MARKERS
+from adamomentum.study import registry
 from adamomentum.study.engine import Folder
-from adamomentum.study.report import figures, samples, study_figures
+from adamomentum.study.report import samples, study_figures
 from adamomentum.study.report import study as report
 from adamomentum.study.results import gather
 from adamomentum.study.studyfile import StudyError
@@ -68,7 +70,7 @@ def check_whole(page: str) -> None:
     used = set(re.findall(r'href="#([^"]+)"', page)) | set(re.findall(r"url\(#([^)]+)\)", page))
     assert used
     assert used <= set(ids)
-    assert figures.INK not in body
+    assert INK not in body
     assert "nan" not in re.findall(r"<td[^>]*>([^<]*)</td>", page)
 
 
@@ -290,3 +292,8 @@ def test_the_page_is_styled_from_one_file() -> None:
     printed = style[style.index("@media print") :]
     assert re.search(r"\.scroll[^{]*\{ overflow: visible", printed)
     assert "details::details-content { content-visibility: visible" in printed
+
+
+def test_the_same_colour_and_mark_for_an_optimizer_everywhere() -> None:
+    assert set(COLOURS) == set(MARKERS) == set(registry.OPTIMIZERS)
+    assert len(set(COLOURS.values())) == len(COLOURS)

@@ -34,7 +34,7 @@ def test_a_table_a_task_and_a_sentence_a_difference(tmp_path) -> None:
             mean, half = row.metrics[metric].mean, row.metrics[metric].half_width
             line = re.search(rf"^ {re.escape(label)}  .*", part, re.M)[0]
             assert f"{factor * mean:.{digits}f} ± {factor * half:.{digits}f}" in line
-            assert f"lr {row.setting['lr']:g}" in line and "0/8" in line
+            assert f"lr {row.setting['lr']:g}" in line and f"({row.reached}/8)" in line
     found = {(c.task, c.other): c for c in made.comparisons}
     sentences = [line for line in text.splitlines() if " - " in line]
     assert len(sentences) == len(found) == 8
@@ -55,7 +55,7 @@ def test_a_table_a_task_and_a_sentence_a_difference(tmp_path) -> None:
         ),
         (
             lambda t: "diverged" if t.role == "final" and t.spec.replicate == 1 else "ok",
-            ["1/8", "mean over the others"],
+            ["SGD + momentum: 1 of 8 runs diverged, mean over the others"],
         ),
     ],
     ids=["tuned only", "never trained", "one diverged"],

@@ -12,7 +12,6 @@ import torch
 from adamomentum.study.execute.local import LocalExecutor
 from adamomentum.study.tasks.vision_models import small_resnet
 from adamomentum.study.trial import run_trial
-from adamomentum.study.tune import select
 
 
 def test_the_network_is_the_one_described() -> None:
@@ -103,10 +102,6 @@ def test_divergence_is_a_result(make_spec, tiny_data) -> None:
     assert result.final["val_loss"] is None
     assert result.final["val_accuracy"] == pytest.approx(1 / 3)
     json.dumps(result.model_dump(mode="json"), allow_nan=False)
-    good = make_spec("sgdm", 1e-2, stage="tune")
-    choice = select((1e-2, 1e30), [(spec, result), (good, run_trial(good, tiny_data))])
-    assert choice is not None
-    assert choice.lr == 1e-2
 
 
 def test_wrong_data_is_refused(make_spec, tiny_data) -> None:

@@ -6,8 +6,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,12 +16,14 @@ from rich.console import Console
 
 from adamomentum.bench.workloads import WORKLOADS, choose
 from adamomentum.cores import available_cores
+from adamomentum.devices import check_device
+from adamomentum.terminal import INTERRUPTED
+from adamomentum.terminal import say as print_line
 
 if TYPE_CHECKING:
     from adamomentum.bench.measure import Settings
 
 DEVICES = ("cpu", "cuda")
-INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 QUICK_ROUNDS, QUICK_ELEMENTS = 3, 2**16
 
 
@@ -61,7 +63,7 @@ def bench(
     from adamomentum.bench.run import run
 
     errors = Console(stderr=True)
-    say: Callable[[str], None] = lambda text: errors.print(text, highlight=False, markup=False, soft_wrap=True)
+    say = partial(print_line, errors)
     command = "adamomentum " + shlex.join(sys.argv[1:])
     try:
         with redirect_stdout(sys.stderr):  # where the peers' own messages do not get between the tables
@@ -93,20 +95,14 @@ def _check_file(option: str, file: Path | None) -> None:
 
 
 def _settings(device: str, threads: list[int] | None, rounds: int, allocations: int, quick: bool) -> Settings:
-    if device not in DEVICES:
-        raise typer.BadParameter(f"unknown device {device!r}; allowed: {', '.join(DEVICES)}", param_hint="--device")
+    if device == "cuda" and threads:
+        raise typer.BadParameter("threads are for --device cpu only; leave it out", param_hint="--threads")
+    check_device(device, DEVICES)
 
     import torch
 
     from adamomentum.bench.measure import Settings
 
-    if device == "cuda":
-        if threads:
-            raise typer.BadParameter("threads are for --device cpu only; leave it out", param_hint="--threads")
-        if not torch.cuda.is_available():
-            raise typer.BadParameter(
-                f"torch {torch.__version__} finds no cuda device here; allowed here: cpu", param_hint="--device"
-            )
     for n in threads or []:
         if n > available_cores():
             raise typer.BadParameter(

@@ -1,5 +1,6 @@
 """The comparison engine: one training run is a *trial*, named by the hash of its specification.
 
-``plan`` turns a comparison into trial specifications, an executor in ``execute`` runs them through
-``trial.run_trial``, ``store`` keeps the results, ``stats`` and ``report`` read them.
+``studyfile``, or ``compare`` from options, says what is compared; ``stages`` makes trials of it, as far as the results
+so far allow; ``engine`` runs them through an executor in ``execute``; ``store`` keeps the results, and
+``report`` reads them.
 """

@@ -18,7 +18,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from adamomentum.files import make_folder, write_atomic
-from adamomentum.study.engine import NO_DATA, DataInfo, Folder, plan_now, read_data, registered_name, write_data
+from adamomentum.study.engine import NO_DATA, DataInfo, Folder, read_data, registered_name, write_data
 from adamomentum.study.spec import TrialSpec
 from adamomentum.study.stages import Plan
 from adamomentum.study.store import StoreError, StoreWarning, as_record, from_record, reason
@@ -171,13 +171,10 @@ def _planned(
     found: set[str] = set()
     tasks: set[str] = set()
     for device in sorted({spec.device_kind for spec in specs.values()}):
-        results: dict[str, TrialResult] = {}
-        while True:
-            made = plan_now(folder.study, known, results, device)
-            tasks |= {t.task for t in made.trials if t.spec.trial_id in specs}
-            new = {t.spec.trial_id for t in made.trials} & specs.keys() - results.keys()
-            if not new:
-                break
-            results |= {spec.trial_id: result for spec, result in trials(path) if spec.trial_id in new}
-        found |= results.keys()
+        for now in folder.rounds(known, device, lambda spec: None):
+            tasks |= {t.task for t in now.plan.trials if t.spec.trial_id in specs}
+            new = now.missing.keys() & specs.keys()
+            if new:
+                now.results.update({spec.trial_id: result for spec, result in trials(path) if spec.trial_id in new})
+        found |= now.results.keys()
     return len(found), tasks

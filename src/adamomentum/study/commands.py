@@ -4,38 +4,33 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from adamomentum.cores import available_cores
-from adamomentum.study import archive, registry, stages, studyfile, tasks
+from adamomentum.devices import check_device
+from adamomentum.study import archive, registry, stages, studyfile
 from adamomentum.study.checkpoint import Checkpoints
 from adamomentum.study.data.wheel import DataError
-from adamomentum.study.devices import why_not
-from adamomentum.study.engine import NO_DATA, DataInfo, Folder, check_optimizers, keep, plan_now, run_study
+from adamomentum.study.engine import NO_DATA, Folder, check_optimizers, keep
+from adamomentum.study.estimate import left
 from adamomentum.study.execute.base import Executor
+from adamomentum.study.running import Failed, default_workers, local_executor, run_and_report, told, write_report
 from adamomentum.study.stages import ROLES, Plan, Planned
-from adamomentum.study.store import Store, StoreError, as_record, reason
-from adamomentum.study.studyfile import Study, StudyError
-from adamomentum.study.terminal import INTERRUPTED, plain_store_warnings
-from adamomentum.study.terminal import say as _say
+from adamomentum.study.store import Store, as_record, reason
+from adamomentum.study.studyfile import Study
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.work import Setup, run_planned
+from adamomentum.terminal import say
 
 PACKAGES = ("torch", "scipy", "pandas", "pyarrow", "pytorch-optimizer", "sacrebleu", "sentencepiece", "ray")
 
@@ -55,23 +50,6 @@ Only = Annotated[str, typer.Option("--tasks", help="Comma-separated: these tasks
 Device = Annotated[str, typer.Option(help="Kind of device the trials train on: cpu, cuda or mps.")]
 
 
-class _Failed(Exception):
-    """A command cannot go on; the message says why."""
-
-
-@contextmanager
-def _errors(console: Console) -> Iterator[None]:
-    try:
-        with plain_store_warnings(console):
-            yield
-    except (StudyError, DataError, StoreError, archive.ArchiveError, _Failed, OSError) as error:
-        _say(console, f"Error: {error}")
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        _say(console, "Stopped: what is finished is kept; the same command goes on.")
-        raise typer.Exit(INTERRUPTED) from None
-
-
 def _folder(source: str, smoke: bool, only: str, out: Path | None) -> Folder:
     whole = studyfile.read(source)
     whole = whole.smoked() if smoke else whole
@@ -89,26 +67,20 @@ def _beside(source: str, study: Study) -> Path | None:
     return folder
 
 
-def _check_device(device: str) -> None:
-    reason = why_not(device)
-    if reason:
-        raise _Failed(f"--device: {reason}")
-
-
 @app.command()
 def init(
     source: Annotated[str, typer.Argument(metavar="NAME", help="Which of the studies that come along.")] = "paper-mini",
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("study.toml"),
 ) -> None:
     """Write one of the library's study files, to be changed and run."""
-    with _errors(Console(stderr=True)):
+    with told(Console(stderr=True)):
         texts = studyfile.built_in()
         if source not in texts:
-            raise _Failed(f"there is no study {source!r}; there are: {', '.join(texts)}")
+            raise Failed(f"there is no study {source!r}; there are: {', '.join(texts)}")
         if path.exists():
-            raise _Failed(f"{path} exists already; choose another name")
+            raise Failed(f"{path} exists already; choose another name")
         path.write_text(texts[source])
-        _say(Console(), f"{path} written; run it with: adamomentum study run {path}")
+        say(Console(), f"{path} written; run it with: adamomentum study run {path}")
 
 
 @app.command()
@@ -131,7 +103,7 @@ def plan(
 ) -> None:
     """Say what would be run, and how long it would take, without running it."""
     console, errors = Console(), Console(stderr=True)
-    with _errors(errors):
+    with told(errors):
         folder = _folder(source, smoke, only, out)
         study = folder.study
         sources = _sources(study, data or [])
@@ -142,29 +114,29 @@ def plan(
         for entry in study.tasks:
             # Counting needs no data, so none is downloaded for it.
             known.setdefault(entry.name, NO_DATA)
-        results = _kept(folder, known, device)
-        made = plan_now(study, known, results, device)
-        _say(console, f"{study.name} ({study.hash}): {study.title}")
+        made, results = folder.results(device, known)
+        say(console, f"{study.name} ({study.hash}): {study.title}")
         console.print(_plan_table(study, made, results))
         count = workers or available_cores()
         source_of = "finished trials" if results else "what the study declares"
-        left = _left(study, made, results)
-        _say(console, f"Left: {left.text(count, f' with {count} trials at a time, estimated from {source_of}')}.")
+        rest = left(study, made, results)
+        how = f" with {count} trials at a time, estimated from {source_of}"
+        say(console, f"Left: {rest.text(count, how)}." if rest.trials else "Nothing left.")
 
 
 def _print_ids(folder: Folder, sources: Mapping[str, Path], device: str, console: Console, errors: Console) -> None:
     """Prints the trials that ``trial`` would run now; what is to be said besides goes to standard error."""
-    _prepare_unknown(folder, sources, lambda text: _say(errors, text))
+    _prepare_unknown(folder, sources, lambda text: say(errors, text))
     made, results = folder.results(device)
     open_now: dict[str, Planned] = {}
     for t in made.trials:
         if t.spec.trial_id not in results:
             open_now.setdefault(t.spec.trial_id, t)  # one that serves two roles is run for the first
     for key, t in open_now.items():
-        _say(console, f"{key} {t.task} {t.role} {t.optimizer}")
-    later = sum(made.open.values())
+        say(console, f"{key} {t.task} {t.role} {t.optimizer}")
+    later = made.open.total()
     if later:
-        _say(errors, f"{len(open_now)} trials can be run now, up to {later} more when those are finished")
+        say(errors, f"{len(open_now)} trials can be run now, up to {later} more when those are finished")
 
 
 def _prepare_unknown(folder: Folder, sources: Mapping[str, Path], say: Callable[[str], None]) -> None:
@@ -172,23 +144,6 @@ def _prepare_unknown(folder: Folder, sources: Mapping[str, Path], say: Callable[
     unknown = folder.unknown_data()
     if unknown:
         Folder(folder.root, folder.study.only(unknown), folder.whole).prepare_data(sources, say)
-
-
-def _kept(folder: Folder, known: Mapping[str, DataInfo], device: str) -> dict[str, TrialResult]:
-    """What the store holds of the plan; nothing if there is no folder yet, which is not made for asking."""
-    if not folder.root.exists():
-        return {}
-    store, results = folder.store, dict[str, TrialResult]()
-    while True:
-        made = plan_now(folder.study, known, results, device)
-        found = {
-            t.spec.trial_id: kept
-            for t in made.trials
-            if t.spec.trial_id not in results and (kept := store.get(t.spec)) is not None
-        }
-        if not found:
-            return results
-        results |= found
 
 
 def _plan_table(study: Study, made: Plan, results: Mapping[str, TrialResult]) -> Table:
@@ -199,69 +154,12 @@ def _plan_table(study: Study, made: Plan, results: Mapping[str, TrialResult]) ->
         done = sum(key in results for key in unique)
         cells = (entry.name, *(str(counts[role]) for role in ROLES), str(done), str(len(unique) - done))
         table.add_row(*map(Text, cells))
-    waiting = {role: n for role, n in made.open.items() if n}
-    if waiting:
-        table.add_row("not planned yet (at most)", *(str(waiting.get(role, "")) for role in ROLES), "", "")
+    if made.open:
+        waiting = Counter[str]()
+        for (role, _, _), count in made.open.items():
+            waiting[role] += count
+        table.add_row("not planned yet (at most)", *(str(waiting[role] or "") for role in ROLES), "", "")
     return table
-
-
-@dataclass(frozen=True)
-class _Left:
-    """What is left of a study.
-
-    Attributes:
-        seconds: of one core, for the trials whose time is known.
-        unknown: trials, by task, of which neither the study nor a finished trial says how long they take.
-    """
-
-    seconds: float
-    unknown: Mapping[str, int]
-
-    def text(self, workers: int = 1, how: str = " of one core") -> str:
-        """Returns it in words, with as many ``workers``; ``how`` is said behind the time."""
-        known = f"about {_duration(self.seconds / workers)}{how}"
-        if not self.unknown:
-            return known
-        tasks = ", ".join(f"{name} ({count} trials)" for name, count in self.unknown.items())
-        lacking = f"how long {tasks} will take is not known until one of each is finished"
-        return f"{known}; {lacking}" if self.seconds else lacking
-
-
-def _left(study: Study, made: Plan, results: Mapping[str, TrialResult]) -> _Left:
-    """Sums the trials that are left, each at the median of its finished like, or as the study declares."""
-    timed: dict[tuple[str, str], list[float]] = {}
-    for t in made.trials:
-        result = results.get(t.spec.trial_id)
-        if result is not None and "seconds" in result.timing:
-            for key in ((t.task, t.spec.optimizer.name), (t.task, "")):
-                timed.setdefault(key, []).append(result.timing["seconds"])
-
-    def seconds(task: str, optimizer: str) -> float | None:
-        found = timed.get((task, optimizer)) or timed.get((task, ""))
-        if found:
-            return sorted(found)[len(found) // 2]
-        declared = study.task(task).minutes
-        return None if declared is None else 60 * declared
-
-    total, unknown = 0.0, Counter[str]()
-    for t in {t.spec.trial_id: t for t in made.trials if t.spec.trial_id not in results}.values():
-        one = seconds(t.task, t.spec.optimizer.name)
-        if one is None:
-            unknown[t.task] += 1
-        else:
-            total += one
-    later = sum(made.open.values())
-    times = [s for entry in study.tasks if (s := seconds(entry.name, "")) is not None]
-    if later and times:  # a share of each task
-        total += later * sum(times) / len(study.tasks)
-    for entry in study.tasks:
-        if later and seconds(entry.name, "") is None:
-            unknown[entry.name] += round(later / len(study.tasks))
-    return _Left(total, unknown)
-
-
-def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
 
 
 def _sources(study: Study, values: list[str]) -> dict[str, Path]:
@@ -270,32 +168,28 @@ def _sources(study: Study, values: list[str]) -> dict[str, Path]:
     for value in values:
         name, equals, path = value.partition("=")
         if not equals or name not in names:
-            raise _Failed(f"--data takes NAME=PATH with NAME one of {', '.join(sorted(names))}, got {value!r}")
+            raise Failed(f"--data takes NAME=PATH with NAME one of {', '.join(sorted(names))}, got {value!r}")
         if not Path(path).exists():
-            raise _Failed(f"--data {name}: {path} does not exist")
+            raise Failed(f"--data {name}: {path} does not exist")
         sources[name] = Path(path).resolve()
     return sources
 
 
-def _executor(kind: str, setup: Setup, workers: int, address: str | None, gpus: int) -> Executor:
+def _executor(kind: str, setup: Setup, workers: int, address: str | None, device: str) -> Executor:
     if kind == "local":
         if address is not None:
-            raise _Failed("--address goes with --executor ray")
-        from adamomentum.study.execute.local import LocalExecutor
-
-        # More trials than GPUs share them all; fewer get several each, for trials of several processes.
-        shared = range(gpus) if gpus >= workers else None
-        return LocalExecutor(setup, workers, run_planned, shared)
+            raise Failed("--address goes with --executor ray")
+        return local_executor(setup, workers, device)
     if kind == "ray":
         from adamomentum.study.execute.ray import RayExecutor
 
         try:
             return RayExecutor(setup, workers, run_planned, address)
         except ModuleNotFoundError:
-            raise _Failed('--executor ray needs Ray: pip install "adamomentum[ray]"') from None
+            raise Failed('--executor ray needs Ray: pip install "adamomentum[ray]"') from None
         except ConnectionError as error:
-            raise _Failed(f"there is no Ray cluster at {address}: {error}") from None
-    raise _Failed(f"unknown executor {kind!r}; allowed: local, ray")
+            raise Failed(f"there is no Ray cluster at {address}: {error}") from None
+    raise Failed(f"unknown executor {kind!r}; allowed: local, ray")
 
 
 @app.command()
@@ -320,105 +214,20 @@ def run(
     ] = None,
 ) -> None:
     """Run what is not done yet, then write the report. The same command goes on after any interruption."""
-    console, errors = Console(), Console(stderr=True)
-    started = time.perf_counter()
-    with _errors(errors):
+    errors = Console(stderr=True)
+    with told(errors):
         folder = _folder(source, smoke, only, out)
         study = folder.study
         sources = _sources(study, data or [])
-        _check_device(device)
+        check_device(device)
         modules = _beside(source, study)
+        memory = None if memory_gb is None else round(memory_gb * 2**30)
+        setup = Setup(sources, folder.checkpoints.resolve(), 60 * checkpoint_minutes, memory, modules)
+        count = workers or default_workers(study, device)
         with folder.locked():
-            _say(console, f"{study.name} ({study.hash}) in {folder.root}")
-            check_optimizers(study)
-            known = folder.prepare_data(sources, lambda text: _say(console, text))
-            folder.register()
-            memory = None if memory_gb is None else round(memory_gb * 2**30)
-            setup = Setup(sources, folder.checkpoints.resolve(), 60 * checkpoint_minutes, memory, modules)
-            count = workers or _default_workers(study, device)
-            try:
-                with _executor(executor, setup, count, address, _gpus(device)) as running:
-                    made, results = _run(folder, known, running, device, console)
-            except KeyboardInterrupt:
-                _say(errors, f"Stopped: finished trials are kept in {folder.root}; the same command goes on.")
-                raise typer.Exit(INTERRUPTED) from None
-            failed = {t.spec.trial_id: t for t in made.trials if results[t.spec.trial_id].status == "error"}
-            for key, t in failed.items():
-                _say(errors, f"Failed: {key} {t.task} {t.role} {t.optimizer}: {_last_line(results[key].error)}")
-        _write_report(folder, device, console)
-        _say(console, f"{_duration(time.perf_counter() - started)} in all")
-        if failed:
-            _say(errors, "The same command tries what failed again.")
-            raise typer.Exit(1)
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["unknown error"])[-1]
-
-
-def _gpus(device: str) -> int:
-    """Returns how many CUDA devices trials may use."""
-    if device != "cuda":
-        return 0
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def _default_workers(study: Study, device: str) -> int:
-    """One trial a core, or as many as the GPUs hold."""
-    if device == "cpu":
-        return available_cores()
-    return max(1, _gpus(device) // max(task.processes for task in study.tasks))
-
-
-def _run(
-    folder: Folder, known: Mapping[str, DataInfo], executor: Executor, device: str, console: Console
-) -> tuple[Plan, dict[str, TrialResult]]:
-    """Runs the study under a progress bar a task, or line by line where nobody watches."""
-    study = folder.study
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[state]}"),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    bars = {entry.name: progress.add_task(entry.name, total=None, state="") for entry in study.tasks}
-    totals: dict[str, int] = {}
-    done: Counter[str] = Counter()
-
-    def on_plan(made: Plan, results: dict[str, TrialResult]) -> None:
-        for entry in study.tasks:
-            keys = {t.spec.trial_id for t in made.trials if t.task == entry.name}
-            totals[entry.name] = len(keys)
-            done[entry.name] = sum(key in results for key in keys)
-            progress.update(bars[entry.name], total=len(keys), completed=done[entry.name])
-        missing = len({t.spec.trial_id for t in made.trials} - results.keys())
-        if missing:
-            _say(console, f"{missing} trials to run now. To the end: {_left(study, made, results).text()}")
-
-    def on_trial(planned: Planned, result: TrialResult) -> None:
-        done[planned.task] += 1
-        metric = f"val_{tasks.family(study.task(planned.task).family).select}"
-        value = result.final.get(metric)
-        score = result.status if value is None else f"{metric} {value:.4g}"
-        state = f"{planned.role} {planned.optimizer} lr {planned.spec.optimizer.lr:g}: {score}"
-        progress.update(bars[planned.task], completed=done[planned.task], state=state)
-        if not console.is_terminal:
-            place = f"{done[planned.task]}/{totals[planned.task]}"
-            _say(console, f"{time.strftime('%H:%M:%S')} {planned.task} {place} {state}")
-
-    with progress:
-        return run_study(folder, known, executor, device, on_plan, on_trial)
-
-
-def _write_report(folder: Folder, device: str, console: Console) -> None:
-    from adamomentum.study.report.summary import write_and_say
-
-    write_and_say(folder, device, "adamomentum " + shlex.join(sys.argv[1:]), console)
+            say(Console(), f"{study.name} ({study.hash}) in {folder.root}")
+            start = partial(_executor, executor, setup, count, address, device)
+            run_and_report(folder, setup, start, count, device, errors)
 
 
 @app.command()
@@ -426,10 +235,10 @@ def report(
     source: Source = "paper-mini", out: Out = None, smoke: Smoke = False, only: Only = "", device: Device = "cpu"
 ) -> None:
     """Write the report from what is finished, and say what is missing."""
-    with _errors(Console(stderr=True)):
+    with told(Console(stderr=True)):
         folder = _folder(source, smoke, only, out)
         _beside(source, folder.study)  # the report measures the memory of every optimizer
-        _write_report(folder, device, Console())
+        write_report(folder, device, Console())
 
 
 @app.command()
@@ -438,11 +247,11 @@ def status(
 ) -> None:
     """Say what is finished, what is left, what was chosen and what failed."""
     console = Console()
-    with _errors(Console(stderr=True)):
+    with told(Console(stderr=True)):
         folder = _folder(source, smoke, only, out)
         study = folder.study
         made, results = folder.results(device)
-        _say(console, f"{study.name} ({study.hash}) in {folder.root}")
+        say(console, f"{study.name} ({study.hash}) in {folder.root}")
         console.print(_plan_table(study, made, results))
         if made.choices:
             table = Table("task", "optimizer", "chosen", "validation", "edge", title_justify="left")
@@ -456,11 +265,11 @@ def status(
         diverged = Counter((t.task, t.optimizer) for t in made.trials
                            if (r := results.get(t.spec.trial_id)) and r.status == "diverged")  # fmt: skip
         for (task, name), count in diverged.items():
-            _say(console, f"{count} diverged: {task} {name}")
+            say(console, f"{count} diverged: {task} {name}")
         for spec, result in folder.store.failures():
-            _say(console, f"Failed: {spec.trial_id} {spec.optimizer.name}: {_last_line(result.error)}")
-        complete = not any(made.open.values()) and all(t.spec.trial_id in results for t in made.trials)
-        _say(console, "Complete." if complete else f"Left: {_left(study, made, results).text()}")
+            say(console, f"Failed: {spec.trial_id} {spec.optimizer.name}: {result.last_line}")
+        rest = left(study, made, results)
+        say(console, f"Left: {rest.text()}" if rest.trials else "Complete.")
 
 
 @app.command()
@@ -469,20 +278,20 @@ def show(
     out: Annotated[Path, typer.Option(help="Folder of the study, or one above it.")] = Path("adamomentum-study"),
 ) -> None:
     """Print all that is kept of a trial: specification, result, learning curve, traceback."""
-    with _errors(Console(stderr=True)):
+    with told(Console(stderr=True)):
         found = sorted(path for path in out.glob("**/store/*/*.json") if path.stem.startswith(trial))
         if len(found) != 1:
             names = ", ".join(path.stem for path in found[:10])
-            raise _Failed(f"{len(found)} trials in {out} begin with {trial!r}{': ' + names if found else ''}")
+            raise Failed(f"{len(found)} trials in {out} begin with {trial!r}{': ' + names if found else ''}")
         try:
             spec, result = Store.read(found[0])
         except ValueError as error:
-            raise _Failed(f"{found[0]} is not usable ({reason(error)}); the next run does the trial again") from None
+            raise Failed(f"{found[0]} is not usable ({reason(error)}); the next run does the trial again") from None
         record = as_record(spec, result)
         text = record["result"].pop("error", "")
         Console().print_json(json.dumps(record))
         if text:
-            _say(Console(), text)
+            say(Console(), text)
 
 
 @app.command()
@@ -497,23 +306,23 @@ def trial(
     """Run one trial here and keep its result; under torchrun, with all its processes, also on several machines."""
     from adamomentum.study.group import join
 
-    with _errors(Console(stderr=True)):
+    with told(Console(stderr=True)):
         folder = _folder(source, smoke, "", out)
         sources = _sources(folder.study, data or [])
-        _check_device(device)
+        check_device(device)
         modules = _beside(source, folder.study)
         first = int(os.environ.get("RANK", 0)) == 0
         _prepare_unknown(folder, sources, lambda text: None)
         made, _ = folder.results(device)
         planned = {t.spec.trial_id: t for t in made.trials}
         if trial_id not in planned:
-            raise _Failed(
+            raise Failed(
                 f"no trial {trial_id} can be planned now; `adamomentum study plan --ids` prints those that can"
             )
         spec = planned[trial_id].spec
         if folder.store.get(spec) is not None:
             if first:
-                _say(Console(), f"{trial_id} is finished already; `adamomentum study show {trial_id}` prints it")
+                say(Console(), f"{trial_id} is finished already; `adamomentum study show {trial_id}` prints it")
             return
         check_optimizers(folder.study)
         if first:
@@ -523,7 +332,7 @@ def trial(
         result = run_planned(spec, Setup(sources, folder.checkpoints.resolve(), modules=modules))
         if first:
             keep(folder.store, Checkpoints(folder.checkpoints), spec, result)
-            _say(Console(), f"{trial_id}: {result.status}, kept in {folder.root}")
+            say(Console(), f"{trial_id}: {result.status}, kept in {folder.root}")
 
 
 @app.command()
@@ -537,13 +346,13 @@ def export(
     """Write all finished trials as one file that `import` reads, and as Parquet tables."""
     from adamomentum.study.results import gather
 
-    with _errors(Console(stderr=True)):
+    with told(Console(stderr=True)):
         folder = _folder(source, smoke, "", out)
         count = archive.write(folder, to, *folder.results(device))
         tables = gather(folder, device)
         tables.trials.to_parquet(to / "trials.parquet", index=False)
         tables.curves.to_parquet(to / "curves.parquet", index=False)
-        _say(Console(), f"{count} trials in {to}")
+        say(Console(), f"{count} trials in {to}")
 
 
 @app.command("import")
@@ -554,17 +363,17 @@ def import_(
     smoke: Smoke = False,
 ) -> None:
     """Take up exported trials, to report on them or to go on from them."""
-    with _errors(Console(stderr=True)):
+    with told(Console(stderr=True)):
         folder = _folder(source, smoke, "", out)
         with folder.locked():
             taken = archive.take_up(folder, exported)
         there = f" ({taken.present} were there)" if taken.present else ""
-        _say(Console(), f"{taken.new} trials taken up into {folder.root}{there}")
+        say(Console(), f"{taken.new} trials taken up into {folder.root}{there}")
         own = folder.whole.name
         origin = (
             "" if taken.study == own else f" They are of the study {taken.study}, whose history was not taken over."
         )
-        _say(Console(), f"{own} plans {taken.planned} of the {taken.new + taken.present} as it is now.{origin}")
+        say(Console(), f"{own} plans {taken.planned} of the {taken.new + taken.present} as it is now.{origin}")
 
 
 @app.command()
@@ -578,31 +387,31 @@ def doctor(
     import torch
 
     console = Console()
-    with _errors(Console(stderr=True)):
+    with told(Console(stderr=True)):
         study = studyfile.read(source)
         sources = _sources(study, data or [])
-        _say(console, f"{study.name} ({study.hash}): {len(study.tasks)} tasks, {len(study.optimizers)} optimizers")
+        say(console, f"{study.name} ({study.hash}): {len(study.tasks)} tasks, {len(study.optimizers)} optimizers")
         for package in PACKAGES:
             try:
-                _say(console, f"{package} {version(package)}")
+                say(console, f"{package} {version(package)}")
             except PackageNotFoundError:
-                _say(console, f"{package}: not installed")
-        _say(console, f"cores: {available_cores()}")
+                say(console, f"{package}: not installed")
+        say(console, f"cores: {available_cores()}")
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-        _say(console, f"memory: {memory:.0f} GiB")
+        say(console, f"memory: {memory:.0f} GiB")
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         devices += ["Apple GPU (mps)"] if torch.backends.mps.is_available() else []
-        _say(console, f"devices beside the CPU: {', '.join(devices) or 'none'}")
+        say(console, f"devices beside the CPU: {', '.join(devices) or 'none'}")
         free = shutil.disk_usage(Path.cwd()).free / 2**30
-        _say(console, f"free disk here: {free:.0f} GiB")
+        say(console, f"free disk here: {free:.0f} GiB")
         bad = 0
         for entry in study.tasks:
             from adamomentum.study.work import load
 
             try:
-                _say(console, f"{entry.name}: {load(entry.family, entry.params, sources).describe()}")
+                say(console, f"{entry.name}: {load(entry.family, entry.params, sources).describe()}")
             except DataError as error:
                 bad += 1
-                _say(console, f"{entry.name}: {error}")
+                say(console, f"{entry.name}: {error}")
         if bad:
             raise typer.Exit(1)

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -30,7 +31,7 @@ from adamomentum.study.execute.base import Executor
 from adamomentum.study.lock import locked
 from adamomentum.study.spec import TrialSpec
 from adamomentum.study.stages import Plan, Planned
-from adamomentum.study.store import Store, reason
+from adamomentum.study.store import Store, StoreWarning, reason
 from adamomentum.study.studyfile import Study, StudyError
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.work import load
@@ -38,6 +39,7 @@ from adamomentum.study.work import load
 STALE_SECONDS = 600
 
 OnTrial = Callable[[Planned, TrialResult], None]
+Kept = Callable[[TrialSpec], TrialResult | None]
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,18 @@ class Folder:
             ) from None
 
     def data(self) -> dict[str, DataInfo]:
-        """Returns what is known of each task's data from an earlier run; nothing if the file is damaged."""
+        """Returns what is known of each task's data from an earlier run; of a damaged file nothing but a warning."""
+        path = self.root / "data.json"
         try:
-            return read_data(self.root / "data.json")
-        except (OSError, ValidationError):
+            return read_data(path)
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValidationError) as error:
+            warnings.warn(
+                f"{path} is damaged ({reason(error)}); the next run looks at the data again and writes a new one",
+                StoreWarning,
+                stacklevel=2,
+            )
             return {}
 
     def unknown_data(self) -> tuple[str, ...]:
@@ -142,28 +152,73 @@ class Folder:
         write_data(self.root / "data.json", known)
         return known
 
-    def results(self, device: str = "cpu") -> tuple[Plan, dict[str, TrialResult]]:
+    def rounds(self, data: Mapping[str, DataInfo], device: str, kept: Kept | None = None) -> Iterator[Round]:
+        """Yields a plan with what it lacks; what is added to its results is planned on with, until nothing is added.
+
+        Args:
+            data: what is known of each task's data.
+            device: kind of device.
+            kept: where finished trials are looked for, each once; by default in the store.
+        """
+        if kept is None:
+            kept = self.store.get if self.root.exists() else lambda spec: None  # no folder is made for asking
+        results, asked = dict[str, TrialResult](), set[str]()
+        while True:
+            made, before = plan_now(self.study, data, results, device), len(results)
+            missing: dict[str, Planned] = {}
+            for t in made.trials:
+                key = t.spec.trial_id
+                if key not in asked and (found := kept(t.spec)) is not None:
+                    results[key] = found
+                asked.add(key)
+                if key not in results:
+                    missing.setdefault(key, t)  # one that serves two roles is run for the first
+            if len(results) == before:  # else what was kept may already allow to plan further
+                yield Round(made, results, missing)
+                if len(results) == before:
+                    return
+
+    def results(
+        self, device: str = "cpu", data: Mapping[str, DataInfo] | None = None
+    ) -> tuple[Plan, dict[str, TrialResult]]:
         """Returns the plan and all finished trials it holds, by trial id.
 
         A trial whose last attempt failed is not among the finished ones, but counts as done for what is planned after
         it, as it did in the run: a failed tuning trial does not hide the final runs.
 
+        Args:
+            device: kind of device.
+            data: of each task's data; default: what a run wrote down.
+
         Raises:
             StudyError: if the study was never run here, so that its data is unknown.
         """
-        data, missing = self.data(), self.unknown_data()
-        if missing:
-            raise StudyError(f"{self.root} knows nothing of {', '.join(missing)}; run `adamomentum study run` first")
-        store, results, failed = self.store, dict[str, TrialResult](), dict[str, TrialResult]()
-        while True:
-            made = plan_now(self.study, data, results | failed, device)
-            new = {t.spec.trial_id: t.spec for t in made.trials if t.spec.trial_id not in results | failed}
-            found = {key: kept for key, spec in new.items() if (kept := store.get(spec)) is not None}
-            lost = {key: kept for key, spec in new.items() if (kept := store.failure(spec)) is not None}
-            if not found and not lost:
-                return made, results
-            results |= found
-            failed |= {key: result for key, result in lost.items() if key not in found}
+        if data is None:
+            data = self.data()
+            unknown = [task.name for task in self.study.tasks if task.name not in data]
+            if unknown:
+                raise StudyError(
+                    f"{self.root} knows nothing of the data of {', '.join(unknown)}; run `adamomentum study run` first"
+                )
+        failed = {spec.trial_id: result for spec, result in self.store.failures()} if self.root.exists() else {}
+        for now in self.rounds(data, device):
+            now.results.update({key: failed[key] for key in now.missing.keys() & failed.keys()})
+        return now.plan, {key: result for key, result in now.results.items() if result.status != "error"}
+
+
+@dataclass(frozen=True)
+class Round:
+    """What is to be done now.
+
+    Attributes:
+        plan: what can be planned, finished or not.
+        results: of its trials that are finished, by trial id; whoever runs the others adds theirs.
+        missing: the others, by trial id, in the order of the plan.
+    """
+
+    plan: Plan
+    results: dict[str, TrialResult]
+    missing: dict[str, Planned]
 
 
 class _Version(BaseModel):
@@ -249,10 +304,10 @@ def run_study(
     data: Mapping[str, DataInfo],
     executor: Executor,
     device: str,
-    on_plan: Callable[[Plan, dict[str, TrialResult]], None],
+    on_round: Callable[[Round], None],
     on_trial: OnTrial,
-) -> tuple[Plan, dict[str, TrialResult]]:
-    """Runs what the folder's store lacks; returns the whole plan and all results by trial id.
+) -> Round:
+    """Runs what the folder's store lacks; returns the whole plan with all results.
 
     A trial that ends in an error is not tried again in this run: it counts as done, says nothing, and is tried anew
     by the next one.
@@ -262,7 +317,7 @@ def run_study(
         data: what is known of each task's data.
         executor: where trials run.
         device: kind of device.
-        on_plan: called with each plan before its missing trials run, and all results so far.
+        on_round: called before missing trials run, and at the end.
         on_trial: called with each trial that finishes now.
     """
     store, checkpoints = folder.store, Checkpoints(folder.checkpoints)
@@ -270,30 +325,13 @@ def run_study(
         with suppress(FileNotFoundError):
             if time.time() - unfinished.stat().st_mtime > STALE_SECONDS:  # a younger one may be under way
                 unfinished.unlink()
-    results: dict[str, TrialResult] = {}
-    while True:
-        made = plan_now(folder.study, data, results, device)
-        missing: dict[str, Planned] = {}
-        for planned in made.trials:
-            key = planned.spec.trial_id
-            if key in results or key in missing:
-                continue
-            kept = store.get(planned.spec)
-            if kept is None:
-                missing[key] = planned
-            else:
-                results[key] = kept
-        # What the store had may already allow to plan further.
-        further = plan_now(folder.study, data, results, device)
-        if len(further.trials) > len(made.trials):
-            continue
-        on_plan(made, results)
-        if not missing:
-            return made, results
-        for spec, result in executor.run([planned.spec for planned in missing.values()]):
+    for now in folder.rounds(data, device):
+        on_round(now)
+        for spec, result in executor.run([planned.spec for planned in now.missing.values()]):
             keep(store, checkpoints, spec, result)
-            results[spec.trial_id] = result
-            on_trial(missing[spec.trial_id], result)
+            now.results[spec.trial_id] = result
+            on_trial(now.missing[spec.trial_id], result)
+    return now
 
 
 def keep(store: Store, checkpoints: Checkpoints, spec: TrialSpec, result: TrialResult) -> None:

@@ -9,13 +9,14 @@ own. A trial may serve several stages (a sensitivity sweep passes through the ch
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from adamomentum.study import tasks
 from adamomentum.study.registry import Optimizer
-from adamomentum.study.spec import OptimizerSpec, ScheduleSpec, Stage, TaskSpec, TrialSpec, Value
+from adamomentum.study.spec import Budget, OptimizerSpec, ScheduleSpec, Stage, TaskSpec, TrialSpec, Value
 from adamomentum.study.studyfile import Control, Study, TaskEntry
 from adamomentum.study.trial import TrialResult
 
@@ -78,12 +79,12 @@ class Plan:
     Attributes:
         trials: in the order in which they should run; those of later stages appear as the earlier ones finish.
         choices: per task and optimizer, where tuning is complete.
-        open: how many trials of later stages cannot be planned yet, by role.
+        open: how many trials cannot be planned yet, at most, by role, task, and optimizer or control.
     """
 
     trials: list[Planned] = field(default_factory=list)
     choices: dict[tuple[str, str], Choice] = field(default_factory=dict)
-    open: dict[Role, int] = field(default_factory=lambda: dict.fromkeys(ROLES, 0))
+    open: Counter[tuple[Role, str, str]] = field(default_factory=Counter)
 
 
 def sobol(count: int, dimensions: int, start: int = 0) -> list[tuple[float, ...]]:
@@ -117,6 +118,12 @@ class _Planner:
         own = self.optimizers[name].hyperparameters
         return {**own, **{k: v for k, v in task.hyperparameters.items() if k in own}, **given}
 
+    def budget(self, stage: Stage, task: TaskEntry) -> Budget:
+        evaluations = self.study.tuning.evaluations
+        if stage == "final" or evaluations is None:
+            return task.budget
+        return task.budget.model_copy(update={"evaluations": evaluations})
+
     def spec(
         self,
         stage: Stage,
@@ -136,7 +143,7 @@ class _Planner:
             ),
             optimizer=optimizer,
             schedule=schedule or task.schedule,
-            budget=task.budget,
+            budget=self.budget(stage, task),
             replicate=replicate,
             precision=task.precision,
             device_kind=self.device,
@@ -161,20 +168,37 @@ class _Planner:
     # --- tuning ---
 
     def searched(self, task: TaskEntry, name: str) -> list[str]:
+        if self.given(task, name) is not None:
+            return []
+        if self.grid(name):
+            return ["lr"]
         return [key for key in task.tune if key in self.optimizers[name].space]
 
     def trials_of(self, task: TaskEntry) -> int:
         return self.study.tuning.trials if task.trials is None else task.trials
 
+    def grid(self, name: str) -> tuple[float, ...]:
+        return self.study.optimizers[name].grid
+
+    def given(self, task: TaskEntry, name: str) -> Setting | None:
+        """The setting of an optimizer that is not tuned; None if it is."""
+        if len(self.grid(name)) == 1:
+            return {"lr": self.grid(name)[0]}
+        return self.published(task, name) if tuning_points(self.study, task.name, name) == 0 else None
+
     def points(self, task: TaskEntry, name: str) -> list[dict[str, float]]:
-        """The points of the first search: the same in the unit cube for every optimizer."""
+        """The points of the first search: the same in the unit cube for every optimizer, unless it has a grid."""
+        if self.grid(name):
+            return [{"lr": lr} for lr in self.grid(name)]
         unit = sobol(self.trials_of(task), max(1, len(task.tune)))
         where = {key: task.tune.index(key) for key in self.searched(task, name)}
         space = self.optimizers[name].space
         return [{key: space[key].at(point[k]) for key, k in where.items()} for point in unit]
 
     def extension(self, task: TaskEntry, name: str, choice: Choice) -> list[dict[str, float]]:
-        """Further points: beyond the edge where the best lies at one, else the next of the sequence."""
+        """Further points: beyond the edge where the best lies at one, else the next of the sequence; none of a grid."""
+        if self.grid(name):
+            return []
         count, start = self.study.tuning.extension, self.trials_of(task)
         unit = sobol(count, max(1, len(task.tune)), start)
         space, where = self.optimizers[name].space, {k: task.tune.index(k) for k in self.searched(task, name)}
@@ -205,6 +229,8 @@ class _Planner:
         return -1 if here <= max(min(tried), low + EDGE * (high - low)) else 0
 
     def tuning(self, task: TaskEntry, name: str, points: list[dict[str, float]], start: int = 0) -> list[Planned]:
+        if self.given(task, name) is not None:
+            return []
         return [
             Planned("tune", task.name, name, start + k, self.spec("tune", task, self.optimizer(task, name, p), seed))
             for seed in range(self.study.tuning.seeds)
@@ -213,6 +239,9 @@ class _Planner:
 
     def choose(self, task: TaskEntry, name: str, trials: list[Planned], points: list[dict[str, float]]) -> Choice:
         """The point with the best mean validation metric; a diverged trial counts as infinitely bad."""
+        given = self.given(task, name)
+        if given is not None:
+            return Choice(given, math.nan, (), 0, 0)
         metric = f"val_{tasks.family(task.family).select}"
         scores: dict[int, list[float]] = {}
         failed = 0
@@ -237,11 +266,16 @@ class _Planner:
         self.plan.trials += _interleaved(first.values())
         extra = self.study.tuning.extension
         if not self.done(first.values()):
-            self.plan.open["tune"] += extra * self.study.tuning.seeds * len(names)
+            for name in names:
+                if not self.grid(name) and self.searched(task, name):
+                    self.later("tune", task, name, extra * self.study.tuning.seeds)
             return None
         choices = {name: self.choose(task, name, first[name], points[name]) for name in names}
         at_edge = any(
-            self.side(task, n, k, c.setting, points[n]) for n, c in choices.items() for k in self.searched(task, n)
+            self.side(task, n, k, c.setting, points[n])
+            for n, c in choices.items()
+            if not self.grid(n)  # which says itself how far to look
+            for k in self.searched(task, n)
         )
         if extra and at_edge:
             more = {name: self.extension(task, name, choices[name]) for name in names}
@@ -259,16 +293,16 @@ class _Planner:
     def done(self, groups: Iterable[list[Planned]]) -> bool:
         return all(trial.spec.trial_id in self.results for group in groups for trial in group)
 
+    def later(self, role: Role, task: TaskEntry, name: str, count: int) -> None:
+        if count:
+            self.plan.open[role, task.name, name] = count
+
     # --- what comes after ---
 
     def published(self, task: TaskEntry, name: str) -> Setting:
         """The registry's learning rate, or the one that the task says was run."""
         lr: Any = task.optimizers.get(name, {}).get("lr", self.optimizers[name].default_lr)
         return {"lr": float(lr)}
-
-    def untuned(self, task: TaskEntry) -> dict[str, Choice]:
-        """What a task without tuning trials evaluates: every optimizer at its published setting."""
-        return {name: Choice(self.published(task, name), math.nan, (), 0, 0) for name in self.optimizers}
 
     def default(self, task: TaskEntry) -> None:
         """Published settings beside the tuned ones. Controls have none."""
@@ -353,22 +387,23 @@ def plan(study: Study, fingerprints: Mapping[str, str], results: Results, device
         ValueError: if the study sets a hyper-parameter that an optimizer does not have.
     """
     planner = _Planner(study, fingerprints, results, device)
-    made, names = planner.plan, study.optimizers
+    made = planner.plan
     chosen: dict[str, dict[str, Choice]] = {}
     for task in study.tasks:
-        choices = planner.tune(task) if planner.trials_of(task) else planner.untuned(task)
+        choices = planner.tune(task)
         if choices is not None:
             chosen[task.name] = choices
             made.choices |= {(task.name, name): choice for name, choice in choices.items()}
     for task in study.tasks:
         if planner.trials_of(task):
             planner.default(task)
-    sweep = len(study.sensitivity.optimizers) * study.sensitivity.seeds * (2 * study.sensitivity.half_decades + 1)
+    sweep = study.sensitivity.seeds * (2 * study.sensitivity.half_decades + 1)
     for task in study.tasks:
         if task.name in chosen:
             planner.final(task, chosen[task.name])
         else:
-            made.open["final"] += study.final.seeds * len(names)
+            for name in study.optimizers:
+                planner.later("final", task, name, study.final.seeds)
     for task in study.tasks:
         controls = planner.controls(task)
         if task.name in chosen:
@@ -376,8 +411,10 @@ def plan(study: Study, fingerprints: Mapping[str, str], results: Results, device
                 planner.control(task, chosen[task.name], control)
             planner.sensitivity(task, chosen[task.name])
         else:
-            made.open["control"] += sum(control.seeds for control in controls)
-            made.open["sensitivity"] += sweep
+            for control in controls:
+                planner.later("control", task, control.name, control.seeds)
+            for name in study.sensitivity.optimizers:
+                planner.later("sensitivity", task, name, sweep)
     return made
 
 
@@ -397,6 +434,13 @@ def published(study: Study) -> Iterator[tuple[str, OptimizerSpec]]:
             setting = planner.published(task, control.optimizer)
             changed = planner.optimizer(task, control.optimizer, setting, control.hyperparameters)
             yield f"tasks.{task.name}, controls.{control.name}", changed
+
+
+def tuning_points(study: Study, task: str, name: str) -> int:
+    """Returns how many points the first search tries for an optimizer on a task; 0: its setting is given."""
+    trials, grid = study.task(task).trials, len(study.optimizers[name].grid)
+    trials = study.tuning.trials if trials is None else trials
+    return 0 if grid == 1 else grid or trials
 
 
 def label(study: Study, name: str) -> str:

@@ -1,7 +1,7 @@
 """Statistics of a comparison: pure functions on plain or labelled numbers. scipy does the work where it can."""
 
 from adamomentum.study.statistics.correction import holm
-from adamomentum.study.statistics.intervals import LEVEL, Interval, paired_difference, t_interval, verdict
+from adamomentum.study.statistics.intervals import LEVEL, Interval, t_interval
 from adamomentum.study.statistics.paired import Paired, compare_paired
 from adamomentum.study.statistics.ranks import FEWEST_TASKS, friedman, mean_ranks, nemenyi_distance
 from adamomentum.study.statistics.scores import interquartile_mean, normalized, performance_profile, stratified_iqm
@@ -24,11 +24,9 @@ __all__ = [
     "median",
     "nemenyi_distance",
     "normalized",
-    "paired_difference",
     "performance_profile",
     "steps_to_at_most",
     "steps_to_target",
     "stratified_iqm",
     "t_interval",
-    "verdict",
 ]

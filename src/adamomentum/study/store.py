@@ -135,16 +135,6 @@ class Store:
                 "last, and nothing else. Put the old one back, or run the same command to begin anew"
             )
 
-    def failure(self, spec: TrialSpec) -> TrialResult | None:
-        """Returns what is kept of the last attempt at ``spec`` if that ended in an error, else None.
-
-        A file that cannot be read is reported by a warning.
-
-        Raises:
-            StoreError: if the file was written by a newer version of this library.
-        """
-        return self._read(self.failed_path(spec.trial_id), spec)
-
     def failures(self) -> Iterator[tuple[TrialSpec, TrialResult]]:
         """Yields the trials whose last attempt ended in an error, by id; warns of files that cannot be read.
 
@@ -155,7 +145,7 @@ class Store:
             try:
                 spec, result = self.read(path)
             except (OSError, ValueError) as error:
-                self._warn(path, error)
+                self._warn(path, error, "why the trial failed is not known any more")
                 continue
             yield spec, result
 
@@ -204,7 +194,5 @@ class Store:
             return None
 
     @staticmethod
-    def _warn(path: Path, error: Exception) -> None:
-        warnings.warn(
-            f"{path} is not usable ({reason(error)}); the trial will be run again", StoreWarning, stacklevel=4
-        )
+    def _warn(path: Path, error: Exception, then: str = "the trial will be run again") -> None:
+        warnings.warn(f"{path} is not usable ({reason(error)}); {then}", StoreWarning, stacklevel=4)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
     BaseModel,
@@ -46,6 +46,14 @@ class StudyError(Exception):
 
 class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+    # Fields that came later: left out where they are not given, so that studies from before keep their hash.
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_given(self, plain: Callable[[_Entry], dict[str, Any]]) -> dict[str, Any]:
+        return {
+            key: value for key, value in plain(self).items() if key not in self.later or value not in (None, [], ())
+        }
 
 
 class SpaceEntry(_Entry):
@@ -76,6 +84,8 @@ class OptimizerEntry(_Entry):
         eps_placement: of your own optimizer, if the report is to say where eps rules: ``outside``, sqrt(v) + eps;
             ``inside``, sqrt(v + eps); ``accumulated``, eps added into v at every step. Its state must hold v without
             eps, as ``exp_avg_sq``, and ``step``.
+        grid: learning rates to try on every task instead of points of the space, and nothing else; a single one is
+            taken as given.
     """
 
     base: str = ""
@@ -86,12 +96,15 @@ class OptimizerEntry(_Entry):
     control: bool = False
     kind: Kind | None = None
     eps_placement: EpsPlacement | None = None
+    grid: tuple[Annotated[Finite, Field(gt=0)], ...] = ()
+    later = ("kind", "eps_placement", "grid")
 
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_given(self, plain: Callable[[OptimizerEntry], dict[str, Any]]) -> dict[str, Any]:
-        # Studies from before there were such fields keep their hash.
-        later = ("kind", "eps_placement")
-        return {key: value for key, value in plain(self).items() if key not in later or value is not None}
+    @field_validator("grid")
+    @classmethod
+    def _all_different(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(rates)) < len(rates):
+            raise ValueError(f"learning rates must differ, got {', '.join(f'{rate:g}' for rate in rates)}")
+        return rates
 
 
 class SmokeTask(_Entry):
@@ -129,6 +142,8 @@ class TaskEntry(_Entry):
         optimizers: per optimizer what is set for this task: ``lr`` is that of the default track only.
         minutes: what a trial takes on one core of a laptop, for the plan's estimate until trials have been timed.
         notes: what a reader must know, e.g. where settings as printed and as run differ.
+        target: of the primary metric on the validation split, to which time is measured; by default where the best
+            baseline ends.
         smoke: what ``--smoke`` changes.
     """
 
@@ -146,7 +161,9 @@ class TaskEntry(_Entry):
     optimizers: dict[str, dict[str, Value]] = {}
     minutes: Annotated[Finite, Field(gt=0)] | None = None
     notes: tuple[str, ...] = ()
+    target: Finite | None = None
     smoke: SmokeTask = SmokeTask()
+    later = ("target",)
 
     @field_validator("family")
     @classmethod
@@ -168,11 +185,14 @@ class Tuning(_Entry):
         trials: points of each optimizer on each task; 0: nothing is tuned, the final runs are at published settings.
         seeds: runs of each point.
         extension: further points for every optimizer of a task on which one has its best at the edge of its range.
+        evaluations: points of the learning curve of a tuning trial; by default those of the task's budget.
     """
 
     trials: Annotated[int, Field(ge=0)] = 8
     seeds: Annotated[int, Field(ge=1)] = 1
     extension: Annotated[int, Field(ge=0)] = 3
+    evaluations: Annotated[int, Field(ge=1)] | None = None
+    later = ("evaluations",)
 
 
 class Seeds(_Entry):
@@ -304,6 +324,8 @@ class Study(_Entry):
         entry = self.optimizers[name]
         base = entry.base or name
         space = {key: Range(r.low, r.high) for key, r in entry.space.items()}
+        if len(entry.grid) > 1:
+            space["lr"] = Range(min(entry.grid), max(entry.grid))
         if ":" in base:
             if entry.default_lr is None or "lr" not in space:
                 raise ValueError(
@@ -364,6 +386,10 @@ class Study(_Entry):
                     update={"seeds": s.sensitivity, "half_decades": s.half_decades}
                 ),
                 "controls": tuple(c.model_copy(update={"seeds": s.controls}) for c in self.controls),
+                "optimizers": {
+                    name: entry.model_copy(update={"grid": entry.grid[: s.trials]})
+                    for name, entry in self.optimizers.items()
+                },
                 "tasks": tuple(
                     t.model_copy(
                         update={

@@ -48,6 +48,11 @@ class TrialResult(BaseModel):
     provenance: dict[str, str] = {}
     error: str = ""
 
+    @property
+    def last_line(self) -> str:
+        """What went wrong: the last line of the traceback."""
+        return (self.error.strip().splitlines() or ["unknown error"])[-1]
+
 
 def run_trial(spec: TrialSpec, data: Any, checkpoints: Checkpoints | None = None) -> TrialResult:
     """Trains and evaluates what ``spec`` describes on ``data``.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adamomentum.cores import available_cores
+from adamomentum.terminal import INTERRUPTED, print_table, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 MOST_WORKERS = 8
 # Exit statuses; the shell's usual 2 is for wrong options.
 NOT_BORNE_OUT, FAILED = 1, 3
-INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
 def theory(
@@ -73,7 +73,7 @@ def theory(
                 found[name] = made
                 progress.advance(task)
         except KeyboardInterrupt:
-            progress.console.print("Stopped: nothing was written.", highlight=False)
+            say(progress.console, "Stopped: nothing was written.")
             raise typer.Exit(INTERRUPTED) from None
     made_of = [found[name] for name in names]
     claims = [claim for made in made_of if isinstance(made, list) for claim in made]
@@ -81,22 +81,18 @@ def theory(
     _table(console, claims)
     try:
         path = page.write(claims, profile, seed, shlex.join(["adamomentum", *sys.argv[1:]]), out, failures)
-        console.print(f"{path}: evidence, controls and figures", soft_wrap=True, highlight=False, markup=False)
+        say(console, f"{path}: evidence, controls and figures")
     except OSError as error:  # the disk is full, for example
-        console.print(f"Error: not all was written: {error}", soft_wrap=True, highlight=False, markup=False)
+        say(console, f"Error: not all was written: {error}")
         unwritten = True
     for claim in claims:
         if claim.missing:
-            console.print(
-                f"Not computed: {claim.title}: {claim.missing}", soft_wrap=True, highlight=False, markup=False
-            )
+            say(console, f"Not computed: {claim.title}: {claim.missing}")
     for failure in failures:
-        console.print(
-            f"The experiment {failure.name} broke down:\n{failure.error}", soft_wrap=True, highlight=False, markup=False
-        )
+        say(console, f"The experiment {failure.name} broke down:\n{failure.error}")
     faults = [claim for claim in claims if claim.fault]
     for claim in faults:
-        console.print(f"This library relies on it, and it is {claim.verdict}: {claim.title}", soft_wrap=True)
+        say(console, f"This library relies on it, and it is {claim.verdict}: {claim.title}")
     if faults:
         raise typer.Exit(NOT_BORNE_OUT)
     if failures or unwritten:
@@ -104,13 +100,8 @@ def theory(
 
 
 def _table(console: Console, claims: Sequence[Claim]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    def control(claim: Claim) -> str:
+        return "not computed" if claim.missing else "holds" if claim.control.holds else "fails, as it must"
 
-    table = Table(box=SIMPLE_HEAD)
-    for heading in ("claim", "verdict", "control"):
-        table.add_column(heading, overflow="fold")
-    for claim in claims:
-        control = "not computed" if claim.missing else "holds" if claim.control.holds else "fails, as it must"
-        table.add_row(claim.title, claim.verdict, control)
-    console.print(table)
+    rows = [(claim.title, claim.verdict, control(claim)) for claim in claims]
+    print_table(console, "", ("claim", "verdict", "control"), rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from adamomentum.study.stats import Interval
 from adamomentum.study.tasks import Metric
@@ -38,6 +39,12 @@ def mean(interval: Interval, metric: Metric) -> str:
 def heading(metric: Metric) -> str:
     """Returns the name of a metric with its unit."""
     return metric.label + (f", {metric.unit}" if metric.unit else "")
+
+
+def span(numbers: Iterable[int]) -> str:
+    """Returns the one number there is, or from where to where several go."""
+    low, *more = sorted(set(numbers))
+    return f"{low} to {more[-1]}" if more else str(low)
 
 
 def p_value(p: float | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from adamomentum.study import stages
 from adamomentum.study.registry import Kind
-from adamomentum.study.report.cells import difference_text
+from adamomentum.study.report.cells import difference_text, span
 from adamomentum.study.report.comparisons import ALPHA, NO_EVIDENCE, Comparison
 from adamomentum.study.report.runs import family_of
 from adamomentum.study.report.study_tables import StudyTables
@@ -190,10 +190,9 @@ class Judge:
             if not found:
                 continue
             target = self.made.targets[task]
-            curve = family_of(self.results, task).curve
             text = self.sentence(task, found, SPEED)
-            goal = f"validation {curve} {target.value:.4g}, the median end of {self.label(target.baseline)}"
-            evidence.append(f"{text} {self._by_median_steps(task)} {goal}.")
+            origin = f"the median end of {self.label(target.baseline)}" if target.baseline else "declared in advance"
+            evidence.append(f"{text} {self._by_median_steps(task)} {target.text}, {origin}.")
         blind, total = undecidable(self.made.speed), Count.of(self.made.speed).total
         if blind:
             evidence.append(
@@ -260,13 +259,8 @@ class Judge:
         """The whole in one paragraph."""
         study, found = self.study, [c for c in self.made.comparisons if not c.control]
         tasks = f"{len(study.tasks)} task{'s' if len(study.tasks) > 1 else ''}"
-        tuned = any(study.tuning.trials if t.trials is None else t.trials for t in study.tasks)
-        how = (
-            f"each was given the same number of tuning trials, then {study.final.seeds} fresh runs at what was chosen."
-            if tuned
-            else f"nothing was tuned: each had {study.final.seeds} runs at the setting published for it."
-        )
-        opening = f"{self.reference} against {len(study.baselines)} other optimizers on {tasks}; {how}"
+        others = f"{len(study.baselines)} other optimizer{'s' if len(study.baselines) != 1 else ''}"
+        opening = f"{self.reference} against {others} on {tasks}; {self._how_tuned()}"
         if not found:
             return (
                 f"{opening} Nothing can be said yet: no evaluation runs of {self.reference} and another are finished."
@@ -286,6 +280,17 @@ class Judge:
         if self.missing([t.name for t in study.tasks]):
             parts.append("Runs are missing, so this may change.")
         return " ".join(parts)
+
+    def _how_tuned(self) -> str:
+        study = self.study
+        points = [{stages.tuning_points(study, t.name, n) for n in study.optimizers} for t in study.tasks]
+        runs, s = study.final.seeds, "s" if study.final.seeds != 1 else ""
+        if all(counts == {0} for counts in points):
+            whose = "given" if any(o.grid for o in study.optimizers.values()) else "published"
+            return f"nothing was tuned: each had {runs} run{s} at the setting {whose} for it."
+        equal = all(len(counts) == 1 for counts in points)
+        number = "the same number of" if equal else span(set.union(*points))
+        return f"each was given {number} tuning trials, then {runs} fresh run{s} at what was chosen."
 
     def counted_once(self) -> list[str]:
         """Says which baselines are one and the same optimizer on a task, and so one comparison."""

@@ -14,9 +14,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from adamomentum.page.figures import COLOURS, INK, MARKERS, THIN
 from adamomentum.study import stages
-from adamomentum.study.report.across import TAUS
+from adamomentum.study.report.across import LEAST_ERROR, TAUS, as_cost
 from adamomentum.study.report.cells import heading
-from adamomentum.study.report.runs import column_of, family_of, final_curves, sensitivity_curve, values
+from adamomentum.study.report.runs import column_of, family_of, final_curves, sensitivity_curve, time_metric, values
 from adamomentum.study.report.study_tables import StudyTables
 from adamomentum.study.results import StudyResults
 
@@ -138,7 +138,8 @@ class Panels:
             return False
         medians = [float(v.median()) for v in found.values()]
         middle = float(np.median(medians))
-        reach = FAR * float(np.median([abs(m - middle) for m in medians]))
+        apart, spread = ([abs(m - middle) for m in medians], [float(v.max() - v.min()) for v in found.values()])
+        reach = max(FAR * float(np.median(apart)), float(np.median(spread)))
         everything = np.concatenate([v.to_numpy() for v in found.values()])
         low, high = everything.min(), everything.max()
         if reach > 0 and len(found) > 2:
@@ -161,16 +162,19 @@ class Panels:
         self._rows(ax, list(found))
         ax.set_xlim(low - room, high + room)
         ax.set_xlabel(f"test {heading(metric)}\n{metric.better} is better")
-        ax.set_title(task)
+        ax.set_title(f"{task}: final runs")
         return True
 
     def curves(self, ax: Axes, task: str) -> bool:
-        """Validation metric against the step, with the target."""
-        drawn = self._curves(ax, task, f"val_{family_of(self.results, task).curve}", "validation")
+        """Validation metric against the step, with the target; a share, such as an accuracy, as its error."""
+        metric = time_metric(self.results, task)
+        drawn = self._curves(ax, task, f"val_{metric.key}", "validation", metric.better == "higher")
         if drawn and task in self.made.targets:
-            target = self.made.targets[task].value
-            ax.axhline(target, **THIN)
-            ax.annotate(f"target {target:.4g}", (0, target), xycoords=("axes fraction", "data"), xytext=(4, 3),
+            target = self.made.targets[task]
+            y = 100 * as_cost(target.value, metric) if metric.better == "higher" else target.value
+            ax.axhline(y, **THIN)
+            words = target.text.removeprefix("validation ")
+            ax.annotate(f"target: {words}", (0, y), xycoords=("axes fraction", "data"), xytext=(4, 3),
                         textcoords="offset points", fontsize=8)  # fmt: skip
         return drawn
 
@@ -180,9 +184,11 @@ class Panels:
             return False
         return self._curves(ax, task, "train_loss", "training")
 
-    def _curves(self, ax: Axes, task: str, column: str, of: str) -> bool:
+    def _curves(self, ax: Axes, task: str, column: str, of: str, share: bool = False) -> bool:
         """Median over the final runs that got so far, band from the first to the third quarter of them."""
         mine = final_curves(self.results, task)
+        if share and column in mine:
+            mine = mine.assign(**{column: 100 * (1 - mine[column]).clip(lower=LEAST_ERROR)})
         if mine.empty or column not in mine or not (mine[column].dropna() > 0).any():
             return False
         for name in self.study.optimizers:
@@ -203,7 +209,7 @@ class Panels:
         _log_y(ax)
         ax.set_xlim(left=0)
         ax.set_xlabel("optimizer step")
-        ax.set_title(f"{task}: {of} {_name(column)}")
+        ax.set_title(f"{task}: {of} {'error, %' if share else _name(column)}")
         return True
 
     def time_to_target(self, ax: Axes, task: str) -> bool:
@@ -219,7 +225,7 @@ class Panels:
             self._line(ax, name, [0.0, *reached, end], [*y, y[-1]], drawstyle="steps-post")
         ax.set_ylim(-0.04, 1.04)
         ax.set_xlim(left=0)
-        ax.set_xlabel(f"optimizer step (target {self.made.targets[task].value:.4g})")
+        ax.set_xlabel(f"optimizer step (target: {self.made.targets[task].text})")
         ax.set_title(f"{task}: share of runs at the target")
         return True
 
@@ -244,7 +250,8 @@ class Panels:
             lost = ~(heights <= top)
             heights = heights.fillna(np.inf).clip(upper=top * 1.08)
             if one:
-                ax.plot(rows["lr"], heights, color=style.colour, linewidth=0.8, alpha=0.7, linestyle=style.dash)
+                line = heights.groupby(rows["lr"]).mean()
+                ax.plot(line.index, line, color=style.colour, linewidth=0.8, alpha=0.7, linestyle=style.dash)
             ax.scatter(rows["lr"][~lost], heights[~lost], s=14, color=style.colour, linewidths=0, alpha=0.8)
             ax.scatter(rows["lr"][lost], heights[lost], s=18, color=style.colour, marker="x", linewidths=0.9)
             choice = self.results.choices.get((task, name))

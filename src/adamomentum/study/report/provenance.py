@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from adamomentum.study import stages
 from adamomentum.study.engine import Folder
-from adamomentum.study.report.html import last_line
+from adamomentum.study.report.cells import span
 from adamomentum.study.results import StudyResults
 from adamomentum.study.spec import Budget
-from adamomentum.study.studyfile import TaskEntry
+from adamomentum.study.studyfile import Study, TaskEntry
 
 TELLING = ("cpu", "cpu model", "platform", "torch", "adamomentum", "commit", "gpu")
 """What should be one and the same for trials that are compared to the last bit, or by their times."""
@@ -49,7 +49,7 @@ def failed(folder: Folder, results: StudyResults) -> list[dict[str, str]]:
                 "role": t.role,
                 "optimizer": stages.label(results.study, t.optimizer),
                 "lr": f"{t.spec.optimizer.lr:g}",
-                "error": last_line(result.error),
+                "error": result.last_line,
             }
         )
     return found
@@ -78,11 +78,19 @@ def optimizers(results: StudyResults) -> list[dict[str, str]]:
                 "kind": o.kind,
                 "decay": o.decay,
                 "lr": f"{o.default_lr:g}",
-                "space": ", ".join(f"{key} {r.low:g} to {r.high:g}" for key, r in o.space.items()),
+                "space": searched(study, name, o.space),
                 "hyperparameters": values(dict(o.hyperparameters)),
             }
         )
     return found
+
+
+def searched(study: Study, name: str, names: Iterable[str]) -> str:
+    """Returns what is searched for an optimizer: its grid, or the ranges of ``names`` in its space."""
+    if grid := study.optimizers[name].grid:
+        return "lr " + ", ".join(f"{lr:g}" for lr in grid)
+    space = study.optimizer(name).space
+    return ", ".join(f"{key} {space[key].low:g} to {space[key].high:g}" for key in names if key in space)
 
 
 def tasks(results: StudyResults) -> list[dict[str, Any]]:
@@ -98,7 +106,7 @@ def tasks(results: StudyResults) -> list[dict[str, Any]]:
                 "schedule": values(entry.schedule.model_dump()),
                 "precision": entry.precision + (f", {entry.processes} processes" if entry.processes > 1 else ""),
                 "tune": ", ".join(entry.tune),
-                "trials": str(study.tuning.trials if entry.trials is None else entry.trials),
+                "trials": span(stages.tuning_points(study, entry.name, name) for name in study.optimizers),
                 "set": settings_text(entry),
             }
         )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from adamomentum.study import stages
 from adamomentum.study.report.cells import (
     NONE,
     heading,
@@ -43,13 +44,13 @@ class ResultSheets(Maker):
             trained = bool(row.setting)
             sheet.add(
                 [
-                    self.label(row.optimizer),
+                    self.label(row.optimizer) + (" (control)" if self.study.optimizers[row.optimizer].control else ""),
                     setting_text(row.setting),
                     *(mean(row.metrics[m.key], m) for m in metrics),
                     f"{row.diverged} of {row.runs}" if trained else NONE,
                     steps_text(row.steps, row.reached, row.runs),
                     plain(row.ms, ".1f"),
-                    "; ".join([*self.notes(row), *(["control"] if self.is_control(row) else [])]),
+                    "; ".join(self.notes(row)),
                 ],
                 self.mark(row.optimizer),
             )
@@ -59,20 +60,30 @@ class ResultSheets(Maker):
             sheet.add([name, "", *cells, "", "", "", "trivial baseline of the data"], "soft")
         return sheet
 
-    def is_control(self, row: Row) -> bool:
-        """Whether the row is that of a control."""
-        return self.study.optimizers[row.optimizer].control
+    def target(self, task: str) -> str:
+        """What time is measured to on a task, and where that comes from; empty if there is none."""
+        if (target := self.made.targets.get(task)) is None:
+            return ""
+        if not target.baseline:
+            return f"{target.text}, declared in advance"
+        so_far = "" if target.complete else " so far"
+        return (
+            f"{target.text}, where more than half of the runs of {self.label(target.baseline)} end, "
+            f"the best tuned baseline{so_far}"
+        )
 
     def notes(self, row: Row) -> list[str]:
         """What a reader must know of an optimizer's runs on a task."""
         if not row.setting:
             return ["nothing that was tried trains it"]
         notes = [f"best {key} lies at the edge of what was tried" for key in row.edges]
+        if self.study.optimizers[row.optimizer].grid and not stages.tuning_points(self.study, row.task, row.optimizer):
+            notes.append("lr as given, not tuned")
         wanted = self.study.final.seeds
         if row.runs < wanted:
             notes.append(f"{row.runs} of {wanted} runs so far")
         if row.diverged:
-            notes.append("mean over the others")
+            notes.append(f"{row.diverged} of {row.runs} runs diverged, mean over the others")
         return notes
 
     def tracks(self, readings: Mapping[tuple[str, str, str], str]) -> Sheet:

@@ -30,6 +30,13 @@ def column_of(metric: Metric) -> str:
     return metric.key if metric is TRAIN_LOSS else f"test_{metric.key}"
 
 
+def time_metric(results: StudyResults, task: str) -> Metric:
+    """Returns by which validation metric time is measured: that of the target, if it is declared, or of the curves."""
+    family = family_of(results, task)
+    declared = results.study.task(task).target is not None
+    return family.primary if declared else next(m for m in family.metrics if m.key == family.curve)
+
+
 def selected_column(metric: Metric) -> str:
     """Returns the name of a metric on the test split at the point of the curve that is best by validation."""
     return f"selected_test_{metric.key}"
@@ -116,11 +123,12 @@ def final_curves(results: StudyResults, task: str) -> pd.DataFrame:
 
 
 def steps_to(results: StudyResults, task: str, optimizer: str, target: float) -> pd.Series:
-    """Returns for each final run, by replicate, the first evaluated step at which the curve is at most ``target``.
+    """Returns for each final run, by replicate, the first evaluated step at which the curve is as good as ``target``.
 
     Infinite for a run that never is, and for one that diverged, whatever it had reached before.
     """
-    column = f"val_{family_of(results, task).curve}"
+    metric = time_metric(results, task)
+    column, reached = f"val_{metric.key}", stats.steps_to_at_most if metric.better == "lower" else stats.steps_to_target
     found = {}
     for row in runs(results, "final", task, optimizer).to_dict("records"):
         replicate = int(row["replicate"])
@@ -128,7 +136,7 @@ def steps_to(results: StudyResults, task: str, optimizer: str, target: float) ->
         if row["status"] != "ok" or column not in curve:
             found[replicate] = math.inf
         else:
-            found[replicate] = stats.steps_to_at_most(curve["step"].tolist(), curve[column].tolist(), target)
+            found[replicate] = reached(curve["step"].tolist(), curve[column].tolist(), target)
     return pd.Series(found, dtype=float).sort_index()
 
 

@@ -16,7 +16,8 @@ from adamomentum.study.report import provenance, samples, study_figures, study_t
 from adamomentum.study.report.cells import NONE
 from adamomentum.study.report.claims import RULE, Judge
 from adamomentum.study.report.export import write_tables
-from adamomentum.study.report.runs import COST_BASE, family_of
+from adamomentum.study.report.result_sheets import ResultSheets
+from adamomentum.study.report.runs import COST_BASE
 from adamomentum.study.report.sheet import Sheet
 from adamomentum.study.report.sheets import all_sheets
 from adamomentum.study.report.study_tables import StudyTables
@@ -55,6 +56,8 @@ def write(folder: Folder, device: str, command: str, known: Numbers | None = Non
     """
     results, made = known or numbers(folder, device)
     figures = study_figures.draw(results, made, folder.report / "figures")
+    if len(results.study.tasks) == 1:
+        study_figures.overview(results, made, folder.report)
     sheets = all_sheets(results, made)
     write_tables(sheets.values(), folder.report / "tables")
     buffer = io.BytesIO()
@@ -77,7 +80,7 @@ def _context(folder: Folder, results: StudyResults, made: StudyTables, sheets: d
         "reference": stages.label(study, study.reference),
         "finished": len(results.results),
         "planned": len({t.spec.trial_id for t in results.plan.trials}),
-        "waiting": sum(results.plan.open.values()),
+        "waiting": results.plan.open.total(),
         "answer": judge.answer(),
         "claims": judge.claims(),
         "rule": RULE,
@@ -88,6 +91,7 @@ def _context(folder: Folder, results: StudyResults, made: StudyTables, sheets: d
         "anchor": stages.label(study, made.across.anchor) if made.across.anchor in study.optimizers else NONE,
         "samples": samples.gather_samples(results),
         "optimizers": provenance.optimizers(results),
+        "grids": [stages.label(study, name) for name, entry in study.optimizers.items() if entry.grid],
         "settings": provenance.tasks(results),
         "json": json.dumps(study.model_dump(mode="json", exclude_defaults=True), indent=1, ensure_ascii=False),
         "history": folder.history(),
@@ -99,14 +103,12 @@ def _context(folder: Folder, results: StudyResults, made: StudyTables, sheets: d
 
 
 def _task(results: StudyResults, made: StudyTables, name: str) -> dict[str, Any]:
-    entry, target = results.study.task(name), made.targets.get(name)
+    entry = results.study.task(name)
     return {
         "name": name,
         "title": entry.title or name,
         "data": results.data[name].description,
         "budget": provenance.budget_text(entry.budget),
         "notes": entry.notes,
-        "curve": family_of(results, name).curve,
-        "target": target,
-        "baseline": "" if target is None else stages.label(results.study, target.baseline),
+        "target": ResultSheets(results, made).target(name),
     }

@@ -8,9 +8,11 @@ from typing import Any, cast
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 
-from adamomentum.page.figures import STYLE, panel, save
+from adamomentum.files import write_atomic
+from adamomentum.page.figures import STYLE, as_png, as_svg, on_white, panel, save
 from adamomentum.study import stages
 from adamomentum.study.report.panels import Panels, styles
 from adamomentum.study.report.study_tables import StudyTables
@@ -52,6 +54,26 @@ def _headline(panels: Panels, folder: Path) -> None:
         for ax, task in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
             panels.forest(ax, task)
         save(figure, "forest", folder)
+
+
+def overview(results: StudyResults, made: StudyTables, folder: Path) -> None:
+    """Writes learning curves, tuning and final runs of a study's tasks, a row each, as one picture (PNG, SVG)."""
+    panels, study = Panels(results, made), results.study
+    kinds = (panels.curves, panels.tuning, panels.finals)
+    with matplotlib.rc_context(cast("Any", {**STYLE, "svg.hashsalt": "overview"})):
+        figure = Figure(figsize=(14, 4.2 * len(study.tasks)), layout="constrained")
+        for row, task in zip(figure.subplots(len(study.tasks), len(kinds), squeeze=False), study.tasks, strict=True):
+            for ax, draw_in in zip(row, kinds, strict=True):
+                if not draw_in(ax, task.name):
+                    ax.clear()
+                    ax.set_axis_off()
+        handles = [
+            Line2D([], [], color=s.colour, marker=s.marker, linestyle=s.dash, label=stages.label(study, name))
+            for name, s in styles(results).items()
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5), columnspacing=1.4)
+        write_atomic(folder / "overview.png", as_png(figure))
+        write_atomic(folder / "overview.svg", on_white(as_svg(figure)).encode())
 
 
 def legend(results: StudyResults) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from adamomentum.study import stats
+from adamomentum.study import stages, stats
 from adamomentum.study.report.across import Across, across
 from adamomentum.study.report.comparisons import Comparison, compare, compare_controls, compare_speed
 from adamomentum.study.report.runs import (
@@ -25,12 +25,14 @@ from adamomentum.study.report.runs import (
     sensitivity_curve,
     side_by_side,
     steps_to,
+    time_metric,
     timed,
     untrained,
     values,
 )
 from adamomentum.study.results import StudyResults
 from adamomentum.study.stats import Interval
+from adamomentum.study.tasks import Metric
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,23 @@ class Target:
     """What time is measured to on a task.
 
     Attributes:
-        value: of the validation metric of the curves.
+        metric: on the validation split.
+        value: of it.
         baseline: whose median final value it is: the best tuned baseline's. More than half of its runs end there.
+            Empty if the target was declared in advance.
         complete: all baselines have their runs; else the target may still change.
     """
 
+    metric: Metric
     value: float
-    baseline: str
-    complete: bool
+    baseline: str = ""
+    complete: bool = True
+
+    @property
+    def text(self) -> str:
+        """The target in words."""
+        m = self.metric
+        return f"validation {m.label} {m.scale * self.value:.4g}{f' {m.unit}' if m.unit else ''}"
 
 
 @dataclass
@@ -177,11 +188,14 @@ def build(results: StudyResults) -> StudyTables:
 
 
 def _target(results: StudyResults, task: str) -> Target | None:
-    """The median final validation value of the best tuned baseline: fixed without the reference's runs.
+    """What is declared, or the median final validation value of the best tuned baseline: not the reference's runs.
 
     Of an even number of runs the worse of the two in the middle, so that more than half of them end at the target.
     """
-    study, column = results.study, f"val_{family_of(results, task).curve}"
+    study, metric = results.study, time_metric(results, task)
+    declared, column = study.task(task).target, f"val_{metric.key}"
+    if declared is not None:
+        return Target(metric, declared)
     medians, complete = {}, True
     for name in study.baselines:
         if untrained(results, task, name):
@@ -193,7 +207,7 @@ def _target(results: StudyResults, task: str) -> Target | None:
     best = min(medians, key=medians.__getitem__, default="")
     if not best or not math.isfinite(medians[best]):
         return None
-    return Target(medians[best], best, complete)
+    return Target(metric, medians[best], best, complete)
 
 
 def _row(made: StudyTables, results: StudyResults, task: str, name: str, track: str) -> Row | None:
@@ -237,8 +251,7 @@ def _tuning_scores(results: StudyResults, task: str, name: str) -> list[float | 
 
     An extension is left out: where its points lie depends on what the first search found.
     """
-    entry, column = results.study.task(task), f"val_{family_of(results, task).select}"
-    first = results.study.tuning.trials if entry.trials is None else entry.trials
+    column, first = f"val_{family_of(results, task).select}", stages.tuning_points(results.study, task, name)
     mine = runs(results, "tune", task, name)
     scores: list[float | None] = []
     for _, group in mine[mine["point"] < first].groupby("point"):

@@ -9,14 +9,13 @@ from rich.console import Console
 from adamomentum.study import stages
 from adamomentum.study.engine import Folder
 from adamomentum.study.report import study as page
-from adamomentum.study.report.cells import between, difference_text, heading, mean, setting_text
+from adamomentum.study.report.cells import between, difference_text
 from adamomentum.study.report.comparison_sheets import ComparisonSheets
 from adamomentum.study.report.comparisons import Comparison
 from adamomentum.study.report.result_sheets import ResultSheets
-from adamomentum.study.report.runs import family_of
 from adamomentum.study.report.study_tables import StudyTables
 from adamomentum.study.results import StudyResults
-from adamomentum.study.terminal import print_table, say
+from adamomentum.terminal import print_table, say
 
 
 def write_and_say(folder: Folder, device: str, command: str, console: Console) -> None:
@@ -37,27 +36,25 @@ def write_and_say(folder: Folder, device: str, command: str, console: Console) -
 
 
 def say_results(results: StudyResults, made: StudyTables, console: Console) -> None:
-    """Prints for each task the primary metric of every optimizer, and the reference against each other one."""
+    """Prints for each task how every optimizer came out, with what must be known of it, and the reference beside it."""
     sheets, readings = ResultSheets(results, made), ComparisonSheets(results, made)
     for task in (t.name for t in results.study.tasks):
         rows = [row for row in made.rows if (row.task, row.track) == (task, "final")]
         if not rows:
             say(console, f"{task}: no evaluation runs yet")
             continue
-        metric = family_of(results, task).primary
-        labels = [sheets.label(row.optimizer) + (" (control)" if sheets.is_control(row) else "") for row in rows]
-        print_table(
-            console,
-            f"{task}: test split, mean ± 95 % interval over up to {results.study.final.seeds} runs",
-            ("optimizer", "setting", heading(metric), "diverged"),
-            [
-                (label, setting_text(row.setting), mean(row.metrics[metric.key], metric), f"{row.diverged}/{row.runs}")
-                for label, row in zip(labels, rows, strict=True)
-            ],
-        )
-        for label, row in zip(labels, rows, strict=True):
-            if notes := sheets.notes(row):
-                say(console, f"{label}: {'; '.join(notes)}")
+        sheet, seeds = sheets.task(task), results.study.final.seeds
+        spread = f"mean ± 95 % interval over up to {seeds} runs" if seeds > 1 else "one run, no interval"
+        shown = [k for k, heading in enumerate(sheet.header) if heading not in ("diverged", "notes")]
+        cells = [[row[k] for k in shown] for row in sheet.rows[: len(rows)]]
+        print_table(console, f"{task}: test split, {spread}", [sheet.header[k] for k in shown], cells)
+        if task in made.targets:
+            say(console, f"Target: {sheets.target(task)}")
+        for row in sheet.rows[: len(rows)]:
+            if row[-1]:
+                say(console, f"{row[0]}: {row[-1]}")
+        for note in results.study.task(task).notes:
+            say(console, f"Note: {note}")
         for c in made.comparisons:
             if c.task == task:
                 say(console, difference_sentence(results, c, readings.reading(c)))

@@ -11,6 +11,7 @@ from adamomentum.study.report.cells import (
     plain,
     setting_text,
 )
+from adamomentum.study.report.provenance import searched
 from adamomentum.study.report.sheet import Maker, Sheet
 
 
@@ -50,13 +51,11 @@ class TuningSheets(Maker):
         for (task, name), choice in self.results.choices.items():
             if not choice.points:
                 continue
-            space = self.study.optimizer(name).space
-            searched = {k: space[k] for k in self.study.task(task).tune if k in space}
             sheet.add(
                 [
                     task,
                     self.label(name),
-                    ", ".join(f"{k} {r.low:g} to {r.high:g}" for k, r in searched.items()),
+                    searched(self.study, name, self.study.task(task).tune),
                     str(choice.points),
                     setting_text(dict(choice.setting or {})) if choice.setting else "nothing",
                     plain(choice.score, ".4g"),

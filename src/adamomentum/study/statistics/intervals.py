@@ -1,4 +1,4 @@
-"""A mean, its Student t interval, and what a difference allows to be said."""
+"""A mean and its Student t interval."""
 
 from __future__ import annotations
 
@@ -42,27 +42,3 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
         return Interval(mean, math.nan, math.nan, 1)
     half = float(t.ppf((1 + level) / 2, n - 1) * data.std(ddof=1) / math.sqrt(n))
     return Interval(mean, mean - half, mean + half, n)
-
-
-def paired_difference(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Interval:
-    """Returns the mean of ``a - b``, pair by pair, and its t interval.
-
-    Raises:
-        ValueError: if the lengths differ.
-    """
-    if len(a) != len(b):
-        raise ValueError(f"a and b must pair up, got {len(a)} and {len(b)} values")
-    return t_interval(np.subtract(a, b).tolist(), level)
-
-
-def verdict(difference: Interval) -> str:
-    """Says what ``difference`` allows to be said: ``higher``, ``lower`` or no evidence."""
-    if math.isnan(difference.low):
-        return "one seed: no interval"
-    if difference.half_width <= 1e-9 * abs(difference.mean):
-        return "no spread between seeds: no interval"  # a few equal steps of 1 / n_test are not certainty
-    if difference.low > 0:
-        return "higher"
-    if difference.high < 0:
-        return "lower"
-    return "no evidence of difference"

@@ -31,6 +31,10 @@ class Metric:
     unit: str = ""
     digits: int = 2
 
+    def text(self, value: float) -> str:
+        """Returns a value with its name and unit."""
+        return f"{self.label} {self.scale * value:.{self.digits}f}{f' {self.unit}' if self.unit else ''}"
+
 
 @dataclass(frozen=True)
 class Family:

@@ -1,0 +1,133 @@
+"""How a run gets on: bars in a terminal, else a line now and then."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from threading import Event, Thread
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from adamomentum.study import stages, tasks
+from adamomentum.study.engine import Round
+from adamomentum.study.estimate import duration, left
+from adamomentum.study.stages import Planned
+from adamomentum.study.studyfile import Study
+from adamomentum.study.trial import TrialResult
+from adamomentum.terminal import say
+
+# Seconds between two lines where there is no terminal: while trials end, and while none does, so that a long one is not
+# taken for a run that hangs.
+EVERY, SILENCE = 30.0, 300.0
+
+
+class Watch:
+    """A bar an optimizer of a study of one task, a bar a task of any other; a context manager.
+
+    Args:
+        study: what is run.
+        workers: trials at a time.
+        console: where to.
+    """
+
+    def __init__(self, study: Study, workers: int, console: Console) -> None:
+        self.study, self.workers, self.console = study, workers, console
+        self.trained = self.kept = 0
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[state]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._bars: dict[str, TaskID] = {}
+        self._round: Round | None = None
+        # Where it is, when it ends by what is known, and what happened last: one value, which another thread reads.
+        self._now: tuple[str, float | None, str] | None = None
+        self._over = Event()
+        self._teller = None if console.is_terminal else Thread(target=self._tell, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self.progress.start()
+        if self._teller is not None:
+            self._teller.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.progress.stop()
+        self._over.set()
+        if self._teller is not None:
+            self._teller.join()
+
+    @property
+    def place(self) -> str:
+        """How many trials of how many are done; of so many at most, where later ones depend on what is found."""
+        now = self._round
+        if now is None:
+            return "no"
+        return f"{len(now.results)} of {len(now.results.keys() | now.missing.keys()) + now.plan.open.total()}"
+
+    def on_round(self, now: Round) -> None:
+        """Take up a new plan."""
+        self._round, self.kept = now, len(now.results) - self.trained
+        totals, done = Counter[str](), Counter[str]()
+        unique: dict[str, Planned] = {}
+        for t in now.plan.trials:
+            unique.setdefault(t.spec.trial_id, t)
+        for key, t in unique.items():
+            totals[self._bar(t.task, t.optimizer)] += 1
+            done[self._bar(t.task, t.optimizer)] += key in now.results
+        for (_, task, name), count in now.plan.open.items():
+            totals[self._bar(task, name)] += count
+        for name, total in totals.items():
+            if name not in self._bars:
+                state = "waiting for workers" if done[name] < total else ""
+                self._bars[name] = self.progress.add_task(name, total=total, state=state)
+            self.progress.update(self._bars[name], total=total, completed=done[name])
+        if now.missing:
+            more = f", up to {now.plan.open.total()} more after them" if now.plan.open else ""
+            rest = left(self.study, now.plan, now.results)
+            time_left = f". To the end: {rest.text(self.workers, self._how)}" if rest.seconds else ""
+            say(self.console, f"{len(now.missing)} trials to run now{more}{time_left}")
+        self._take_down(now, "")
+
+    @property
+    def _how(self) -> str:
+        return f" with {self.workers} at a time" if self.workers > 1 else ""
+
+    def on_trial(self, planned: Planned, result: TrialResult) -> None:
+        """Take up what became of a trial."""
+        assert self._round is not None
+        self.trained += 1
+        metric = tasks.family(self.study.task(planned.task).family).primary
+        value = result.final.get(f"val_{metric.key}")
+        score = f"validation {metric.text(value)}" if value is not None and result.status == "ok" else result.status
+        state = f"{planned.role}: lr {planned.spec.optimizer.lr:g}, {score}"
+        label = stages.label(self.study, planned.optimizer)
+        bar = self._bar(planned.task, planned.optimizer)
+        self.progress.update(self._bars[bar], advance=1, state=state if bar == label else f"{label}, {state}")
+        self._take_down(self._round, f"; {label if bar == label else f'{planned.task}, {label}'}, {state}")
+
+    def _take_down(self, now: Round, state: str) -> None:
+        rest = left(self.study, now.plan, now.results)
+        known = rest.seconds and not rest.unknown
+        self._now = self.place, time.monotonic() + rest.seconds / self.workers if known else None, state
+
+    def _tell(self) -> None:
+        """Say now and then how far it is, until it is over."""
+        said, told = time.monotonic(), ""
+        while not self._over.wait(EVERY):
+            if self._now is None:
+                continue
+            place, end, state = self._now
+            if place == told and time.monotonic() < said + SILENCE:
+                continue
+            said, told = time.monotonic(), place
+            ahead = "" if end is None else f", about {duration(max(0.0, end - said))} left"
+            say(self.console, f"{time.strftime('%H:%M:%S')} {place} trials{ahead}{state}")
+
+    def _bar(self, task: str, optimizer: str) -> str:
+        return task if len(self.study.tasks) > 1 else stages.label(self.study, optimizer)
