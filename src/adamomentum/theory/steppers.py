@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adamomentum.theory.common import Array
+
 if TYPE_CHECKING:
     import torch
-
-Array = NDArray[np.float64]
 
 # What a reader calls them.
 LABELS = {

@@ -2,6 +2,8 @@
 
 All in units of lr, with eps negligible. In every formula beta1, beta2 are the decay rates of the two moments and
 gamma = beta1 / sqrt(beta2). Sources: this library.
+
+Tested in tests/theory/test_moments.py.
 """
 
 from __future__ import annotations
@@ -10,14 +12,12 @@ import math
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from adamomentum.theory.arguments import check_betas, check_steps
+from adamomentum.theory.common import Array, check_betas, check_steps
 
 __all__ = ["max_update", "max_update_at", "outlier_displacement", "startup_profile", "warmup_peak"]
 
 Kind = Literal["adam", "adamomentum"]
-Array = NDArray[np.float64]
 
 
 def startup_profile(steps: int, betas: tuple[float, float] = (0.9, 0.999)) -> Array:

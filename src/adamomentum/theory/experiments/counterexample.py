@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile
+import numpy as np
+
+from adamomentum.page.figures import COLOURS, DASHED
+from adamomentum.theory.claims import Check, Claim, Drawing, Profile
+from adamomentum.theory.common import Array
 from adamomentum.theory.experiments.regret import BETAS, LARGE, PERIOD, WIDTH, misleading
 from adamomentum.theory.steppers import Stepper
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 RUNS = (
     ("Adam", "adam", False),
@@ -85,9 +90,8 @@ def _counterexample(profile: Profile) -> Claim:
         "is RMSprop, to which the theorem of Reddi et al. applies.",
         control=converges("Adam"),
         note=f"The gradient is C every P rounds and -1 else; here {LARGE:g} every {PERIOD}, betas {BETAS}. The "
-        "wrong way is taken for C / (P - 1) between 1 and "
-        f"a limit ({shown}): AdaMomentum's range is a little smaller, and it grows with P. amsgrad is for the "
-        "guarantee, or for rare features.",
+        f"wrong way is taken for C / (P - 1) between 1 and a limit ({shown}): AdaMomentum's range is a little smaller, "
+        "and it grows with P. amsgrad is for the guarantee, or for rare features.",
         data={
             "rounds": marks + 1,
             "paths": {label: theta[marks] for label, theta in paths.items()},
@@ -98,4 +102,19 @@ def _counterexample(profile: Profile) -> Claim:
     )
 
 
-EXPERIMENTS = (Experiment("counterexample", run),)
+def draw(ax: Axes, data: Mapping[str, Any]) -> None:
+    """Draw theta of the four runs."""
+    styles = {"Adam": ("adam", "-"), "Adam, amsgrad": ("adam", DASHED)}
+    styles |= {"AdaMomentum": ("adamomentum", "-"), "AdaMomentum, amsgrad": ("adamomentum", DASHED)}
+    for label, theta in data["paths"].items():
+        colour, line = styles[label]
+        ax.plot(data["rounds"], theta, color=COLOURS[colour], linestyle=line, label=label)
+    ax.set_xscale("log")
+    ax.set_ylim(-1.1, 1.1)
+    ax.set_xlabel("rounds")
+    ax.set_ylabel("theta (the best is -1, the worst +1)")
+    ax.set_title("Where the optimizers go")
+    ax.legend(loc="center right")
+
+
+DRAWINGS = {"counterexample": Drawing(draw, "The same stream, lr 1 / sqrt(t), from +1.")}

@@ -1,19 +1,25 @@
-"""Exit times: the law for a frozen preconditioner, and Proposition 1 beside the optimizers."""
+"""Exit times: the law for a frozen preconditioner, and Proposition 1 beside the optimizers.
+
+Tested in tests/theory/test_experiments.py.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile
+from adamomentum.page.figures import COLOURS, THIN
+from adamomentum.theory.claims import Check, Claim, Drawing, Profile
 from adamomentum.theory.escape import Exits, exit_times, frozen_exit_steps, sample_stable, stable_tail_constant
 from adamomentum.theory.moments import adam_equivalent_lr
 from adamomentum.theory.steppers import Stepper
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Nearer to 2 single jumps decide only after more steps than are made here.
 ALPHAS = (1.6, 1.4, 1.2)
@@ -102,9 +108,8 @@ def _frozen(profile: Profile, rng: np.random.Generator) -> Claim:
     adam = {1.5: float(np.diff(np.log(means))[0] / np.diff(np.log(rates))[0])}
     return Claim(
         key="frozen-exit",
-        title="With a frozen preconditioner the time in a basin in alpha-stable noise is exponential, with a mean "
-        "of the "
-        "order upsilon / m(Upsilon)",
+        title="With a frozen preconditioner the time in a basin in alpha-stable noise is exponential, with a mean of "
+        "the order upsilon / m(Upsilon)",
         source="Theorem 2, supplement, after Zhou et al. 2020",
         printed=(exponent(slopes, {a: -1 / a for a in ALPHAS}, "as printed"),),
         corrected=(
@@ -192,10 +197,9 @@ def _proposition_1(profile: Profile, rng: np.random.Generator) -> Claim:
         against=(shorter("AdaMomentum", "Adam"),),
         control=longer("Adam again", "Adam"),
         note="At equal lr AdaMomentum leaves sooner, flat basins too. What decides is how far it moves in noise: "
-        "beside Adam "
-        f"at {equal:.2f} lr, {ties}. The proof rests on Assumption 5, which no noise can meet, and reverses an "
-        f"inequality. Alpha 2 is Gaussian noise, at lr {LR[2.0]:g}; the others are at lr {USUAL_LR:g}. The proof is "
-        "about jumps, which Gaussian noise does not have; the statement is checked there too.",
+        f"beside Adam at {equal:.2f} lr, {ties}. The proof rests on Assumption 5, which no noise can meet, and "
+        f"reverses an inequality. Alpha 2 is Gaussian noise, at lr {LR[2.0]:g}; the others are at lr {USUAL_LR:g}. The "
+        "proof is about jumps, which Gaussian noise does not have; the statement is checked there too.",
         data={
             "alpha": alphas,
             "lr": [LR.get(alpha, USUAL_LR) for alpha in alphas],
@@ -207,4 +211,44 @@ def _proposition_1(profile: Profile, rng: np.random.Generator) -> Claim:
     )
 
 
-EXPERIMENTS = (Experiment("exits", run),)
+def draw_frozen(ax: Axes, data: Mapping[str, Any]) -> None:
+    """Draw the exponent of the exit time, measured and claimed."""
+    alpha = np.asarray(data["alpha"])
+    slopes = np.array([data["slopes"].get(a, data["slopes"].get(str(a))) for a in alpha.tolist()])
+    fine = np.linspace(1.1, 1.9, 50)
+    ax.plot(fine, -fine, color=COLOURS["adamomentum"], linewidth=1, label="-alpha")
+    ax.plot(fine, -1 / fine, label="as printed: -1 / alpha", **THIN)
+    ax.plot(alpha, slopes, "o", color=COLOURS["adamomentum"], label="frozen preconditioner")
+    ax.plot([1.5], list(data["adam"].values()), "s", color=COLOURS["adam"], label="Adam itself")
+    ax.set_xlabel("alpha of the noise")
+    ax.set_ylabel("exponent of lr in the exit steps")
+    ax.set_title("How exit steps depend on lr")
+    ax.legend(loc="lower left")
+
+
+def draw_exits(ax: Axes, data: Mapping[str, Any]) -> None:
+    """Draw the mean exit steps of the four runs."""
+    means = np.asarray(data["means"])
+    alphas, basins, runs = data["alpha"], data["basins"], data["runs"]
+    colours = {"Adam": COLOURS["adam"], "AdaMomentum": COLOURS["adamomentum"]}
+    places = np.arange(len(alphas) * len(basins))
+    width = 0.8 / len(runs)
+    for i, run in enumerate(runs):
+        name = run.split(",")[0]
+        heights, fill = means[:, :, i].ravel(), colours[name] if run == name else "none"
+        ax.bar(places + (i - 1.5) * width, heights, 0.9 * width, label=run, facecolor=fill, edgecolor=colours[name])
+    ax.set_yscale("log")
+    ax.set_xticks(places, [f"alpha {a:g}\n{b}" for a in alphas for b in basins])
+    ax.set_ylabel("mean steps in the basin")
+    ax.set_title("Steps in the basin")
+    ax.legend(loc="upper right", fontsize="small")
+
+
+DRAWINGS = {
+    "frozen-exit": Drawing(draw_frozen, "How exit steps depend on lr, measured (dots) and claimed (lines)."),
+    "proposition-1": Drawing(
+        draw_exits,
+        "Quadratic basins of equal height in alpha-stable noise, lr 0.05; 2 is Gaussian, lr 0.15.",
+        file="exits",
+    ),
+}

@@ -1,18 +1,26 @@
-"""What eps does: the smallest denominator, where the update becomes a step of SGD, and a minimum's stability."""
+"""What eps does: the smallest denominator, where the update becomes a step of SGD, and a minimum's stability.
+
+Tested in tests/theory/test_experiments.py.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile
-from adamomentum.theory.experiments.responses import fresh, responses
+from adamomentum.page.figures import COLOURS, THIN, plain_ticks
+from adamomentum.theory.claims import Check, Claim, Drawing, Profile
+from adamomentum.theory.common import Array
 from adamomentum.theory.moments import crossover_gradient, denominator_floor, stable_lr
+from adamomentum.theory.responses import fresh, responses
 from adamomentum.theory.steppers import Stepper
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DEFAULT = (0.9, 0.999)
 EPS = 1e-8
@@ -151,4 +159,47 @@ def _stability(profile: Profile, rng: np.random.Generator) -> Claim:
     )
 
 
-EXPERIMENTS = (Experiment("floor", run),)
+def draw_crossover(ax: Axes, data: Mapping[str, Any]) -> None:
+    """Draw the update against the size of an alternating gradient, with eps = 1e-8."""
+    gradient = np.asarray(data["scale"]) * data["gradient"]
+    line = np.geomspace(gradient.min(), gradient.max(), 200)
+    ratio = line / data["gradient"]
+    ax.plot(line, ratio / np.sqrt(1 + ratio**2), color=COLOURS["adamomentum"], linewidth=1.2)
+    ax.plot(gradient, data["alternating"], "o", color=COLOURS["adamomentum"], markersize=4)
+    ax.axvline(data["gradient"], **THIN)
+    ax.annotate(f" {data['gradient']:.4f}", (data["gradient"], 0.02), fontsize=9)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("size of a gradient that alternates")
+    ax.set_ylabel("update, lr")
+    ax.set_title("Below the crossover, steps of SGD (eps = 1e-8)")
+
+
+def draw_stability(ax: Axes, data: Mapping[str, Any]) -> None:
+    """Draw how far from the minimum it stays, against lr over its limit."""
+    shades = cycle(COLOURS.values())
+    for betas, far in data.items():
+        if betas != "ratio":
+            # What has vanished has no place on a logarithmic axis: it is drawn at its lower edge.
+            ax.plot(
+                data["ratio"], np.maximum(far, 1e-12), "o-", color=next(shades), label=f"betas {betas}", markersize=4
+            )
+    ax.axvline(1, **THIN)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    plain_ticks(ax.xaxis, [0.25, 0.5, 1, 2])
+    ax.set_xlabel("lr × curvature / limit")
+    ax.set_ylabel("distance from the minimum, lr")
+    ax.set_title("Without noise: settles below the limit, never above")
+    ax.legend(loc="center left")
+
+
+DRAWINGS = {
+    "eps-floor": Drawing(
+        draw_crossover,
+        "Dots: measured; line: in closed form. Dashed: where the update has fallen to lr / √2.",
+    ),
+    "stable-lr": Drawing(
+        draw_stability, "Largest distance over the second half of the run, 1e-12 lr or less at the bottom; eps = 1e-8."
+    ),
+}

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile, not_computed
+from adamomentum.page.figures import COLOURS
+from adamomentum.theory.claims import Check, Claim, Drawing, Profile, not_computed
+from adamomentum.theory.common import Array
 from adamomentum.theory.moments import adam_equivalent_lr
 from adamomentum.theory.steppers import LABELS
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.axes import Axes
     from torch import Tensor, nn
 
     from adamomentum.study.statistics.paired import Paired
 
-Array = NDArray[np.float64]
 
 # As the study tuned them on this task (docs/results): lr, weight decay.
 TUNED = {"sgdm": (0.127, 1.65e-4), "adam": (0.0351, 5.23e-4), "adamomentum": (0.00615, 0.625)}
@@ -28,7 +30,6 @@ ADAM_EPS = (EPS, 1e-8)
 # Seeds, epochs: as many as the study trains for. How sharp a minimum is takes runs to the end with all optimizers.
 SIZES = {"quick": (3, 50), "full": (10, 50)}
 PLACES = (0.1, 0.5, 0.9)
-
 
 # Key, title and source of the claims.
 NOISE = (
@@ -271,8 +272,7 @@ def _flatness(runs: dict[str, list[Run]], again: list[Run], epochs: int) -> Clai
     ours, adam = logs["adamomentum"], logs["adam"]
     each = "; ".join(
         f"{LABELS[name]} eigenvalue {10 ** np.mean(logs[name]):.3g}, training loss "
-        f"{np.mean([r.loss for r in made]):.3f}, "
-        f"test accuracy {100 * np.mean([r.accuracy for r in made]):.1f} %"
+        f"{np.mean([r.loss for r in made]):.3f}, test accuracy {100 * np.mean([r.accuracy for r in made]):.1f} %"
         for name, made in runs.items()
     )
     beside_sgd = shown(compare_paired(ours, logs["sgdm"]))
@@ -293,4 +293,32 @@ def _flatness(runs: dict[str, list[Run]], again: list[Run], epochs: int) -> Clai
     )
 
 
-EXPERIMENTS = (Experiment("network", run),)
+def draw_updates(ax: Axes, data: Mapping[str, Any]) -> None:
+    """Draw the length of AdaMomentum's updates over Adam's along the training."""
+    places = 100 * np.asarray(data["places"])
+    ax.plot(places, data["ratio"], "o-", color=COLOURS["adamomentum"], label="measured")
+    ax.plot(places, data["predicted"], "o--", color=COLOURS["adam"], label="from signal to noise alone")
+    ax.set_ylim(0, None)
+    ax.set_xlabel("training, %")
+    ax.set_ylabel("RMS update over Adam's, same gradients")
+    ax.set_title("How much farther AdaMomentum moves")
+    ax.legend(loc="lower right")
+
+
+def draw_sharpness(ax: Axes, data: Mapping[str, Any]) -> None:
+    """Draw the largest eigenvalue against training loss at the end, a dot a run."""
+    for name in data["names"]:
+        eigenvalues, losses = np.asarray(data["sharpness"][name]), np.asarray(data["loss"][name])
+        ax.plot(losses, eigenvalues, "o", color=COLOURS[name], label=LABELS[name])
+    ax.set_yscale("log")
+    ax.set_xscale("log")
+    ax.set_xlabel("training loss at the end")
+    ax.set_ylabel("largest eigenvalue of the Hessian")
+    ax.set_title("Sharpness of what was found")
+    ax.legend(loc="best")
+
+
+DRAWINGS = {
+    "network-noise": Drawing(draw_updates, "Mean over the seeds.", file="updates"),
+    "network-flatness": Drawing(draw_sharpness, "MNIST-1D, a dot a run.", file="sharpness"),
+}

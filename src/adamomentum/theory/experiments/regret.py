@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile
+from adamomentum.page.figures import COLOURS, DASHED
+from adamomentum.theory.claims import Check, Claim, Drawing, Profile
+from adamomentum.theory.common import Array
 from adamomentum.theory.convex import (
     RegretLedger,
     const_b1_by_coordinate,
@@ -19,7 +21,9 @@ from adamomentum.theory.convex import (
 )
 from adamomentum.theory.steppers import Stepper
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 # Given round t, from 0, and theta: the loss of each independent game (or of the one game), and the gradient.
 Stream = Callable[[int, Array], tuple[Array, Array]]
 
@@ -470,4 +474,29 @@ def _picture(profile: Profile) -> dict[str, Any]:
     return drawn
 
 
-EXPERIMENTS = (Experiment("regret", run),)
+def draw(ax: Axes, data: Mapping[str, Any]) -> None:
+    """Draw the regret and both bounds, with amsgrad and without."""
+    rounds, dotted = np.asarray(data["rounds"]), (0, (1, 2))
+    for key, colour, label in (("amsgrad", "adamomentum", "with amsgrad"), ("plain", "adam", "without")):
+        curves = data[key]
+        ax.plot(rounds, curves["regret"], color=COLOURS[colour], linewidth=2, label=f"regret {label}")
+        ax.plot(rounds, curves["posteriori"], color=COLOURS[colour], linewidth=1, linestyle=DASHED)
+        ax.plot(rounds, curves["priori"], color=COLOURS[colour], linewidth=1, linestyle=dotted)
+    ax.plot([], [], color="0.4", linewidth=1, linestyle=DASHED, label="bound from the run")
+    ax.plot([], [], color="0.4", linewidth=1, linestyle=dotted, label="bound from the gradients")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("rounds")
+    ax.set_ylabel("regret")
+    ax.set_title("Regret and bounds, with amsgrad and without")
+    ax.legend(loc="upper left")
+
+
+DRAWINGS = {
+    "constant-beta1": Drawing(
+        draw,
+        "One game: the gradient is 11 every 11th round and else -1; betas (0.5, 0.9). With amsgrad the regret stays "
+        "below both bounds, without it it grows in proportion to the rounds.",
+        file="regret",
+    )
+}

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile
+from adamomentum.page.figures import COLOURS, THIN
+from adamomentum.theory.claims import Check, Claim, Drawing, Profile
+from adamomentum.theory.common import Array
 from adamomentum.theory.escape import Exits, exit_times, outside, sample_stable, settle
 from adamomentum.theory.steppers import LABELS, Stepper
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 NAMES = ("adamomentum", "sgdm", "adam", "adabelief")
 HEIGHT = 0.5
@@ -295,4 +298,30 @@ def _selectivity(profile: Profile, rng: np.random.Generator) -> Claim:
     )
 
 
-EXPERIMENTS = (Experiment("selectivity", run),)
+def draw(ax: Axes, data: Mapping[str, Any]) -> None:
+    """Draw flat over sharp exit steps, by optimizer and shape, at the greatest sharpness."""
+    markers = ("o", "s", "^", "D")
+    for cell in data["cells"]:
+        if cell["noise"] == "Gaussian" and cell["sharpness"] == data["sharpness"][-1]:
+            colour, marker = COLOURS[cell["name"]], markers[data["shapes"].index(cell["shape"])]
+            fill = colour if cell["held"] else "none"
+            place = data["names"].index(cell["name"])
+            ax.plot(cell["ratio"], place, marker, color=colour, markerfacecolor=fill)
+    for marker, shape in zip(markers, data["shapes"], strict=False):
+        ax.plot([], [], marker, color="0.4", label=shape)
+    ax.axvline(1, **THIN)
+    ax.set_xscale("log")
+    ax.set_yticks(range(len(data["names"])), [LABELS[name] for name in data["names"]])
+    ax.set_ylim(len(data["names"]) - 0.5, -0.5)
+    ax.set_xlabel(f"steps in the flat basin over steps in the sharp one, h = {data['sharpness'][-1]:g}")
+    ax.set_title("Flat basin over sharp basin")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False)
+
+
+DRAWINGS = {
+    "selectivity": Drawing(
+        draw,
+        "The learning rates are such that all leave the flat basin alike. Right of 1, sharp basins are left first. "
+        "Hollow: the optimizer is unstable in the sharp basin and leaves it without noise too.",
+    )
+}

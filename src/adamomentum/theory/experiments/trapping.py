@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile
+from adamomentum.page.figures import COLOURS
+from adamomentum.theory.claims import Check, Claim, Drawing, Profile
+from adamomentum.theory.common import Array
 from adamomentum.theory.steppers import LABELS, Stepper
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Ours with full bias correction, whose first steps are not longer than the others.
 FBC = "adamomentum-fbc"
@@ -152,8 +154,8 @@ def _trapping(profile: Profile, rng: np.random.Generator) -> Claim:
         note=f"At its own lr AdaMomentum is {100 * gap[~noisy].mean():+.0f} points from Adam on average without "
         f"noise, and {100 * gap[noisy].mean():+.0f} with noise; its lr is {np.median(ratio):.1f} times smaller "
         f"(median). With full bias correction, so without the long first steps, at lr 0.1 and without noise: {bare}. "
-        f"The best lr is at an end of its range for {', '.join(edges) or 'nobody'}. Functions of "
-        f"one variable; AdamW has weight decay 0.01. Learning rates are a factor {LRS[1] / LRS[0]:.2f} apart.",
+        f"The best lr is at an end of its range for {', '.join(edges) or 'nobody'}. Functions of one "
+        f"variable; AdamW has weight decay 0.01. Learning rates are a factor {LRS[1] / LRS[0]:.2f} apart.",
         data={
             "lr": LRS,
             "cells": _labels(),
@@ -164,4 +166,17 @@ def _trapping(profile: Profile, rng: np.random.Generator) -> Claim:
     )
 
 
-EXPERIMENTS = (Experiment("trapping", run),)
+def draw(ax: Axes, data: Mapping[str, Any]) -> None:
+    """Draw success against lr, averaged over the landscapes with noise."""
+    cells = [i for i, cell in enumerate(data["cells"]) if "noise" in cell]
+    for name in data["names"]:
+        success = np.asarray(data["success"][name])[cells].mean(axis=0)
+        ax.plot(data["lr"], 100 * success, color=COLOURS[name], label=LABELS[name])
+    ax.set_xscale("log")
+    ax.set_xlabel("lr")
+    ax.set_ylabel("reach the global minimum, % (mean of 4 landscapes)")
+    ax.set_title("Who gets out, by learning rate (with noise)")
+    ax.legend(loc="upper left")
+
+
+DRAWINGS = {"trapping": Drawing(draw, "Share of runs that reach the global minimum, by learning rate.")}

@@ -1,4 +1,7 @@
-"""How an optimizer answers given gradients, and gradients to give it."""
+"""How an optimizer answers given gradients, and gradients to give it.
+
+Tested in tests/theory/test_experiments.py.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from adamomentum.theory.common import Array
 from adamomentum.theory.steppers import Stepper
-
-Array = NDArray[np.float64]
 
 # No part of any denominator here, and still not 0, where Algorithm 1 divides 0 by 0 before the first gradient.
 NO_EPS = {"adamomentum": 1e-300, "adam": 1e-200, "adabelief": 1e-200}
