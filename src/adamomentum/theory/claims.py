@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 Verdict = Literal["confirmed", "confirmed with corrections", "not confirmed", "refuted", "undecided"]
 Profile = Literal["quick", "full"]
+Data = Mapping[str, Any]
+"""The numbers behind a claim by name, lists for arrays where they come from a file."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Claim:
     relied_on: bool = False
     note: str = ""
     missing: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Data = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -116,6 +118,6 @@ class Drawing:
         file: name of its files, without ending; empty: the claim's key.
     """
 
-    draw: Callable[[Axes, Mapping[str, Any]], None]
+    draw: Callable[[Axes, Data], None]
     caption: str
     file: str = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,6 +62,7 @@ def theory(
         raise typer.BadParameter(str(error), param_hint="--out") from None
     chosen = {name: experiment for name, experiment in known.items() if name in wanted}
     console = Console()
+    say = partial(console.print, soft_wrap=True, highlight=False, markup=False)
     profile: Profile = "full" if full else "quick"
     outcomes: dict[str, list[Claim] | Failure] = {}
     unwritten = False
@@ -79,22 +81,18 @@ def theory(
     _table(console, claims)
     try:
         path = page.write(claims, profile, seed, shlex.join(["adamomentum", *sys.argv[1:]]), out, failures)
-        console.print(f"{path}: evidence, controls and figures", soft_wrap=True, highlight=False, markup=False)
+        say(f"{path}: evidence, controls and figures")
     except OSError as error:  # the disk is full, for example
-        console.print(f"Error: not all was written: {error}", soft_wrap=True, highlight=False, markup=False)
+        say(f"Error: not all was written: {error}")
         unwritten = True
     for claim in claims:
         if claim.missing:
-            console.print(
-                f"Not computed: {claim.title}: {claim.missing}", soft_wrap=True, highlight=False, markup=False
-            )
+            say(f"Not computed: {claim.title}: {claim.missing}")
     for failure in failures:
-        console.print(
-            f"The experiment {failure.name} broke down:\n{failure.error}", soft_wrap=True, highlight=False, markup=False
-        )
+        say(f"The experiment {failure.name} broke down:\n{failure.error}")
     faults = [claim for claim in claims if claim.fault]
     for claim in faults:
-        console.print(f"This library relies on it, and it is {claim.verdict}: {claim.title}", soft_wrap=True)
+        say(f"This library relies on it, and it is {claim.verdict}: {claim.title}")
     if faults:
         raise typer.Exit(NOT_BORNE_OUT)
     if failures or unwritten:

@@ -23,12 +23,12 @@ def responses(steppers: list[Stepper], gradients: Iterable[Array]) -> Iterator[l
     An update counts as positive if it is along the gradient's sign, that is theta_(t-1) - theta_t.
     """
     for gradient in gradients:
-        made = []
+        updates = []
         for stepper in steppers:
             stepper.theta[...] = 0  # so that the update is read off without rounding
             stepper.step(gradient)
-            made.append(-stepper.theta)
-        yield made
+            updates.append(-stepper.theta)
+        yield updates
 
 
 def fresh(name: str, shape: tuple[int, ...], **options: Any) -> Stepper:

@@ -6,14 +6,13 @@ Tested in tests/theory/test_experiments.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from adamomentum.page.figures import COLOURS, THIN
-from adamomentum.theory.claims import Check, Claim, Drawing, Profile
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.escape import Exits, exit_times, frozen_exit_steps, sample_stable, stable_tail_constant
 from adamomentum.theory.moments import adam_equivalent_lr
 from adamomentum.theory.steppers import Stepper
@@ -78,7 +77,7 @@ def _frozen(profile: Profile, rng: np.random.Generator) -> Claim:
             leave("sgdm", alpha, lr, (0.3 / lr, 1.0), rng, walkers=walkers, limit=int(15 * steps), momentum=0.0)
             for lr, steps in zip(lrs, expected, strict=True)
         ]
-        means = [found.mean for found in exits]
+        means = [each.mean for each in exits]
         ratios[alpha] = means[-1] / frozen_exit_steps(alpha, 1.0, lrs[-1], 1.0)
         slopes[alpha] = float(np.polyfit(np.log(lrs), np.log(means), 1)[0])
         p_values[alpha] = float(
@@ -152,7 +151,7 @@ def _proposition_1(profile: Profile, rng: np.random.Generator) -> Claim:
         lr = factor * LR.get(alpha, USUAL_LR)
         return leave(name, alpha, lr, BASINS[basin], rng, walkers=walkers, limit=limit, burn=2000, eps=1e-16)
 
-    found = {
+    exits = {
         (alpha, basin, label): times(*run, alpha, basin)
         for alpha in alphas
         for basin in BASINS
@@ -167,7 +166,7 @@ def _proposition_1(profile: Profile, rng: np.random.Generator) -> Claim:
         shown, above = [], []
         for alpha in alphas:
             for basin in BASINS:
-                a, b = (found | again)[alpha, basin, first], found[alpha, basin, second]
+                a, b = (exits | again)[alpha, basin, first], exits[alpha, basin, second]
                 shown.append(f"{a.mean:.0f} and {b.mean:.0f} (alpha {alpha:g}, {basin})")
                 above.append((math.log(a.mean) - math.log(b.mean)) / math.hypot(a.error, b.error))
         return ", ".join(shown), above
@@ -205,13 +204,13 @@ def _proposition_1(profile: Profile, rng: np.random.Generator) -> Claim:
             "lr": [LR.get(alpha, USUAL_LR) for alpha in alphas],
             "basins": list(BASINS),
             "runs": list(runs),
-            "means": [[[found[a, b, r].mean for r in runs] for b in BASINS] for a in alphas],
-            "exits": [[[found[a, b, r].times.size for r in runs] for b in BASINS] for a in alphas],
+            "means": [[[exits[a, b, r].mean for r in runs] for b in BASINS] for a in alphas],
+            "exits": [[[exits[a, b, r].times.size for r in runs] for b in BASINS] for a in alphas],
         },
     )
 
 
-def draw_frozen(ax: Axes, data: Mapping[str, Any]) -> None:
+def draw_frozen(ax: Axes, data: Data) -> None:
     """Draw the exponent of the exit time, measured and claimed."""
     alpha = np.asarray(data["alpha"])
     slopes = np.array([data["slopes"].get(a, data["slopes"].get(str(a))) for a in alpha.tolist()])
@@ -226,7 +225,7 @@ def draw_frozen(ax: Axes, data: Mapping[str, Any]) -> None:
     ax.legend(loc="lower left")
 
 
-def draw_exits(ax: Axes, data: Mapping[str, Any]) -> None:
+def draw_exits(ax: Axes, data: Data) -> None:
     """Draw the mean exit steps of the four runs."""
     means = np.asarray(data["means"])
     alphas, basins, runs = data["alpha"], data["basins"], data["runs"]

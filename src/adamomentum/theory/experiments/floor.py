@@ -6,14 +6,13 @@ Tested in tests/theory/test_experiments.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from adamomentum.page.figures import COLOURS, THIN, plain_ticks
-from adamomentum.theory.claims import Check, Claim, Drawing, Profile
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
 from adamomentum.theory.moments import crossover_gradient, denominator_floor, stable_lr
 from adamomentum.theory.responses import fresh, responses
@@ -38,13 +37,14 @@ def run(profile: Profile, seed: int) -> list[Claim]:
 def _steps_of_sgd(name: str, whose: str, eps: float, betas: tuple[float, float], steps: int) -> Check:
     floor = denominator_floor(eps, betas[1])
     gradient = np.array([-1e-6, 1e-5, 1e-4]) * floor
-    made = np.array([u for (u,) in responses([fresh(name, (3,), betas=betas, eps=eps)], [gradient] * steps)])
-    found = gradient / made
+    updates = np.array([u for (u,) in responses([fresh(name, (3,), betas=betas, eps=eps)], [gradient] * steps)])
+    denominators = gradient / updates
     # What the gradient itself adds to the floor's square: 1e-8 of it.
-    worst = float(np.abs(found / floor - 1).max())
+    worst = float(np.abs(denominators / floor - 1).max())
     return Check(
         f"eps {eps:g}, betas {betas}: {whose} update to gradients far below it is the gradient over "
-        f"{found.min():.4g} to {found.max():.4g} in the first {steps} steps; must be over {floor:.4g}, to 1e-6",
+        f"{denominators.min():.4g} to {denominators.max():.4g} in the first {steps} steps; must be over {floor:.4g}, "
+        "to 1e-6",
         worst < 1e-6,
     )
 
@@ -122,12 +122,12 @@ def _stability(profile: Profile, rng: np.random.Generator) -> Claim:
     data: dict[str, Array] = {"ratio": ratio}
     stable = ratio < 1
 
-    def rests(betas: tuple[float, float], what: str, found: Array) -> Check:
+    def rests(betas: tuple[float, float], what: str, distances: Array) -> Check:
         # Below the limit distances shrink by a factor a step, above it none is left alone: nothing lies between.
         return Check(
-            f"betas {betas}: at {what} times the limit x stays within {found.max():.1e} lr of the minimum in the "
+            f"betas {betas}: at {what} times the limit x stays within {distances.max():.1e} lr of the minimum in the "
             "second half of the steps; must be below 1e-9",
-            bool(found.max() < 1e-9),
+            bool(distances.max() < 1e-9),
         )
 
     for betas, steps in RUNS[profile]:
@@ -159,7 +159,7 @@ def _stability(profile: Profile, rng: np.random.Generator) -> Claim:
     )
 
 
-def draw_crossover(ax: Axes, data: Mapping[str, Any]) -> None:
+def draw_crossover(ax: Axes, data: Data) -> None:
     """Draw the update against the size of an alternating gradient, with eps = 1e-8."""
     gradient = np.asarray(data["scale"]) * data["gradient"]
     line = np.geomspace(gradient.min(), gradient.max(), 200)
@@ -175,7 +175,7 @@ def draw_crossover(ax: Axes, data: Mapping[str, Any]) -> None:
     ax.set_title("Below the crossover, steps of SGD (eps = 1e-8)")
 
 
-def draw_stability(ax: Axes, data: Mapping[str, Any]) -> None:
+def draw_stability(ax: Axes, data: Data) -> None:
     """Draw how far from the minimum it stays, against lr over its limit."""
     shades = cycle(COLOURS.values())
     for betas, far in data.items():

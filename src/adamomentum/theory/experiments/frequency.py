@@ -5,13 +5,12 @@ Tested in tests/theory/test_experiments.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from adamomentum.page.figures import COLOURS, plain_ticks
-from adamomentum.theory.claims import Check, Claim, Drawing, Profile
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
 from adamomentum.theory.moments import ema_gain, restoration_factor
 from adamomentum.theory.responses import fresh, responses
@@ -45,8 +44,8 @@ def update_rms(name: str, omega: Array, beta1: float, steps: int) -> Array:
     phase = np.array([[0.25], [0.75]]) * np.pi
     gradients = (np.cos(omega * t + phase) for t in range(steps))
     total = np.zeros(omega.size)
-    made = responses([fresh(name, (2, omega.size), betas=(beta1, 0.999))], gradients)
-    for t, (update,) in enumerate(made):
+    answers = responses([fresh(name, (2, omega.size), betas=(beta1, 0.999))], gradients)
+    for t, (update,) in enumerate(answers):
         if t >= steps - MEASURED:
             total += (update**2).mean(axis=0)
     return np.asarray(np.sqrt(total / MEASURED))
@@ -100,7 +99,7 @@ def _unit(whose: str, beta1: float, deviation: float) -> Check:
     )
 
 
-def draw(ax: Axes, data: Mapping[str, Any]) -> None:
+def draw(ax: Axes, data: Data) -> None:
     """Draw the RMS update of both optimizers against the frequency of the gradient."""
     omega = np.asarray(data["omega"])
     for name in ("adamomentum", "adam"):

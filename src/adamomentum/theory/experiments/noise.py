@@ -5,14 +5,14 @@ Tested in tests/theory/test_experiments.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.polynomial import Polynomial
 
 from adamomentum.page.figures import COLOURS, plain_ticks
-from adamomentum.theory.claims import Check, Claim, Drawing, Profile
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
 from adamomentum.theory.escape import assumption5
 from adamomentum.theory.moments import adam_equivalent_lr, ar1_momentum_ratio, noise_floor, snr_step
@@ -56,9 +56,9 @@ def _signal_to_noise(profile: Profile, rng: np.random.Generator) -> Claim:
 
     steppers = [fresh(name, shape) for name in NAMES]
     total, squares = np.zeros((2, len(NAMES), *shape))
-    for t, made in enumerate(responses(steppers, gradients())):
+    for t, each in enumerate(responses(steppers, gradients())):
         if t >= burn:
-            updates = np.stack(made)
+            updates = np.stack(each)
             total += updates
             squares += updates**2
     drift, error = (total / steps).mean(axis=2), (total / steps).std(axis=2, ddof=1) / np.sqrt(rows)
@@ -133,7 +133,8 @@ def on_quadratic(name: Name, lr: float, beta1: float, size: tuple[int, int, int]
 def _floor(profile: Profile, rng: np.random.Generator) -> Claim:
     lr, beta1s = 0.02, (0.5, 0.8, 0.9, 0.95, 0.99)
     size = (1500, 1000, 1000) if profile == "quick" else (6000, 3000, 4000)
-    found = {name: np.array([on_quadratic(name, lr, b, size, rng) for b in beta1s]) for name in ("adamomentum", "adam")}
+    both: tuple[Name, ...] = ("adamomentum", "adam")
+    measured = {name: np.array([on_quadratic(name, lr, b, size, rng) for b in beta1s]) for name in both}
     factors = np.array([adam_equivalent_lr(1.0, b) for b in beta1s])
     # Adam's x^2, which has the longer memory, is correlated over 1 / lr steps: so many values count as independent,
     # and the square of a normal number has the relative variance 2. The quadratic's own gradient adds lr / 2 to Adam's
@@ -142,9 +143,9 @@ def _floor(profile: Profile, rng: np.random.Generator) -> Claim:
     allowed = np.array([spread_of_v(b) for b in beta1s]) + np.sqrt(2) * adams
     equal = adam_equivalent_lr(lr)
     equal_allowed = allowed[beta1s.index(0.9)] + equal / 4
-    ratio = found["adamomentum"] / found["adam"]
+    ratio = measured["adamomentum"] / measured["adam"]
     matched = on_quadratic("adam", equal, 0.9, size, rng)
-    at_09 = found["adamomentum"][beta1s.index(0.9)]
+    at_09 = measured["adamomentum"][beta1s.index(0.9)]
 
     def independent(whose: str, floors: Array) -> Check:
         return Check(
@@ -159,7 +160,7 @@ def _floor(profile: Profile, rng: np.random.Generator) -> Claim:
         "not depend on beta1",
         source="this library",
         printed=(
-            independent("Adam's", found["adam"]),
+            independent("Adam's", measured["adam"]),
             Check(
                 f"AdaMomentum's over Adam's, at beta1 {beta1s}: "
                 + ", ".join(f"{r:.2f} ({f:.2f})" for r, f in zip(ratio, factors, strict=True))
@@ -173,13 +174,13 @@ def _floor(profile: Profile, rng: np.random.Generator) -> Claim:
                 bool(abs(matched / at_09 - 1) < equal_allowed),
             ),
         ),
-        control=independent("AdaMomentum's", found["adamomentum"]),
+        control=independent("AdaMomentum's", measured["adamomentum"]),
         relied_on=True,
         note="Both floors are proportional to lr: let it decay. And change lr with beta1.",
         data={
             "beta1": beta1s,
-            "adamomentum": 2 * found["adamomentum"] / lr,
-            "adam": 2 * found["adam"] / lr,
+            "adamomentum": 2 * measured["adamomentum"] / lr,
+            "adam": 2 * measured["adam"] / lr,
             "formula": factors,
         },
     )
@@ -226,12 +227,12 @@ def _assumption_5(profile: Profile, rng: np.random.Generator) -> Claim:
     b = Polynomial([0, 1])
     missing = ((2 - b) * (1 + b) - b * (1 - b)).trim(1e-15)
 
-    def below(what: str, found: Array) -> Check:
+    def below(what: str, ratios: Array) -> Check:
         return Check(
-            f"{what} E m^2 / E g^2 is {', '.join(f'{r:.3f}' for r in found)} for noise with correlations "
+            f"{what} E m^2 / E g^2 is {', '.join(f'{r:.3f}' for r in ratios)} for noise with correlations "
             f"{', '.join(f'{phi:g}' for phi in phis)} of neighbours; must be at most 1 in each (no average of a "
             f"stationary noise has more), and so below the {required:.3f} that the assumption asks for",
-            bool((found <= 1).all() and required > 1),
+            bool((ratios <= 1).all() and required > 1),
         )
 
     return Claim(
@@ -267,7 +268,7 @@ def _assumption_5(profile: Profile, rng: np.random.Generator) -> Claim:
     )
 
 
-def draw_signal_to_noise(ax: Axes, data: Mapping[str, Any]) -> None:
+def draw_signal_to_noise(ax: Axes, data: Data) -> None:
     """Draw the RMS update against the signal to noise ratio: measured dots, closed-form lines."""
     rho, names = np.asarray(data["rho"]), list(data["names"])
     # The logarithmic axis has no 0; pure noise stands at its left end.
@@ -287,7 +288,7 @@ def draw_signal_to_noise(ax: Axes, data: Mapping[str, Any]) -> None:
     ax.legend(loc="upper left")
 
 
-def draw_noise_floor(ax: Axes, data: Mapping[str, Any]) -> None:
+def draw_noise_floor(ax: Axes, data: Data) -> None:
     """Draw the noise floors over lr / 2, against beta1."""
     beta1 = np.asarray(data["beta1"])
     grid = np.linspace(0, 0.992, 300)

@@ -6,13 +6,13 @@ Tested in tests/theory/test_experiments.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from adamomentum.page.figures import COLOURS, THIN, plain_ticks
-from adamomentum.theory.claims import Check, Claim, Drawing, Profile
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
 from adamomentum.theory.moments import noise_attenuation, v_sandwich
 from adamomentum.theory.responses import FAMILIES, adversarial, fresh, responses
@@ -83,7 +83,7 @@ def run(profile: Profile, seed: int) -> list[Claim]:
     rng = np.random.default_rng([seed, 1])
     rows = ROWS[profile] * len(FAMILIES)
     checks: list[Check] = []
-    found: dict[tuple[float, float], tuple[float, float, Array]] = {}
+    extremes: dict[tuple[float, float], tuple[float, float, Array]] = {}
     for betas in BETAS[profile]:
         (low, high), steps, gap = v_sandwich(betas), _steps(betas, profile), _gap(betas, _steps(betas, profile))
         pairs = zip(adversarial(rng, ROWS[profile], steps), extremal(betas, steps), strict=True)
@@ -92,7 +92,7 @@ def run(profile: Profile, seed: int) -> list[Claim]:
         for (last,) in ratios(betas, gradients, rows + 2, ["adamomentum"]):
             known = last[~np.isnan(last)]
             least, most = min(least, float(known.min())), max(most, float(known.max()))
-        found[betas] = least, most, last
+        extremes[betas] = least, most, last
         checks += [
             Check(
                 f"betas {betas}: over {rows:,} sequences of {steps:,} gradients the ratio went from {least:.5f} to "
@@ -105,7 +105,7 @@ def run(profile: Profile, seed: int) -> list[Claim]:
                 bool(abs(last[-2] / low - 1) < gap and abs(last[-1] / high - 1) < gap),
             ),
         ]
-    least, most, last = found[DEFAULT]
+    least, most, last = extremes[DEFAULT]
     # Without the root of beta2, gamma would be beta1.
     wrong = (1.0, (1 + DEFAULT[0]) / (1 - DEFAULT[0]))
     theorem = Claim(
@@ -177,7 +177,7 @@ def _larger(rng: np.random.Generator, steps: int, least: float) -> Claim:
     )
 
 
-def draw(ax: Axes, data: Mapping[str, Any]) -> None:
+def draw(ax: Axes, data: Data) -> None:
     """Draw the ratio of the updates at the last step of each sequence, by family, between the two limits."""
     families = list(data["families"])
     rng = np.random.default_rng(0)

@@ -5,13 +5,13 @@ Tested in tests/theory/test_experiments.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from adamomentum.page.figures import COLOURS, DASHED, INK, plain_ticks
-from adamomentum.theory.claims import Check, Claim, Drawing, Profile
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
 from adamomentum.theory.guidance import warmup_steps
 from adamomentum.theory.moments import noise_attenuation
@@ -50,9 +50,9 @@ def _profile(name: str, betas: tuple[float, float], steps: int, lrs: Array | Non
 
 def _is_profile(name: str, whose: str, betas: tuple[float, float], steps: int) -> Check:
     expected = startup_profile(steps, betas)
-    made = _profile(name, betas, steps)
-    deviation = float(np.abs(made / expected[:, None] - 1).max())
-    shown = ", ".join(f"{made[t, 3]:.2f}" for t in (0, 1, 2, 4, 19))
+    lengths = _profile(name, betas, steps)
+    deviation = float(np.abs(lengths / expected[:, None] - 1).max())
+    shown = ", ".join(f"{lengths[t, 3]:.2f}" for t in (0, 1, 2, 4, 19))
     return Check(
         f"betas {betas}: {whose} updates of step 1, 2, 3, 5 and 20 are {shown} lr; the first {steps} must be 1 / "
         f"sqrt(vhat) to {EXACT:g}, are to {deviation:.1e}",
@@ -194,8 +194,8 @@ def _outlier(profile: Profile, rng: np.random.Generator) -> Claim:
     steppers = [fresh(name, (rows + 2,)) for name in ("adamomentum", "adam")]
     path = np.zeros((2, after, rows + 2))
     longest = np.zeros((2, rows + 2))
-    for t, made in enumerate(responses(steppers, gradients()), 1):
-        updates = np.stack(made)
+    for t, each in enumerate(responses(steppers, gradients()), 1):
+        updates = np.stack(each)
         longest = np.maximum(longest, np.abs(updates))
         if t >= at:
             path[:, t - at] = updates
@@ -246,11 +246,11 @@ def _outlier(profile: Profile, rng: np.random.Generator) -> Claim:
     )
 
 
-def draw_startup(ax: Axes, data: Mapping[str, Any]) -> None:
+def draw_startup(ax: Axes, data: Data) -> None:
     """Draw the first updates against a constant gradient, and the longest one left by linear warm-up."""
     for name in ("adamomentum", "adam"):
-        made = np.asarray(data[name])
-        ax.plot(np.arange(1, made.size + 1), made, color=COLOURS[name], label=LABELS[name])
+        lengths = np.asarray(data[name])
+        ax.plot(np.arange(1, lengths.size + 1), lengths, color=COLOURS[name], label=LABELS[name])
     order = np.argsort(data["warmup"])
     ax.plot(
         np.asarray(data["warmup"])[order],
@@ -271,11 +271,11 @@ def draw_startup(ax: Axes, data: Mapping[str, Any]) -> None:
     ax.legend(loc="upper right")
 
 
-def draw_outlier(ax: Axes, data: Mapping[str, Any]) -> None:
+def draw_outlier(ax: Axes, data: Data) -> None:
     """Draw the way travelled after one huge gradient."""
     for name, limit in zip(("adamomentum", "adam"), data["limits"], strict=True):
-        made = np.asarray(data[name])
-        ax.plot(np.arange(made.size), made, color=COLOURS[name], label=LABELS[name])
+        way = np.asarray(data[name])
+        ax.plot(np.arange(way.size), way, color=COLOURS[name], label=LABELS[name])
         ax.axhline(limit, color=COLOURS[name], linewidth=1, linestyle=DASHED)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("steps after the gradient")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from adamomentum.page.figures import COLOURS, THIN
-from adamomentum.theory.claims import Check, Claim, Drawing, Profile
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
 from adamomentum.theory.nonconvex import Constants, gradnorm_bound, preconditioner_bounds, step_limit
 from adamomentum.theory.steppers import Stepper
@@ -55,14 +54,14 @@ def squared_norms(c: Constants, start: Array, alpha: Array, one_minus_beta1: Arr
         rng: of the noise in the gradient, uniform up to :data:`NOISE`.
     """
     stepper = Stepper("adamomentum", start, eps=c.eps, betas=(0.9, c.beta2))
-    found = np.empty(alpha.size)
+    norms = np.empty(alpha.size)
     for t, (a, one_minus) in enumerate(zip(alpha, one_minus_beta1, strict=False)):
         gradient = np.sin(stepper.theta)
-        found[t] = (gradient**2).sum() / len(start)
+        norms[t] = (gradient**2).sum() / len(start)
         beta1 = 1 - one_minus
         stepper.set(lr=a * (1 - beta1 ** (t + 1)), betas=(beta1, c.beta2))
         stepper.step(gradient + rng.uniform(-NOISE, NOISE, start.shape))
-    return found
+    return norms
 
 
 def running_mean(values: Array) -> Array:
@@ -121,8 +120,8 @@ def _stationarity(profile: Profile, rng: np.random.Generator) -> Claim:
             bool(abs(in_units[printed] - 1) < 1e-9),
         )
 
-    def below(found: tuple[float, float, bool], how: str) -> Check:
-        mean, bound, applicable = found
+    def below(outcome: tuple[float, float, bool], how: str) -> Check:
+        mean, bound, applicable = outcome
         return Check(
             f"{how}: the mean squared gradient norm is {mean:.3g}, {mean / bound:.2g} times the bound, which "
             f"{'applies' if applicable else 'does not apply'}; must be at most 1",
@@ -148,8 +147,8 @@ def _stationarity(profile: Profile, rng: np.random.Generator) -> Claim:
                 slope <= bound_slope + 0.02,
             ),
             *(
-                below(found, f"constant beta1 = {1 - x:g} and lr, {constant_steps} steps")
-                for x, found in zip(CONSTANT, floors, strict=True)
+                below(outcome, f"constant beta1 = {1 - x:g} and lr, {constant_steps} steps")
+                for x, outcome in zip(CONSTANT, floors, strict=True)
             ),
             Check(
                 f"the bound applies in {sum(applies for *_, applies in floors)} of {len(floors)} of these, and not at "
@@ -207,7 +206,7 @@ def _defaults() -> Claim:
     )
 
 
-def draw(ax: Axes, data: Mapping[str, Any]) -> None:
+def draw(ax: Axes, data: Data) -> None:
     """Draw the mean squared gradient norm and bound against the number of steps."""
     ax.plot(data["steps"], data["mean"], color=COLOURS["adamomentum"], label="AdaMomentum")
     ax.plot(data["steps"], data["bound"], label="bound", **THIN)

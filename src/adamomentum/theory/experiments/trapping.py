@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from adamomentum.page.figures import COLOURS
-from adamomentum.theory.claims import Check, Claim, Drawing, Profile
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
 from adamomentum.theory.steppers import LABELS, Stepper
 
@@ -72,11 +72,6 @@ def _labels() -> list[str]:
     return [f"{landscape.label}{', noise' if noisy else ''}" for landscape, noisy in CELLS]
 
 
-def run(profile: Profile, seed: int) -> list[Claim]:
-    """Run all optimizers from all starting points at all learning rates."""
-    return [_trapping(profile, np.random.default_rng([seed, 10]))]
-
-
 def successes(name: str, lr: float, rows: int, rng: np.random.Generator) -> Array:
     """Return whether each run reaches the global minimum: shape (cells, rows). Cosine decay of lr over STEPS steps."""
     theta = np.stack([rng.uniform(*landscape.starts, rows) for landscape, _ in CELLS])
@@ -103,7 +98,9 @@ def successes(name: str, lr: float, rows: int, rng: np.random.Generator) -> Arra
     return reached
 
 
-def _trapping(profile: Profile, rng: np.random.Generator) -> Claim:
+def run(profile: Profile, seed: int) -> list[Claim]:
+    """Run all optimizers from all starting points at all learning rates."""
+    rng = np.random.default_rng([seed, 10])
     rows = STARTS[profile]
     half = rows // 2
     reached = {name: np.stack([successes(name, lr, rows, rng) for lr in LRS]) for name in NAMES}
@@ -142,7 +139,7 @@ def _trapping(profile: Profile, rng: np.random.Generator) -> Claim:
     bare = ", ".join(
         f"{label} {100 * f:.0f} %" for label, f, noisy in zip(_labels(), equal[FBC], noisy, strict=True) if not noisy
     )
-    return Claim(
+    claim = Claim(
         key="trapping",
         title="Adam is trapped in local minima where AdaMomentum is not",
         source="the paper's abstract, and its section on trapping",
@@ -161,12 +158,13 @@ def _trapping(profile: Profile, rng: np.random.Generator) -> Claim:
             "cells": _labels(),
             "names": list(NAMES),
             "success": {name: runs.mean(axis=2).T for name, runs in reached.items()},
-            "own": {name: {"success": found[0], "lr": found[1]} for name, found in own.items()},
+            "own": {name: {"success": success, "lr": lr} for name, (success, lr) in own.items()},
         },
     )
+    return [claim]
 
 
-def draw(ax: Axes, data: Mapping[str, Any]) -> None:
+def draw(ax: Axes, data: Data) -> None:
     """Draw success against lr, averaged over the landscapes with noise."""
     cells = [i for i, cell in enumerate(data["cells"]) if "noise" in cell]
     for name in data["names"]:
