@@ -90,6 +90,8 @@ def max_update(betas: tuple[float, float] = (0.9, 0.999), kind: Kind = "adamomen
     """
     beta1, beta2 = check_betas(betas)
     if _is_adam(kind):
+        if beta1 == 0:  # gamma is 0 whatever beta2
+            return 1 / math.sqrt(1 - beta2)
         return (1 - beta1) / math.sqrt((1 - beta2) * (1 - beta1**2 / beta2)) if beta1**2 < beta2 else math.inf
     return max(1 / (1 - beta1), 1 / math.sqrt(1 - beta2))
 
