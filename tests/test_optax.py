@@ -241,6 +241,25 @@ def test_derivatives_in_both_modes_through_a_loop() -> None:
     np.testing.assert_allclose(along, found[0].sum(axis=1) + found[1], rtol=2e-2)
 
 
+@pytest.mark.parametrize("decay_rate", ["b1", "b2"])
+def test_the_derivative_by_a_decay_rate_is_a_number_at_0_too(decay_rate) -> None:
+    """It was NaN there: 1 - b^t came from the logarithm of b."""
+
+    def moved(b, steps):
+        transform = scale_by_adamomentum(**{decay_rate: b})
+        state = transform.init(jnp.zeros(2))
+        for t in range(steps):
+            updates, state = transform.update((t + 1) * jnp.asarray([1.0, -2.0]), state)
+        return updates[0]
+
+    for steps in (1, 2, 3):
+        step = 2**-9
+        slope = (moved(jnp.float32(step), steps) - moved(jnp.float32(0), steps)) / step
+        derivative = jax.grad(moved)(0.0, steps)
+        np.testing.assert_allclose(derivative, slope, atol=0.02)
+        assert steps == 1 or abs(derivative) > 0.1
+
+
 @pytest.mark.parametrize("options", REDUCED.values(), ids=REDUCED.keys())
 def test_a_donated_step_is_made_in_place(options: dict) -> None:
     """A copy of the old moments in each step was what bfloat16 cost; with amsgrad the second is read twice."""

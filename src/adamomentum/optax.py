@@ -358,7 +358,9 @@ def _one_minus_power(b: Number, count: jax.Array) -> jax.Array:
     if isinstance(b, int | float):
         log = math.log(b) if b else -math.inf
         return -jnp.expm1(count * log)
-    return -jnp.expm1(count * jnp.log(b))
+    # The logarithm has no derivative at 0: there the power itself is taken.
+    positive = b > 0
+    return jnp.where(positive, -jnp.expm1(count * jnp.log(jnp.where(positive, b, 1))), 1 - b**count)
 
 
 def _abs_squared(x: jax.Array) -> jax.Array:

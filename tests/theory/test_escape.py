@@ -1,4 +1,4 @@
-"""Heavy-tailed noise, exit times, landscapes, and what the experiments on them conclude."""
+"""Heavy-tailed noise, Assumption 5, and the stopwatch of exit times."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import kstest, levy_stable
-from theory_faults import assert_drawn
-from theory_verdicts import VERDICTS
 
-from adamomentum.theory import escape, steppers
-from adamomentum.theory.drawings import escape as drawings
+from adamomentum.theory import escape
 from adamomentum.theory.escape import (
     Exits,
     assumption5,
@@ -20,7 +17,6 @@ from adamomentum.theory.escape import (
     sample_stable,
     stable_tail_constant,
 )
-from adamomentum.theory.experiments import exits, selectivity, trapping
 from adamomentum.theory.steppers import Stepper
 
 
@@ -111,45 +107,6 @@ def test_the_stopwatch_waits_until_enough_have_left() -> None:
     assert (found.censored, found.limit) == (1, 4 * escape.PATIENCE)
 
 
-def exits_of(mean: float, count: int = 1000, censored: int = 0) -> Exits:
-    return Exits(np.full(count, mean), censored, int(mean))
-
-
-def test_sharp_basins_left_sooner() -> None:
-    def cell(flat: float, sharp: float, thrown: float = 0.0, count: int = 1000) -> selectivity.Cell:
-        return selectivity.Cell(25.0, exits_of(flat, count), exits_of(sharp, count), thrown)
-
-    assert selectivity.left_sooner("x", [cell(200, 100)]).holds
-    assert not selectivity.left_sooner("x", [cell(100, 200)]).holds
-    # Three standard errors of the ratio of two means of 1,000 are 13 %.
-    assert cell(200, 100).error == pytest.approx(math.sqrt(2 / 1000))
-    assert not selectivity.left_sooner("x", [cell(113, 100)]).holds
-    assert selectivity.left_sooner("x", [cell(116, 100)]).holds
-    assert not selectivity.left_sooner("x", [cell(200, 100), cell(113, 100)]).holds
-    # Nobody left the sharp basin.
-    assert not selectivity.left_sooner("x", [selectivity.Cell(25.0, exits_of(10), Exits(np.zeros(0), 9, 99), 0)]).holds
-    # What leaves without noise does not count, for or against; it is not enough alone.
-    thrown = selectivity.left_sooner("x", [cell(200, 100), cell(50, 100, thrown=1.0)])
-    assert thrown.holds
-    assert "0.50 ± 0.02 (h = 25, leaves without noise)" in thrown.text
-    assert not selectivity.left_sooner("x", [cell(200, 100, thrown=1.0)]).holds
-
-
-@pytest.mark.parametrize(("product", "thrown"), [(2.5, 0.0), (4.0, 1.0)])
-def test_who_is_thrown_out_of_a_basin(product, thrown) -> None:
-    """SGD with momentum 0.9 is stable in a quadratic as long as lr times curvature is below 2 (1 + 0.9) = 3.8."""
-    h, noise, rng = 25.0, selectivity.Noise("none"), np.random.default_rng(0)
-    assert selectivity.thrown_out("sgdm", product / h, selectivity.SHAPES[0], h, noise, rng, walkers=5) == thrown
-
-
-def test_noise_that_grows_with_sharpness() -> None:
-    def scale(noise: selectivity.Noise, h: float) -> float:
-        return float(noise.draw(np.random.default_rng(0), h)((100_000,)).std())
-
-    assert scale(selectivity.GAUSSIAN, 25.0) == pytest.approx(1, rel=0.01)
-    assert scale(selectivity.GROWING, 25.0) == pytest.approx(5, rel=0.01)
-
-
 def test_walkers_that_leave_do_not_disturb_the_others() -> None:
     """The moments of those that stay go on."""
     rng = np.random.default_rng(0)
@@ -169,52 +126,3 @@ def test_walkers_that_leave_do_not_disturb_the_others() -> None:
         stepper.keep(~left)
         alive = alive[~left]
     np.testing.assert_array_equal(found, first)
-
-
-@pytest.mark.parametrize("shape", selectivity.SHAPES, ids=lambda shape: shape.label)
-@pytest.mark.parametrize("sharpness", [1.0, 25.0])
-def test_basins_have_one_height(shape, sharpness) -> None:
-    width = shape.width(sharpness)
-    x = np.linspace(0, width, 20001)[:, None]
-    slope = shape.slope(x, width)[:, 0]
-    assert np.trapezoid(slope, x[:, 0]) == pytest.approx(selectivity.HEIGHT, rel=1e-6)
-    assert shape.slope(-x, width)[:, 0] == pytest.approx(-slope)
-
-
-@pytest.mark.parametrize("landscape", trapping.LANDSCAPES, ids=lambda landscape: landscape.label)
-def test_the_best_minimum_is_where_it_is_said_to_be(landscape) -> None:
-    x = np.linspace(-10, 10, 400_001)
-    slope = landscape.slope(x)
-    height = np.concatenate([[0], np.cumsum((slope[1:] + slope[:-1]) / 2 * np.diff(x))])
-    if landscape.label == "sharp hole":
-        # The hole itself is lower at its bottom than its surroundings, and higher than the bowl's.
-        assert height[np.abs(x - 3).argmin()] > height.min()
-    assert x[height.argmin()] == pytest.approx(landscape.best, abs=0.02)
-
-
-@pytest.fixture
-def small(monkeypatch):
-    monkeypatch.setattr(exits, "WALKERS", {"quick": (300, 100)})
-    monkeypatch.setattr(exits, "LIMIT", {"quick": 6000})
-    monkeypatch.setattr(selectivity, "SIZES", {"quick": (100, 60, 120, (25.0,))})
-    monkeypatch.setattr(trapping, "STARTS", {"quick": 200})
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("small")
-def test_an_optimizer_with_the_square_of_the_gradient_in_v_is_not_selective(monkeypatch) -> None:
-    """It is Adam."""
-    real = steppers._build
-    monkeypatch.setattr(steppers, "_build", lambda name: real("adam" if name == "adamomentum" else name))
-    (claim,) = selectivity.run("quick", 0)
-    assert claim.fault
-    assert not claim.control.holds
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("module", [exits, selectivity, trapping])
-def test_verdicts(module) -> None:
-    found = {claim.key: claim for claim in module.run("quick", 0)}
-    assert {key: claim.verdict for key, claim in found.items()} == VERDICTS[module.EXPERIMENTS[0].name]
-    assert_drawn([panel for panel in drawings.PANELS if panel.claim in found], found)

@@ -241,6 +241,7 @@ def test_adams_largest_update(betas) -> None:
     exact = math.sqrt((((1 - betas[0]) * betas[0] ** k) ** 2 / weights).sum())
     assert transients.max_update(betas, "adam") == pytest.approx(exact, rel=1e-9)
     assert transients.max_update((0.9, 0.8), "adam") == math.inf
+    assert transients.max_update((0.0, 0.0), "adam") == 1  # the sign of the gradient
 
 
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.9, 0.95), (0.5, 0.99), (0.0, 0.9)])

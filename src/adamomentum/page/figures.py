@@ -1,4 +1,7 @@
-"""The look of figures, and how they get into a page; one colour an optimizer everywhere."""
+"""The look of figures, and how they get into a page; one colour an optimizer everywhere.
+
+matplotlib is imported when something is drawn, so that who needs a colour alone does not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,13 @@ import io
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
-
-import matplotlib
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any, cast
 
 from adamomentum.files import write_atomic
-from adamomentum.page.png import pack
-from adamomentum.page.svg import compact
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart with all common kinds of colour blindness; black is left to the text.
 COLOURS = {
@@ -76,6 +78,15 @@ STYLE: dict[str, Any] = {
 }
 
 
+def plain_ticks(axis: Axis, ticks: list[float]) -> None:
+    """Set ticks of a logarithmic axis, as plain numbers."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(lambda v, _: f"{v:g}")
+    axis.set_minor_locator(NullLocator())
+
+
 def panel(
     draw_in: Callable[..., bool | None],
     name: str,
@@ -97,6 +108,9 @@ def panel(
     Returns:
         What shows the figure in a page, or None if there is nothing to show.
     """
+    import matplotlib
+    from matplotlib.figure import Figure
+
     # The salt makes the file reproducible.
     with matplotlib.rc_context(cast("Any", {**STYLE, "svg.hashsalt": name})):
         figure = Figure(figsize=size, layout="constrained")
@@ -119,6 +133,8 @@ def save(figure: Figure, name: str, folder: Path) -> str:
 
 def as_svg(figure: Figure) -> str:
     """Return a figure as SVG without a ground."""
+    from adamomentum.page.svg import compact
+
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return compact(buffer.getvalue().decode())
@@ -126,6 +142,8 @@ def as_svg(figure: Figure) -> str:
 
 def as_png(figure: Figure) -> bytes:
     """Return a figure as PNG."""
+    from adamomentum.page.png import pack
+
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return pack(buffer.getvalue())

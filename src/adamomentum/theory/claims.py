@@ -1,13 +1,18 @@
-"""What a claim of the paper is, and how a verdict follows from what was computed."""
+"""What a claim of the paper is, how a verdict follows from what was computed, and what computes and draws it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Verdict = Literal["confirmed", "confirmed with corrections", "not confirmed", "refuted", "undecided"]
 Profile = Literal["quick", "full"]
+Data = Mapping[str, Any]
+"""The numbers behind a claim by name, lists for arrays where they come from a file."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Claim:
     relied_on: bool = False
     note: str = ""
     missing: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Data = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -99,14 +104,20 @@ class Failure:
     error: str
 
 
+Experiment = Callable[[Profile, int], list[Claim]]
+"""Computes one claim, or several that share their runs, from a profile and a seed, its only source of randomness."""
+
+
 @dataclass(frozen=True)
-class Experiment:
-    """Computes one claim, or several that share their runs.
+class Drawing:
+    """A figure of a claim's numbers, which stands below it.
 
     Attributes:
-        name: short name.
-        run: returns the claims, given the profile and a seed that is the only source of randomness.
+        draw: draws the claim's ``data`` into axes; sets labels, scales, legend.
+        caption: what is to be seen, in a sentence or two; what the axes are, where they do not say it themselves.
+        file: name of its files, without ending; empty: the claim's key.
     """
 
-    name: str
-    run: Callable[[Profile, int], list[Claim]]
+    draw: Callable[[Axes, Data], None]
+    caption: str
+    file: str = ""

@@ -45,11 +45,10 @@ def theory(
     from rich.console import Console
     from rich.progress import Progress
 
-    from adamomentum.theory import page
-    from adamomentum.theory.catalogue import experiments
+    from adamomentum.theory import experiments, page
     from adamomentum.theory.run import run_all
 
-    known = experiments()
+    known = experiments.by_name()
     wanted = {name.strip() for name in only.split(",") if name.strip()} or known.keys()
     unknown = sorted(wanted - known.keys())
     if unknown:
@@ -60,24 +59,23 @@ def theory(
         page.check(out)
     except OSError as error:
         raise typer.BadParameter(str(error), param_hint="--out") from None
-    names = [name for name in known if name in wanted]
+    chosen = {name: experiment for name, experiment in known.items() if name in wanted}
     console = Console()
     profile: Profile = "full" if full else "quick"
-    found: dict[str, list[Claim] | Failure] = {}
+    outcomes: dict[str, list[Claim] | Failure] = {}
     unwritten = False
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("experiments", total=len(names))
-        chosen = [known[name] for name in names]
+        task = progress.add_task("experiments", total=len(chosen))
         try:
-            for name, made in run_all(chosen, profile, seed, min(workers or available_cores(), MOST_WORKERS)):
-                found[name] = made
+            for name, outcome in run_all(chosen, profile, seed, min(workers or available_cores(), MOST_WORKERS)):
+                outcomes[name] = outcome
                 progress.advance(task)
         except KeyboardInterrupt:
             say(progress.console, "Stopped: nothing was written.")
             raise typer.Exit(INTERRUPTED) from None
-    made_of = [found[name] for name in names]
-    claims = [claim for made in made_of if isinstance(made, list) for claim in made]
-    failures = [made for made in made_of if not isinstance(made, list)]
+    in_order = [outcomes[name] for name in chosen]
+    claims = [claim for outcome in in_order if isinstance(outcome, list) for claim in outcome]
+    failures = [outcome for outcome in in_order if not isinstance(outcome, list)]
     _table(console, claims)
     try:
         path = page.write(claims, profile, seed, shlex.join(["adamomentum", *sys.argv[1:]]), out, failures)

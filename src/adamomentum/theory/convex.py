@@ -15,10 +15,8 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from adamomentum.theory.arguments import check_betas, check_number, check_steps
-from adamomentum.theory.bound import Bound
+from adamomentum.theory.common import Array, Bound, check_betas, check_number, check_steps
 
 __all__ = [
     "RegretLedger",
@@ -27,8 +25,6 @@ __all__ = [
     "regret_bound_paper",
     "regret_bound_thm4",
 ]
-
-Array = NDArray[np.float64]
 
 
 @dataclass

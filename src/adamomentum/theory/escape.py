@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from adamomentum.theory.arguments import check_beta, check_number
+from adamomentum.theory.common import Array, check_beta, check_number
 from adamomentum.theory.moments import noise_attenuation
 from adamomentum.theory.steppers import Stepper
 
@@ -31,7 +31,6 @@ __all__ = [
     "stable_tail_constant",
 ]
 
-Array = NDArray[np.float64]
 
 PATIENCE = 50
 

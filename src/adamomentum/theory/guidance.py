@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from adamomentum.theory.arguments import check_beta, check_betas, check_number
+from adamomentum.theory.common import check_beta, check_betas, check_number
 from adamomentum.theory.moments import adam_equivalent_lr, denominator_floor, noise_attenuation
 from adamomentum.theory.transients import startup_profile, warmup_peak
 

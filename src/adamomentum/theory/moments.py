@@ -13,9 +13,9 @@ import math
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from adamomentum.theory.arguments import check_beta, check_betas, check_number, check_steps
+from adamomentum.theory.common import Array, check_beta, check_betas, check_number, check_steps
 from adamomentum.theory.transients import (
     max_update,
     max_update_at,
@@ -46,7 +46,6 @@ __all__ = [
 
 Kind = Literal["adam", "adamomentum", "adabelief"]
 """Which optimizer a formula is about."""
-Array = NDArray[np.float64]
 
 
 def ema_gain(omega: ArrayLike, beta1: float = 0.9) -> Array:

@@ -16,14 +16,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from adamomentum.theory.arguments import check_beta, check_number
-from adamomentum.theory.bound import Bound
+from adamomentum.theory.common import Array, Bound, check_beta, check_number
 
 __all__ = ["Constants", "applicable", "gradnorm_bound", "preconditioner_bounds", "step_limit"]
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -175,4 +171,4 @@ def gradnorm_bound(c: Constants, alpha: Array, one_minus_beta1: Array, *, printe
     reason = applicable(c, alpha, one_minus_beta1)
     if not reason and printed and c.smoothness < 0.25:
         reason = f"the printed constant is smaller than what is proved for L < 1/4, got L = {c.smoothness:g}"
-    return Bound(total / (alpha[-1] * alpha.size), not reason, reason)
+    return Bound(float(total / (alpha[-1] * alpha.size)), not reason, reason)

@@ -1,4 +1,4 @@
-"""What the theory's experiments found, for readers and for programs."""
+"""What the theory's experiments say, for readers and for programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, get_args
 from adamomentum.files import check_output, write_atomic
 from adamomentum.page.figures import panel
 from adamomentum.page.templates import template
-from adamomentum.theory.catalogue import panels
+from adamomentum.theory import experiments
 from adamomentum.theory.claims import Check, Claim, Failure, Profile, Verdict
 
 PAGE = "theory.html"
@@ -63,18 +63,19 @@ def write(
         "failures": [asdict(failure) for failure in failures],
     }
     write_atomic(folder / CLAIMS, (_as_json(record) + "\n").encode())
-    known = {claim.key: claim for claim in claims}
-    drawn: dict[str, list[tuple[str, str]]] = {}
-    for p in panels():
-        if p.claim in known and not known[p.claim].missing:
-            shown = panel(p.draw, p.name, folder / FIGURES, known[p.claim].data, size=SIZE, linked=True)
-            if shown is not None:
-                drawn.setdefault(p.claim, []).append((shown, p.caption))
+    known = experiments.drawings()
+    figures = {}
+    for claim in claims:
+        if claim.key in known and not claim.missing:
+            drawing = known[claim.key]
+            name = drawing.file or claim.key
+            shown = panel(drawing.draw, name, folder / FIGURES, claim.data, size=SIZE, linked=True)
+            figures[claim.key] = {"shown": shown, "caption": drawing.caption}
     text = template(Path(__file__).parent, "theory.html.j2").render(
         claims=claims,
         failures=failures,
         counts=count(claims),
-        drawn=drawn,
+        figures=figures,
         profile=profile,
         seed=seed,
         command=command,
@@ -93,11 +94,20 @@ def redraw(folder: Path) -> Path:
 
     Raises:
         OSError: if there is no such file.
+        ValueError: if the file is damaged.
     """
-    record = json.loads((folder / CLAIMS).read_text(encoding="utf-8"))
-    claims = [_claim(each) for each in record["claims"]]
-    failures = [Failure(**each) for each in record["failures"]]
-    return write(claims, record["profile"], record["seed"], record["command"], folder, failures)
+    path = folder / CLAIMS
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        claims = [_claim(each) for each in record["claims"]]
+        failures = [Failure(**each) for each in record["failures"]]
+        profile, seed, command = (record[key] for key in ("profile", "seed", "command"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}); restore it, or compute it anew by "
+            f"`adamomentum theory --out {folder}`"
+        ) from None
+    return write(claims, profile, seed, command, folder, failures)
 
 
 def _claim(record: Mapping[str, Any]) -> Claim:
@@ -111,8 +121,8 @@ def _claim(record: Mapping[str, Any]) -> Claim:
 
 def count(claims: Sequence[Claim]) -> dict[str, int]:
     """Return how many claims have each verdict, of those verdicts that occur."""
-    found = Counter(claim.verdict for claim in claims)
-    return {verdict: found[verdict] for verdict in get_args(Verdict) if found[verdict]}
+    counts = Counter(claim.verdict for claim in claims)
+    return {verdict: counts[verdict] for verdict in get_args(Verdict) if counts[verdict]}
 
 
 def _record(claim: Claim) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 
 from adamomentum.theory.claims import Claim, Experiment, Failure, Profile
 
 
-def run_experiment(experiment: Experiment, profile: Profile, seed: int) -> list[Claim] | Failure:
+def run_experiment(name: str, experiment: Experiment, profile: Profile, seed: int) -> list[Claim] | Failure:
     """Run one experiment on one core and return its claims, or what it raised."""
     import torch
 
@@ -20,10 +20,10 @@ def run_experiment(experiment: Experiment, profile: Profile, seed: int) -> list[
     torch.set_num_threads(1)
     try:
         start = time.process_time()
-        claims = experiment.run(profile, seed)
+        claims = experiment(profile, seed)
         seconds = (time.process_time() - start) / max(1, len(claims))
     except Exception:  # the others have taken long, and must not be lost
-        return Failure(experiment.name, traceback.format_exc())
+        return Failure(name, traceback.format_exc())
     finally:
         torch.set_num_threads(threads)
     # They share their runs: so much each.
@@ -31,21 +31,21 @@ def run_experiment(experiment: Experiment, profile: Profile, seed: int) -> list[
 
 
 def run_all(
-    chosen: Sequence[Experiment], profile: Profile, seed: int, workers: int
+    chosen: Mapping[str, Experiment], profile: Profile, seed: int, workers: int
 ) -> Iterator[tuple[str, list[Claim] | Failure]]:
     """Run experiments in processes of their own and yield (name, claims or failure) as they finish.
 
     The numbers depend on ``profile`` and ``seed`` alone, not on ``workers``.
 
     Args:
-        chosen: which experiments.
+        chosen: which experiments, by name.
         profile: ``quick`` or ``full``.
         seed: of all random numbers.
         workers: processes at a time.
     """
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(run_experiment, experiment, profile, seed): experiment.name for experiment in chosen}
+        running = {pool.submit(run_experiment, name, run, profile, seed): name for name, run in chosen.items()}
         try:
             for future in as_completed(running):
                 name, error = running[future], future.exception()

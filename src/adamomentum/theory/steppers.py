@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adamomentum.theory.common import Array
+
 if TYPE_CHECKING:
     import torch
-
-Array = NDArray[np.float64]
 
 # What a reader calls them.
 LABELS = {
@@ -88,8 +88,8 @@ class Stepper:
     @property
     def state(self) -> Mapping[str, Array]:
         """The optimizer's state by its own names, as arrays: ``exp_avg``, ``exp_avg_sq``, ...; empty before a step."""
-        found = self._optimizer.state.get(self._parameter, {})
-        return {name: value.numpy() for name, value in found.items() if hasattr(value, "numpy")}
+        state = self._optimizer.state.get(self._parameter, {})
+        return {name: value.numpy() for name, value in state.items() if hasattr(value, "numpy")}
 
     def keep(self, rows: NDArray[np.bool_]) -> None:
         """Drop all entries along the first axis for which ``rows`` is False, from parameters and state alike."""

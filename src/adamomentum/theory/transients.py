@@ -2,6 +2,8 @@
 
 All in units of lr, with eps negligible. In every formula beta1, beta2 are the decay rates of the two moments and
 gamma = beta1 / sqrt(beta2). Sources: this library.
+
+Tested in tests/theory/test_moments.py.
 """
 
 from __future__ import annotations
@@ -10,14 +12,12 @@ import math
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from adamomentum.theory.arguments import check_betas, check_steps
+from adamomentum.theory.common import Array, check_betas, check_steps
 
 __all__ = ["max_update", "max_update_at", "outlier_displacement", "startup_profile", "warmup_peak"]
 
 Kind = Literal["adam", "adamomentum"]
-Array = NDArray[np.float64]
 
 
 def startup_profile(steps: int, betas: tuple[float, float] = (0.9, 0.999)) -> Array:
@@ -90,6 +90,8 @@ def max_update(betas: tuple[float, float] = (0.9, 0.999), kind: Kind = "adamomen
     """
     beta1, beta2 = check_betas(betas)
     if _is_adam(kind):
+        if beta1 == 0:  # gamma is 0 whatever beta2
+            return 1 / math.sqrt(1 - beta2)
         return (1 - beta1) / math.sqrt((1 - beta2) * (1 - beta1**2 / beta2)) if beta1**2 < beta2 else math.inf
     return max(1 / (1 - beta1), 1 / math.sqrt(1 - beta2))
 

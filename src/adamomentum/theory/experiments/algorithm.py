@@ -1,17 +1,18 @@
-"""That what the experiments step is Algorithm 1: the statements that hold for other optimizers too rest on this one."""
+"""That what the experiments step is Algorithm 1: the statements that hold for other optimizers too rest on this one.
+
+Tested in tests/theory/test_experiments.py.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from adamomentum import reference
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile
+from adamomentum.theory.claims import Check, Claim, Profile
+from adamomentum.theory.common import Array
 from adamomentum.theory.steppers import Stepper
-
-Array = NDArray[np.float64]
 
 COORDINATES, LR = 50, 0.01
 STEPS = {"quick": 300, "full": 3000}
@@ -71,6 +72,3 @@ def _apart(name: str, start: Array, gradients: Array, options: dict[str, Any]) -
         theta, state = reference.step(theta, gradient, state, lr=LR, **options)
         worst = max(worst, float(np.abs(stepper.theta - theta).max()) / LR)
     return worst
-
-
-EXPERIMENTS = (Experiment("algorithm", run),)

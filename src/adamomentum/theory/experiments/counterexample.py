@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile
+import numpy as np
+
+from adamomentum.page.figures import COLOURS, DASHED
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
+from adamomentum.theory.common import Array
 from adamomentum.theory.experiments.regret import BETAS, LARGE, PERIOD, WIDTH, misleading
 from adamomentum.theory.steppers import Stepper
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 RUNS = (
     ("Adam", "adam", False),
@@ -19,21 +23,16 @@ RUNS = (
 )
 
 
-def run(profile: Profile, seed: int) -> list[Claim]:
-    """Run the four optimizers; nothing in it is random."""
-    return [_counterexample(profile)]
-
-
 def path(name: str, amsgrad: bool, rounds: int) -> Array:
     """Return theta_t in [-1, 1], from +1, on the stream; lr 1 / sqrt(t)."""
     stepper = Stepper(name, np.ones(1), betas=BETAS, amsgrad=amsgrad, eps=1e-16)
-    found = np.empty(rounds)
+    thetas = np.empty(rounds)
     for t, gradient in enumerate(misleading(rounds)):
-        found[t] = stepper.theta[0]
+        thetas[t] = stepper.theta[0]
         stepper.set(lr=1 / np.sqrt(t + 1))
         stepper.step(np.array([gradient]))
         np.clip(stepper.theta, -WIDTH / 2, WIDTH / 2, out=stepper.theta)
-    return found
+    return thetas
 
 
 def critical(name: str, period: int, betas: tuple[float, float]) -> float:
@@ -53,7 +52,8 @@ def critical(name: str, period: int, betas: tuple[float, float]) -> float:
     return float(ratios[right.argmax()]) if right.any() else float("inf")
 
 
-def _counterexample(profile: Profile) -> Claim:
+def run(profile: Profile, seed: int) -> list[Claim]:
+    """Run the four optimizers; nothing in it is random."""
     rounds = 6000 if profile == "quick" else 60000
     paths = {label: path(name, ams, rounds) for label, name, ams in RUNS}
     average = {label: float((misleading(rounds) * (theta + 1)).mean()) for label, theta in paths.items()}
@@ -61,10 +61,10 @@ def _counterexample(profile: Profile) -> Claim:
     # What can be seen of 60,000 rounds, evenly on the logarithmic axis of the figure.
     marks = np.unique(np.geomspace(1, rounds, 400).astype(int)) - 1
     cases = ((101, (0.9, 0.999)), (101, (0.9, 0.99)), *(((1001, (0.9, 0.999)),) if profile == "full" else ()))
-    found = {case: (critical("adam", *case), critical("adamomentum", *case)) for case in cases}
+    limits = {case: (critical("adam", *case), critical("adamomentum", *case)) for case in cases}
     shown = ", ".join(
         f"every {period} rounds at betas {betas}: Adam {adam:.3f}, AdaMomentum {ours:.3f}"
-        for (period, betas), (adam, ours) in found.items()
+        for (period, betas), (adam, ours) in limits.items()
     )
 
     def converges(label: str) -> Check:
@@ -74,7 +74,7 @@ def _counterexample(profile: Profile) -> Claim:
             ends[label] < -0.9 and average[label] < 0.1,
         )
 
-    return Claim(
+    claim = Claim(
         key="counterexample",
         title="AdaMomentum converges where Adam goes to the worst point, on the stream of Reddi et al.",
         source="Theorem 4, supplement, which promises it on every convex stream",
@@ -85,17 +85,32 @@ def _counterexample(profile: Profile) -> Claim:
         "is RMSprop, to which the theorem of Reddi et al. applies.",
         control=converges("Adam"),
         note=f"The gradient is C every P rounds and -1 else; here {LARGE:g} every {PERIOD}, betas {BETAS}. The "
-        "wrong way is taken for C / (P - 1) between 1 and "
-        f"a limit ({shown}): AdaMomentum's range is a little smaller, and it grows with P. amsgrad is for the "
-        "guarantee, or for rare features.",
+        f"wrong way is taken for C / (P - 1) between 1 and a limit ({shown}): AdaMomentum's range is a little smaller, "
+        "and it grows with P. amsgrad is for the guarantee, or for rare features.",
         data={
             "rounds": marks + 1,
             "paths": {label: theta[marks] for label, theta in paths.items()},
             "ends": ends,
             "average_regret": average,
-            "critical": [{"period": p, "betas": b, "adam": a, "adamomentum": m} for (p, b), (a, m) in found.items()],
+            "critical": [{"period": p, "betas": b, "adam": a, "adamomentum": m} for (p, b), (a, m) in limits.items()],
         },
     )
+    return [claim]
 
 
-EXPERIMENTS = (Experiment("counterexample", run),)
+def draw(ax: Axes, data: Data) -> None:
+    """Draw theta of the four runs."""
+    styles = {"Adam": ("adam", "-"), "Adam, amsgrad": ("adam", DASHED)}
+    styles |= {"AdaMomentum": ("adamomentum", "-"), "AdaMomentum, amsgrad": ("adamomentum", DASHED)}
+    for label, theta in data["paths"].items():
+        colour, line = styles[label]
+        ax.plot(data["rounds"], theta, color=COLOURS[colour], linestyle=line, label=label)
+    ax.set_xscale("log")
+    ax.set_ylim(-1.1, 1.1)
+    ax.set_xlabel("rounds")
+    ax.set_ylabel("theta (the best is -1, the worst +1)")
+    ax.set_title("Where the optimizers go")
+    ax.legend(loc="center right")
+
+
+DRAWINGS = {"counterexample": Drawing(draw, "The same stream, lr 1 / sqrt(t), from +1.")}

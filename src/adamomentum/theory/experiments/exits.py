@@ -1,19 +1,24 @@
-"""Exit times: the law for a frozen preconditioner, and Proposition 1 beside the optimizers."""
+"""Exit times: the law for a frozen preconditioner, and Proposition 1 beside the optimizers.
+
+Tested in tests/theory/test_experiments.py.
+"""
 
 from __future__ import annotations
 
 import math
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile
+from adamomentum.page.figures import COLOURS, THIN
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.escape import Exits, exit_times, frozen_exit_steps, sample_stable, stable_tail_constant
 from adamomentum.theory.moments import adam_equivalent_lr
 from adamomentum.theory.steppers import Stepper
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Nearer to 2 single jumps decide only after more steps than are made here.
 ALPHAS = (1.6, 1.4, 1.2)
@@ -72,7 +77,7 @@ def _frozen(profile: Profile, rng: np.random.Generator) -> Claim:
             leave("sgdm", alpha, lr, (0.3 / lr, 1.0), rng, walkers=walkers, limit=int(15 * steps), momentum=0.0)
             for lr, steps in zip(lrs, expected, strict=True)
         ]
-        means = [found.mean for found in exits]
+        means = [each.mean for each in exits]
         ratios[alpha] = means[-1] / frozen_exit_steps(alpha, 1.0, lrs[-1], 1.0)
         slopes[alpha] = float(np.polyfit(np.log(lrs), np.log(means), 1)[0])
         p_values[alpha] = float(
@@ -102,9 +107,8 @@ def _frozen(profile: Profile, rng: np.random.Generator) -> Claim:
     adam = {1.5: float(np.diff(np.log(means))[0] / np.diff(np.log(rates))[0])}
     return Claim(
         key="frozen-exit",
-        title="With a frozen preconditioner the time in a basin in alpha-stable noise is exponential, with a mean "
-        "of the "
-        "order upsilon / m(Upsilon)",
+        title="With a frozen preconditioner the time in a basin in alpha-stable noise is exponential, with a mean of "
+        "the order upsilon / m(Upsilon)",
         source="Theorem 2, supplement, after Zhou et al. 2020",
         printed=(exponent(slopes, {a: -1 / a for a in ALPHAS}, "as printed"),),
         corrected=(
@@ -147,7 +151,7 @@ def _proposition_1(profile: Profile, rng: np.random.Generator) -> Claim:
         lr = factor * LR.get(alpha, USUAL_LR)
         return leave(name, alpha, lr, BASINS[basin], rng, walkers=walkers, limit=limit, burn=2000, eps=1e-16)
 
-    found = {
+    exits = {
         (alpha, basin, label): times(*run, alpha, basin)
         for alpha in alphas
         for basin in BASINS
@@ -162,7 +166,7 @@ def _proposition_1(profile: Profile, rng: np.random.Generator) -> Claim:
         shown, above = [], []
         for alpha in alphas:
             for basin in BASINS:
-                a, b = (found | again)[alpha, basin, first], found[alpha, basin, second]
+                a, b = (exits | again)[alpha, basin, first], exits[alpha, basin, second]
                 shown.append(f"{a.mean:.0f} and {b.mean:.0f} (alpha {alpha:g}, {basin})")
                 above.append((math.log(a.mean) - math.log(b.mean)) / math.hypot(a.error, b.error))
         return ", ".join(shown), above
@@ -192,19 +196,58 @@ def _proposition_1(profile: Profile, rng: np.random.Generator) -> Claim:
         against=(shorter("AdaMomentum", "Adam"),),
         control=longer("Adam again", "Adam"),
         note="At equal lr AdaMomentum leaves sooner, flat basins too. What decides is how far it moves in noise: "
-        "beside Adam "
-        f"at {equal:.2f} lr, {ties}. The proof rests on Assumption 5, which no noise can meet, and reverses an "
-        f"inequality. Alpha 2 is Gaussian noise, at lr {LR[2.0]:g}; the others are at lr {USUAL_LR:g}. The proof is "
-        "about jumps, which Gaussian noise does not have; the statement is checked there too.",
+        f"beside Adam at {equal:.2f} lr, {ties}. The proof rests on Assumption 5, which no noise can meet, and "
+        f"reverses an inequality. Alpha 2 is Gaussian noise, at lr {LR[2.0]:g}; the others are at lr {USUAL_LR:g}. The "
+        "proof is about jumps, which Gaussian noise does not have; the statement is checked there too.",
         data={
             "alpha": alphas,
             "lr": [LR.get(alpha, USUAL_LR) for alpha in alphas],
             "basins": list(BASINS),
             "runs": list(runs),
-            "means": [[[found[a, b, r].mean for r in runs] for b in BASINS] for a in alphas],
-            "exits": [[[found[a, b, r].times.size for r in runs] for b in BASINS] for a in alphas],
+            "means": [[[exits[a, b, r].mean for r in runs] for b in BASINS] for a in alphas],
+            "exits": [[[exits[a, b, r].times.size for r in runs] for b in BASINS] for a in alphas],
         },
     )
 
 
-EXPERIMENTS = (Experiment("exits", run),)
+def draw_frozen(ax: Axes, data: Data) -> None:
+    """Draw the exponent of the exit time, measured and claimed."""
+    alpha = np.asarray(data["alpha"])
+    slopes = np.array([data["slopes"].get(a, data["slopes"].get(str(a))) for a in alpha.tolist()])
+    fine = np.linspace(1.1, 1.9, 50)
+    ax.plot(fine, -fine, color=COLOURS["adamomentum"], linewidth=1, label="-alpha")
+    ax.plot(fine, -1 / fine, label="as printed: -1 / alpha", **THIN)
+    ax.plot(alpha, slopes, "o", color=COLOURS["adamomentum"], label="frozen preconditioner")
+    ax.plot([1.5], list(data["adam"].values()), "s", color=COLOURS["adam"], label="Adam itself")
+    ax.set_xlabel("alpha of the noise")
+    ax.set_ylabel("exponent of lr in the exit steps")
+    ax.set_title("How exit steps depend on lr")
+    ax.legend(loc="lower left")
+
+
+def draw_exits(ax: Axes, data: Data) -> None:
+    """Draw the mean exit steps of the four runs."""
+    means = np.asarray(data["means"])
+    alphas, basins, runs = data["alpha"], data["basins"], data["runs"]
+    colours = {"Adam": COLOURS["adam"], "AdaMomentum": COLOURS["adamomentum"]}
+    places = np.arange(len(alphas) * len(basins))
+    width = 0.8 / len(runs)
+    for i, run in enumerate(runs):
+        name = run.split(",")[0]
+        heights, fill = means[:, :, i].ravel(), colours[name] if run == name else "none"
+        ax.bar(places + (i - 1.5) * width, heights, 0.9 * width, label=run, facecolor=fill, edgecolor=colours[name])
+    ax.set_yscale("log")
+    ax.set_xticks(places, [f"alpha {a:g}\n{b}" for a in alphas for b in basins])
+    ax.set_ylabel("mean steps in the basin")
+    ax.set_title("Steps in the basin")
+    ax.legend(loc="upper right", fontsize="small")
+
+
+DRAWINGS = {
+    "frozen-exit": Drawing(draw_frozen, "How exit steps depend on lr, measured (dots) and claimed (lines)."),
+    "proposition-1": Drawing(
+        draw_exits,
+        "Quadratic basins of equal height in alpha-stable noise, lr 0.05; 2 is Gaussian, lr 0.15.",
+        file="exits",
+    ),
+}

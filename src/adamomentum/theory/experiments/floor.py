@@ -1,18 +1,25 @@
-"""What eps does: the smallest denominator, where the update becomes a step of SGD, and a minimum's stability."""
+"""What eps does: the smallest denominator, where the update becomes a step of SGD, and a minimum's stability.
+
+Tested in tests/theory/test_experiments.py.
+"""
 
 from __future__ import annotations
 
 import math
+from itertools import cycle
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile
-from adamomentum.theory.experiments.responses import fresh, responses
+from adamomentum.page.figures import COLOURS, THIN, plain_ticks
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
+from adamomentum.theory.common import Array
 from adamomentum.theory.moments import crossover_gradient, denominator_floor, stable_lr
+from adamomentum.theory.responses import fresh, responses
 from adamomentum.theory.steppers import Stepper
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DEFAULT = (0.9, 0.999)
 EPS = 1e-8
@@ -30,13 +37,14 @@ def run(profile: Profile, seed: int) -> list[Claim]:
 def _steps_of_sgd(name: str, whose: str, eps: float, betas: tuple[float, float], steps: int) -> Check:
     floor = denominator_floor(eps, betas[1])
     gradient = np.array([-1e-6, 1e-5, 1e-4]) * floor
-    made = np.array([u for (u,) in responses([fresh(name, (3,), betas=betas, eps=eps)], [gradient] * steps)])
-    found = gradient / made
+    updates = np.array([u for (u,) in responses([fresh(name, (3,), betas=betas, eps=eps)], [gradient] * steps)])
+    denominators = gradient / updates
     # What the gradient itself adds to the floor's square: 1e-8 of it.
-    worst = float(np.abs(found / floor - 1).max())
+    worst = float(np.abs(denominators / floor - 1).max())
     return Check(
         f"eps {eps:g}, betas {betas}: {whose} update to gradients far below it is the gradient over "
-        f"{found.min():.4g} to {found.max():.4g} in the first {steps} steps; must be over {floor:.4g}, to 1e-6",
+        f"{denominators.min():.4g} to {denominators.max():.4g} in the first {steps} steps; must be over {floor:.4g}, "
+        "to 1e-6",
         worst < 1e-6,
     )
 
@@ -114,12 +122,12 @@ def _stability(profile: Profile, rng: np.random.Generator) -> Claim:
     data: dict[str, Array] = {"ratio": ratio}
     stable = ratio < 1
 
-    def rests(betas: tuple[float, float], what: str, found: Array) -> Check:
+    def rests(betas: tuple[float, float], what: str, distances: Array) -> Check:
         # Below the limit distances shrink by a factor a step, above it none is left alone: nothing lies between.
         return Check(
-            f"betas {betas}: at {what} times the limit x stays within {found.max():.1e} lr of the minimum in the "
+            f"betas {betas}: at {what} times the limit x stays within {distances.max():.1e} lr of the minimum in the "
             "second half of the steps; must be below 1e-9",
-            bool(found.max() < 1e-9),
+            bool(distances.max() < 1e-9),
         )
 
     for betas, steps in RUNS[profile]:
@@ -151,4 +159,47 @@ def _stability(profile: Profile, rng: np.random.Generator) -> Claim:
     )
 
 
-EXPERIMENTS = (Experiment("floor", run),)
+def draw_crossover(ax: Axes, data: Data) -> None:
+    """Draw the update against the size of an alternating gradient, with eps = 1e-8."""
+    gradient = np.asarray(data["scale"]) * data["gradient"]
+    line = np.geomspace(gradient.min(), gradient.max(), 200)
+    ratio = line / data["gradient"]
+    ax.plot(line, ratio / np.sqrt(1 + ratio**2), color=COLOURS["adamomentum"], linewidth=1.2)
+    ax.plot(gradient, data["alternating"], "o", color=COLOURS["adamomentum"], markersize=4)
+    ax.axvline(data["gradient"], **THIN)
+    ax.annotate(f" {data['gradient']:.4f}", (data["gradient"], 0.02), fontsize=9)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("size of a gradient that alternates")
+    ax.set_ylabel("update, lr")
+    ax.set_title("Below the crossover, steps of SGD (eps = 1e-8)")
+
+
+def draw_stability(ax: Axes, data: Data) -> None:
+    """Draw how far from the minimum it stays, against lr over its limit."""
+    shades = cycle(COLOURS.values())
+    for betas, far in data.items():
+        if betas != "ratio":
+            # What has vanished has no place on a logarithmic axis: it is drawn at its lower edge.
+            ax.plot(
+                data["ratio"], np.maximum(far, 1e-12), "o-", color=next(shades), label=f"betas {betas}", markersize=4
+            )
+    ax.axvline(1, **THIN)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    plain_ticks(ax.xaxis, [0.25, 0.5, 1, 2])
+    ax.set_xlabel("lr × curvature / limit")
+    ax.set_ylabel("distance from the minimum, lr")
+    ax.set_title("Without noise: settles below the limit, never above")
+    ax.legend(loc="center left")
+
+
+DRAWINGS = {
+    "eps-floor": Drawing(
+        draw_crossover,
+        "Dots: measured; line: in closed form. Dashed: where the update has fallen to lr / √2.",
+    ),
+    "stable-lr": Drawing(
+        draw_stability, "Largest distance over the second half of the run, 1e-12 lr or less at the bottom; eps = 1e-8."
+    ),
+}

@@ -1,15 +1,23 @@
-"""Gradients that oscillate: AdaMomentum gives them back the length that momentum takes away."""
+"""Gradients that oscillate: AdaMomentum gives them back the length that momentum takes away.
+
+Tested in tests/theory/test_experiments.py.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile
-from adamomentum.theory.experiments.responses import fresh, responses
+from adamomentum.page.figures import COLOURS, plain_ticks
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
+from adamomentum.theory.common import Array
 from adamomentum.theory.moments import ema_gain, restoration_factor
+from adamomentum.theory.responses import fresh, responses
+from adamomentum.theory.steppers import LABELS
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BETA1S: dict[Profile, tuple[float, ...]] = {"quick": (0.9, 0.5), "full": (0.9, 0.5, 0.8, 0.95)}
 STEPS: dict[Profile, int] = {"quick": 6000, "full": 20000}
@@ -36,8 +44,8 @@ def update_rms(name: str, omega: Array, beta1: float, steps: int) -> Array:
     phase = np.array([[0.25], [0.75]]) * np.pi
     gradients = (np.cos(omega * t + phase) for t in range(steps))
     total = np.zeros(omega.size)
-    made = responses([fresh(name, (2, omega.size), betas=(beta1, 0.999))], gradients)
-    for t, (update,) in enumerate(made):
+    answers = responses([fresh(name, (2, omega.size), betas=(beta1, 0.999))], gradients)
+    for t, (update,) in enumerate(answers):
         if t >= steps - MEASURED:
             total += (update**2).mean(axis=0)
     return np.asarray(np.sqrt(total / MEASURED))
@@ -91,4 +99,26 @@ def _unit(whose: str, beta1: float, deviation: float) -> Check:
     )
 
 
-EXPERIMENTS = (Experiment("frequency", run),)
+def draw(ax: Axes, data: Data) -> None:
+    """Draw the RMS update of both optimizers against the frequency of the gradient."""
+    omega = np.asarray(data["omega"])
+    for name in ("adamomentum", "adam"):
+        ax.plot(omega, data[name], "o", color=COLOURS[name], label=LABELS[name], markersize=4)
+    ax.plot(omega, data["gain"], color=COLOURS["adam"], linewidth=1, label="|H|")
+    ax.axhline(1, color=COLOURS["adamomentum"], linewidth=1)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    plain_ticks(ax.yaxis, [0.05, 0.1, 0.2, 0.5, 1])
+    plain_ticks(ax.xaxis, [0.05, 0.1, 0.3, 1, np.pi])
+    ax.xaxis.set_major_formatter(lambda v, _: "π" if abs(v - np.pi) < 1e-9 else f"{v:g}")
+    ax.set_xlabel("frequency of the gradient, radians a step")
+    ax.set_ylabel("RMS update, lr")
+    ax.set_title("What momentum damps, AdaMomentum restores")
+    ax.legend(loc="lower left")
+
+
+DRAWINGS = {
+    "frequency": Drawing(
+        draw, "Dots: measured. The two lines are 1 and |H|, the gain of the momentum (betas 0.9, 0.999)."
+    )
+}

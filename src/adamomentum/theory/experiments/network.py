@@ -7,19 +7,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile, not_computed
+from adamomentum.page.figures import COLOURS
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile, not_computed
+from adamomentum.theory.common import Array
 from adamomentum.theory.moments import adam_equivalent_lr
 from adamomentum.theory.steppers import LABELS
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.axes import Axes
     from torch import Tensor, nn
 
     from adamomentum.study.statistics.paired import Paired
 
-Array = NDArray[np.float64]
 
 # As the study tuned them on this task (docs/results): lr, weight decay.
 TUNED = {"sgdm": (0.127, 1.65e-4), "adam": (0.0351, 5.23e-4), "adamomentum": (0.00615, 0.625)}
@@ -28,7 +29,6 @@ ADAM_EPS = (EPS, 1e-8)
 # Seeds, epochs: as many as the study trains for. How sharp a minimum is takes runs to the end with all optimizers.
 SIZES = {"quick": (3, 50), "full": (10, 50)}
 PLACES = (0.1, 0.5, 0.9)
-
 
 # Key, title and source of the claims.
 NOISE = (
@@ -133,7 +133,7 @@ def train(name: str, seed: int, epochs: int) -> Run:
     # Adam on copies, which are given the model's gradients.
     copies = [[p.detach().clone() for p in model.parameters()] for _ in ADAM_EPS]
     adams = [torch.optim.Adam(copy, lr=1.0, betas=BETAS, eps=eps) for copy, eps in zip(copies, ADAM_EPS, strict=True)]
-    found, (lr, _), schedule = Run(), TUNED[name], CosineSchedule()
+    measured, (lr, _), schedule = Run(), TUNED[name], CosineSchedule()
 
     def batch_loss(rows: Tensor) -> Tensor:
         return cross_entropy(model(x["train"][rows]), y["train"][rows])
@@ -158,16 +158,16 @@ def train(name: str, seed: int, epochs: int) -> Run:
         group = optimizer.param_groups[0]
         lengths = [_length(optimizer, list(model.parameters()), group["lr"], group["weight_decay"])]
         lengths += [_length(adam, copy, 1.0, 0.0) for adam, copy in zip(adams, copies, strict=True)]
-        found.updates.append((lengths[0], lengths[1], lengths[2]))
-        found.below_eps.append(_below_eps(optimizer, step + 1))
-        found.noise.append(_signal(model, batch_loss, len(y["train"])))
+        measured.updates.append((lengths[0], lengths[1], lengths[2]))
+        measured.below_eps.append(_below_eps(optimizer, step + 1))
+        measured.noise.append(_signal(model, batch_loss, len(y["train"])))
     params = list(model.parameters())
     everything = torch.arange(len(y["train"]))
-    found.sharpness = top_eigenvalue(lambda: batch_loss(everything), params)
+    measured.sharpness = top_eigenvalue(lambda: batch_loss(everything), params)
     with torch.no_grad():
-        found.loss = float(batch_loss(everything))
-        found.accuracy = float((model(x["test"]).argmax(1) == y["test"]).float().mean())
-    return found
+        measured.loss = float(batch_loss(everything))
+        measured.accuracy = float((model(x["test"]).argmax(1) == y["test"]).float().mean())
+    return measured
 
 
 def _length(optimizer: torch.optim.Optimizer, params: list[Tensor], lr: float, weight_decay: float) -> float:
@@ -250,30 +250,29 @@ def _flatness(runs: dict[str, list[Run]], again: list[Run], epochs: int) -> Clai
     """Compare the sharpness of the minima. ``again``: Adam's, with other seeds."""
     from adamomentum.study.statistics.paired import compare_paired
 
-    def logarithms(made: list[Run]) -> list[float]:
-        return [math.log10(max(run.sharpness, 1e-12)) for run in made]
+    def logarithms(group: list[Run]) -> list[float]:
+        return [math.log10(max(run.sharpness, 1e-12)) for run in group]
 
-    logs = {name: logarithms(made) for name, made in runs.items()}
+    logs = {name: logarithms(group) for name, group in runs.items()}
 
-    def shown(found: Paired) -> str:
-        mean, low, high = found.difference.mean, found.difference.low, found.difference.high
+    def shown(pairs: Paired) -> str:
+        mean, low, high = pairs.difference.mean, pairs.difference.low, pairs.difference.high
         return f"{10**mean:.2f} ({10**low:.2f} to {10**high:.2f})"
 
     def flatter(a: list[float], b: list[float], which: str, sign: int = 1) -> Check:
-        found = compare_paired(a, b)
-        end = found.difference.high if sign > 0 else -found.difference.low
+        pairs = compare_paired(a, b)
+        end = pairs.difference.high if sign > 0 else -pairs.difference.low
         return Check(
-            f"largest eigenvalue of the Hessian, {which}, ratio over {found.n} pairs of runs with its 95 % interval: "
-            f"{shown(found)}; must be {'below' if sign > 0 else 'above'} 1",
+            f"largest eigenvalue of the Hessian, {which}, ratio over {pairs.n} pairs of runs with its 95 % interval: "
+            f"{shown(pairs)}; must be {'below' if sign > 0 else 'above'} 1",
             end < 0,
         )
 
     ours, adam = logs["adamomentum"], logs["adam"]
     each = "; ".join(
         f"{LABELS[name]} eigenvalue {10 ** np.mean(logs[name]):.3g}, training loss "
-        f"{np.mean([r.loss for r in made]):.3f}, "
-        f"test accuracy {100 * np.mean([r.accuracy for r in made]):.1f} %"
-        for name, made in runs.items()
+        f"{np.mean([r.loss for r in group]):.3f}, test accuracy {100 * np.mean([r.accuracy for r in group]):.1f} %"
+        for name, group in runs.items()
     )
     beside_sgd = shown(compare_paired(ours, logs["sgdm"]))
     return Claim(
@@ -286,11 +285,39 @@ def _flatness(runs: dict[str, list[Run]], again: list[Run], epochs: int) -> Clai
         "it was driven down and on the scale of the weights, which decay changes: flatter is not better by itself.",
         data={
             "names": list(runs),
-            "sharpness": {name: [run.sharpness for run in made] for name, made in runs.items()},
-            "loss": {name: [run.loss for run in made] for name, made in runs.items()},
-            "accuracy": {name: [run.accuracy for run in made] for name, made in runs.items()},
+            "sharpness": {name: [run.sharpness for run in group] for name, group in runs.items()},
+            "loss": {name: [run.loss for run in group] for name, group in runs.items()},
+            "accuracy": {name: [run.accuracy for run in group] for name, group in runs.items()},
         },
     )
 
 
-EXPERIMENTS = (Experiment("network", run),)
+def draw_updates(ax: Axes, data: Data) -> None:
+    """Draw the length of AdaMomentum's updates over Adam's along the training."""
+    places = 100 * np.asarray(data["places"])
+    ax.plot(places, data["ratio"], "o-", color=COLOURS["adamomentum"], label="measured")
+    ax.plot(places, data["predicted"], "o--", color=COLOURS["adam"], label="from signal to noise alone")
+    ax.set_ylim(0, None)
+    ax.set_xlabel("training, %")
+    ax.set_ylabel("RMS update over Adam's, same gradients")
+    ax.set_title("How much farther AdaMomentum moves")
+    ax.legend(loc="lower right")
+
+
+def draw_sharpness(ax: Axes, data: Data) -> None:
+    """Draw the largest eigenvalue against training loss at the end, a dot a run."""
+    for name in data["names"]:
+        eigenvalues, losses = np.asarray(data["sharpness"][name]), np.asarray(data["loss"][name])
+        ax.plot(losses, eigenvalues, "o", color=COLOURS[name], label=LABELS[name])
+    ax.set_yscale("log")
+    ax.set_xscale("log")
+    ax.set_xlabel("training loss at the end")
+    ax.set_ylabel("largest eigenvalue of the Hessian")
+    ax.set_title("Sharpness of what was found")
+    ax.legend(loc="best")
+
+
+DRAWINGS = {
+    "network-noise": Drawing(draw_updates, "Mean over the seeds.", file="updates"),
+    "network-flatness": Drawing(draw_sharpness, "MNIST-1D, a dot a run.", file="sharpness"),
+}

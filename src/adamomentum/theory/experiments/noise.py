@@ -1,20 +1,27 @@
-"""Gradients of a mean in noise: the length of the step, and what is left of noise on a quadratic."""
+"""Gradients of a mean in noise: the length of the step, what is left of noise on a quadratic, and Assumption 5.
+
+Tested in tests/theory/test_experiments.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.polynomial import Polynomial
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile
-from adamomentum.theory.experiments.assumption import assumption_5
-from adamomentum.theory.experiments.responses import fresh, responses
-from adamomentum.theory.moments import adam_equivalent_lr, noise_floor, snr_step
+from adamomentum.page.figures import COLOURS, plain_ticks
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
+from adamomentum.theory.common import Array
+from adamomentum.theory.escape import assumption5
+from adamomentum.theory.moments import adam_equivalent_lr, ar1_momentum_ratio, noise_floor, snr_step
+from adamomentum.theory.responses import fresh, responses
 from adamomentum.theory.steppers import LABELS, Stepper
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 Name = Literal["adamomentum", "adam", "adabelief"]
 
 NAMES: tuple[Name, ...] = ("adamomentum", "adam", "adabelief")
@@ -24,7 +31,7 @@ BETA2 = 0.999
 def run(profile: Profile, seed: int) -> list[Claim]:
     """Run the optimizers on noise."""
     rng = np.random.default_rng([seed, 3])
-    return [_signal_to_noise(profile, rng), _floor(profile, rng), assumption_5(profile, rng)]
+    return [_signal_to_noise(profile, rng), _floor(profile, rng), _assumption_5(profile, rng)]
 
 
 def spread_of_v(beta1: float) -> float:
@@ -49,9 +56,9 @@ def _signal_to_noise(profile: Profile, rng: np.random.Generator) -> Claim:
 
     steppers = [fresh(name, shape) for name in NAMES]
     total, squares = np.zeros((2, len(NAMES), *shape))
-    for t, made in enumerate(responses(steppers, gradients())):
+    for t, each in enumerate(responses(steppers, gradients())):
         if t >= burn:
-            updates = np.stack(made)
+            updates = np.stack(each)
             total += updates
             squares += updates**2
     drift, error = (total / steps).mean(axis=2), (total / steps).std(axis=2, ddof=1) / np.sqrt(rows)
@@ -126,7 +133,8 @@ def on_quadratic(name: Name, lr: float, beta1: float, size: tuple[int, int, int]
 def _floor(profile: Profile, rng: np.random.Generator) -> Claim:
     lr, beta1s = 0.02, (0.5, 0.8, 0.9, 0.95, 0.99)
     size = (1500, 1000, 1000) if profile == "quick" else (6000, 3000, 4000)
-    found = {name: np.array([on_quadratic(name, lr, b, size, rng) for b in beta1s]) for name in ("adamomentum", "adam")}
+    both: tuple[Name, ...] = ("adamomentum", "adam")
+    measured = {name: np.array([on_quadratic(name, lr, b, size, rng) for b in beta1s]) for name in both}
     factors = np.array([adam_equivalent_lr(1.0, b) for b in beta1s])
     # Adam's x^2, which has the longer memory, is correlated over 1 / lr steps: so many values count as independent,
     # and the square of a normal number has the relative variance 2. The quadratic's own gradient adds lr / 2 to Adam's
@@ -135,9 +143,9 @@ def _floor(profile: Profile, rng: np.random.Generator) -> Claim:
     allowed = np.array([spread_of_v(b) for b in beta1s]) + np.sqrt(2) * adams
     equal = adam_equivalent_lr(lr)
     equal_allowed = allowed[beta1s.index(0.9)] + equal / 4
-    ratio = found["adamomentum"] / found["adam"]
+    ratio = measured["adamomentum"] / measured["adam"]
     matched = on_quadratic("adam", equal, 0.9, size, rng)
-    at_09 = found["adamomentum"][beta1s.index(0.9)]
+    at_09 = measured["adamomentum"][beta1s.index(0.9)]
 
     def independent(whose: str, floors: Array) -> Check:
         return Check(
@@ -152,7 +160,7 @@ def _floor(profile: Profile, rng: np.random.Generator) -> Claim:
         "not depend on beta1",
         source="this library",
         printed=(
-            independent("Adam's", found["adam"]),
+            independent("Adam's", measured["adam"]),
             Check(
                 f"AdaMomentum's over Adam's, at beta1 {beta1s}: "
                 + ", ".join(f"{r:.2f} ({f:.2f})" for r, f in zip(ratio, factors, strict=True))
@@ -161,21 +169,146 @@ def _floor(profile: Profile, rng: np.random.Generator) -> Claim:
                 bool((np.abs(ratio / factors - 1) < allowed).all()),
             ),
             Check(
-                f"Adam at {equal / lr:.2f} times the lr has the floor {matched:.3e}, AdaMomentum "
-                f"{at_09:.3e}; must agree to {100 * equal_allowed:.0f} %",
+                f"Adam at {equal / lr:.2f} times the lr has the floor {matched:.3e}, AdaMomentum {at_09:.3e}; "
+                f"must agree to {100 * equal_allowed:.0f} %",
                 bool(abs(matched / at_09 - 1) < equal_allowed),
             ),
         ),
-        control=independent("AdaMomentum's", found["adamomentum"]),
+        control=independent("AdaMomentum's", measured["adamomentum"]),
         relied_on=True,
         note="Both floors are proportional to lr: let it decay. And change lr with beta1.",
         data={
             "beta1": beta1s,
-            "adamomentum": 2 * found["adamomentum"] / lr,
-            "adam": 2 * found["adam"] / lr,
+            "adamomentum": 2 * measured["adamomentum"] / lr,
+            "adam": 2 * measured["adam"] / lr,
             "formula": factors,
         },
     )
 
 
-EXPERIMENTS = (Experiment("noise", run),)
+def momentum_ratios(name: str, phis: Array, rows: int, steps: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Return E m^2 / E g^2 in stationary noise whose correlation over k steps is phi^k, measured.
+
+    Args:
+        name: ``adamomentum``, or ``sgdm``: the sum of past gradients, weighted by 0.9^k, instead of their average.
+        phis: correlations, shape (n,).
+        rows: how many sequences each.
+        steps: how many, after some to forget the start.
+        rng: of the noise.
+
+    Returns:
+        Ratios and their standard errors, shape (n,) each.
+    """
+    g = rng.normal(size=(phis.size, rows))
+    stepper = fresh(name, g.shape) if name == "adamomentum" else Stepper(name, np.zeros(g.shape), lr=1.0)
+    key = "exp_avg" if name == "adamomentum" else "momentum_buffer"
+    ours, theirs = np.zeros((2, *g.shape))
+    for t in range(steps + 200):
+        g = phis[:, None] * g + np.sqrt(1 - phis[:, None] ** 2) * rng.normal(size=g.shape)
+        stepper.step(g)
+        if t >= 200:
+            ours += stepper.state[key] ** 2
+            theirs += g**2
+    ratio = ours.mean(axis=1) / theirs.mean(axis=1)
+    residual = ours - ratio[:, None] * theirs
+    return ratio, residual.std(axis=1, ddof=1) / np.sqrt(rows) / theirs.mean(axis=1)
+
+
+def _assumption_5(profile: Profile, rng: np.random.Generator) -> Claim:
+    """Look for a noise that meets the assumption, and compute why there is none."""
+    phis = np.array([-0.5, 0.0, 0.5, 0.9, 0.99, 0.999])
+    rows, steps = (200, 1500) if profile == "quick" else (1000, 10000)
+    beta1 = 0.9
+    required = assumption5(beta1).required
+    ratio, error = momentum_ratios("adamomentum", phis, rows, steps, rng)
+    heavy, _ = momentum_ratios("sgdm", phis, rows, steps // 5, rng)
+    expected = ar1_momentum_ratio(phis, beta1)
+    # (2 - b) / b <= (1 - b) / (1 + b) times b (1 + b) on both sides, and the difference of the sides.
+    b = Polynomial([0, 1])
+    missing = ((2 - b) * (1 + b) - b * (1 - b)).trim(1e-15)
+
+    def below(what: str, ratios: Array) -> Check:
+        return Check(
+            f"{what} E m^2 / E g^2 is {', '.join(f'{r:.3f}' for r in ratios)} for noise with correlations "
+            f"{', '.join(f'{phi:g}' for phi in phis)} of neighbours; must be at most 1 in each (no average of a "
+            f"stationary noise has more), and so below the {required:.3f} that the assumption asks for",
+            bool((ratios <= 1).all() and required > 1),
+        )
+
+    return Claim(
+        key="assumption-5",
+        title="The mean square of the momentum is at least (2 - beta1) / beta1 times that of the gradient's noise",
+        source="Assumption 5, supplement (as its proof of Proposition 1 uses it)",
+        printed=(
+            Check(
+                f"E m^2 / E g^2 of AdaMomentum is at most {ratio.max():.3f} in the noises tried; must reach "
+                f"{required:.3f} in at least one",
+                bool(ratio.max() >= required),
+            ),
+        ),
+        against=(
+            Check(
+                "with the proof's own recursion, E m^2 = beta1^2 E m^2 + (1 - beta1)^2 E g^2, it says beta1 (1 - "
+                f"beta1) >= (2 - beta1) (1 + beta1): the right side minus the left is {missing.coef[0]:g} for every "
+                f"beta1 (coefficients of the polynomial: {', '.join(f'{c:g}' for c in missing.coef)}), must be above "
+                "0 to exclude it",
+                missing.degree() == 0 and bool(missing.coef[0] > 0),
+            ),
+            below("AdaMomentum's", ratio),
+            Check(
+                "measured and closed form agree to 4 standard errors: "
+                + ", ".join(f"{r:.3f} ({e:.3f})" for r, e in zip(ratio, expected, strict=True)),
+                bool((np.abs(ratio - expected) < 4 * error + 1e-9).all()),
+            ),
+        ),
+        control=below("of a sum of past gradients instead of their average,", heavy),
+        note="If m owed its size to a gradient with a mean, that mean would be in Adam's v as well, from which the "
+        "proof leaves it out.",
+        data={"phi": phis, "measured": ratio, "formula": expected, "required": required},
+    )
+
+
+def draw_signal_to_noise(ax: Axes, data: Data) -> None:
+    """Draw the RMS update against the signal to noise ratio: measured dots, closed-form lines."""
+    rho, names = np.asarray(data["rho"]), list(data["names"])
+    # The logarithmic axis has no 0; pure noise stands at its left end.
+    left = rho[rho > 0].min() / 3
+    line = np.geomspace(left, rho.max() * 1.2, 200)
+    for i, name in enumerate(names):
+        ax.plot(line, snr_step(line, 0.9, name)[1], color=COLOURS[name], linewidth=1.2)
+        ax.plot(np.maximum(rho, left), data["rms"][i], "o", color=COLOURS[name], label=LABELS[name], markersize=5)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    plain_ticks(ax.xaxis, [left, 0.1, 0.3, 1, 3])
+    ax.xaxis.set_major_formatter(lambda v, _: "0" if abs(v / left - 1) < 1e-6 else f"{v:g}")
+    plain_ticks(ax.yaxis, [0.2, 0.5, 1, 2, 4])
+    ax.set_xlabel("signal to noise ratio of the gradient")
+    ax.set_ylabel("RMS update, lr")
+    ax.set_title("Noise slows Adam down, not AdaMomentum")
+    ax.legend(loc="upper left")
+
+
+def draw_noise_floor(ax: Axes, data: Data) -> None:
+    """Draw the noise floors over lr / 2, against beta1."""
+    beta1 = np.asarray(data["beta1"])
+    grid = np.linspace(0, 0.992, 300)
+    ax.plot(grid, np.sqrt((1 + grid) / (1 - grid)), color=COLOURS["adamomentum"], linewidth=1.2)
+    ax.axhline(1, color=COLOURS["adam"], linewidth=1.2)
+    for name in ("adamomentum", "adam"):
+        ax.plot(beta1, data[name], "o", color=COLOURS[name], label=LABELS[name])
+    ax.set_yscale("log")
+    plain_ticks(ax.yaxis, [1, 2, 4, 8, 14])
+    ax.set_ylim(0.7, 20)
+    ax.set_xlabel("beta1")
+    ax.set_ylabel("noise floor E x² / (lr / 2)")
+    ax.set_title("AdaMomentum's noise floor grows with beta1")
+    ax.legend(loc="upper left")
+
+
+DRAWINGS = {
+    "signal-to-noise": Drawing(draw_signal_to_noise, "Dots: measured. Lines: in closed form. Betas (0.9, 0.999)."),
+    "noise-floor": Drawing(
+        draw_noise_floor,
+        "What noise leaves of x on a quadratic at equal, constant lr. Dots: measured; lines: in closed form.",
+    ),
+}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile
+from adamomentum.page.figures import COLOURS, DASHED
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
+from adamomentum.theory.common import Array
 from adamomentum.theory.convex import (
     RegretLedger,
     const_b1_by_coordinate,
@@ -19,7 +21,9 @@ from adamomentum.theory.convex import (
 )
 from adamomentum.theory.steppers import Stepper
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 # Given round t, from 0, and theta: the loss of each independent game (or of the one game), and the gradient.
 Stream = Callable[[int, Array], tuple[Array, Array]]
 
@@ -59,10 +63,11 @@ def games(rng: np.random.Generator, rounds: int, each: int) -> tuple[Array, NDAr
     log_normal = signs * np.exp(rng.normal(size=(rounds, each)) * rng.uniform(0.5, 3, each))
     normal = rng.normal(size=(rounds, each)) + rng.uniform(-1, 1, each)
     switching = np.where((t // rng.integers(1, max(2, rounds // 2), each)) % 2 == 0, 1.0, -1.0)
-    made = np.concatenate([coin, periodic, log_normal, normal, switching, coin * rng.uniform(0.5, 2, each)], axis=1)
-    contrary = np.zeros(made.shape, bool)
+    to_contradict = coin * rng.uniform(0.5, 2, each)
+    gradients = np.concatenate([coin, periodic, log_normal, normal, switching, to_contradict], axis=1)
+    contrary = np.zeros(gradients.shape, bool)
     contrary[:, -each:] = rng.uniform(size=(rounds, each)) < rng.uniform(0, 1, each)
-    return made, contrary
+    return gradients, contrary
 
 
 def linear(gradients: Array, contrary: NDArray[np.bool_] | None = None) -> Stream:
@@ -84,8 +89,8 @@ def linear(gradients: Array, contrary: NDArray[np.bool_] | None = None) -> Strea
 def misleading(rounds: int, period: int = PERIOD, large: float | Array = LARGE) -> Array:
     """Return the stream of Reddi et al.: its gradients sum to more than 0 over a period, so the best point is -1."""
     first = np.arange(rounds) % period == 0
-    made: Array = np.where(first if np.ndim(large) == 0 else first[:, None], large, -1.0)
-    return made
+    gradients: Array = np.where(first if np.ndim(large) == 0 else first[:, None], large, -1.0)
+    return gradients
 
 
 def linear_regret(gradients: Array, losses: Array) -> Array:
@@ -254,7 +259,7 @@ def _corollary_2(profile: Profile, rng: np.random.Generator) -> Claim:
     start = np.ones(gradients.shape[1])
 
     def worst(betas: tuple[float, float], eps: float, printed: bool, amsgrad: bool) -> float:
-        found = [0.0]
+        ratios = [0.0]
 
         def watch(t: int, total: Array, ledger: RegretLedger) -> None:
             if t in marks:
@@ -269,7 +274,7 @@ def _corollary_2(profile: Profile, rng: np.random.Generator) -> Claim:
                     eps=eps,
                     printed=printed,
                 )
-                found.append(float((linear_regret(gradients[:t], total) / t).max()) / bound.value)
+                ratios.append(float((linear_regret(gradients[:t], total) / t).max()) / bound.value)
 
         play(
             linear(gradients),
@@ -283,7 +288,7 @@ def _corollary_2(profile: Profile, rng: np.random.Generator) -> Claim:
             eps=eps,
             watch=watch,
         )
-        return max(found)
+        return max(ratios)
 
     settings = [((0.0, 0.1), 1e-16), ((0.9, 0.999), 1e-16), ((0.0, 0.5), 100.0), ((0.5, 0.9), 1e4)]
     corrected = [worst(betas, eps, False, True) for betas, eps in settings]
@@ -408,8 +413,8 @@ def _problems(profile: Profile, rng: np.random.Generator) -> dict[str, dict[str,
         return np.logaddexp(0, -margin), -labels[t] * x[t] / (1 + math.exp(margin))
 
     def best(fun: Callable[[Array, int], tuple[float, Array]], upto: int) -> float:
-        found: Any = minimize(fun, np.zeros(d), (upto,), jac=True, method="L-BFGS-B", bounds=[(-1, 1)] * d)
-        return float(found.fun)
+        solution: Any = minimize(fun, np.zeros(d), (upto,), jac=True, method="L-BFGS-B", bounds=[(-1, 1)] * d)
+        return float(solution.fun)
 
     def all_squares(theta: Array, upto: int) -> tuple[float, Array]:
         error = x[:upto] @ theta - y[:upto]
@@ -427,7 +432,7 @@ def _problems(profile: Profile, rng: np.random.Generator) -> dict[str, dict[str,
             lambda upto: -float(np.abs(coins[:upto].sum(axis=0)).sum()),
         ),
     }
-    found = {}
+    outcomes = {}
     for name, (stream, optimum) in streams.items():
         regrets: dict[int, float] = {}
 
@@ -440,14 +445,14 @@ def _problems(profile: Profile, rng: np.random.Generator) -> dict[str, dict[str,
         _, ledger = play(stream, rounds, np.zeros(d), alpha, (0.9, 0.999), watch=watch)
         early, late = regrets[rounds // 16], regrets[rounds]
         priori, posteriori = (regret_bound_const_b1(ledger, alpha, WIDTH, posteriori=p) for p in (False, True))
-        found[name] = {
+        outcomes[name] = {
             "regret": late,
             "slope": math.log(late / early) / math.log(16) if min(early, late) > 0 else 0.0,
             "priori": priori.value,
             "posteriori": posteriori.value,
             "applicable": priori.applicable and posteriori.applicable,
         }
-    return found
+    return outcomes
 
 
 def _picture(profile: Profile) -> dict[str, Any]:
@@ -470,4 +475,29 @@ def _picture(profile: Profile) -> dict[str, Any]:
     return drawn
 
 
-EXPERIMENTS = (Experiment("regret", run),)
+def draw(ax: Axes, data: Data) -> None:
+    """Draw the regret and both bounds, with amsgrad and without."""
+    rounds, dotted = np.asarray(data["rounds"]), (0, (1, 2))
+    for key, colour, label in (("amsgrad", "adamomentum", "with amsgrad"), ("plain", "adam", "without")):
+        curves = data[key]
+        ax.plot(rounds, curves["regret"], color=COLOURS[colour], linewidth=2, label=f"regret {label}")
+        ax.plot(rounds, curves["posteriori"], color=COLOURS[colour], linewidth=1, linestyle=DASHED)
+        ax.plot(rounds, curves["priori"], color=COLOURS[colour], linewidth=1, linestyle=dotted)
+    ax.plot([], [], color="0.4", linewidth=1, linestyle=DASHED, label="bound from the run")
+    ax.plot([], [], color="0.4", linewidth=1, linestyle=dotted, label="bound from the gradients")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("rounds")
+    ax.set_ylabel("regret")
+    ax.set_title("Regret and bounds, with amsgrad and without")
+    ax.legend(loc="upper left")
+
+
+DRAWINGS = {
+    "constant-beta1": Drawing(
+        draw,
+        "One game: the gradient is 11 every 11th round and else -1; betas (0.5, 0.9). With amsgrad the regret stays "
+        "below both bounds, without it it grows in proportion to the rounds.",
+        file="regret",
+    )
+}

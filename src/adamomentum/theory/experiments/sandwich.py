@@ -1,18 +1,24 @@
-"""AdaMomentum's second moment between two multiples of Adam's: a search for gradients that break the theorem."""
+"""AdaMomentum's second moment between two multiples of Adam's: a search for gradients that break the theorem.
+
+Tested in tests/theory/test_experiments.py.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile
-from adamomentum.theory.experiments.responses import FAMILIES, adversarial, fresh, responses
+from adamomentum.page.figures import COLOURS, THIN, plain_ticks
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
+from adamomentum.theory.common import Array
 from adamomentum.theory.moments import noise_attenuation, v_sandwich
+from adamomentum.theory.responses import FAMILIES, adversarial, fresh, responses
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DEFAULT = (0.9, 0.999)
 BETAS: dict[Profile, tuple[tuple[float, float], ...]] = {"quick": (DEFAULT, (0.9, 0.95), (0.5, 0.9), (0.95, 0.98))}
@@ -77,7 +83,7 @@ def run(profile: Profile, seed: int) -> list[Claim]:
     rng = np.random.default_rng([seed, 1])
     rows = ROWS[profile] * len(FAMILIES)
     checks: list[Check] = []
-    found: dict[tuple[float, float], tuple[float, float, Array]] = {}
+    extremes: dict[tuple[float, float], tuple[float, float, Array]] = {}
     for betas in BETAS[profile]:
         (low, high), steps, gap = v_sandwich(betas), _steps(betas, profile), _gap(betas, _steps(betas, profile))
         pairs = zip(adversarial(rng, ROWS[profile], steps), extremal(betas, steps), strict=True)
@@ -86,7 +92,7 @@ def run(profile: Profile, seed: int) -> list[Claim]:
         for (last,) in ratios(betas, gradients, rows + 2, ["adamomentum"]):
             known = last[~np.isnan(last)]
             least, most = min(least, float(known.min())), max(most, float(known.max()))
-        found[betas] = least, most, last
+        extremes[betas] = least, most, last
         checks += [
             Check(
                 f"betas {betas}: over {rows:,} sequences of {steps:,} gradients the ratio went from {least:.5f} to "
@@ -99,7 +105,7 @@ def run(profile: Profile, seed: int) -> list[Claim]:
                 bool(abs(last[-2] / low - 1) < gap and abs(last[-1] / high - 1) < gap),
             ),
         ]
-    least, most, last = found[DEFAULT]
+    least, most, last = extremes[DEFAULT]
     # Without the root of beta2, gamma would be beta1.
     wrong = (1.0, (1 + DEFAULT[0]) / (1 - DEFAULT[0]))
     theorem = Claim(
@@ -171,4 +177,33 @@ def _larger(rng: np.random.Generator, steps: int, least: float) -> Claim:
     )
 
 
-EXPERIMENTS = (Experiment("sandwich", run),)
+def draw(ax: Axes, data: Data) -> None:
+    """Draw the ratio of the updates at the last step of each sequence, by family, between the two limits."""
+    families = list(data["families"])
+    rng = np.random.default_rng(0)
+    for i, ratios in enumerate(np.asarray(data["ratios"], np.float64)):
+        known = ratios[np.isfinite(ratios)]
+        places = i + rng.uniform(-0.25, 0.25, known.size)
+        # As pixels: thousands of dots as vectors would be half of the page.
+        ax.plot(known, places, ".", color=COLOURS["adamomentum"], markersize=3, alpha=0.5, rasterized=True)
+    ax.plot(data["extremal"], [len(families)] * 2, "D", color=COLOURS["adamomentum"], markersize=6)
+    low, high = data["limits"]
+    ax.axvspan(low, high, color=COLOURS["adam"], alpha=0.12, linewidth=0)
+    for limit in (low, high):
+        ax.axvline(limit, **THIN)
+    ax.set_xscale("log")
+    plain_ticks(ax.xaxis, [1, 2, 4.36, 10, 19])
+    ax.set_xlim(low / 1.4, high * 1.4)
+    ax.set_yticks(range(len(families) + 1), [*families, "extremal"])
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel("AdaMomentum's update / Adam's")
+    ax.set_title("Same gradients: the ratio stays between two limits")
+
+
+DRAWINGS = {
+    "sandwich": Drawing(
+        draw,
+        "A dot a gradient sequence: the ratio of the updates at its last step. Dashed: the limits of the theorem. "
+        "Diamonds: the two extremal sequences.",
+    )
+}

@@ -6,15 +6,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile
+from adamomentum.page.figures import COLOURS, THIN
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
+from adamomentum.theory.common import Array
 from adamomentum.theory.escape import Exits, exit_times, outside, sample_stable, settle
 from adamomentum.theory.steppers import LABELS, Stepper
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 NAMES = ("adamomentum", "sgdm", "adam", "adabelief")
 HEIGHT = 0.5
@@ -109,11 +112,6 @@ class Cell:
         return self.thrown <= 0.05
 
 
-def run(profile: Profile, seed: int) -> list[Claim]:
-    """Let walkers leave."""
-    return [_selectivity(profile, np.random.default_rng([seed, 9]))]
-
-
 def _stepper(name: str, theta: Array, lr: float) -> Stepper:
     return Stepper(name, theta, lr=lr, **({} if name == "sgdm" else {"eps": 1e-16}))
 
@@ -199,13 +197,15 @@ def left_sooner(what: str, cells: Sequence[Cell]) -> Check:
     )
 
 
-def _selectivity(profile: Profile, rng: np.random.Generator) -> Claim:
+def run(profile: Profile, seed: int) -> list[Claim]:
+    """Let walkers leave."""
+    rng = np.random.default_rng([seed, 9])
     walkers, enough, target, sharpnesses = SIZES[profile]
     shapes = SHAPES if profile == "full" else (SHAPES[0], SHAPES[3])
     cases = [(shape, GAUSSIAN) for shape in shapes]
     if profile == "full":
         cases += [(SHAPES[0], HEAVY), (SHAPES[0], GROWING)]
-    found: dict[tuple[str, str, str], list[Cell]] = {}
+    by_case: dict[tuple[str, str, str], list[Cell]] = {}
     rates: dict[tuple[str, str, str], float] = {}
     for shape, noise in cases:
         for name in NAMES:
@@ -213,26 +213,26 @@ def _selectivity(profile: Profile, rng: np.random.Generator) -> Claim:
             lr = rates[key] = tuned(name, shape, noise, target, min(walkers, 100), rng)
             go = partial(leave, name, lr, shape, noise=noise, rng=rng, walkers=walkers, limit=12 * target)
             flat = go(1.0, enough=enough)
-            found[key] = [
+            by_case[key] = [
                 Cell(h, flat, go(h, enough=enough), thrown_out(name, lr, shape, h, noise, rng)) for h in sharpnesses
             ]
-    every = [exits for cells in found.values() for cell in cells for exits in (cell.flat, cell.sharp)]
+    every = [exits for cells in by_case.values() for cell in cells for exits in (cell.flat, cell.sharp)]
     fewest = min(exits.times.size for exits in every)
     most_left_in = max(exits.censored / walkers for exits in every)
     thrown = ", ".join(
         f"{LABELS[name]}, {shape}{'' if noise == GAUSSIAN.label else f' ({noise})'}, h = {cell.sharpness:g}"
-        for (shape, noise, name), cells in found.items()
+        for (shape, noise, name), cells in by_case.items()
         for cell in cells
         if not cell.held
     )
 
     def selective(name: str, shape: Shape) -> Check:
-        return left_sooner(f"{LABELS[name]}, {shape.label}", found[shape.label, GAUSSIAN.label, name])
+        return left_sooner(f"{LABELS[name]}, {shape.label}", by_case[shape.label, GAUSSIAN.label, name])
 
     def ratios(shape: Shape, noise: Noise, names: Sequence[str] = NAMES) -> str:
         return "; ".join(
             f"{LABELS[name]} "
-            + ", ".join(f"{c.ratio:.2f} (h = {c.sharpness:g})" for c in found[shape.label, noise.label, name])
+            + ", ".join(f"{c.ratio:.2f} (h = {c.sharpness:g})" for c in by_case[shape.label, noise.label, name])
             for name in names
         )
 
@@ -242,7 +242,7 @@ def _selectivity(profile: Profile, rng: np.random.Generator) -> Claim:
         for shape, noise in cases
         if noise is not GAUSSIAN
     )
-    return Claim(
+    claim = Claim(
         key="selectivity",
         title="In Gaussian noise of fixed scale AdaMomentum leaves sharp basins sooner than flat ones of the same "
         "height, as SGD does",
@@ -288,11 +288,38 @@ def _selectivity(profile: Profile, rng: np.random.Generator) -> Claim:
                         for basin, exits in (("flat", cell.flat), ("sharp", cell.sharp))
                     },
                 }
-                for (shape, noise, name), cells in found.items()
+                for (shape, noise, name), cells in by_case.items()
                 for cell in cells
             ],
         },
     )
+    return [claim]
 
 
-EXPERIMENTS = (Experiment("selectivity", run),)
+def draw(ax: Axes, data: Data) -> None:
+    """Draw flat over sharp exit steps, by optimizer and shape, at the greatest sharpness."""
+    markers = ("o", "s", "^", "D")
+    for cell in data["cells"]:
+        if cell["noise"] == "Gaussian" and cell["sharpness"] == data["sharpness"][-1]:
+            colour, marker = COLOURS[cell["name"]], markers[data["shapes"].index(cell["shape"])]
+            fill = colour if cell["held"] else "none"
+            place = data["names"].index(cell["name"])
+            ax.plot(cell["ratio"], place, marker, color=colour, markerfacecolor=fill)
+    for marker, shape in zip(markers, data["shapes"], strict=False):
+        ax.plot([], [], marker, color="0.4", label=shape)
+    ax.axvline(1, **THIN)
+    ax.set_xscale("log")
+    ax.set_yticks(range(len(data["names"])), [LABELS[name] for name in data["names"]])
+    ax.set_ylim(len(data["names"]) - 0.5, -0.5)
+    ax.set_xlabel(f"steps in the flat basin over steps in the sharp one, h = {data['sharpness'][-1]:g}")
+    ax.set_title("Flat basin over sharp basin")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False)
+
+
+DRAWINGS = {
+    "selectivity": Drawing(
+        draw,
+        "The learning rates are such that all leave the flat basin alike. Right of 1, sharp basins are left first. "
+        "Hollow: the optimizer is unstable in the sharp basin and leaves it without noise too.",
+    )
+}

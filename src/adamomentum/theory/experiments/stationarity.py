@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile
+from adamomentum.page.figures import COLOURS, THIN
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
+from adamomentum.theory.common import Array
 from adamomentum.theory.nonconvex import Constants, gradnorm_bound, preconditioner_bounds, step_limit
 from adamomentum.theory.steppers import Stepper
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # sum of 1 - cos(theta_i): L = 1; noise uniform in [-1, 1], so the gradient is at most 2 in size.
 DIMENSIONS, NOISE, LARGEST = 20, 1.0, 2.0
@@ -52,14 +54,14 @@ def squared_norms(c: Constants, start: Array, alpha: Array, one_minus_beta1: Arr
         rng: of the noise in the gradient, uniform up to :data:`NOISE`.
     """
     stepper = Stepper("adamomentum", start, eps=c.eps, betas=(0.9, c.beta2))
-    found = np.empty(alpha.size)
+    norms = np.empty(alpha.size)
     for t, (a, one_minus) in enumerate(zip(alpha, one_minus_beta1, strict=False)):
         gradient = np.sin(stepper.theta)
-        found[t] = (gradient**2).sum() / len(start)
+        norms[t] = (gradient**2).sum() / len(start)
         beta1 = 1 - one_minus
         stepper.set(lr=a * (1 - beta1 ** (t + 1)), betas=(beta1, c.beta2))
         stepper.step(gradient + rng.uniform(-NOISE, NOISE, start.shape))
-    return found
+    return norms
 
 
 def running_mean(values: Array) -> Array:
@@ -114,13 +116,12 @@ def _stationarity(profile: Profile, rng: np.random.Generator) -> Claim:
     def units(printed: bool, name: str) -> Check:
         return Check(
             f"measured in other units of theta (a tenth), the {name} bound changes by the factor "
-            f"{in_units[printed]:.3f}; "
-            "must be 1",
+            f"{in_units[printed]:.3f}; must be 1",
             bool(abs(in_units[printed] - 1) < 1e-9),
         )
 
-    def below(found: tuple[float, float, bool], how: str) -> Check:
-        mean, bound, applicable = found
+    def below(outcome: tuple[float, float, bool], how: str) -> Check:
+        mean, bound, applicable = outcome
         return Check(
             f"{how}: the mean squared gradient norm is {mean:.3g}, {mean / bound:.2g} times the bound, which "
             f"{'applies' if applicable else 'does not apply'}; must be at most 1",
@@ -138,8 +139,7 @@ def _stationarity(profile: Profile, rng: np.random.Generator) -> Claim:
             units(False, "corrected"),
             Check(
                 f"with 1 - beta1 and lr like 1 / sqrt(t), over {steps} steps, the mean squared gradient norm is at "
-                "most "
-                f"{ratios.max():.2f} times the bound; must be at most 1",
+                f"most {ratios.max():.2f} times the bound; must be at most 1",
                 bool((ratios <= 1).all()) and last.applicable,
             ),
             Check(
@@ -147,8 +147,8 @@ def _stationarity(profile: Profile, rng: np.random.Generator) -> Claim:
                 slope <= bound_slope + 0.02,
             ),
             *(
-                below(found, f"constant beta1 = {1 - x:g} and lr, {constant_steps} steps")
-                for x, found in zip(CONSTANT, floors, strict=True)
+                below(outcome, f"constant beta1 = {1 - x:g} and lr, {constant_steps} steps")
+                for x, outcome in zip(CONSTANT, floors, strict=True)
             ),
             Check(
                 f"the bound applies in {sum(applies for *_, applies in floors)} of {len(floors)} of these, and not at "
@@ -156,14 +156,12 @@ def _stationarity(profile: Profile, rng: np.random.Generator) -> Claim:
                 all(applies for *_, applies in floors) and not too_fast[2],
             ),
         ),
-        correction="Q2 has L^2, not L, under the root, and half its size; m_t goes with v_t; the learning rate has "
-        "a limit "
-        "from the first step on; with bias correction it is lr / (1 - beta1^t).",
+        correction="Q2 has L^2, not L, under the root, and half its size; m_t goes with v_t; the learning rate has a "
+        "limit from the first step on; with bias correction it is lr / (1 - beta1^t).",
         control=below(too_fast, "constant beta1 = 0.9, lr 100 times its limit"),
         relied_on=True,
         note=f"Of the optimizer nothing is used but that 1 / sqrt(v) is between {low:.2f} and {high:.2f} here, which "
-        "holds "
-        "for Adam and others with the same numbers: the theorem is no reason to expect better optimization. At "
+        "holds for Adam and others with the same numbers: the theorem is no reason to expect better optimization. At "
         "constant beta1 and lr the bound does not vanish: with lr at its limit it is in proportion to 1 - beta1.",
         data={
             "steps": marks,
@@ -203,10 +201,27 @@ def _defaults() -> Claim:
         against=(excludes(1e-16),),
         control=excludes(1.0),
         note=f"eps would have to be large, as in SGD: at 1e-4 the limit is {limits[1e-4]:.1g}. And Corollary 1 needs "
-        "beta1 to "
-        "tend to 1, Corollary 2 needs it to tend to 0. What covers constant beta1 is the bound on the regret.",
+        "beta1 to tend to 1, Corollary 2 needs it to tend to 0. What covers constant beta1 is the bound on the regret.",
         data={"lr": lr, "limits": [{"eps": eps, "lr": limit} for eps, limit in limits.items()]},
     )
 
 
-EXPERIMENTS = (Experiment("stationarity", run),)
+def draw(ax: Axes, data: Data) -> None:
+    """Draw the mean squared gradient norm and bound against the number of steps."""
+    ax.plot(data["steps"], data["mean"], color=COLOURS["adamomentum"], label="AdaMomentum")
+    ax.plot(data["steps"], data["bound"], label="bound", **THIN)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("steps")
+    ax.set_ylabel("mean squared gradient norm so far")
+    ax.set_title("Gradient norm and bound")
+    ax.legend(loc="lower left")
+
+
+DRAWINGS = {
+    "stationarity": Drawing(
+        draw,
+        "Sum of 1 - cos in 20 dimensions with uniform noise; 1 - beta1 and lr like 1 / sqrt(t), at the theorem's "
+        "limit.",
+    )
+}

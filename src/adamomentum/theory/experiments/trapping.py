@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from adamomentum.theory.claims import Check, Claim, Experiment, Profile
+from adamomentum.page.figures import COLOURS
+from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
+from adamomentum.theory.common import Array
 from adamomentum.theory.steppers import LABELS, Stepper
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Ours with full bias correction, whose first steps are not longer than the others.
 FBC = "adamomentum-fbc"
@@ -70,11 +72,6 @@ def _labels() -> list[str]:
     return [f"{landscape.label}{', noise' if noisy else ''}" for landscape, noisy in CELLS]
 
 
-def run(profile: Profile, seed: int) -> list[Claim]:
-    """Run all optimizers from all starting points at all learning rates."""
-    return [_trapping(profile, np.random.default_rng([seed, 10]))]
-
-
 def successes(name: str, lr: float, rows: int, rng: np.random.Generator) -> Array:
     """Return whether each run reaches the global minimum: shape (cells, rows). Cosine decay of lr over STEPS steps."""
     theta = np.stack([rng.uniform(*landscape.starts, rows) for landscape, _ in CELLS])
@@ -101,7 +98,9 @@ def successes(name: str, lr: float, rows: int, rng: np.random.Generator) -> Arra
     return reached
 
 
-def _trapping(profile: Profile, rng: np.random.Generator) -> Claim:
+def run(profile: Profile, seed: int) -> list[Claim]:
+    """Run all optimizers from all starting points at all learning rates."""
+    rng = np.random.default_rng([seed, 10])
     rows = STARTS[profile]
     half = rows // 2
     reached = {name: np.stack([successes(name, lr, rows, rng) for lr in LRS]) for name in NAMES}
@@ -140,7 +139,7 @@ def _trapping(profile: Profile, rng: np.random.Generator) -> Claim:
     bare = ", ".join(
         f"{label} {100 * f:.0f} %" for label, f, noisy in zip(_labels(), equal[FBC], noisy, strict=True) if not noisy
     )
-    return Claim(
+    claim = Claim(
         key="trapping",
         title="Adam is trapped in local minima where AdaMomentum is not",
         source="the paper's abstract, and its section on trapping",
@@ -152,16 +151,30 @@ def _trapping(profile: Profile, rng: np.random.Generator) -> Claim:
         note=f"At its own lr AdaMomentum is {100 * gap[~noisy].mean():+.0f} points from Adam on average without "
         f"noise, and {100 * gap[noisy].mean():+.0f} with noise; its lr is {np.median(ratio):.1f} times smaller "
         f"(median). With full bias correction, so without the long first steps, at lr 0.1 and without noise: {bare}. "
-        f"The best lr is at an end of its range for {', '.join(edges) or 'nobody'}. Functions of "
-        f"one variable; AdamW has weight decay 0.01. Learning rates are a factor {LRS[1] / LRS[0]:.2f} apart.",
+        f"The best lr is at an end of its range for {', '.join(edges) or 'nobody'}. Functions of one "
+        f"variable; AdamW has weight decay 0.01. Learning rates are a factor {LRS[1] / LRS[0]:.2f} apart.",
         data={
             "lr": LRS,
             "cells": _labels(),
             "names": list(NAMES),
             "success": {name: runs.mean(axis=2).T for name, runs in reached.items()},
-            "own": {name: {"success": found[0], "lr": found[1]} for name, found in own.items()},
+            "own": {name: {"success": success, "lr": lr} for name, (success, lr) in own.items()},
         },
     )
+    return [claim]
 
 
-EXPERIMENTS = (Experiment("trapping", run),)
+def draw(ax: Axes, data: Data) -> None:
+    """Draw success against lr, averaged over the landscapes with noise."""
+    cells = [i for i, cell in enumerate(data["cells"]) if "noise" in cell]
+    for name in data["names"]:
+        success = np.asarray(data["success"][name])[cells].mean(axis=0)
+        ax.plot(data["lr"], 100 * success, color=COLOURS[name], label=LABELS[name])
+    ax.set_xscale("log")
+    ax.set_xlabel("lr")
+    ax.set_ylabel("reach the global minimum, % (mean of 4 landscapes)")
+    ax.set_title("Who gets out, by learning rate (with noise)")
+    ax.legend(loc="upper left")
+
+
+DRAWINGS = {"trapping": Drawing(draw, "Share of runs that reach the global minimum, by learning rate.")}

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from theory_verdicts import FULL, VERDICTS
+from theory.verdicts import FULL, VERDICTS
 
-from adamomentum.theory import guidance, page
-from adamomentum.theory.catalogue import experiments, panels
-from adamomentum.theory.claims import Check, Claim
-from adamomentum.theory.panel import Panel
+from adamomentum.theory import experiments, guidance, page
+from adamomentum.theory.claims import Check, Claim, Drawing
 
 PAGE = Path(__file__).parents[2] / "docs" / "theory.md"
 KEPT = PAGE.parent / "results" / "theory"
@@ -64,7 +62,7 @@ def test_what_is_kept_is_what_one_command_wrote(record) -> None:
         for check in (*claim["printed"], *claim["corrected"], *claim["against"], claim["control"]):
             assert check["text"] in html.unescape(made)
     figures = {path.name for path in (KEPT / "figures").glob("*.svg")}
-    assert figures == {f"{panel.name}.svg" for panel in panels()}
+    assert figures == {f"{drawing.file or key}.svg" for key, drawing in experiments.drawings().items()}
     assert sum(path.stat().st_size for path in KEPT.rglob("*") if path.is_file()) < 3e6
 
 
@@ -174,23 +172,13 @@ def test_what_is_said_of_basins_holds_in_the_full_run(kept) -> None:
         assert min(found) > 1
 
 
-def test_every_experiment_has_its_verdict() -> None:
-    assert set(experiments()) == set(VERDICTS)
-
-
-def test_figures_have_their_claim_and_a_name_of_their_own() -> None:
-    known = {key for verdicts in VERDICTS.values() for key in verdicts} | FULL.keys()
-    assert {panel.claim for panel in panels()} <= known
-    assert len({panel.name for panel in panels()}) == len(panels())
-
-
 def test_the_numbers_are_kept_when_a_figure_fails(tmp_path, monkeypatch) -> None:
     def fail(ax, data):
         raise RuntimeError("no figure today")
 
     check = Check("a number; must be so", True)
     claim = Claim("k", "A statement.", "here", (check,), Check("the same of another", False))
-    monkeypatch.setattr(page, "panels", lambda: (Panel("p", "k", "A caption.", fail),))
+    monkeypatch.setattr(experiments, "drawings", lambda: {"k": Drawing(fail, "A caption.")})
     with pytest.raises(RuntimeError, match="no figure today"):
         page.write([claim], "full", 0, "adamomentum theory", tmp_path)
     assert json.loads((tmp_path / page.CLAIMS).read_text())["claims"][0]["verdict"] == "confirmed"
@@ -235,7 +223,7 @@ def test_a_page_is_drawn_anew_from_its_numbers(tmp_path, monkeypatch) -> None:
         ax.set_xlabel("x, <units>")
         ax.set_ylabel("y")
 
-    monkeypatch.setattr(page, "panels", lambda: (Panel("p", "first", "A caption.", draw),))
+    monkeypatch.setattr(experiments, "drawings", lambda: {"first": Drawing(draw, "A caption.", file="p")})
     page.write([made_up("first"), made_up("second", holds=False, against=True)], "full", 3, "the command", tmp_path)
     written = {path: path.read_text() for path in (tmp_path / page.CLAIMS, tmp_path / "figures" / "p.svg")}
     text = (tmp_path / page.PAGE).read_text()
@@ -248,12 +236,21 @@ def test_a_page_is_drawn_anew_from_its_numbers(tmp_path, monkeypatch) -> None:
     assert drawn == [[0.0, float("inf"), 2.0], [0.0, None, 2.0]]  # JSON has no infinity
 
 
+@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"claims": [{}], "failures": []}', '{"claims": 3}'])
+def test_a_damaged_file_of_numbers_is_said_and_left_alone(tmp_path, content) -> None:
+    (tmp_path / page.CLAIMS).write_text(content)
+    with pytest.raises(ValueError, match=rf"claims\.json is damaged \(.*adamomentum theory --out {tmp_path}`"):
+        page.redraw(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [page.CLAIMS]
+    assert (tmp_path / page.CLAIMS).read_text() == content
+
+
 def test_kept_figures_can_be_searched_and_read_out() -> None:
     for path in (KEPT / "figures").glob("*.svg"):
         svg = path.read_text(encoding="utf-8")
         assert "<text" in svg and "DejaVuSans-" not in svg, path
     made = (KEPT / page.PAGE).read_text(encoding="utf-8")
     shown = re.findall(r'<img src="([^"]+)" alt="[^"]+">', made)
-    assert len(shown) == made.count("<img") == len(panels())
+    assert len(shown) == made.count("<img") == len(experiments.drawings())
     assert {KEPT / each for each in shown} == set((KEPT / "figures").glob("*.svg"))
     assert all("scope=" in attributes for attributes in re.findall(r"<th\b([^>]*)>", made))

@@ -1,10 +1,34 @@
-"""Checks of the arguments that the functions of this package share."""
+"""What the functions of this package share: the type of arrays, a bound and its conditions, checks of arguments.
+
+Tested in tests/theory/test_moments.py.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
 
 _DEFAULTS = {"beta1": "the first moment, usually 0.9", "beta2": "the second moment, usually 0.999"}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A bound.
+
+    Attributes:
+        value: the right-hand side, whether or not the assumptions are met.
+        applicable: whether they are, so that ``value`` is proved to be a bound.
+        reason: which assumption is not met and why; empty if all are.
+    """
+
+    value: float
+    applicable: bool
+    reason: str = ""
 
 
 def check_beta(name: str, value: float) -> float:

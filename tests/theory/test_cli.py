@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import typer
-from theory_faults import ON_DEMAND
+from theory.faults import ON_DEMAND
 from typer.testing import CliRunner
 
-from adamomentum.theory import catalogue, page, run
+from adamomentum.theory import experiments, page, run
 from adamomentum.theory.cli import theory
 
 
@@ -21,7 +20,7 @@ def command(monkeypatch, tmp_path):
     """Calls it with experiments that stand in for all; returns exit status, output and what was written."""
 
     def call(names, *options, out="out"):
-        monkeypatch.setattr(catalogue, "experiments", lambda: {name: ON_DEMAND[name] for name in names})
+        monkeypatch.setattr(experiments, "by_name", lambda: {name: ON_DEMAND[name] for name in names})
         arguments = ["--out", str(tmp_path / out), *options]
         monkeypatch.setattr(sys, "argv", ["/usr/bin/adamomentum", "theory", *arguments])
         app = typer.Typer()
@@ -57,7 +56,7 @@ def test_exit_status(command, tmp_path, names, status) -> None:
     code, output, record = command(names)
     assert code == status
     keys = {"good": "good-quick-0", "paper_false": "paper-false"}
-    # In the order of the catalogue, whoever finishes first.
+    # In the order of the page, whoever finishes first.
     assert [claim["key"] for claim in record["claims"]] == [keys.get(name, name) for name in names if name != "raises"]
     assert [failure["name"] for failure in record["failures"]] == [name for name in names if name == "raises"]
     html = (tmp_path / "out" / page.PAGE).read_text()
@@ -149,22 +148,3 @@ def test_in_processes_of_their_own(command) -> None:
     assert [claim["key"] for claim in record["claims"]] == ["good-quick-0"]
     assert [failure["name"] for failure in record["failures"]] == ["dies"]
     assert "BrokenProcessPool" in output
-
-
-@pytest.mark.slow
-def test_an_interrupt_does_not_wait_for_what_is_under_way() -> None:
-    running = run.run_all([ON_DEMAND["good"], ON_DEMAND["sleeps"]], "quick", 0, 2)
-    assert next(running)[0] == "good"
-    start = time.monotonic()
-    running.close()
-    assert time.monotonic() - start < 120  # of 600 s
-
-
-@pytest.mark.slow
-def test_numbers_do_not_depend_on_the_workers() -> None:
-    """Nor on which experiments run beside."""
-    known = catalogue.experiments()
-    one = dict(run.run_all([known["algorithm"]], "quick", 3, 1))
-    two = dict(run.run_all([known["startup"], known["algorithm"]], "quick", 3, 2))
-    assert set(two) == {"startup", "algorithm"}
-    assert one["algorithm"][0].data == two["algorithm"][0].data

@@ -1,4 +1,7 @@
-"""How an optimizer answers given gradients, and gradients to give it."""
+"""How an optimizer answers given gradients, and gradients to give it.
+
+Tested in tests/theory/test_experiments.py.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from adamomentum.theory.common import Array
 from adamomentum.theory.steppers import Stepper
-
-Array = NDArray[np.float64]
 
 # No part of any denominator here, and still not 0, where Algorithm 1 divides 0 by 0 before the first gradient.
 NO_EPS = {"adamomentum": 1e-300, "adam": 1e-200, "adabelief": 1e-200}
@@ -22,12 +23,12 @@ def responses(steppers: list[Stepper], gradients: Iterable[Array]) -> Iterator[l
     An update counts as positive if it is along the gradient's sign, that is theta_(t-1) - theta_t.
     """
     for gradient in gradients:
-        made = []
+        updates = []
         for stepper in steppers:
             stepper.theta[...] = 0  # so that the update is read off without rounding
             stepper.step(gradient)
-            made.append(-stepper.theta)
-        yield made
+            updates.append(-stepper.theta)
+        yield updates
 
 
 def fresh(name: str, shape: tuple[int, ...], **options: Any) -> Stepper:

@@ -1,4 +1,4 @@
-"""What the experiments on the moments conclude, and that they conclude otherwise of a wrong optimizer."""
+"""What the experiments conclude, and that those on the moments conclude otherwise of a wrong optimizer."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from theory_faults import assert_drawn
-from theory_verdicts import VERDICTS
+from theory.faults import assert_drawn
+from theory.verdicts import FULL, VERDICTS
 
-from adamomentum.theory import page, steppers
-from adamomentum.theory.drawings import moments as drawings
-from adamomentum.theory.experiments import algorithm, assumption, floor, frequency, noise, outliers, sandwich, startup
+from adamomentum.theory import experiments, page, steppers
+from adamomentum.theory.experiments import noise, sandwich, startup
 
-EXPERIMENTS = {
-    e.name: e for module in (algorithm, frequency, sandwich, noise, startup, floor) for e in module.EXPERIMENTS
-}
+EXPERIMENTS = experiments.by_name()
+ON_MOMENTS = ("algorithm", "frequency", "sandwich", "noise", "startup", "floor")
+SLOW = ("counterexample", "exits", "selectivity", "trapping", "network")
 
 # The optimizer's faults, and the claims that must not survive them. The others do not depend on what is wrong.
 FAULTS = {
@@ -92,31 +91,34 @@ def faulty(monkeypatch):
 
 def changed(name: str) -> set[str]:
     """The claims whose verdict is not what it is for the right optimizer."""
-    claims = {claim.key: claim.verdict for claim in EXPERIMENTS[name].run("quick", 0)}
+    claims = {claim.key: claim.verdict for claim in EXPERIMENTS[name]("quick", 0)}
     assert claims.keys() == VERDICTS[name].keys()
     return {key for key, verdict in claims.items() if verdict != VERDICTS[name][key]}
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_verdicts(name, monkeypatch) -> None:
-    monkeypatch.setattr(frequency, "BETA1S", {"quick": (0.9,)})
-    monkeypatch.setattr(floor, "RUNS", {"quick": [((0.9, 0.99), 4000)]})
-    claims = {claim.key: claim for claim in EXPERIMENTS[name].run("quick", 0)}
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in EXPERIMENTS])
+def test_verdicts(name) -> None:
+    claims = {claim.key: claim for claim in EXPERIMENTS[name]("quick", 0)}
     assert {key: claim.verdict for key, claim in claims.items()} == VERDICTS[name]
     for claim in claims.values():
         assert not claim.fault
         assert not claim.control.holds
-        for check in (*claim.printed, *claim.against, claim.control):
+        for check in (*claim.printed, *claim.corrected, *claim.against, claim.control):
             assert type(check.holds) is bool
         json.dumps(page._plain(claim.data), allow_nan=False)
     # The figures take their data as it is, and as it comes back from JSON.
-    assert_drawn([panel for panel in drawings.PANELS if panel.claim in claims], claims)
+    assert_drawn({key: drawing for key, drawing in experiments.drawings().items() if key in claims}, claims)
 
 
-def test_every_figure_has_its_claim() -> None:
-    known = {key for name in EXPERIMENTS for key in VERDICTS[name]}
-    assert {panel.claim for panel in drawings.PANELS} <= known
-    assert len({panel.name for panel in drawings.PANELS}) == len(drawings.PANELS)
+def test_every_experiment_has_its_verdicts() -> None:
+    assert EXPERIMENTS.keys() == VERDICTS.keys()
+
+
+def test_figures_have_their_claim_and_a_name_of_their_own() -> None:
+    drawings = experiments.drawings()
+    assert drawings.keys() <= {key for verdicts in (*VERDICTS.values(), FULL) for key in verdicts}
+    assert len({drawing.file or key for key, drawing in drawings.items()}) == len(drawings)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -133,7 +135,7 @@ def test_a_wrong_optimizer_is_found_out(name, fault, faulty) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", ON_MOMENTS)
 def test_the_wrong_optimizer_without_a_fault_is_right(name, faulty) -> None:
     """So that it is the fault which the tests above find."""
     faulty("")
@@ -143,7 +145,7 @@ def test_the_wrong_optimizer_without_a_fault_is_right(name, faulty) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sandwich", "noise", "startup", "floor"])
 def test_other_random_numbers_lead_to_the_same(name) -> None:
-    assert {claim.key: claim.verdict for claim in EXPERIMENTS[name].run("quick", 1)} == VERDICTS[name]
+    assert {claim.key: claim.verdict for claim in EXPERIMENTS[name]("quick", 1)} == VERDICTS[name]
 
 
 def test_the_seed_decides_everything(monkeypatch) -> None:
@@ -160,10 +162,10 @@ def test_an_update_that_is_not_a_number_is_no_confirmation(monkeypatch, faulty) 
     monkeypatch.setattr(sandwich, "STEPS", {"quick": 20})
     monkeypatch.setattr(sandwich, "BETAS", {"quick": ((0.9, 0.999),)})
     assert not sandwich.run("quick", 0)[0].verdict.startswith("confirmed")
-    assert not outliers.largest_update("quick", np.random.default_rng(0)).verdict.startswith("confirmed")
+    assert not startup._largest_update("quick", np.random.default_rng(0)).verdict.startswith("confirmed")
 
 
 def test_measured_momentum_is_the_optimizers() -> None:
-    ratio, error = assumption.momentum_ratios("adamomentum", np.array([0.0]), 300, 300, np.random.default_rng(0))
+    ratio, error = noise.momentum_ratios("adamomentum", np.array([0.0]), 300, 300, np.random.default_rng(0))
     assert ratio[0] == pytest.approx(1 / 19, abs=5 * error[0])
     assert error[0] < 0.003
