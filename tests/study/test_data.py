@@ -17,7 +17,7 @@ from adamomentum.study.data.splits import SPLITS
 from adamomentum.study.data.wheel import DataError, Wheel
 from adamomentum.study.spec import Budget
 from adamomentum.study.tasks.base import Context
-from adamomentum.study.tasks.vision import ImageClassification, channel_statistics
+from adamomentum.study.tasks.vision.task import ImageClassification, channel_statistics
 
 LICENCE = b"do as you please"
 

@@ -16,7 +16,7 @@ from adamomentum.study.data.ptb import MIRRORS, ptb
 from adamomentum.study.data.text import TextData, encode, vocabulary
 from adamomentum.study.data.wheel import DataError, Wheel
 from adamomentum.study.data.wikipedia import articles, clean, tokenize, wikipedia
-from adamomentum.study.tasks.language import LanguageModel
+from adamomentum.study.tasks.language.task import LanguageModel
 
 
 def test_a_vocabulary_is_the_most_frequent_words() -> None:

@@ -15,9 +15,10 @@ from adamomentum.study.data import cache
 from adamomentum.study.data.parallel_text import BEGIN, END, ParallelText
 from adamomentum.study.data.wheel import DataError
 from adamomentum.study.spec import Budget
-from adamomentum.study.tasks import transformer, translation
 from adamomentum.study.tasks.base import Context
-from adamomentum.study.tasks.translation import Translation
+from adamomentum.study.tasks.translation import task as translation
+from adamomentum.study.tasks.translation import transformer
+from adamomentum.study.tasks.translation.task import Translation
 from adamomentum.study.trial import run_trial
 
 

@@ -13,7 +13,7 @@ import torch
 
 from adamomentum.study import trial
 from adamomentum.study.execute.local import LocalExecutor
-from adamomentum.study.tasks.vision_models import small_resnet
+from adamomentum.study.tasks.vision.models import small_resnet
 from adamomentum.study.trial import run_trial
 from adamomentum.study.tune import select
 

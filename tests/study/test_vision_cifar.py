@@ -22,8 +22,8 @@ from adamomentum.study.data.cifar import ARCHIVES, cifar
 from adamomentum.study.data.wheel import DataError
 from adamomentum.study.parallel import run_in_group
 from adamomentum.study.spec import Budget
-from adamomentum.study.tasks.augment import AUGMENTATIONS
-from adamomentum.study.tasks.vision import ImageClassification
+from adamomentum.study.tasks.vision.augment import AUGMENTATIONS
+from adamomentum.study.tasks.vision.task import ImageClassification
 from adamomentum.study.trial import run_trial
 
 NAMES = ["cifar10", "cifar100"]

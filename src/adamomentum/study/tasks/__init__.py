@@ -66,7 +66,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             "image-classification",
             2,
-            f"{_HERE}.vision:ImageClassification",
+            f"{_HERE}.vision.task:ImageClassification",
             "loss",
             "loss",
             (Metric("accuracy", "accuracy", "higher", 100, "%"), Metric("loss", "cross-entropy", "lower", digits=3)),
@@ -74,7 +74,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             "language-model",
             1,
-            f"{_HERE}.language:LanguageModel",
+            f"{_HERE}.language.task:LanguageModel",
             "loss",
             "loss",
             (Metric("perplexity", "perplexity", "lower"), Metric("loss", "nats a token", "lower", digits=3)),
@@ -82,7 +82,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             "translation",
             1,
-            f"{_HERE}.translation:Translation",
+            f"{_HERE}.translation.task:Translation",
             "loss",
             "loss",
             (
@@ -94,7 +94,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             "gan",
             1,
-            f"{_HERE}.gan:Gan",
+            f"{_HERE}.gan.task:Gan",
             # One evaluation alone swings widely from one to the next.
             "fid_last3",
             "fid",
