@@ -7,8 +7,8 @@ import torch
 from study.gan_mini import FlaggedMeans, colours, weights_file
 
 from adamomentum.study.data import cifar
+from adamomentum.study.data.base import DataError
 from adamomentum.study.data.digits import digits
-from adamomentum.study.data.wheel import DataError
 from adamomentum.study.tasks.gan import digit_features, features
 from adamomentum.study.tasks.gan.data import GanData
 from adamomentum.study.tasks.gan.settings import GanSettings

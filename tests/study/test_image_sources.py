@@ -18,11 +18,10 @@ from study.trials import bfloat16_stays_near, goes_on_bit_for_bit, spec_of, two_
 from study.wheels import build_wheel
 
 from adamomentum.study.data import signals
+from adamomentum.study.data.base import SPLITS, DataError
 from adamomentum.study.data.fashion import fashion_mnist
 from adamomentum.study.data.imagenet import _random_box, decode, imagenet
 from adamomentum.study.data.signals import SignalData, mnist1d
-from adamomentum.study.data.splits import SPLITS
-from adamomentum.study.data.wheel import DataError
 from adamomentum.study.parallel import run_in_group
 from adamomentum.study.spec import Budget
 from adamomentum.study.tasks.base import Batches, Context

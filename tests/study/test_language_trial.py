@@ -10,7 +10,7 @@ import pytest
 import torch
 from study.language_mini import REGULARIZED, SMALL, CheckpointAt, make_spec, tiny_text
 
-from adamomentum.study.data.wheel import DataError
+from adamomentum.study.data.base import DataError
 from adamomentum.study.parallel import run_in_group
 from adamomentum.study.spec import Budget, CosineSchedule
 from adamomentum.study.tasks.language.task import LanguageModel

@@ -15,8 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from adamomentum.cores import available_cores
 from adamomentum.study import registry
 from adamomentum.study.compare import Outcome, run_comparison
-from adamomentum.study.data.images import ImageData, load, mnist5k, small_test_split
-from adamomentum.study.data.wheel import DataError
+from adamomentum.study.data.base import DataError
+from adamomentum.study.data.images import ImageData, small_test_split
+from adamomentum.study.data.mnist5k import mnist5k
+from adamomentum.study.data.own_images import load
 from adamomentum.study.devices import DEVICES, why_not
 from adamomentum.study.execute.local import LocalExecutor
 from adamomentum.study.lock import locked

@@ -25,7 +25,7 @@ from rich.text import Text
 from adamomentum.cores import available_cores
 from adamomentum.study import archive, registry, stages, studyfile, tasks
 from adamomentum.study.checkpoint import Checkpoints
-from adamomentum.study.data.wheel import DataError
+from adamomentum.study.data.base import DataError
 from adamomentum.study.devices import why_not
 from adamomentum.study.engine import NO_DATA, DataInfo, Folder, check_optimizers, keep, plan_now, run_study
 from adamomentum.study.execute.base import Executor

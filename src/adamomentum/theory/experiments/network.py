@@ -45,7 +45,7 @@ FLATNESS = (
 
 def run(profile: Profile, seed: int) -> list[Claim]:
     """Train the network with each optimizer; without the data, e.g. offline, the claims are left undecided."""
-    from adamomentum.study.data.wheel import DataError
+    from adamomentum.study.data.base import DataError
 
     try:
         return _run(profile, seed)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adamomentum.study.data.wheel import DataError
+from adamomentum.study.data.base import DataError
 from adamomentum.study.spec import Value
 from adamomentum.study.tasks.base import Context
 from adamomentum.study.tasks.gan import features

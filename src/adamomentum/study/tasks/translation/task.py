@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adamomentum.study.data.base import SPLITS, DataError
 from adamomentum.study.data.parallel_text import BEGIN, END, PAD, ParallelText
-from adamomentum.study.data.splits import SPLITS
-from adamomentum.study.data.wheel import DataError
 from adamomentum.study.spec import Value
 from adamomentum.study.tasks.base import Context, Run, Update, first
 from adamomentum.study.tasks.translation.beam import beam_search

@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adamomentum.study.data.base import DataError
 from adamomentum.study.data.imagenet import SIDE, FileImages
-from adamomentum.study.data.images import ImageData, load, mnist5k
+from adamomentum.study.data.images import ImageData
+from adamomentum.study.data.mnist5k import mnist5k
+from adamomentum.study.data.own_images import load
 from adamomentum.study.data.signals import SignalData, mnist1d
-from adamomentum.study.data.wheel import DataError
 from adamomentum.study.spec import Value
 from adamomentum.study.tasks.base import Batches, Context, Run, Update, first
 from adamomentum.study.tasks.vision.augment import AUGMENTATIONS
