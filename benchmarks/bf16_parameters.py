@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from adamomentum import AdaMomentum
 from adamomentum.study import work
-from adamomentum.study.tasks.awd_lstm import AwdLstm
+from adamomentum.study.tasks.language.awd_lstm import AwdLstm
 
 WINDOW, STREAMS, SIZE, EVALUATED = 35, 20, 128, 20_000
 RUNS = {

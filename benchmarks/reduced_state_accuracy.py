@@ -12,7 +12,7 @@ import argparse
 
 from adamomentum.cores import available_cores
 from adamomentum.study import registry
-from adamomentum.study.data.images import mnist5k
+from adamomentum.study.data.mnist5k import mnist5k
 from adamomentum.study.execute.local import LocalExecutor
 from adamomentum.study.report.comparisons import outcome
 from adamomentum.study.spec import Budget, TaskSpec, TrialSpec

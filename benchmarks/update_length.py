@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from adamomentum import AdaMomentum
 from adamomentum.study import work
 from adamomentum.study.spec import CosineSchedule
-from adamomentum.study.tasks.vision_models import cnn1d
+from adamomentum.study.tasks.vision.models import cnn1d
 
 # Batch size, None for the whole training split; AdamW's lr. At 64 the study tuned 0.0246, and 0.143 for the decay.
 SETTINGS = [(16, 0.0123), (64, 0.0246), (512, 0.0246), (None, 0.0246), (None, 0.0984)]

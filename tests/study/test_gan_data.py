@@ -7,12 +7,12 @@ import torch
 from study.gan_mini import FlaggedMeans, colours, weights_file
 
 from adamomentum.study.data import cifar
+from adamomentum.study.data.base import DataError
 from adamomentum.study.data.digits import digits
-from adamomentum.study.data.wheel import DataError
-from adamomentum.study.tasks import digit_features, features
-from adamomentum.study.tasks.gan import Gan
-from adamomentum.study.tasks.gan_data import GanData
-from adamomentum.study.tasks.gan_settings import Settings
+from adamomentum.study.tasks.gan import digit_features, features
+from adamomentum.study.tasks.gan.data import GanData
+from adamomentum.study.tasks.gan.settings import GanSettings
+from adamomentum.study.tasks.gan.task import Gan
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -102,46 +102,55 @@ def test_the_weights_lie_beside_the_images_and_name_the_trials(tmp_path, monkeyp
 
 
 def test_settings_as_the_authors_ran_them() -> None:
-    s = Settings.of({"data": "cifar10", "model": "biggan"})
+    s = GanSettings.of({"data": "cifar10", "model": "biggan"})
     assert (s.features, s.loss, s.consistency, s.samples, s.d_steps) == ("inception", "hinge", 10.0, 10_000, 5)
     assert (s.average, s.average_from, s.flip) == (0.9999, 1000, True)
-    s = Settings.of({"data": "cifar10", "model": "dcgan"})
+    s = GanSettings.of({"data": "cifar10", "model": "dcgan"})
     assert (s.loss, s.d_steps, s.consistency, s.average) == ("bce", 2, 0.0, 0.0)
-    s = Settings.of({"data": "cifar10", "model": "sngan", "d_steps": 3.0, "flip": False})
+    s = GanSettings.of({"data": "cifar10", "model": "sngan", "d_steps": 3.0, "flip": False})
     assert (s.loss, s.d_steps, s.flip) == ("hinge", 3, False)
     assert isinstance(s.d_steps, int)
-    s = Settings.of({})
+    s = GanSettings.of({})
     assert (s.data, s.model, s.features, s.samples, s.flip) == ("digits", "sn-dcgan", "digits-cnn64-v1", 1797, False)
 
 
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"modell": "x"}, "unknown params of a GAN: modell; there are: data, model"),
-        ({"data": "celeba"}, "params.data of a GAN must be one of digits, cifar10, got 'celeba'"),
-        ({"model": "stylegan"}, "params.model of a GAN on digits must be one of sn-dcgan, got 'stylegan'"),
-        ({"model": "sngan"}, "params.model of a GAN on digits must be one of sn-dcgan, got 'sngan'"),
+        ({"modell": "x"}, "params.modell: there is no such parameter; there are: data, model"),
+        ({"data": "celeba"}, "params.data: Input should be 'digits' or 'cifar10', got 'celeba'"),
+        ({"model": "stylegan"}, "params.model: must be one of sn-dcgan with data = 'digits', got 'stylegan'"),
+        ({"model": "sngan"}, "params.model: must be one of sn-dcgan with data = 'digits', got 'sngan'"),
         ({"data": "cifar10"}, None),
-        ({"data": "cifar10", "model": "sn-dcgan"}, "must be one of dcgan, sngan, biggan, got 'sn-dcgan'"),
-        ({"data": "cifar10", "model": "sngan", "features": "digits-cnn64-v1"}, "must be one of inception, got 'digits"),
-        ({"loss": "ns"}, "params.loss of a GAN must be one of hinge, bce, got 'ns'"),
-        ({"loss": 1.0}, "must be one of hinge, bce, got 1.0"),
-        ({"d_steps": 0.0}, "params.d_steps of a GAN must be a whole number from 1, got 0.0"),
-        ({"d_steps": 1.5}, "params.d_steps of a GAN must be a whole number from 1, got 1.5"),
-        ({"d_steps": True}, "params.d_steps of a GAN must be a whole number from 1, got True"),
-        ({"d_steps": "two"}, "params.d_steps of a GAN must be a whole number from 1, got 'two'"),
-        ({"width": 1.0}, "params.width of a GAN must be a whole number from 0, and not 1, got 1.0"),
-        ({"latent": -1.0}, "params.latent of a GAN must be a whole number from 0, got -1.0"),
-        ({"samples": 3.0}, "params.samples of a GAN must be a whole number from 4, got 3.0"),
-        ({"consistency": -1.0}, "params.consistency of a GAN must be 0 or more, got -1.0"),
-        ({"average": 1.0}, r"params.average of a GAN must be in \[0, 1\), got 1.0"),
-        ({"flip": 1.0}, "params.flip of a GAN must be true or false, got 1.0"),
-        ({"data": "cifar10", "model": "biggan", "latent": 10.0}, "must be a multiple of 4 for model 'biggan', got 10"),
+        (
+            {"data": "cifar10", "model": "sn-dcgan"},
+            "must be one of dcgan, sngan, biggan with data = 'cifar10', got 'sn-dcgan'",
+        ),
+        (
+            {"data": "cifar10", "model": "sngan", "features": "digits-cnn64-v1"},
+            "params.features: must be one of inception with .*, got 'digits",
+        ),
+        ({"loss": "ns"}, "params.loss: Input should be 'hinge' or 'bce', got 'ns'"),
+        ({"loss": 1.0}, "params.loss: Input should be 'hinge' or 'bce', got 1.0"),
+        ({"d_steps": 0.0}, "params.d_steps: Input should be greater than or equal to 1, got 0.0"),
+        ({"d_steps": 1.5}, "params.d_steps: Input should be a valid integer, got 1.5"),
+        ({"d_steps": True}, "params.d_steps: Input should be a valid integer, got True"),
+        ({"d_steps": "two"}, "params.d_steps: Input should be a valid integer, got 'two'"),
+        ({"width": 1.0}, "params.width: must be 0 or at least 2, got 1"),
+        ({"latent": -1.0}, "params.latent: Input should be greater than or equal to 0, got -1.0"),
+        ({"samples": 3.0}, "params.samples: Input should be greater than or equal to 4, got 3.0"),
+        ({"consistency": -1.0}, "params.consistency: Input should be greater than or equal to 0, got -1.0"),
+        ({"average": 1.0}, "params.average: Input should be less than 1, got 1.0"),
+        ({"flip": 1.0}, "params.flip: Input should be a valid boolean, got 1.0"),
+        (
+            {"data": "cifar10", "model": "biggan", "latent": 10.0},
+            "params.latent: must be a multiple of 4 with model = 'biggan', got 10",
+        ),
     ],
 )
 def test_wrong_parameters(params, message) -> None:
     if message is None:
-        assert Settings.of(params).model == "dcgan"
+        assert GanSettings.of(params).model == "dcgan"
         return
     with pytest.raises(ValueError, match=message):
-        Settings.of(params)
+        GanSettings.of(params)

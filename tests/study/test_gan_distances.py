@@ -7,8 +7,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from adamomentum.study.tasks import distances
-from adamomentum.study.tasks.distances import frechet_distance, precision_recall
+from adamomentum.study.tasks.gan import distances
+from adamomentum.study.tasks.gan.distances import frechet_distance, precision_recall
 
 
 def test_the_frechet_distance_of_two_gaussians_is_known() -> None:

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from adamomentum.study.tasks.gan_augment import mirrored, shifted
-from adamomentum.study.tasks.gan_layers import ConditionalNorm, spectral_norm
-from adamomentum.study.tasks.gan_models import MODELS
-from adamomentum.study.tasks.gan_residual import DownBlock, UpBlock
-from adamomentum.study.tasks.gan_run import average_of
+from adamomentum.study.tasks.gan.augment import mirrored, shifted
+from adamomentum.study.tasks.gan.layers import ConditionalNorm, spectral_norm
+from adamomentum.study.tasks.gan.models import MODELS
+from adamomentum.study.tasks.gan.residual import DownBlock, UpBlock
+from adamomentum.study.tasks.gan.run import average_of
 
 CPU = torch.device("cpu")
 LABELLED = ("sngan", "biggan")

@@ -14,8 +14,8 @@ from study.trials import bfloat16_stays_near, goes_on_bit_for_bit, two_processes
 
 from adamomentum.study import tasks
 from adamomentum.study.spec import Budget
-from adamomentum.study.tasks.gan_data import GanData
-from adamomentum.study.tasks.gan_run import GanRun
+from adamomentum.study.tasks.gan.data import GanData
+from adamomentum.study.tasks.gan.run import GanRun
 from adamomentum.study.trial import run_trial
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

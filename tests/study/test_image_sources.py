@@ -18,17 +18,17 @@ from study.trials import bfloat16_stays_near, goes_on_bit_for_bit, spec_of, two_
 from study.wheels import build_wheel
 
 from adamomentum.study.data import signals
+from adamomentum.study.data.base import SPLITS, DataError
 from adamomentum.study.data.fashion import fashion_mnist
 from adamomentum.study.data.imagenet import _random_box, decode, imagenet
 from adamomentum.study.data.signals import SignalData, mnist1d
-from adamomentum.study.data.splits import SPLITS
-from adamomentum.study.data.wheel import DataError
 from adamomentum.study.execute.group import run_in_group
 from adamomentum.study.spec import Budget
 from adamomentum.study.tasks.base import Batches, Context
-from adamomentum.study.tasks.file_vision import Decoded
-from adamomentum.study.tasks.vision import VGG_SIDES, ImageClassification, Settings
-from adamomentum.study.tasks.vision_models import MODELS
+from adamomentum.study.tasks.vision.files import Decoded
+from adamomentum.study.tasks.vision.models import MODELS
+from adamomentum.study.tasks.vision.settings import VisionSettings
+from adamomentum.study.tasks.vision.task import VGG_SIDES, ImageClassification
 from adamomentum.study.trial import run_trial
 
 # --- Fashion-MNIST ---
@@ -312,31 +312,37 @@ def test_together_the_processes_decode_the_batch_that_one_would(tiny_imagenet, w
 
 def test_settings_are_checked() -> None:
     for params, message in (
-        ({"dataset": "x"}, "unknown params of image classification: dataset"),
-        ({"data": "svhn"}, "params.data of image classification must be one of mnist5k, .*, got 'svhn'"),
+        ({"dataset": "x"}, "params.dataset: there is no such parameter; there are: data, model, augment, "),
+        ({"data": "svhn"}, "params.data: Input should be 'mnist5k', .*, got 'svhn'"),
         (
             {"model": "vit"},
-            "params.model of image classification on mnist5k must be one of small-resnet, .*, got 'vit'",
+            "params.model: must be one of small-resnet, .* with data = 'mnist5k', got 'vit'",
         ),
-        ({"augment": "rrc-flip"}, "on mnist5k must be one of none, crop-flip, crop-flip-cutout, got 'rrc-flip'"),
-        ({"data": "imagenet", "augment": "crop-flip"}, "must be one of none, rrc-flip, got 'crop-flip'"),
+        (
+            {"augment": "rrc-flip"},
+            "params.augment: must be one of none, crop-flip, crop-flip-cutout with .*, got 'rrc-flip'",
+        ),
+        (
+            {"data": "imagenet", "augment": "crop-flip"},
+            "must be one of none, rrc-flip with data = 'imagenet', got 'crop-flip'",
+        ),
         (
             {"data": "mnist1d"},
-            "params.model of image classification on mnist1d must be one of cnn1d, got 'small-resnet'",
+            "params.model: must be one of cnn1d with data = 'mnist1d', got 'small-resnet'",
         ),
-        ({"model": "cnn1d"}, "on mnist5k must be one of small-resnet, vgg16-bn, .*, got 'cnn1d'"),
+        ({"model": "cnn1d"}, "must be one of small-resnet, vgg16-bn, .* with data = 'mnist5k', got 'cnn1d'"),
         (
             {"data": "mnist1d", "model": "cnn1d", "augment": "crop-flip"},
-            "on mnist1d must be one of none, got 'crop-flip'",
+            "must be one of none with data = 'mnist1d', got 'crop-flip'",
         ),
-        ({"label_smoothing": 1.0}, r"params.label_smoothing of image classification must be in \[0, 1\), got 1.0"),
+        ({"label_smoothing": 1.0}, "params.label_smoothing: Input should be less than 1, got 1.0"),
         (
             {"label_smoothing": "some"},
-            r"params.label_smoothing of image classification must be in \[0, 1\), got 'some'",
+            "params.label_smoothing: Input should be a valid number, got 'some'",
         ),
     ):
         with pytest.raises(ValueError, match=message):
-            Settings.of(params)
+            VisionSettings.of(params)
 
 
 def test_vgg_wants_images_of_32_pixels(tmp_path, tiny_npz, tiny_imagenet) -> None:

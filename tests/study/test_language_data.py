@@ -12,11 +12,12 @@ import pytest
 
 from adamomentum.study.data import ptb as ptb_module
 from adamomentum.study.data import wikipedia as wikipedia_module
+from adamomentum.study.data.base import DataError
 from adamomentum.study.data.ptb import MIRRORS, ptb
 from adamomentum.study.data.text import TextData, encode, vocabulary
-from adamomentum.study.data.wheel import DataError, Wheel
+from adamomentum.study.data.wheel import Wheel
 from adamomentum.study.data.wikipedia import articles, clean, tokenize, wikipedia
-from adamomentum.study.tasks.language import LanguageModel
+from adamomentum.study.tasks.language.task import LanguageModel
 
 
 def test_a_vocabulary_is_the_most_frequent_words() -> None:

@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from study.language_mini import REGULARIZED, SMALL, make_context, tiny_text
 
-from adamomentum.study.tasks.awd_lstm import AwdLstm, DropLstm, locked_dropout
-from adamomentum.study.tasks.language import LanguageModel
-from adamomentum.study.tasks.language_settings import AWD_LSTM, Settings
-from adamomentum.study.tasks.ngrams import bigram_loss, unigram_loss
-from adamomentum.study.tasks.streams import Carried, Streams
+from adamomentum.study.tasks.language.awd_lstm import AwdLstm, DropLstm, locked_dropout
+from adamomentum.study.tasks.language.ngrams import bigram_loss, unigram_loss
+from adamomentum.study.tasks.language.settings import AWD_LSTM, LanguageSettings
+from adamomentum.study.tasks.language.streams import Carried, Streams
+from adamomentum.study.tasks.language.task import LanguageModel
 
 
 def awd_lstm(words: int, layers: int) -> AwdLstm:
     with torch.device("meta"):
-        return AwdLstm(words, AWD_LSTM.embedding, AWD_LSTM.hidden, layers, 0.1, 0.4, 0.25, 0.4, 0.5)
+        return AwdLstm(words, AWD_LSTM["embedding"], AWD_LSTM["hidden"], layers, 0.1, 0.4, 0.25, 0.4, 0.5)
 
 
 def count(model: torch.nn.Module) -> int:
@@ -207,7 +207,7 @@ def brute_force(run, tokens: torch.Tensor, streams: int) -> float:
 
 @pytest.mark.parametrize("streams", [1, 4, 7])
 def test_every_token_is_scored_once(streams, monkeypatch) -> None:
-    monkeypatch.setattr("adamomentum.study.tasks.language.EVAL_WINDOW", 9)
+    monkeypatch.setattr("adamomentum.study.tasks.language.task.EVAL_WINDOW", 9)
     data = tiny_text()
     run = LanguageModel().setup(make_context(data, {**SMALL, "eval_streams": streams, "layers": 2}))
     with torch.no_grad():
@@ -265,26 +265,28 @@ def test_a_smoke_run_evaluates_the_first_tokens_alone() -> None:
 
 def test_settings_of_a_specification() -> None:
     # A specification holds every number as a float.
-    assert Settings.of({"layers": 2.0, "hidden": 64.0}) == Settings(layers=2, hidden=64)
-    assert isinstance(Settings.of({"bptt": 20.0}).bptt, int)
-    assert Settings.of({"data": "ptb"}) == AWD_LSTM
-    assert Settings.of({"data": "ptb", "layers": 3.0}).hidden == 1150
+    assert LanguageSettings.of({"layers": 2.0, "hidden": 64.0}) == LanguageSettings(layers=2, hidden=64)
+    assert isinstance(LanguageSettings.of({"bptt": 20.0}).bptt, int)
+    assert LanguageSettings.of({"data": "ptb"}) == LanguageSettings(data="ptb", **AWD_LSTM)
+    assert LanguageSettings.of({"data": "ptb", "layers": 3.0}).hidden == 1150
 
 
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"data": "brown"}, "params.data of a language model must be one of wikipedia, ptb, got 'brown'"),
-        ({"width": 3.0}, "unknown params of a language model: width; there are: data, layers"),
-        ({"layers": 0.0}, "params.layers of a language model must be a whole number from 1, got 0"),
-        ({"hidden": 2.5}, "params.hidden of a language model must be a whole number from 1, got 2.5"),
-        ({"hidden": True}, "params.hidden of a language model must be a whole number from 1, got True"),
-        ({"bptt": "long"}, "params.bptt of a language model must be a whole number from 1, got 'long'"),
-        ({"drop_input": 1.0}, r"params.drop_input of a language model must be in \[0, 1\), got 1.0"),
-        ({"weight_drop": -0.1}, r"params.weight_drop of a language model must be in \[0, 1\), got -0.1"),
-        ({"clip": 0.0}, "params.clip of a language model must be above 0, got 0.0"),
-        ({"alpha": -1.0}, "params.alpha of a language model must be 0 or more, got -1.0"),
-        ({"variable_bptt": 1.0}, "params.variable_bptt of a language model must be true or false, got 1.0"),
+        ({"data": "brown"}, "params.data: Input should be 'wikipedia' or 'ptb', got 'brown'"),
+        ({"width": 3.0}, "params.width: there is no such parameter; there are: data, layers"),
+        ({"layers": 0.0}, "params.layers: Input should be greater than or equal to 1, got 0.0"),
+        ({"hidden": 2.5}, "params.hidden: Input should be a valid integer, got 2.5"),
+        ({"hidden": True}, "params.hidden: Input should be a valid integer, got True"),
+        ({"bptt": "long"}, "params.bptt: Input should be a valid integer, got 'long'"),
+        ({"drop_input": 1.0}, "params.drop_input: Input should be less than 1, got 1.0"),
+        ({"weight_drop": -0.1}, "params.weight_drop: Input should be greater than or equal to 0, got -0.1"),
+        ({"clip": 0.0}, "params.clip: Input should be greater than 0, got 0.0"),
+        ({"alpha": -1.0}, "params.alpha: Input should be greater than or equal to 0, got -1.0"),
+        ({"variable_bptt": 1.0}, "params.variable_bptt: Input should be a valid boolean, got 1.0"),
+        ({"eval_limit": 1.0}, "params.eval_limit: must be 0 or at least 2, got 1"),
+        ({"layers": 0.0, "clip": 0.0}, "params.layers: .*, got 0.0; params.clip: .*, got 0.0"),
     ],
 )
 def test_a_parameter_that_cannot_be_used_is_named(params, message) -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from study.language_mini import REGULARIZED, SMALL, CheckpointAt, make_spec, tiny_text
 
-from adamomentum.study.data.wheel import DataError
+from adamomentum.study.data.base import DataError
 from adamomentum.study.execute.group import run_in_group
 from adamomentum.study.spec import Budget, CosineSchedule
-from adamomentum.study.tasks.language import LanguageModel
+from adamomentum.study.tasks.language.task import LanguageModel
 from adamomentum.study.trial import run_trial
 
 
@@ -86,7 +86,7 @@ def test_the_state_between_windows_is_what_a_checkpoint_needs(data, tmp_path, mo
     spec = make_spec(data, lr=1e-2, budget=Budget(steps=25, batch_size=4))
     checkpoints = CheckpointAt(tmp_path, 13)
     whole = run_trial(spec, data, checkpoints)
-    monkeypatch.setattr("adamomentum.study.tasks.streams.Carried.load_state_dict", lambda self, state: None)
+    monkeypatch.setattr("adamomentum.study.tasks.language.streams.Carried.load_state_dict", lambda self, state: None)
     assert run_trial(spec, data, checkpoints).final["val_loss"] != whole.final["val_loss"]
 
 

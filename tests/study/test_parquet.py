@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from adamomentum.study.data import cifar_parquet, iwslt, parquet, ptb
-from adamomentum.study.data.splits import SPLITS
-from adamomentum.study.data.wheel import DataError
+from adamomentum.study.data.base import SPLITS, DataError
 
 pa = pytest.importorskip("pyarrow")
 

@@ -7,13 +7,13 @@ file, of a default or of how the two are merged fails.
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 
 from adamomentum.study import registry, stages, studyfile
-from adamomentum.study.tasks import gan_settings, language_settings, translation_settings
+from adamomentum.study.tasks.gan.settings import GanSettings
+from adamomentum.study.tasks.language.settings import LanguageSettings
+from adamomentum.study.tasks.translation.settings import TranslationSettings
 
 # What no run of the paper switches on, by optimizer.
 ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False}
@@ -227,7 +227,7 @@ def test_what_differs_from_the_paper_is_noted() -> None:
 
 
 def test_awd_lstm_is_as_the_paper_ran_it() -> None:
-    assert dataclasses.asdict(language_settings.Settings.of({"data": "ptb"})) == {
+    assert LanguageSettings.of({"data": "ptb"}).model_dump() == {
         "data": "ptb",
         "layers": 1,
         "embedding": 400,
@@ -249,7 +249,7 @@ def test_awd_lstm_is_as_the_paper_ran_it() -> None:
 
 
 def test_the_transformer_is_as_the_paper_ran_it() -> None:
-    assert dataclasses.asdict(translation_settings.Settings.of({"data": "iwslt14"})) == {
+    assert TranslationSettings.of({"data": "iwslt14"}).model_dump() == {
         "data": "iwslt14",
         "subwords": 10_000,
         "features": 512,
@@ -290,4 +290,4 @@ def test_gans_are_as_the_paper_ran_them(model, d_steps, own) -> None:
         "samples": 10_000,
         "eval_limit": 0,
     }
-    assert dataclasses.asdict(gan_settings.Settings.of(gan(model, d_steps))) == {**common, **own}
+    assert GanSettings.of(gan(model, d_steps)).model_dump() == {**common, **own}

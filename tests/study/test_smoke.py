@@ -20,9 +20,9 @@ from study.translation_mini import sentence
 
 from adamomentum.study import stages, studyfile, tasks
 from adamomentum.study.data import iwslt
-from adamomentum.study.data.wheel import DataError
+from adamomentum.study.data.base import DataError
 from adamomentum.study.engine import Folder
-from adamomentum.study.tasks.features import INCEPTION_FILE
+from adamomentum.study.tasks.gan.features import INCEPTION_FILE
 from adamomentum.study.work import Setup, load, run_planned
 
 

@@ -7,39 +7,39 @@ import pytest
 import torch
 
 from adamomentum.study.data.parallel_text import BEGIN, END, PAD
-from adamomentum.study.tasks.beam import beam_search
-from adamomentum.study.tasks.token_batches import TokenBatches, in_order
-from adamomentum.study.tasks.transformer import Shape, Transformer
-from adamomentum.study.tasks.translation import Translation
-from adamomentum.study.tasks.translation_settings import Settings
+from adamomentum.study.tasks.translation.beam import beam_search
+from adamomentum.study.tasks.translation.settings import TranslationSettings
+from adamomentum.study.tasks.translation.task import Translation
+from adamomentum.study.tasks.translation.token_batches import TokenBatches, in_order
+from adamomentum.study.tasks.translation.transformer import Shape, Transformer
 
 # --- parameters ---
 
 
 def test_the_papers_settings_are_the_defaults_of_iwslt() -> None:
-    s = Settings.of({"data": "iwslt14"})
+    s = TranslationSettings.of({"data": "iwslt14"})
     assert (s.features, s.inner, s.heads, s.layers, s.subwords) == (512, 1024, 4, 6, 10_000)
     assert (s.dropout, s.drop_attention, s.drop_activation, s.label_smoothing) == (0.3, 0.1, 0.1, 0.1)
     assert (s.beam, s.penalty) == (5, 1.0)
-    assert Settings.of({"data": "iwslt14", "layers": 2.0}) == Settings(**{**vars(s), "layers": 2})
-    assert Settings.of({}) == Settings() != s
+    assert TranslationSettings.of({"data": "iwslt14", "layers": 2.0}) == s.model_copy(update={"layers": 2})
+    assert TranslationSettings.of({}) == TranslationSettings() != s
 
 
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"width": 3.0}, "unknown params of translation: width; there are: data, subwords"),
-        ({"data": "wmt"}, "params.data of translation must be one of home-assistant, iwslt14, got 'wmt'"),
-        ({"layers": 1.5}, "params.layers of translation must be a whole number from 1, got 1.5"),
-        ({"beam": 0.0}, "params.beam of translation must be a whole number from 1, got 0.0"),
-        ({"heads": True}, "params.heads of translation must be a whole number from 1, got True"),
-        ({"inner": "64"}, "params.inner of translation must be a whole number from 1, got '64'"),
-        ({"dropout": 1.0}, r"params.dropout of translation must be in \[0, 1\), got 1.0"),
-        ({"drop_attention": -0.1}, r"params.drop_attention of translation must be in \[0, 1\), got -0.1"),
-        ({"label_smoothing": None}, r"params.label_smoothing of translation must be in \[0, 1\), got None"),
-        ({"penalty": -1.0}, "params.penalty of translation must be 0 or more, got -1.0"),
-        ({"features": 90.0}, "must be even and a multiple of params.heads, got 90 and 4"),
-        ({"features": 9.0, "heads": 3.0}, "must be even and a multiple of params.heads, got 9 and 3"),
+        ({"width": 3.0}, "params.width: there is no such parameter; there are: data, subwords"),
+        ({"data": "wmt"}, "params.data: Input should be 'home-assistant' or 'iwslt14', got 'wmt'"),
+        ({"layers": 1.5}, "params.layers: Input should be a valid integer, got 1.5"),
+        ({"beam": 0.0}, "params.beam: Input should be greater than or equal to 1, got 0.0"),
+        ({"heads": True}, "params.heads: Input should be a valid integer, got True"),
+        ({"inner": "64"}, "params.inner: Input should be a valid integer, got '64'"),
+        ({"dropout": 1.0}, "params.dropout: Input should be less than 1, got 1.0"),
+        ({"drop_attention": -0.1}, "params.drop_attention: Input should be greater than or equal to 0, got -0.1"),
+        ({"label_smoothing": None}, "params.label_smoothing: Input should be a valid number, got None"),
+        ({"penalty": -1.0}, "params.penalty: Input should be greater than or equal to 0, got -1.0"),
+        ({"features": 90.0}, "params.heads: must be a divisor of features, which is 90, got 4"),
+        ({"features": 9.0, "heads": 3.0}, "params.features: Input should be a multiple of 2, got 9.0"),
     ],
 )
 def test_a_wrong_parameter_is_refused_before_anything_is_loaded(params, message) -> None:

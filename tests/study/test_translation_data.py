@@ -13,13 +13,13 @@ import pytest
 from study.translation_mini import SUBWORDS, tiny_pairs
 
 from adamomentum.study.data import homeassistant, iwslt
+from adamomentum.study.data.base import SPLITS, DataError
 from adamomentum.study.data.iwslt import iwslt14
 from adamomentum.study.data.parallel_text import BEGIN, END, PAD, ParallelText, from_arrays, to_arrays, train_subwords
-from adamomentum.study.data.splits import SPLITS
-from adamomentum.study.data.wheel import DataError, Wheel
-from adamomentum.study.tasks import nearest
-from adamomentum.study.tasks.nearest import nearest_neighbours
-from adamomentum.study.tasks.translation import Translation
+from adamomentum.study.data.wheel import Wheel
+from adamomentum.study.tasks.translation import nearest
+from adamomentum.study.tasks.translation.nearest import nearest_neighbours
+from adamomentum.study.tasks.translation.task import Translation
 
 
 @pytest.fixture(scope="module")

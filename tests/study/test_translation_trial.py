@@ -12,12 +12,13 @@ from study.translation_mini import SMALL, make_spec, tiny_pairs
 from study.trials import bfloat16_stays_near, goes_on_bit_for_bit, spec_of, two_processes
 
 from adamomentum.study.data import cache
+from adamomentum.study.data.base import DataError
 from adamomentum.study.data.parallel_text import BEGIN, END, ParallelText
-from adamomentum.study.data.wheel import DataError
 from adamomentum.study.spec import Budget
-from adamomentum.study.tasks import transformer, translation
 from adamomentum.study.tasks.base import Context
-from adamomentum.study.tasks.translation import Translation
+from adamomentum.study.tasks.translation import task as translation
+from adamomentum.study.tasks.translation import transformer
+from adamomentum.study.tasks.translation.task import Translation
 from adamomentum.study.trial import run_trial
 
 

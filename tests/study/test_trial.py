@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from adamomentum.study.execute.local import LocalExecutor
-from adamomentum.study.tasks.vision_models import small_resnet
+from adamomentum.study.tasks.vision.models import small_resnet
 from adamomentum.study.trial import run_trial
 
 

@@ -18,12 +18,12 @@ from study.language_mini import CheckpointAt
 from study.trials import bfloat16_stays_near, goes_on_bit_for_bit, spec_of
 
 from adamomentum.study.data import cifar as cifar_module
+from adamomentum.study.data.base import DataError
 from adamomentum.study.data.cifar import ARCHIVES, cifar
-from adamomentum.study.data.wheel import DataError
 from adamomentum.study.execute.group import run_in_group
 from adamomentum.study.spec import Budget
-from adamomentum.study.tasks.augment import AUGMENTATIONS
-from adamomentum.study.tasks.vision import ImageClassification
+from adamomentum.study.tasks.vision.augment import AUGMENTATIONS
+from adamomentum.study.tasks.vision.task import ImageClassification
 from adamomentum.study.trial import run_trial
 
 NAMES = ["cifar10", "cifar100"]

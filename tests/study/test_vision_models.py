@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adamomentum.study.tasks.augment import PAD, crop_flip, cutout
-from adamomentum.study.tasks.vision_models import MODELS
+from adamomentum.study.tasks.vision.augment import PAD, crop_flip, cutout
+from adamomentum.study.tasks.vision.models import MODELS
 
 SIZES = {  # parameters; the papers' and the usual counts
     "small-resnet": (1, 28, 10, 77_754),

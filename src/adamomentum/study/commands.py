@@ -20,7 +20,7 @@ from adamomentum.cores import available_cores
 from adamomentum.devices import check_device
 from adamomentum.study import archive, registry, stages, studyfile
 from adamomentum.study.checkpoint import Checkpoints
-from adamomentum.study.data.wheel import DataError
+from adamomentum.study.data.base import DataError
 from adamomentum.study.engine import NO_DATA, Folder, check_optimizers, keep
 from adamomentum.study.estimate import left
 from adamomentum.study.execute.base import Executor

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from adamomentum.cores import available_cores
 from adamomentum.study.archive import ArchiveError
-from adamomentum.study.data.wheel import DataError
+from adamomentum.study.data.base import DataError
 from adamomentum.study.engine import Folder, check_optimizers, run_study
 from adamomentum.study.estimate import duration
 from adamomentum.study.execute.base import Executor

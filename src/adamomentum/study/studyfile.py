@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from adamomentum.study import registry, tasks
+from adamomentum.study import faults, registry, tasks
 from adamomentum.study.registry import Kind, Optimizer, Range
 from adamomentum.study.spec import Budget, CosineSchedule, EpsPlacement, Finite, Precision, ScheduleSpec, Value
 
@@ -473,8 +473,8 @@ def _first_faults(error: ValidationError, document: dict[str, Any]) -> list[Erro
     A collection counts its entries without those that are wrong, and may then find itself too short. What a task takes
     over from another one is wrong in both.
     """
-    faults = error.errors(include_url=False)
-    places = [fault["loc"] for fault in faults]
+    every = error.errors(include_url=False)
+    places = [fault["loc"] for fault in every]
 
     def follows(place: tuple[int | str, ...]) -> bool:
         if any(len(other) > len(place) and other[: len(place)] == place for other in places):
@@ -484,7 +484,7 @@ def _first_faults(error: ValidationError, document: dict[str, Any]) -> list[Erro
         entry = document["tasks"][place[1]]
         return "like" in entry and place[2] not in entry
 
-    return [fault for fault in faults if not follows(fault["loc"])]
+    return [fault for fault in every if not follows(fault["loc"])]
 
 
 def parse(text: str, where: str) -> Study:
@@ -505,6 +505,5 @@ def parse(text: str, where: str) -> Study:
         lines = []
         for fault in _first_faults(error, document):
             place = ".".join(str(part) for part in fault["loc"]) or "study"
-            got = "" if fault["type"] in ("missing", "value_error") else f", got {fault['input']!r}"
-            lines.append(f"{where}: {place}: {fault['msg'].removeprefix('Value error, ')}{got}")
+            lines.append(f"{where}: {faults.line(fault, place)}")
         raise StudyError("\n".join(lines)) from None

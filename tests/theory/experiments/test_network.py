@@ -9,7 +9,7 @@ from torch import nn
 
 import adamomentum
 from adamomentum.study import work
-from adamomentum.study.data.wheel import DataError
+from adamomentum.study.data.base import DataError
 from adamomentum.theory.experiments import network
 
 

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from adamomentum.files import write_atomic
 from adamomentum.study.data import cifar_parquet
+from adamomentum.study.data.base import DataError, hold_out
 from adamomentum.study.data.cache import cache_dir
 from adamomentum.study.data.images import ImageData
-from adamomentum.study.data.wheel import DataError
 
 VALIDATION = 5000
 
@@ -94,11 +94,10 @@ def cifar(name: str, source: Path | None) -> ImageData:
         DataError: if it cannot be had, or is not what it should be.
     """
     (x_train, y_train), (x_test, y_test) = _parts(name, source)
-    order = np.random.default_rng(0).permutation(len(y_train))
-    held_out = min(VALIDATION, len(order) // 10)
-    rows = {"train": np.sort(order[held_out:]), "val": np.sort(order[:held_out])}
+    held_out = min(VALIDATION, len(y_train) // 10)
     if not held_out:
-        raise DataError(f"{source}: {len(order)} training images are too few to hold out a tenth")
+        raise DataError(f"{source}: {len(y_train)} training images are too few to hold out a tenth")
+    rows = hold_out(len(y_train), held_out)
     return ImageData(
         name={"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[name],
         x={**{split: x_train[part] for split, part in rows.items()}, "test": x_test},

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from adamomentum.study.data import parquet
-from adamomentum.study.data.wheel import DataError
+from adamomentum.study.data.base import DataError
 
 SPLITS = ("train", "test")
 LABELS = {"cifar10": "label", "cifar100": "fine_label"}

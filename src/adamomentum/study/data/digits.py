@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from adamomentum.study.data.base import DataError, hold_out
 from adamomentum.study.data.cache import Arrays, cached
 from adamomentum.study.data.images import ImageData
-from adamomentum.study.data.wheel import DataError, Wheel, read_members
+from adamomentum.study.data.wheel import Wheel, read_members
 
 WHEEL = Wheel(
     "scikit-learn",
@@ -37,8 +38,8 @@ def digits(cache: Path | None = None) -> ImageData:
     """
     arrays = cached(f"digits-{WHEEL.sha256[:12]}", _make, cache)
     x, y = arrays["x"], arrays["y"]
-    order = np.random.default_rng(0).permutation(len(y))
-    rows = {"train": np.arange(len(y)), "val": np.sort(order[: len(y) // 2]), "test": np.sort(order[len(y) // 2 :])}
+    halves = hold_out(len(y), len(y) // 2)
+    rows = {"train": np.arange(len(y)), "val": halves["val"], "test": halves["train"]}
     return ImageData(
         name="digits",
         x={split: x[part] for split, part in rows.items()},

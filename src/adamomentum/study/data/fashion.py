@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from adamomentum.study.data.base import DataError, hold_out
 from adamomentum.study.data.images import ImageData
-from adamomentum.study.data.wheel import DataError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -41,8 +41,7 @@ def fashion_mnist(source: Path | None) -> ImageData:
             f"{folder} is not Fashion-MNIST: {len(y)} and {len(y_test)} images, labels up to {highest}; expected "
             f"60000 and 10000, labels up to {len(CLASSES) - 1}"
         )
-    order = np.random.default_rng(0).permutation(len(y))
-    rows = {"val": np.sort(order[: len(y) // 6]), "train": np.sort(order[len(y) // 6 :])}
+    rows = hold_out(len(y), len(y) // 6)
     return ImageData(
         name="Fashion-MNIST",
         x={**{split: x[part][..., None] for split, part in rows.items()}, "test": x_test[..., None]},

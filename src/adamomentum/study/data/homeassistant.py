@@ -14,10 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from adamomentum.study.data.base import SPLITS, DataError
 from adamomentum.study.data.cache import Arrays, cached
 from adamomentum.study.data.parallel_text import Pairs, ParallelText, from_arrays, to_arrays, train_subwords
-from adamomentum.study.data.splits import SPLITS
-from adamomentum.study.data.wheel import DataError, Wheel, check, download
+from adamomentum.study.data.wheel import Wheel, check, download
 
 WHEEL = Wheel("homeassistant", "2024.3.3", "6e1ec2c07441d63fdcfb8acd2c4bbb6f68bc97330855784d3623d10c38fe3577")
 LICENCE = (

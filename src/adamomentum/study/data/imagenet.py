@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from adamomentum.study.data.splits import SPLITS
-from adamomentum.study.data.wheel import DataError
+from adamomentum.study.data.base import SPLITS, DataError, hold_out
 
 SUFFIXES = {".jpeg", ".jpg", ".png"}
 VALIDATION = 10_000
@@ -73,11 +72,10 @@ def imagenet(source: Path | None) -> FileImages:
     classes = tuple(sorted(entry.name for entry in folders["train"].iterdir() if entry.is_dir()))
     found = {split: _listed(source, path, classes) for split, path in folders.items()}
     files, labels = found["train"]
-    order = np.random.default_rng(0).permutation(len(files))
     held_out = min(VALIDATION, len(files) // 10)
-    rows = {"val": np.sort(order[:held_out]), "train": np.sort(order[held_out:])}
     if not held_out:
         raise DataError(f"{folders['train']} holds {len(files)} images, too few to hold out a tenth")
+    rows = hold_out(len(files), held_out)
     return FileImages(
         name="ImageNet",
         root=source,

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from adamomentum.study.data import parquet
+from adamomentum.study.data.base import NAMES, SPLITS, DataError
 from adamomentum.study.data.cache import Arrays, cached
 from adamomentum.study.data.parallel_text import Pairs, ParallelText, train_subwords
-from adamomentum.study.data.splits import NAMES, SPLITS
-from adamomentum.study.data.wheel import DataError
 
 # What fairseq's recipe, the authors' too, leaves out of the training pairs.
 MAX_WORDS, MAX_RATIO = 175, 1.5

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from adamomentum.study.data.base import SPLITS
 from adamomentum.study.data.cache import Arrays
-from adamomentum.study.data.splits import SPLITS
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from adamomentum.study.data.splits import NAMES
-from adamomentum.study.data.wheel import DataError
+from adamomentum.study.data.base import NAMES, DataError
 
 
 def files(folder: Path, split: str) -> list[Path]:

@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from adamomentum.study.data import parquet
+from adamomentum.study.data.base import NAMES, SPLITS, DataError
 from adamomentum.study.data.cache import Arrays, cache_dir, cached
-from adamomentum.study.data.splits import NAMES, SPLITS
 from adamomentum.study.data.text import END, TextData, encode, vocabulary
-from adamomentum.study.data.wheel import DataError
 
 TOKENS = {"train": 929_589, "val": 73_760, "test": 82_430}
 WORDS = 10_000

@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import numpy.typing as npt
 
+from adamomentum.study.data.base import SPLITS, DataError, fingerprint_of
 from adamomentum.study.data.cache import Arrays, cached
-from adamomentum.study.data.splits import SPLITS, fingerprint_of
-from adamomentum.study.data.wheel import DataError, Wheel, download
+from adamomentum.study.data.wheel import Wheel, download
 
 WHEEL = Wheel("mnist1d", "0.0.2.post1", "e780fadc12ab6e45994dcb02bbe728b347243e0a5d13790f2a86992500eceb86")
 LICENCE = (

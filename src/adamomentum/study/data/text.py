@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from adamomentum.study.data.splits import SPLITS
+from adamomentum.study.data.base import SPLITS
 
 UNKNOWN, END = "<unk>", "<eos>"
 

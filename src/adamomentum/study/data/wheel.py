@@ -14,9 +14,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-
-class DataError(Exception):
-    """Data could not be had or is not usable; the message says why and what to do."""
+from adamomentum.study.data.base import DataError
 
 
 @dataclass(frozen=True)

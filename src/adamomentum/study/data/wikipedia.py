@@ -13,9 +13,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from adamomentum.study.data.base import DataError
 from adamomentum.study.data.cache import Arrays, cached
 from adamomentum.study.data.text import END, TextData, encode, vocabulary
-from adamomentum.study.data.wheel import DataError, Wheel, check, read_members
+from adamomentum.study.data.wheel import Wheel, check, read_members
 
 WHEEL = Wheel(
     "gensim",

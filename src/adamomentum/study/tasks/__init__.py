@@ -70,7 +70,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             "image-classification",
             2,
-            f"{_HERE}.vision:ImageClassification",
+            f"{_HERE}.vision.task:ImageClassification",
             "loss",
             "loss",
             (Metric("accuracy", "accuracy", "higher", 100, "%"), Metric("loss", "cross-entropy", "lower", digits=3)),
@@ -78,7 +78,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             "language-model",
             1,
-            f"{_HERE}.language:LanguageModel",
+            f"{_HERE}.language.task:LanguageModel",
             "loss",
             "loss",
             (Metric("perplexity", "perplexity", "lower"), Metric("loss", "nats a token", "lower", digits=3)),
@@ -86,7 +86,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             "translation",
             1,
-            f"{_HERE}.translation:Translation",
+            f"{_HERE}.translation.task:Translation",
             "loss",
             "loss",
             (
@@ -98,7 +98,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             "gan",
             1,
-            f"{_HERE}.gan:Gan",
+            f"{_HERE}.gan.task:Gan",
             # One evaluation alone swings widely from one to the next.
             "fid_last3",
             "fid",

@@ -45,7 +45,7 @@ FLATNESS = (
 
 def run(profile: Profile, seed: int) -> list[Claim]:
     """Train the network with each optimizer; without the data, e.g. offline, the claims are left undecided."""
-    from adamomentum.study.data.wheel import DataError
+    from adamomentum.study.data.base import DataError
 
     try:
         return _run(profile, seed)
@@ -116,7 +116,7 @@ def train(name: str, seed: int, epochs: int) -> Run:
 
     from adamomentum.study import work
     from adamomentum.study.spec import CosineSchedule
-    from adamomentum.study.tasks.vision_models import cnn1d
+    from adamomentum.study.tasks.vision.models import cnn1d
     from adamomentum.theory.sharpness import top_eigenvalue
 
     data = work.load("image-classification", {"data": "mnist1d", "model": "cnn1d"}, {})

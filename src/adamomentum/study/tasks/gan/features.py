@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamomentum.study.tasks import digit_features
+from adamomentum.study.tasks.gan import digit_features
 
 DIGITS = digit_features.NAME
 INCEPTION = "inception"

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adamomentum.study.tasks.gan_layers import orthogonal, spectral_norm
+from adamomentum.study.tasks.gan.layers import orthogonal, spectral_norm
 
 
 class DigitGenerator(nn.Module):

@@ -13,18 +13,18 @@ from functools import partial
 
 from torch import nn
 
-from adamomentum.study.tasks.gan_convolutional import (
+from adamomentum.study.tasks.gan.convolutional import (
     DcganDiscriminator,
     DcganGenerator,
     DigitDiscriminator,
     DigitGenerator,
 )
-from adamomentum.study.tasks.gan_residual import PARTS, ResidualDiscriminator, ResidualGenerator
+from adamomentum.study.tasks.gan.residual import PARTS, ResidualDiscriminator, ResidualGenerator
 
 
 @dataclass(frozen=True)
-class Gan:
-    """A kind of GAN.
+class Networks:
+    """The two networks of a GAN.
 
     Attributes:
         generator: makes it from (latent, width, classes, image channels).
@@ -44,10 +44,10 @@ class Gan:
 
 
 MODELS = {
-    "sn-dcgan": Gan(DigitGenerator, DigitDiscriminator, 8, 32, (24, 24)),
-    "dcgan": Gan(DcganGenerator, DcganDiscriminator, 32, 128, (64, 64)),
-    "sngan": Gan(ResidualGenerator, ResidualDiscriminator, 32, 128, (256, 128)),
-    "biggan": Gan(
+    "sn-dcgan": Networks(DigitGenerator, DigitDiscriminator, 8, 32, (24, 24)),
+    "dcgan": Networks(DcganGenerator, DcganDiscriminator, 32, 128, (64, 64)),
+    "sngan": Networks(ResidualGenerator, ResidualDiscriminator, 32, 128, (256, 128)),
+    "biggan": Networks(
         partial(ResidualGenerator, shared=128),
         partial(ResidualDiscriminator, attention=True),
         32,

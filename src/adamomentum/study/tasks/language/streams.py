@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamomentum.study.tasks.awd_lstm import Hidden
+from adamomentum.study.tasks.language.awd_lstm import Hidden
 
 # AWD-LSTM (arXiv 1708.02182, section 5): the usual length mostly, else half of it, with a little noise.
 FULL_LENGTH = 0.95

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from adamomentum.study.data.images import ImageData
-from adamomentum.study.tasks import features as feature_networks
 from adamomentum.study.tasks.base import Batches, Context, Run, Update, first
-from adamomentum.study.tasks.distances import frechet_distance, precision_recall
-from adamomentum.study.tasks.gan_augment import mirrored, shifted
-from adamomentum.study.tasks.gan_data import GanData
-from adamomentum.study.tasks.gan_models import MODELS
-from adamomentum.study.tasks.gan_settings import Settings
+from adamomentum.study.tasks.gan import features as feature_networks
+from adamomentum.study.tasks.gan.augment import mirrored, shifted
+from adamomentum.study.tasks.gan.data import GanData
+from adamomentum.study.tasks.gan.distances import frechet_distance, precision_recall
+from adamomentum.study.tasks.gan.models import MODELS
+from adamomentum.study.tasks.gan.settings import GanSettings
 
 EVAL_BATCH = 500
 LAST = 3
@@ -73,7 +73,7 @@ class GanRun(Run):
     """
 
     def __init__(self, context: Context) -> None:
-        self._context, self._settings = context, Settings.of(context.params)
+        self._context, self._settings = context, GanSettings.of(context.params)
         s, device = self._settings, context.device
         data: GanData = context.data
         images: ImageData = data.images

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adamomentum.study.tasks.gan_layers import ConditionalNorm, SelfAttention, orthogonal, plain, spectral_norm
+from adamomentum.study.tasks.gan.layers import ConditionalNorm, SelfAttention, orthogonal, plain, spectral_norm
 
 BLOCKS = 3
 PARTS = BLOCKS + 1

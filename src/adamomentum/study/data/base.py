@@ -1,4 +1,4 @@
-"""What labelled data sets have in common: their splits, what files call these, a fingerprint of what is in them."""
+"""What data sets have in common: the error, their splits and what files call these, a fingerprint of the content."""
 
 from __future__ import annotations
 
@@ -15,8 +15,18 @@ NAMES = {"train": ("train",), "val": ("valid", "validation", "val", "dev"), "tes
 """What others call our splits, the usual name first."""
 
 
+class DataError(Exception):
+    """Data could not be had or is not usable; the message says why and what to do."""
+
+
+def hold_out(count: int, size: int) -> dict[str, npt.NDArray[np.int64]]:
+    """Return which of ``count`` examples are for training and which ``size`` for validation, always the same ones."""
+    order = np.random.default_rng(0).permutation(count)
+    return {"train": np.sort(order[size:]), "val": np.sort(order[:size])}
+
+
 def fingerprint_of(x: Mapping[str, npt.NDArray[Any]], y: Mapping[str, npt.NDArray[Any]]) -> str:
-    """Returns 16 hex digits over inputs and labels of all splits, their dtypes and shapes included."""
+    """Return 16 hex digits over inputs and labels of all splits, their dtypes and shapes included."""
     digest = hashlib.sha256()
     for split in SPLITS:
         for array in (x[split], y[split]):

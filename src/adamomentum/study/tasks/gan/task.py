@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adamomentum.study.data.wheel import DataError
+from adamomentum.study.data.base import DataError
 from adamomentum.study.spec import Value
-from adamomentum.study.tasks import features
 from adamomentum.study.tasks.base import Context
-from adamomentum.study.tasks.distances import frechet_distance, precision_recall
-from adamomentum.study.tasks.gan_data import GanData
-from adamomentum.study.tasks.gan_run import GanRun
-from adamomentum.study.tasks.gan_settings import Settings
+from adamomentum.study.tasks.gan import features
+from adamomentum.study.tasks.gan.data import GanData
+from adamomentum.study.tasks.gan.distances import frechet_distance, precision_recall
+from adamomentum.study.tasks.gan.run import GanRun
+from adamomentum.study.tasks.gan.settings import GanSettings
 
 
 class Gan:
-    """A GAN on digits or CIFAR-10; ``params``: see ``gan_settings``.
+    """A GAN on digits or CIFAR-10; ``params``: see ``GanSettings``.
 
     Networks and settings for CIFAR-10 are those of AdaMomentum's authors, except that 5,000 training images are held
     out for validation, that samples are made with batch norm's running statistics (theirs: a batch's, for DCGAN and
@@ -34,7 +34,7 @@ class Gan:
             DataError: if they cannot be had.
             ValueError: if a parameter is wrong.
         """
-        settings = Settings.of(params)
+        settings = GanSettings.of(params)
         if settings.data == "digits":
             from adamomentum.study.data.digits import digits
 

@@ -1,6 +1,6 @@
 """The network on whose features digits are compared, ``digits-cnn64-v1``, and how its weights were made.
 
-``python -m adamomentum.study.tasks.digit_features`` trains it and writes ``digits-cnn64-v1.npz`` beside this file.
+``python -m adamomentum.study.tasks.gan.digit_features`` trains it and writes ``digits-cnn64-v1.npz`` beside this file.
 Other weights give other distances: they would need another name.
 """
 
@@ -40,7 +40,7 @@ class DigitsCnn(nn.Module):
 def load_digits_cnn() -> DigitsCnn:
     """Returns the network with the weights that come with the library (float16 in the file)."""
     net = DigitsCnn()
-    data = (resources.files("adamomentum.study.tasks") / f"{NAME}.npz").read_bytes()
+    data = (resources.files(__package__) / f"{NAME}.npz").read_bytes()
     with np.load(io.BytesIO(data)) as file:
         net.load_state_dict({key: torch.from_numpy(file[key].astype(np.float32)) for key in file.files})
     return net.eval().requires_grad_(False)

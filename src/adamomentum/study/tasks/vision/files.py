@@ -15,7 +15,8 @@ from torch import Tensor
 from adamomentum.cores import available_cores
 from adamomentum.study.data.imagenet import MEAN, STD, FileImages, decode
 from adamomentum.study.tasks.base import Batches, Context, Run, Update, first
-from adamomentum.study.tasks.vision_models import MODELS
+from adamomentum.study.tasks.vision.models import MODELS
+from adamomentum.study.tasks.vision.settings import FILE_AUGMENT, VisionSettings
 
 AHEAD = 4  # batches that are decoded before they are needed
 EVAL_BATCH = 256
@@ -87,25 +88,22 @@ class FileImageRun(Run):
 
     Args:
         context: the trial.
-        model: name of the network.
-        augment: crop and mirror at random in training.
-        label_smoothing: share of the label's probability that is spread over all classes, in training.
-        eval_limit: only the first so many images of a split are evaluated; 0: all.
     """
 
-    def __init__(self, context: Context, model: str, augment: bool, label_smoothing: float, eval_limit: int) -> None:
+    def __init__(self, context: Context) -> None:
         data: FileImages = context.data
-        self._context, self._data, self._smoothing, self._limit = context, data, label_smoothing, eval_limit
+        self._context, self._data = context, data
+        self._settings = settings = VisionSettings.of(context.params)
         device = context.device
         self._mean = torch.tensor(MEAN, device=device) * 255
         self._std = torch.tensor(STD, device=device) * 255
-        net = MODELS[model](3, len(data.classes))
+        net = MODELS[settings.model](3, len(data.classes))
         self._model = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._trained = context.parallel(self._model)
         self._update = Update(context, self._model)
         self._pool = ThreadPoolExecutor(max(1, available_cores() // context.world))
         batches = Batches(len(data.files["train"]), context.budget.batch_size, context.generator("order"))
-        self._decoded = Decoded(data, batches, context, augment, self._pool)
+        self._decoded = Decoded(data, batches, context, settings.augment == FILE_AUGMENT, self._pool)
         self.total_steps = context.budget.total_steps(batches.per_epoch)
 
     def parts(self) -> dict[str, Any]:
@@ -123,7 +121,7 @@ class FileImageRun(Run):
         with self._context.autocast():
             logits = self._trained(self._normalized(images))
             target = labels.to(self._context.device)
-            loss = F.cross_entropy(logits.float(), target, label_smoothing=self._smoothing)
+            loss = F.cross_entropy(logits.float(), target, label_smoothing=self._settings.label_smoothing)
         self._update(loss)
         return loss.item()
 
@@ -131,8 +129,8 @@ class FileImageRun(Run):
     def evaluate(self, split: str) -> dict[str, float]:
         """Returns loss and accuracy of ``split``, centre crops."""
         self._model.eval()
-        files = first(self._data.files[split], self._limit)
-        labels = torch.from_numpy(first(self._data.y[split], self._limit))
+        files = first(self._data.files[split], self._settings.eval_limit)
+        labels = torch.from_numpy(first(self._data.y[split], self._settings.eval_limit))
         loss = correct = 0.0
         for start in range(0, len(files), EVAL_BATCH):
             part = slice(start, start + EVAL_BATCH)

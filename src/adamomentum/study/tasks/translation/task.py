@@ -11,16 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adamomentum.study.data.base import SPLITS, DataError
 from adamomentum.study.data.parallel_text import BEGIN, END, PAD, ParallelText
-from adamomentum.study.data.splits import SPLITS
-from adamomentum.study.data.wheel import DataError
 from adamomentum.study.spec import Value
 from adamomentum.study.tasks.base import Context, Run, Update, first
-from adamomentum.study.tasks.beam import beam_search
-from adamomentum.study.tasks.nearest import nearest_neighbours
-from adamomentum.study.tasks.token_batches import Encoded, TokenBatches, in_order, padded
-from adamomentum.study.tasks.transformer import MAX_LENGTH, Shape, Transformer
-from adamomentum.study.tasks.translation_settings import Settings
+from adamomentum.study.tasks.translation.beam import beam_search
+from adamomentum.study.tasks.translation.nearest import nearest_neighbours
+from adamomentum.study.tasks.translation.settings import TranslationSettings
+from adamomentum.study.tasks.translation.token_batches import Encoded, TokenBatches, in_order, padded
+from adamomentum.study.tasks.translation.transformer import MAX_LENGTH, Shape, Transformer
 
 EVAL_TOKENS = 4000
 DECODE_SENTENCES = 128
@@ -41,7 +40,7 @@ def _scores(hypotheses: list[str], references: list[str]) -> tuple[dict[str, flo
 
 class _TranslationRun(Run):
     def __init__(self, context: Context) -> None:
-        self._context, self._settings = context, Settings.of(context.params)
+        self._context, self._settings = context, TranslationSettings.of(context.params)
         s, data = self._settings, context.data
         self._data: ParallelText = data
         self._encoded = {split: data.encode(split) for split in SPLITS}
@@ -140,7 +139,7 @@ class _TranslationRun(Run):
 
 
 class Translation:
-    """German to English; ``Settings`` lists the parameters. A budget's batch size counts target subwords."""
+    """German to English; ``TranslationSettings`` lists the parameters. A budget's batch size counts target subwords."""
 
     def load(self, params: Mapping[str, Value], source: Path | None) -> ParallelText:
         """Returns the Home Assistant texts (``source``: their wheel) or IWSLT14 (``source``: a folder).
@@ -149,7 +148,7 @@ class Translation:
             DataError: if they cannot be had.
             ValueError: if ``params`` are not those of translation.
         """
-        s = Settings.of(params)
+        s = TranslationSettings.of(params)
         if s.data == "iwslt14":
             from adamomentum.study.data.iwslt import iwslt14
 

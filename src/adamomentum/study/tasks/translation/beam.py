@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adamomentum.study.tasks.transformer import Transformer
+from adamomentum.study.tasks.translation.transformer import Transformer
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,59 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adamomentum.study.data.base import DataError
 from adamomentum.study.data.imagenet import SIDE, FileImages
-from adamomentum.study.data.images import ImageData, load, mnist5k
+from adamomentum.study.data.images import ImageData
+from adamomentum.study.data.mnist5k import mnist5k
+from adamomentum.study.data.own_images import load
 from adamomentum.study.data.signals import SignalData, mnist1d
-from adamomentum.study.data.wheel import DataError
 from adamomentum.study.spec import Value
-from adamomentum.study.tasks.augment import AUGMENTATIONS
 from adamomentum.study.tasks.base import Batches, Context, Run, Update, first
-from adamomentum.study.tasks.file_vision import FileImageRun
-from adamomentum.study.tasks.params import NAME, SHARE, checked, one_of, read, whole
-from adamomentum.study.tasks.vision_models import MODELS
+from adamomentum.study.tasks.vision.augment import AUGMENTATIONS
+from adamomentum.study.tasks.vision.files import FileImageRun
+from adamomentum.study.tasks.vision.models import MODELS
+from adamomentum.study.tasks.vision.settings import VisionSettings
 
 EVAL_BATCH = 500
-OF = "image classification"
-DATA = ("mnist5k", "mnist5k-full", "mnist1d", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder")
-# Which networks and augmentations go with the data is seen later.
-KINDS = {"data": one_of(DATA), "model": NAME, "augment": NAME, "label_smoothing": SHARE, "eval_limit": whole(0)}
-FILE_AUGMENT = "rrc-flip"
 VGG_SIDES = (32, 63)  # five halvings leave one pixel
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Data, network and augmentation, from a task's ``params``.
-
-    Attributes:
-        data: ``mnist5k`` (1,000 training images), ``mnist5k-full`` (3,000), ``mnist1d``, ``fashion-mnist``,
-            ``cifar10``, ``cifar100``, ``imagenet``, or ``folder``: the user's own.
-        model: which network; see ``vision_models``.
-        augment: ``none``, ``crop-flip``, ``crop-flip-cutout``; of ``imagenet`` ``none`` or ``rrc-flip``.
-        label_smoothing: share of the label's probability that is spread over all classes, in training.
-        eval_limit: only the first so many images of a split are evaluated, for a smoke run; 0: all.
-    """
-
-    data: str = "mnist5k"
-    model: str = "small-resnet"
-    augment: str = "none"
-    label_smoothing: float = 0.0
-    eval_limit: int = 0
-
-    @classmethod
-    def of(cls, params: Mapping[str, Value]) -> Settings:
-        """Returns the settings that ``params`` ask for.
-
-        Raises:
-            ValueError: if a parameter or a value is not known.
-        """
-        made = read(OF, params, KINDS, cls())
-        signals = made.data == "mnist1d"
-        networks = ("cnn1d",) if signals else tuple(name for name in MODELS if name != "cnn1d")
-        changes = ("none",) if signals else ("none", FILE_AUGMENT) if made.data == "imagenet" else tuple(AUGMENTATIONS)
-        checked(f"{OF} on {made.data}", "model", made.model, one_of(networks))
-        checked(f"{OF} on {made.data}", "augment", made.augment, one_of(changes))
-        return made
 
 
 def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
@@ -88,7 +49,7 @@ def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
 class _ImageRun(Run):
     def __init__(self, context: Context) -> None:
         data: ImageData | SignalData = context.data
-        self._context, self._settings = context, Settings.of(context.params)
+        self._context, self._settings = context, VisionSettings.of(context.params)
         device = context.device
         if isinstance(data, SignalData):
             channels = 1
@@ -173,7 +134,7 @@ class ImageClassification:
             DataError: if it cannot be had.
             ValueError: if a parameter is wrong, or the network is not made for images of this size.
         """
-        settings = Settings.of(params)
+        settings = VisionSettings.of(params)
         data = _image_data(settings.data, source)
         side = data.x["train"].shape[1:3] if isinstance(data, ImageData) else (SIDE, SIDE)
         if settings.model == "vgg16-bn" and not all(VGG_SIDES[0] <= s <= VGG_SIDES[1] for s in side):
@@ -191,6 +152,5 @@ class ImageClassification:
     def setup(self, context: Context) -> Run:
         """Normalizes the images by the training split and builds the network."""
         if isinstance(context.data, FileImages):
-            s = Settings.of(context.params)
-            return FileImageRun(context, s.model, s.augment == FILE_AUGMENT, s.label_smoothing, s.eval_limit)
+            return FileImageRun(context)
         return _ImageRun(context)

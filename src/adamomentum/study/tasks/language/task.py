@@ -12,11 +12,11 @@ import torch.nn.functional as F
 
 from adamomentum.study.data.text import UNKNOWN, TextData
 from adamomentum.study.spec import Value
-from adamomentum.study.tasks.awd_lstm import AwdLstm
 from adamomentum.study.tasks.base import Context, Run, Update, first
-from adamomentum.study.tasks.language_settings import Settings
-from adamomentum.study.tasks.ngrams import bigram_loss, unigram_loss
-from adamomentum.study.tasks.streams import Carried, Streams
+from adamomentum.study.tasks.language.awd_lstm import AwdLstm
+from adamomentum.study.tasks.language.ngrams import bigram_loss, unigram_loss
+from adamomentum.study.tasks.language.settings import LanguageSettings
+from adamomentum.study.tasks.language.streams import Carried, Streams
 
 EVAL_WINDOW = 200
 PROMPT, CONTINUATION = 12, 40
@@ -26,7 +26,7 @@ LARGEST_LOSS = 700.0
 
 class _LanguageRun(Run):
     def __init__(self, context: Context) -> None:
-        self._context, self._settings = context, Settings.of(context.params)
+        self._context, self._settings = context, LanguageSettings.of(context.params)
         self._data: TextData = context.data
         s = self._settings
         self._tokens = {split: torch.from_numpy(t).long().to(context.device) for split, t in self._data.tokens.items()}
@@ -119,7 +119,7 @@ class _LanguageRun(Run):
 
 
 class LanguageModel:
-    """A tied LSTM on running text, read in parallel streams; ``Settings`` lists the parameters.
+    """A tied LSTM on running text, read in parallel streams; ``LanguageSettings`` lists the parameters.
 
     A budget's batch size is the number of streams; the state of the LSTM goes from window to window.
     """
@@ -131,7 +131,7 @@ class LanguageModel:
             DataError: if it cannot be had.
             ValueError: if ``params`` are not those of a language model.
         """
-        settings = Settings.of(params)
+        settings = LanguageSettings.of(params)
         if settings.data == "ptb":
             from adamomentum.study.data.ptb import ptb
 

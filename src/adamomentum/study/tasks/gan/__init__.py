@@ -1,0 +1,1 @@
+"""Generative adversarial networks: samples that look like the training images."""
