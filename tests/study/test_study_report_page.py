@@ -12,7 +12,7 @@ import pytest
 from study.report_mini import Fake, run, study
 
 from adamomentum import page
-from adamomentum.page.figures import COLOURS, INK, MARKERS
+from adamomentum.page.figures import INK
 from adamomentum.study import registry
 from adamomentum.study.engine import Folder
 from adamomentum.study.report import samples, study_figures
@@ -295,5 +295,6 @@ def test_the_page_is_styled_from_one_file() -> None:
 
 
 def test_the_same_colour_and_mark_for_an_optimizer_everywhere() -> None:
-    assert set(COLOURS) == set(MARKERS) == set(registry.OPTIMIZERS)
-    assert len(set(COLOURS.values())) == len(COLOURS)
+    known = registry.OPTIMIZERS.values()
+    assert len({o.colour for o in known}) == len({o.marker for o in known}) == len(known)
+    assert all(o.colour and o.marker for o in known)

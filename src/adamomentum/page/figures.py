@@ -1,4 +1,4 @@
-"""The look of figures, and how they get into a page; one colour an optimizer everywhere.
+"""The look of figures, and how they get into a page.
 
 matplotlib is imported when something is drawn, so that who needs a colour alone does not wait for it.
 """
@@ -18,31 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart with all common kinds of colour blindness; black is left to the text.
-COLOURS = {
-    "adamomentum": "#D55E00",
-    "adamw": "#0072B2",
-    "adam": "#56B4E9",
-    "sgdm": "#009E73",
-    "radam": "#CC79A7",
-    "yogi": "#E69F00",
-    "adabound": "#8C6D31",
-    "adabelief": "#7A6FC4",
-    "eadam": "#7F7F7F",
-    "adamomentum-fbc": "#D1495B",
-}
-MARKERS = {
-    "adamomentum": "o",
-    "adamw": "s",
-    "adam": "^",
-    "sgdm": "D",
-    "radam": "v",
-    "yogi": "P",
-    "adabound": "X",
-    "adabelief": "<",
-    "eadam": ">",
-    "adamomentum-fbc": "h",
-}
 # Replaced by the page's own text colour in the inline SVG, so that dark mode stays readable.
 INK = "#1b1b1f"
 DASHED = (0, (4, 3))

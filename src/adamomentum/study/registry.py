@@ -89,6 +89,9 @@ class Optimizer:
         eps_placement: where eps enters the denominator; None: nothing is measured of it.
         space: what can be searched for, by name.
         optional: further options that a spec may name; those that it leaves out are off.
+        colour: of its lines and marks in every figure, as RGB; empty: one that is left over. Those here are Okabe and
+            Ito's, told apart with all common kinds of colour blindness; black is left to the text.
+        marker: matplotlib's name of its mark.
     """
 
     name: str
@@ -102,6 +105,8 @@ class Optimizer:
     eps_placement: EpsPlacement | None = None
     space: Mapping[str, Range] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
+    colour: str = ""
+    marker: str = ""
 
     def lr_grid(self) -> tuple[float, ...]:
         """Returns the learning rates to try, half a decade apart, rounded to two digits."""
@@ -189,6 +194,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         Optimizer(
             name="adamomentum",
             label="AdaMomentum",
+            colour="#D55E00",
+            marker="o",
             build=_adamomentum,
             lr_centre=1e-2 / LR_RATIO,
             default_lr=1e-3,
@@ -202,6 +209,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         Optimizer(
             name="adamw",
             label="AdamW",
+            colour="#0072B2",
+            marker="s",
             build=_torch("AdamW"),
             lr_centre=1e-2,
             default_lr=1e-3,
@@ -214,6 +223,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         Optimizer(
             name="adam",
             label="Adam",
+            colour="#56B4E9",
+            marker="^",
             build=_torch("Adam"),
             lr_centre=1e-2,
             default_lr=1e-3,
@@ -226,6 +237,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         Optimizer(
             name="sgdm",
             label="SGD + momentum",
+            colour="#009E73",
+            marker="D",
             build=_torch("SGD"),
             lr_centre=0.1,
             default_lr=0.1,
@@ -237,6 +250,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         Optimizer(
             name="radam",
             label="RAdam",
+            colour="#CC79A7",
+            marker="v",
             build=_torch("RAdam"),
             lr_centre=1e-2,
             default_lr=1e-3,
@@ -255,6 +270,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         Optimizer(
             name="yogi",
             label="Yogi",
+            colour="#E69F00",
+            marker="P",
             build=_pytorch_optimizer("Yogi"),
             lr_centre=1e-2,
             default_lr=1e-2,
@@ -276,6 +293,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         Optimizer(
             name="adabound",
             label="AdaBound",
+            colour="#8C6D31",
+            marker="X",
             build=_pytorch_optimizer("AdaBound"),
             lr_centre=1e-2,
             default_lr=1e-3,
@@ -296,6 +315,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         Optimizer(
             name="adabelief",
             label="AdaBelief",
+            colour="#7A6FC4",
+            marker="<",
             build=_pytorch_optimizer("AdaBelief"),
             lr_centre=1e-2,
             default_lr=1e-3,
@@ -318,6 +339,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         Optimizer(
             name="eadam",
             label="EAdam",
+            colour="#7F7F7F",
+            marker=">",
             build=_eadam,
             lr_centre=1e-2,
             default_lr=1e-3,
@@ -330,6 +353,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         Optimizer(
             name="adamomentum-fbc",
             label="AdaMomentum, full bias correction",
+            colour="#D1495B",
+            marker="h",
             build=_adamomentum,
             lr_centre=1e-2 / LR_RATIO,
             default_lr=1e-3,

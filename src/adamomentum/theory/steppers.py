@@ -8,20 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adamomentum.study.registry import OPTIMIZERS
 from adamomentum.theory.common import Array
 
 if TYPE_CHECKING:
     import torch
 
-# What a reader calls them.
-LABELS = {
-    "adamomentum": "AdaMomentum",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "sgdm": "SGD + momentum",
-    "adabelief": "AdaBelief",
-    "adamomentum-fbc": "AdaMomentum, full bias correction",
-}
+LABELS = {name: optimizer.label for name, optimizer in OPTIMIZERS.items()}
+COLOURS = {name: optimizer.colour for name, optimizer in OPTIMIZERS.items()}
 
 
 def _build(name: str) -> Callable[..., torch.optim.Optimizer]:

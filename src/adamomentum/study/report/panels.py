@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from adamomentum.page.figures import COLOURS, INK, MARKERS, THIN
-from adamomentum.study import stages
+from adamomentum.page.figures import INK, THIN
+from adamomentum.study import registry, stages
 from adamomentum.study.report.across import LEAST_ERROR, TAUS, as_cost
 from adamomentum.study.report.cells import heading
 from adamomentum.study.report.runs import column_of, family_of, final_curves, sensitivity_curve, time_metric, values
@@ -51,7 +51,8 @@ def styles(results: StudyResults) -> dict[str, Style]:
     """Returns each optimizer's style; the registry's optimizers have the same in every report."""
     study, spare, made = results.study, iter(SPARE), {}
     for name, entry in study.optimizers.items():
-        colour, marker = (COLOURS[name], MARKERS[name]) if name in COLOURS else next(spare, ("#333333", "."))
+        known = registry.OPTIMIZERS.get(name)
+        colour, marker = (known.colour, known.marker) if known else next(spare, ("#333333", "."))
         first = name == study.reference
         dash = (0, (4, 1.6)) if entry.control else "solid"
         made[name] = Style(colour, marker, 2.6 if first else 1.3, dash, 6 if first else 3)

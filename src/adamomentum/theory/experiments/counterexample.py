@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adamomentum.page.figures import COLOURS, DASHED
+from adamomentum.page.figures import DASHED
 from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
 from adamomentum.theory.experiments.regret import BETAS, LARGE, PERIOD, WIDTH, misleading
-from adamomentum.theory.steppers import Stepper
+from adamomentum.theory.steppers import COLOURS, Stepper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

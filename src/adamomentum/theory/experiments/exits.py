@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adamomentum.page.figures import COLOURS, THIN
+from adamomentum.page.figures import THIN
 from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.escape import Exits, exit_times, frozen_exit_steps, sample_stable, stable_tail_constant
 from adamomentum.theory.moments import adam_equivalent_lr
-from adamomentum.theory.steppers import Stepper
+from adamomentum.theory.steppers import COLOURS, Stepper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adamomentum.page.figures import COLOURS, THIN, plain_ticks
+from adamomentum.page.figures import THIN, plain_ticks
 from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
 from adamomentum.theory.moments import crossover_gradient, denominator_floor, stable_lr
 from adamomentum.theory.responses import fresh, responses
-from adamomentum.theory.steppers import Stepper
+from adamomentum.theory.steppers import COLOURS, Stepper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

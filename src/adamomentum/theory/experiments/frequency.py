@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adamomentum.page.figures import COLOURS, plain_ticks
+from adamomentum.page.figures import plain_ticks
 from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
 from adamomentum.theory.moments import ema_gain, restoration_factor
 from adamomentum.theory.responses import fresh, responses
-from adamomentum.theory.steppers import LABELS
+from adamomentum.theory.steppers import COLOURS, LABELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adamomentum.page.figures import COLOURS
 from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile, not_computed
 from adamomentum.theory.common import Array
 from adamomentum.theory.moments import adam_equivalent_lr
-from adamomentum.theory.steppers import LABELS
+from adamomentum.theory.steppers import COLOURS, LABELS
 
 if TYPE_CHECKING:
     import torch

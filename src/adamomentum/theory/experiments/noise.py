@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.polynomial import Polynomial
 
-from adamomentum.page.figures import COLOURS, plain_ticks
+from adamomentum.page.figures import plain_ticks
 from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
 from adamomentum.theory.escape import assumption5
 from adamomentum.theory.moments import adam_equivalent_lr, ar1_momentum_ratio, noise_floor, snr_step
 from adamomentum.theory.responses import fresh, responses
-from adamomentum.theory.steppers import LABELS, Stepper
+from adamomentum.theory.steppers import COLOURS, LABELS, Stepper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

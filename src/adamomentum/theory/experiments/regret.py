@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adamomentum.page.figures import COLOURS, DASHED
+from adamomentum.page.figures import DASHED
 from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
 from adamomentum.theory.convex import (
@@ -19,7 +19,7 @@ from adamomentum.theory.convex import (
     regret_bound_cor2,
     thm4_by_coordinate,
 )
-from adamomentum.theory.steppers import Stepper
+from adamomentum.theory.steppers import COLOURS, Stepper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adamomentum.page.figures import COLOURS, THIN, plain_ticks
+from adamomentum.page.figures import THIN, plain_ticks
 from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
 from adamomentum.theory.moments import noise_attenuation, v_sandwich
 from adamomentum.theory.responses import FAMILIES, adversarial, fresh, responses
+from adamomentum.theory.steppers import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adamomentum.page.figures import COLOURS, THIN
+from adamomentum.page.figures import THIN
 from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
 from adamomentum.theory.escape import Exits, exit_times, outside, sample_stable, settle
-from adamomentum.theory.steppers import LABELS, Stepper
+from adamomentum.theory.steppers import COLOURS, LABELS, Stepper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adamomentum.page.figures import COLOURS, DASHED, INK, plain_ticks
+from adamomentum.page.figures import DASHED, INK, plain_ticks
 from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
 from adamomentum.theory.guidance import warmup_steps
 from adamomentum.theory.moments import noise_attenuation
 from adamomentum.theory.responses import FAMILIES, adversarial, fresh, responses
-from adamomentum.theory.steppers import LABELS
+from adamomentum.theory.steppers import COLOURS, LABELS
 from adamomentum.theory.transients import max_update, max_update_at, outlier_displacement, startup_profile, warmup_peak
 
 if TYPE_CHECKING:

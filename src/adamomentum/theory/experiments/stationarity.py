@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adamomentum.page.figures import COLOURS, THIN
+from adamomentum.page.figures import THIN
 from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
 from adamomentum.theory.nonconvex import Constants, gradnorm_bound, preconditioner_bounds, step_limit
-from adamomentum.theory.steppers import Stepper
+from adamomentum.theory.steppers import COLOURS, Stepper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

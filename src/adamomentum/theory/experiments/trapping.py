@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adamomentum.page.figures import COLOURS
 from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
-from adamomentum.theory.steppers import LABELS, Stepper
+from adamomentum.theory.steppers import COLOURS, LABELS, Stepper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
