@@ -9,13 +9,16 @@ from rich.console import Console
 from adamomentum.study import stages
 from adamomentum.study.engine import Folder
 from adamomentum.study.report import study as page
-from adamomentum.study.report.cells import between, difference_text
+from adamomentum.study.report.cells import between, difference_text, heading
 from adamomentum.study.report.comparison_sheets import ComparisonSheets
 from adamomentum.study.report.comparisons import Comparison
 from adamomentum.study.report.result_sheets import ResultSheets
+from adamomentum.study.report.runs import family_of
 from adamomentum.study.report.study_tables import StudyTables
 from adamomentum.study.results import StudyResults
 from adamomentum.terminal import print_table, say
+
+IN_NOTES = ("diverged", "notes")  # columns of the page whose content is said in sentences
 
 
 def write_and_say(folder: Folder, device: str, command: str, console: Console) -> None:
@@ -36,8 +39,12 @@ def write_and_say(folder: Folder, device: str, command: str, console: Console) -
 
 
 def say_results(results: StudyResults, made: StudyTables, console: Console) -> None:
-    """Prints for each task how every optimizer came out, with what must be known of it, and the reference beside it."""
+    """Prints for each task how every optimizer came out, with what must be known of it, and the reference beside it.
+
+    Of a study of several tasks the primary metrics alone; its page has the others.
+    """
     sheets, readings = ResultSheets(results, made), ComparisonSheets(results, made)
+    whole = len(results.study.tasks) == 1
     for task in (t.name for t in results.study.tasks):
         rows = [row for row in made.rows if (row.task, row.track) == (task, "final")]
         if not rows:
@@ -45,10 +52,11 @@ def say_results(results: StudyResults, made: StudyTables, console: Console) -> N
             continue
         sheet, seeds = sheets.task(task), results.study.final.seeds
         spread = f"mean ± 95 % interval over up to {seeds} runs" if seeds > 1 else "one run, no interval"
-        shown = [k for k, heading in enumerate(sheet.header) if heading not in ("diverged", "notes")]
+        first = ("optimizer", "chosen", heading(family_of(results, task).primary))
+        shown = [k for k, name in enumerate(sheet.header) if name in first or (whole and name not in IN_NOTES)]
         cells = [[row[k] for k in shown] for row in sheet.rows[: len(rows)]]
         print_table(console, f"{task}: test split, {spread}", [sheet.header[k] for k in shown], cells)
-        if task in made.targets:
+        if whole and task in made.targets:
             say(console, f"Target: {sheets.target(task)}")
         for row in sheet.rows[: len(rows)]:
             if row[-1]:
