@@ -166,7 +166,7 @@ def test_an_optimizer_of_ones_own_is_built_from_its_spec(name) -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("no_such_module.optim:Lion", "no module 'no_such_module' where the trial runs; put it beside the study file"),
+        ("no_such_module.optim:Lion", "no module 'no_such_module' here; put it beside the study file"),
         (f"{__name__}:Lion", rf"module {__name__!r} \(.*test_registry.py\) has no 'Lion'"),
         (f"{__name__}:parameter", "is not a torch.optim.Optimizer class"),
         (f"{__name__}:Scaled", "does not accept warmth by keyword; it accepts: params, lr, scale"),

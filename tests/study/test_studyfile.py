@@ -50,8 +50,8 @@ LIKE = MINI.replace('name = "two"', 'name = "two"\nlike = "one"', 1)
             ONE,
             'family = "image-classification"',
             'family = "my_package.tasks:Segmentation"',
-            "tasks.0.family: unknown family 'my_package.tasks:Segmentation'; allowed: image-classification, "
-            "language-model, translation, gan",
+            "tasks.0.family: family 'my_package.tasks:Segmentation': there is no module 'my_package' here; put it "
+            "beside the study file, install it, or put its folder on PYTHONPATH",
         ),
         (ONE, "steps = 6", "steps = 0", "tasks.0.budget.steps: Input should be greater than or equal to 1, got 0"),
         (
@@ -78,7 +78,8 @@ LIKE = MINI.replace('name = "two"', 'name = "two"\nlike = "one"', 1)
             LIKE.replace('name = "two"\nlike = "one"\nfamily = "image-classification"', 'name = "two"\nlike = "one"'),
             'family = "image-classification"',
             'family = "images"',
-            "tasks.0.family: unknown family 'images'; allowed: image-classification, language-model, translation, gan",
+            "tasks.0.family: unknown family 'images'; allowed: image-classification, language-model, translation, gan, "
+            "or module:Class of your own",
         ),
     ],
     ids=["family", "budget", "milestones", "tune", "table", "nested list", "like"],

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from adamomentum.cores import available_cores
 from adamomentum.devices import check_device
-from adamomentum.study import archive, registry, stages, studyfile
+from adamomentum.study import archive, own, stages, studyfile
 from adamomentum.study.checkpoint import Checkpoints
 from adamomentum.study.data.base import DataError
 from adamomentum.study.engine import NO_DATA, Folder, check_optimizers, keep
@@ -59,11 +59,11 @@ def _folder(source: str, smoke: bool, only: str, out: Path | None) -> Folder:
 
 
 def _beside(source: str, study: Study) -> Path | None:
-    """Returns the folder of the study file if the study has optimizers of its own, and lets Python find them there."""
-    if not any(":" in study.optimizer(name).name for name in study.optimizers):
+    """Returns the folder of the study file if the study names classes of its own, and lets Python find them there."""
+    if not study.own_classes:
         return None  # nothing beside a file that needs no code of the user's is ever imported
     folder = Path(source).resolve().parent
-    registry.look_in(folder)
+    own.look_in(folder)
     return folder
 
 

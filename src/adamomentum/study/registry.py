@@ -25,14 +25,13 @@ every other adaptive method. SGD's step is not scale-free: its space spans four 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from inspect import Parameter, signature
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from adamomentum.study import own
 from adamomentum.study.spec import EpsPlacement, OptimizerSpec
 
 if TYPE_CHECKING:
@@ -408,8 +407,7 @@ def custom(
         ValueError: if ``path`` is no such path, ``default_lr`` is not positive, ``space`` lacks ``lr`` or names a
             hyper-parameter without a default, or ``eps_placement`` is given without ``betas`` and ``eps``.
     """
-    if not all(part.isidentifier() for part in path.replace(":", ".", 1).split(".")) or ":" not in path:
-        raise ValueError(f"the path of an optimizer must be module:Class, e.g. my_package.optim:Lion, got {path!r}")
+    own.check_path("an optimizer", path, "my_package.optim:Lion")
     if not 0 < default_lr < math.inf:
         raise ValueError(f"default_lr of {path} must be positive and finite, got {default_lr}")
     if "lr" not in space:
@@ -440,27 +438,10 @@ def custom(
     )
 
 
-def look_in(folder: Path) -> None:
-    """Lets Python find modules in ``folder`` from now on, after all other places: nothing installed is hidden."""
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-
-
 def _own(path: str, params: Iterable[Any], kwargs: Mapping[str, Any]) -> torch.optim.Optimizer:
     import torch
 
-    module, _, name = path.partition(":")
-    try:
-        namespace = import_module(module)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"optimizer {path!r}: there is no module {error.name!r} where the trial runs; "
-            "put it beside the study file, install it there, or put its folder on PYTHONPATH"
-        ) from error
-    cls = getattr(namespace, name, None)
-    if cls is None:
-        where = getattr(namespace, "__file__", None)
-        raise ValueError(f"optimizer {path!r}: module {module!r}{f' ({where})' if where else ''} has no {name!r}")
+    cls = own.imported("optimizer", path)
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         raise ValueError(f"optimizer {path!r} is not a torch.optim.Optimizer class but {cls!r}")
     taken = signature(cls).parameters

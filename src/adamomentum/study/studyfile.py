@@ -19,12 +19,13 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
 )
 
-from adamomentum.study import faults, registry, tasks
+from adamomentum.study import faults, own, registry, tasks
 from adamomentum.study.registry import Kind, Optimizer, Range
 from adamomentum.study.spec import Budget, CosineSchedule, EpsPlacement, Finite, Precision, ScheduleSpec, Value
 
@@ -130,7 +131,7 @@ class TaskEntry(_Entry):
     Attributes:
         name: how it is called in tables and on the command line.
         title: one line for the reader.
-        family: which code trains it.
+        family: which code trains it: one that comes along, or ``module:Class`` of your own.
         params: parameters of the family, e.g. data set and model.
         budget: length, batch size, evaluations; the same for every optimizer.
         schedule: of the learning rate; the same for every optimizer.
@@ -167,7 +168,10 @@ class TaskEntry(_Entry):
 
     @field_validator("family")
     @classmethod
-    def _known(cls, name: str) -> str:
+    def _known(cls, name: str, info: ValidationInfo) -> str:
+        # One of the user's own is imported already here: its version is part of the trials' ids.
+        if ":" in name and info.context is not None:
+            own.look_in(info.context)
         return tasks.family(name).name
 
     @field_validator("tune")
@@ -352,6 +356,12 @@ class Study(_Entry):
         )
 
     @property
+    def own_classes(self) -> tuple[str, ...]:
+        """The optimizers and families of the user's own, as ``module:Class``."""
+        names = [self.optimizer(name).name for name in self.optimizers] + [task.family for task in self.tasks]
+        return tuple(name for name in names if ":" in name)
+
+    @property
     def baselines(self) -> tuple[str, ...]:
         """The optimizers that the reference is compared with: neither itself nor a control."""
         return tuple(n for n, entry in self.optimizers.items() if n != self.reference and not entry.control)
@@ -434,7 +444,7 @@ def read(source: str) -> Study:
     path = Path(source)
     if path.is_file():
         try:
-            return parse(path.read_text(encoding="utf-8"), str(path))
+            return parse(path.read_text(encoding="utf-8"), str(path), path.resolve().parent)
         except UnicodeDecodeError as error:
             raise StudyError(f"{path} is not UTF-8, as TOML has to be: {error}") from None
     texts = built_in()
@@ -487,8 +497,13 @@ def _first_faults(error: ValidationError, document: dict[str, Any]) -> list[Erro
     return [fault for fault in every if not follows(fault["loc"])]
 
 
-def parse(text: str, where: str) -> Study:
-    """Returns the study that ``text`` describes.
+def parse(text: str, where: str, folder: Path | None = None) -> Study:
+    """Returns the study that ``text`` describes; this imports families of the user's own.
+
+    Args:
+        text: TOML.
+        where: the file, for messages.
+        folder: where families of the user's own are looked for if Python does not find them otherwise.
 
     Raises:
         StudyError: if it is wrong; the message has a line for each fault, with its place in the file ``where``.
@@ -500,7 +515,7 @@ def parse(text: str, where: str) -> Study:
     except RecursionError:
         raise StudyError(f"{where}: its brackets are nested too deeply") from None
     try:
-        return Study.model_validate(_inherited(document, where))
+        return Study.model_validate(_inherited(document, where), context=folder)
     except ValidationError as error:
         lines = []
         for fault in _first_faults(error, document):

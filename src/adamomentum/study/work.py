@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from adamomentum.study import registry, tasks
+from adamomentum.study import own, tasks
 from adamomentum.study.checkpoint import Checkpoints
 from adamomentum.study.execute.group import run_in_group
 from adamomentum.study.spec import TrialSpec, Value
@@ -24,7 +24,7 @@ class Setup:
         checkpoints: folder for the state of long trials; None: nowhere.
         checkpoint_seconds: time between two checkpoints of a trial.
         memory: bytes that the process of a trial may hold; None: no limit. On Linux alone.
-        modules: folder in which the study's own optimizers are looked for if Python does not find them otherwise.
+        modules: folder in which the study's own classes are looked for if Python does not find them otherwise.
     """
 
     sources: Mapping[str, Path] = field(default_factory=dict)
@@ -39,6 +39,7 @@ def load(family: str, params: Mapping[str, Value], sources: Mapping[str, Path]) 
 
     Raises:
         DataError: if it cannot be had.
+        ValueError: if the parameters are wrong, or the family is of the user's own and returns no data.
     """
     source = sources.get(str(params.get("data", "")))
     return _load(family, tuple(sorted(params.items())), source)
@@ -47,7 +48,14 @@ def load(family: str, params: Mapping[str, Value], sources: Mapping[str, Path]) 
 # Two: neighbouring trials are mostly of the same task, and full-size data must not pile up.
 @lru_cache(maxsize=2)
 def _load(family: str, params: tuple[tuple[str, Value], ...], source: Path | None) -> Any:
-    return tasks.task(family).load(dict(params), source)
+    data = tasks.task(family).load(dict(params), source)
+    for what, has in (
+        ("a text `fingerprint`", isinstance(getattr(data, "fingerprint", None), str)),
+        ("a method `describe()`", callable(getattr(data, "describe", None))),
+    ):
+        if not has:
+            raise ValueError(f"family {family!r}: load must return data with {what}, got {type(data).__name__}")
+    return data
 
 
 def limit_memory(size: int) -> None:
@@ -68,7 +76,7 @@ def run_planned(spec: TrialSpec, setup: Setup) -> TrialResult:
     if setup.memory is not None:
         limit_memory(setup.memory)
     if setup.modules is not None:
-        registry.look_in(setup.modules)
+        own.look_in(setup.modules)
     data = load(spec.task.name, spec.task.params, setup.sources)
     checkpoints = Checkpoints(setup.checkpoints, setup.checkpoint_seconds) if setup.checkpoints else None
     return run_trial(spec, data, checkpoints)

@@ -1,11 +1,14 @@
-"""The tasks of the study, by name; known here without importing torch."""
+"""The families of tasks, by name: those that come along, known here without importing torch, and the user's own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING
+
+from adamomentum.study import own
 
 if TYPE_CHECKING:
     from adamomentum.study.tasks.base import Task
@@ -31,6 +34,11 @@ class Metric:
     unit: str = ""
     digits: int = 2
 
+    def __post_init__(self) -> None:
+        """Check what a user may have written."""
+        if self.better not in ("lower", "higher"):
+            raise ValueError(f"better of the metric {self.key!r} must be 'lower' or 'higher', got {self.better!r}")
+
     def text(self, value: float) -> str:
         """Returns a value with its name and unit."""
         return f"{self.label} {self.scale * value:.{self.digits}f}{f' {self.unit}' if self.unit else ''}"
@@ -38,23 +46,43 @@ class Metric:
 
 @dataclass(frozen=True)
 class Family:
-    """A family of tasks.
+    """What is known of a family of tasks without training.
 
     Attributes:
-        name: as in a study file.
-        version: raised whenever the same specification would train differently.
-        implementation: ``module:Class`` of the ``Task``.
+        version: raised whenever the same specification would train differently; part of a trial's id.
+        metrics: what is reported on the test split, the primary one first.
         select: the validation metric by which settings are chosen, lower is better.
         curve: the validation metric of learning curves and of time to target, lower is better.
-        metrics: what is reported on the test split, the primary one first.
+        name: as in a study file; of one of the user's own ``module:Class``.
+        implementation: ``module:Class`` of the ``Task``.
+
+    Raises:
+        ValueError: if it cannot be reported on.
     """
 
-    name: str
     version: int
-    implementation: str
-    select: str
-    curve: str
     metrics: tuple[Metric, ...]
+    select: str = "loss"
+    curve: str = "loss"
+    name: str = ""
+    implementation: str = ""
+
+    def __post_init__(self) -> None:
+        """Check what a user may have written."""
+        if not isinstance(self.version, int) or isinstance(self.version, bool) or self.version < 1:
+            raise ValueError(f"version of a family must be a whole number from 1, got {self.version!r}")
+        if not self.metrics or not all(isinstance(metric, Metric) for metric in self.metrics):
+            raise ValueError(f"metrics of a family must be a tuple of one Metric or more, got {self.metrics!r}")
+        keys = [metric.key for metric in self.metrics]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"metrics of a family must have different keys, got {', '.join(keys)}")
+        falling = [metric.key for metric in self.metrics if metric.better == "lower"]
+        for field, key in (("select", self.select), ("curve", self.curve)):
+            if key not in falling:
+                raise ValueError(
+                    f"{field} of a family must be the key of a metric of which lower is better, got {key!r}; "
+                    f"there are: {', '.join(falling) or 'none'}"
+                )
 
     @property
     def primary(self) -> Metric:
@@ -62,74 +90,94 @@ class Family:
         return self.metrics[0]
 
 
+_LOSS = Metric("loss", "nats a token", "lower", digits=3)
 _HERE = "adamomentum.study.tasks"
 
 FAMILIES: Mapping[str, Family] = {
     f.name: f
     for f in (
         Family(
-            "image-classification",
-            2,
-            f"{_HERE}.vision.task:ImageClassification",
-            "loss",
-            "loss",
-            (Metric("accuracy", "accuracy", "higher", 100, "%"), Metric("loss", "cross-entropy", "lower", digits=3)),
-        ),
-        Family(
-            "language-model",
-            1,
-            f"{_HERE}.language.task:LanguageModel",
-            "loss",
-            "loss",
-            (Metric("perplexity", "perplexity", "lower"), Metric("loss", "nats a token", "lower", digits=3)),
-        ),
-        Family(
-            "translation",
-            1,
-            f"{_HERE}.translation.task:Translation",
-            "loss",
-            "loss",
-            (
-                Metric("loss", "nats a token", "lower", digits=3),
-                Metric("bleu", "BLEU", "higher"),
-                Metric("chrf", "chrF", "higher"),
+            name="image-classification",
+            version=2,
+            metrics=(
+                Metric("accuracy", "accuracy", "higher", 100, "%"),
+                Metric("loss", "cross-entropy", "lower", digits=3),
             ),
+            implementation=f"{_HERE}.vision.task:ImageClassification",
         ),
         Family(
-            "gan",
-            1,
-            f"{_HERE}.gan.task:Gan",
-            # One evaluation alone swings widely from one to the next.
-            "fid_last3",
-            "fid",
-            (
+            name="language-model",
+            version=1,
+            metrics=(Metric("perplexity", "perplexity", "lower"), _LOSS),
+            implementation=f"{_HERE}.language.task:LanguageModel",
+        ),
+        Family(
+            name="translation",
+            version=1,
+            metrics=(_LOSS, Metric("bleu", "BLEU", "higher"), Metric("chrf", "chrF", "higher")),
+            implementation=f"{_HERE}.translation.task:Translation",
+        ),
+        Family(
+            name="gan",
+            version=1,
+            metrics=(
                 Metric("fid", "Fréchet distance", "lower"),
                 Metric("fid_last3", "Fréchet distance, mean of the last 3", "lower"),
                 Metric("precision", "precision", "higher"),
                 Metric("recall", "recall", "higher"),
             ),
+            # One evaluation alone swings widely from one to the next.
+            select="fid_last3",
+            curve="fid",
+            implementation=f"{_HERE}.gan.task:Gan",
         ),
     )
 }
 
 
 def family(name: str) -> Family:
-    """Returns the family called ``name``.
+    """Return the family called ``name``; one of the user's own, ``module:Class``, is imported.
 
     Raises:
-        ValueError: if there is none; the message lists the names there are.
+        ValueError: if there is none, or it is not complete; the message says what there is, or what it lacks.
     """
+    if ":" in name:
+        return replace(_own(name).family, name=name, implementation=name)
     if name not in FAMILIES:
-        raise ValueError(f"unknown family {name!r}; allowed: {', '.join(FAMILIES)}")
+        raise ValueError(f"unknown family {name!r}; allowed: {', '.join(FAMILIES)}, or module:Class of your own")
     return FAMILIES[name]
 
 
 def task(name: str) -> Task:
-    """Returns the task of the family called ``name``.
+    """Return the task of the family called ``name``.
 
     Raises:
-        ValueError: if there is no such family.
+        ValueError: as ``family``.
     """
+    if ":" in name:
+        return _own(name)()
     module, _, attribute = family(name).implementation.partition(":")
-    made: Task = getattr(import_module(module), attribute)()
-    return made
+    built: Task = getattr(import_module(module), attribute)()
+    return built
+
+
+def _own(path: str) -> type[Task]:
+    """Return a class of the user's own, of which everything is there that planning and reporting need."""
+    from adamomentum.study.tasks.base import Task
+
+    own.check_path("a family", path, "my_package.tasks:Segmentation")
+    cls = own.imported("family", path)
+    if not (isinstance(cls, type) and issubclass(cls, Task)):
+        raise ValueError(f"family {path!r} is not a subclass of adamomentum.study.tasks.base.Task but {cls!r}")
+    if not isinstance(getattr(cls, "family", None), Family):
+        raise ValueError(
+            f"family {path!r} does not say how it is reported: give the class "
+            "`family = Family(version=1, metrics=(Metric(...),))`, both from adamomentum.study.tasks"
+        )
+    if cls.__abstractmethods__:
+        raise ValueError(f"family {path!r} lacks the methods {', '.join(sorted(cls.__abstractmethods__))}")
+    try:
+        signature(cls).bind()
+    except TypeError as error:
+        raise ValueError(f"family {path!r} must be built without arguments: {error}") from None
+    return cls

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from adamomentum.study.spec import Budget, Precision, Value
+from adamomentum.study.tasks import Family
 
 T = TypeVar("T")
 
@@ -29,8 +30,6 @@ DIVERGED = 1.5
 
 class Data(Protocol):
     """A data set: splits ``train``, ``val``, ``test`` in whatever form the task wants."""
-
-    name: str
 
     @property
     def fingerprint(self) -> str:
@@ -218,11 +217,18 @@ class Run(ABC):
         return train_loss > DIVERGED * untrained["loss"]
 
 
-class Task(Protocol):
-    """A kind of training problem."""
+class Task(ABC):
+    """A kind of training problem: what loads its data and sets up its runs.
 
+    Attributes:
+        family: its version, and how it is chosen by and reported on.
+    """
+
+    family: ClassVar[Family]
+
+    @abstractmethod
     def load(self, params: Mapping[str, Value], source: Path | None) -> Data:
-        """Returns the data that ``params`` ask for.
+        """Return the data that ``params`` ask for.
 
         Args:
             params: the task's parameters; ``data`` names the data set.
@@ -230,10 +236,13 @@ class Task(Protocol):
 
         Raises:
             DataError: if it cannot be had; the message says how to get it.
+            ValueError: if a parameter is not known or not usable.
         """
 
     def baselines(self, data: Any) -> dict[str, dict[str, float]]:
-        """Returns what trivial methods reach: name -> metric (as in a result, e.g. ``test_loss``) -> value."""
+        """Return what trivial methods reach: name -> metric (as in a result, e.g. ``test_loss``) -> value."""
+        return {}
 
+    @abstractmethod
     def setup(self, context: Context) -> Run:
-        """Builds model, batches and optimizer for one trial."""
+        """Build model, batches and optimizer for one trial."""

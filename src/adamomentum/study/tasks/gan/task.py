@@ -10,7 +10,8 @@ import torch
 
 from adamomentum.study.data.base import DataError
 from adamomentum.study.spec import Value
-from adamomentum.study.tasks.base import Context
+from adamomentum.study.tasks import FAMILIES
+from adamomentum.study.tasks.base import Context, Task
 from adamomentum.study.tasks.gan import features
 from adamomentum.study.tasks.gan.data import GanData
 from adamomentum.study.tasks.gan.distances import frechet_distance, precision_recall
@@ -18,7 +19,7 @@ from adamomentum.study.tasks.gan.run import GanRun
 from adamomentum.study.tasks.gan.settings import GanSettings
 
 
-class Gan:
+class Gan(Task):
     """A GAN on digits or CIFAR-10; ``params``: see ``GanSettings``.
 
     Networks and settings for CIFAR-10 are those of AdaMomentum's authors, except that 5,000 training images are held
@@ -26,6 +27,8 @@ class Gan:
     BigGAN), that the last step counts (theirs: the best), and that DCGAN's discriminator has the cross-entropy loss
     (theirs takes log sigmoid(1 - score) for a fake image, where the cross-entropy has -score).
     """
+
+    family = FAMILIES["gan"]
 
     def load(self, params: Mapping[str, Value], source: Path | None) -> GanData:
         """Returns the images, and where the features' weights are.

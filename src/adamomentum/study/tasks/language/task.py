@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from adamomentum.study.data.text import UNKNOWN, TextData
 from adamomentum.study.spec import Value
-from adamomentum.study.tasks.base import Context, Run, Update, first
+from adamomentum.study.tasks import FAMILIES
+from adamomentum.study.tasks.base import Context, Run, Task, Update, first
 from adamomentum.study.tasks.language.awd_lstm import AwdLstm
 from adamomentum.study.tasks.language.ngrams import bigram_loss, unigram_loss
 from adamomentum.study.tasks.language.settings import LanguageSettings
@@ -118,11 +119,13 @@ class _LanguageRun(Run):
         return " ".join(self._data.words[token] for token in tokens)
 
 
-class LanguageModel:
+class LanguageModel(Task):
     """A tied LSTM on running text, read in parallel streams; ``LanguageSettings`` lists the parameters.
 
     A budget's batch size is the number of streams; the state of the LSTM goes from window to window.
     """
+
+    family = FAMILIES["language-model"]
 
     def load(self, params: Mapping[str, Value], source: Path | None) -> TextData:
         """Returns the Wikipedia excerpt (``source``: its wheel) or Penn Treebank (``source``: a folder).

@@ -14,7 +14,8 @@ from torch import Tensor
 from adamomentum.study.data.base import SPLITS, DataError
 from adamomentum.study.data.parallel_text import BEGIN, END, PAD, ParallelText
 from adamomentum.study.spec import Value
-from adamomentum.study.tasks.base import Context, Run, Update, first
+from adamomentum.study.tasks import FAMILIES
+from adamomentum.study.tasks.base import Context, Run, Task, Update, first
 from adamomentum.study.tasks.translation.beam import beam_search
 from adamomentum.study.tasks.translation.nearest import nearest_neighbours
 from adamomentum.study.tasks.translation.settings import TranslationSettings
@@ -138,8 +139,10 @@ class _TranslationRun(Run):
         }
 
 
-class Translation:
+class Translation(Task):
     """German to English; ``TranslationSettings`` lists the parameters. A budget's batch size counts target subwords."""
+
+    family = FAMILIES["translation"]
 
     def load(self, params: Mapping[str, Value], source: Path | None) -> ParallelText:
         """Returns the Home Assistant texts (``source``: their wheel) or IWSLT14 (``source``: a folder).

@@ -19,7 +19,8 @@ from adamomentum.study.data.mnist5k import mnist5k
 from adamomentum.study.data.own_images import load
 from adamomentum.study.data.signals import SignalData, mnist1d
 from adamomentum.study.spec import Value
-from adamomentum.study.tasks.base import Batches, Context, Run, Update, first
+from adamomentum.study.tasks import FAMILIES
+from adamomentum.study.tasks.base import Batches, Context, Run, Task, Update, first
 from adamomentum.study.tasks.vision.augment import AUGMENTATIONS
 from adamomentum.study.tasks.vision.files import FileImageRun
 from adamomentum.study.tasks.vision.models import MODELS
@@ -124,8 +125,10 @@ def _image_data(name: str, source: Path | None) -> ImageData | SignalData | File
     return mnist5k(full=name == "mnist5k-full")
 
 
-class ImageClassification:
+class ImageClassification(Task):
     """Image or signal classification; the ragged last batch of an epoch is dropped."""
+
+    family = FAMILIES["image-classification"]
 
     def load(self, params: Mapping[str, Value], source: Path | None) -> ImageData | SignalData | FileImages:
         """Returns the data set that ``params`` name.
