@@ -1,8 +1,9 @@
 """A language model with bfloat16 parameters beside float32 ones, for each way to round the parameters.
 
-    python benchmarks/bf16_parameters.py [--seeds 3] [--steps 400] [--lr 1e-3] [--json FILE]
+    python benchmarks/bf16_parameters.py [--seeds 3] [--steps 400] [--lr 1e-3] [--units 128] [--streams 20]
+        [--json FILE]
 
-An LSTM of 128 units on the embedded Wikipedia excerpt; forward and backward pass in the parameters' dtype. Everything
+An LSTM on the embedded Wikipedia excerpt; forward and backward pass in the parameters' dtype. Everything
 else is equal: initial weights, batches, learning rate, schedule.
 """
 
@@ -20,7 +21,7 @@ from adamomentum import AdaMomentum
 from adamomentum.study import work
 from adamomentum.study.tasks.language.awd_lstm import AwdLstm
 
-WINDOW, STREAMS, SIZE, EVALUATED = 35, 20, 128, 20_000
+WINDOW, EVALUATED = 35, 20_000
 RUNS = {
     "float32": (torch.float32, "nearest"),
     "bfloat16, nearest": (torch.bfloat16, "nearest"),
@@ -30,20 +31,21 @@ RUNS = {
 }
 
 
-def in_streams(tokens: torch.Tensor) -> torch.Tensor:
-    return tokens[: len(tokens) // STREAMS * STREAMS].view(STREAMS, -1).t()
+def in_streams(tokens: torch.Tensor, count: int) -> torch.Tensor:
+    return tokens[: len(tokens) // count * count].view(count, -1).t()
 
 
-def train(data, dtype: torch.dtype, rounding: str, seed: int, steps: int, lr: float) -> tuple[list[float], float]:
+def train(data, dtype: torch.dtype, rounding: str, seed: int, args: argparse.Namespace) -> tuple[list[float], float]:
     """Returns the training loss of each step, and the validation loss in float32 at the end."""
     torch.manual_seed(seed)
-    model = AwdLstm(len(data.words), SIZE, SIZE, 1, 0.0, 0.0, 0.0, 0.0, 0.0).to(dtype)
-    optimizer = AdaMomentum(model.parameters(), lr=lr, rounding=rounding)
+    steps, units, streams = args.steps, args.units, args.streams
+    model = AwdLstm(len(data.words), units, units, 1, 0.0, 0.0, 0.0, 0.0, 0.0).to(dtype)
+    optimizer = AdaMomentum(model.parameters(), lr=args.lr, rounding=rounding)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, lr, total_steps=steps, pct_start=0.1, cycle_momentum=False
+        optimizer, args.lr, total_steps=steps, pct_start=0.1, cycle_momentum=False
     )
-    text = in_streams(torch.from_numpy(data.tokens["train"]).long())
-    hidden = [(h.to(dtype), c.to(dtype)) for h, c in model.initial(STREAMS)]
+    text = in_streams(torch.from_numpy(data.tokens["train"]).long(), streams)
+    hidden = [(h.to(dtype), c.to(dtype)) for h, c in model.initial(streams)]
     losses = []
     for step in range(steps):
         start = step * WINDOW % (len(text) - WINDOW - 1)
@@ -57,9 +59,9 @@ def train(data, dtype: torch.dtype, rounding: str, seed: int, steps: int, lr: fl
         schedule.step()
         losses.append(loss.item())
     model.float().eval()
-    held_out = in_streams(torch.from_numpy(data.tokens["val"]).long()[:EVALUATED])
+    held_out = in_streams(torch.from_numpy(data.tokens["val"]).long()[:EVALUATED], streams)
     with torch.no_grad():
-        logits, _, _, _ = model(held_out[:-1], model.initial(STREAMS))
+        logits, _, _, _ = model(held_out[:-1], model.initial(streams))
     return losses, F.cross_entropy(logits.flatten(0, 1), held_out[1:].flatten()).item()
 
 
@@ -68,11 +70,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--units", type=int, default=128)
+    parser.add_argument("--streams", type=int, default=20, help="running texts side by side, as in a batch")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     data = work.load("language-model", {"data": "wikipedia"}, {})
     found = {
-        name: [train(data, dtype, rounding, seed, args.steps, args.lr) for seed in range(args.seeds)]
+        name: [train(data, dtype, rounding, seed, args) for seed in range(args.seeds)]
         for name, (dtype, rounding) in RUNS.items()
     }
     print(f"{args.steps} steps, lr {args.lr:g}, {args.seeds} seeds\n")

@@ -258,15 +258,17 @@ def test_a_bfloat16_language_model_learns_as_a_float32_one(tmp_path):
     pytest.importorskip("pandas", reason="needs the study extra")
     script = Path(__file__).parents[2] / "benchmarks" / "bf16_parameters.py"
     file = tmp_path / "found.json"
-    subprocess.run([sys.executable, script, "--seeds", "2", "--steps", "200", "--json", file], check=True)
+    # Small: without instructions for it, bfloat16 is ten times as slow as float32.
+    small = ["--seeds", "1", "--steps", "200", "--units", "48", "--streams", "6"]
+    subprocess.run([sys.executable, script, *small, "--json", file], check=True)
     found = json.loads(file.read_text())
     for rounding in KEPT:
         ours = found[f"bfloat16, {rounding}"]
-        assert max(map(abs, ours["difference"])) < 0.005
-        assert ours["curve"] < 0.006
+        assert max(map(abs, ours["difference"])) < 0.002
+        assert ours["curve"] < 0.003
     nearest = found["bfloat16, nearest"]  # what the others are for
-    assert min(nearest["difference"]) > 0.005
-    assert nearest["curve"] > 0.01
+    assert min(nearest["difference"]) > 0.004
+    assert nearest["curve"] > 0.004
 
 
 CHANGES = {
