@@ -73,7 +73,9 @@ class Watch:
     def on_round(self, now: Round) -> None:
         """Take up a new plan."""
         self._round, self.kept = now, len(now.results) - self.trained
-        totals, done = Counter[str](), Counter[str]()
+        # In the order of the study, not of its trials.
+        names = (self._bar(t.name, name) for t in self.study.tasks for name in self.study.optimizers)
+        totals, done = Counter[str](dict.fromkeys(names, 0)), Counter[str]()
         unique: dict[str, Planned] = {}
         for t in now.plan.trials:
             unique.setdefault(t.spec.trial_id, t)
