@@ -16,6 +16,7 @@ from adamomentum.study.progress import Watch
 from adamomentum.study.studyfile import Study, parse
 
 STUDY = parse(MINI, "mini")
+SWAPPED = parse(MINI.replace("adamw = {}\nsgdm = {}", "sgdm = { grid = [0.1] }\nadamw = {}"), "mini")
 
 
 def planned(study: Study, count: int) -> tuple[Round, list[stages.Planned]]:
@@ -74,11 +75,17 @@ def test_a_log_has_a_line_where_something_ended_and_one_now_and_then_in_a_silenc
 
 
 @pytest.mark.parametrize(
-    ("names", "bars"), [(("one",), ["AdaMomentum", "AdamW", "SGD + momentum", "Adam", "faster"]), ((), ["one", "two"])]
+    ("whole", "names", "bars"),
+    [
+        (STUDY, ("one",), ["AdaMomentum", "AdamW", "SGD + momentum", "Adam", "faster"]),
+        # The bars stand as the study has them, though SGD, which is not tuned, runs last.
+        (SWAPPED, ("one",), ["AdaMomentum", "SGD + momentum", "AdamW", "Adam", "faster"]),
+        (STUDY, ("one", "two"), ["one", "two"]),
+    ],
 )
-def test_a_terminal_has_a_bar_an_optimizer_or_a_task(names, bars) -> None:
+def test_a_terminal_has_a_bar_an_optimizer_or_a_task(whole, names, bars) -> None:
     console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system=None)
-    study = STUDY.only(names) if names else STUDY
+    study = whole.only(names)
     now, (first,) = planned(study, 1)
     watch = Watch(study, 1, console)
     with watch:
@@ -90,7 +97,10 @@ def test_a_terminal_has_a_bar_an_optimizer_or_a_task(names, bars) -> None:
     assert total == len(now.missing) + now.plan.open.total()
     done = shown[bars[0]]
     assert done.completed == 1
-    assert done.fields["state"] == ("" if names else "AdaMomentum, ") + f"tune: lr {first.spec.optimizer.lr:g}, ok"
+    assert (
+        done.fields["state"]
+        == ("" if len(names) == 1 else "AdaMomentum, ") + f"tune: lr {first.spec.optimizer.lr:g}, ok"
+    )
     assert sum(task.completed for task in shown.values()) == 1
     assert f"1/{done.total}" in console.file.getvalue()
     assert " trials, " not in console.file.getvalue()

@@ -159,12 +159,15 @@ class Folder:
             data: what is known of each task's data.
             device: kind of device.
             kept: where finished trials are looked for, each once; by default in the store.
+
+        Raises:
+            StudyError: if the study asks for what an optimizer does not have.
         """
         if kept is None:
             kept = self.store.get if self.root.exists() else lambda spec: None  # no folder is made for asking
         results, asked = dict[str, TrialResult](), set[str]()
         while True:
-            made, before = plan_now(self.study, data, results, device), len(results)
+            made, before = self._plan(data, results, device), len(results)
             missing: dict[str, Planned] = {}
             for t in made.trials:
                 key = t.spec.trial_id
@@ -177,6 +180,13 @@ class Folder:
                 yield Round(made, results, missing)
                 if len(results) == before:
                     return
+
+    def _plan(self, data: Mapping[str, DataInfo], results: stages.Results, device: str) -> Plan:
+        fingerprints = {name: info.fingerprint for name, info in data.items()}
+        try:
+            return stages.plan(self.study, fingerprints, results, device)
+        except ValueError as error:
+            raise StudyError(f"study {self.study.name}: {error}") from None
 
     def results(
         self, device: str = "cpu", data: Mapping[str, DataInfo] | None = None
@@ -263,18 +273,6 @@ def read_data(path: Path) -> dict[str, DataInfo]:
 def write_data(path: Path, known: Mapping[str, DataInfo]) -> None:
     """Writes a ``data.json``."""
     write_atomic(path, json.dumps({name: vars(info) for name, info in known.items()}, indent=1).encode())
-
-
-def plan_now(study: Study, data: Mapping[str, DataInfo], results: stages.Results, device: str) -> Plan:
-    """Returns the plan as far as ``results`` allow.
-
-    Raises:
-        StudyError: if the study asks for what an optimizer does not have.
-    """
-    try:
-        return stages.plan(study, {name: info.fingerprint for name, info in data.items()}, results, device)
-    except ValueError as error:
-        raise StudyError(f"study {study.name}: {error}") from None
 
 
 def check_optimizers(study: Study) -> None:

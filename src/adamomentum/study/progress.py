@@ -8,6 +8,7 @@ from threading import Event, Thread
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from adamomentum.study import stages, tasks
 from adamomentum.study.engine import Round
@@ -37,8 +38,8 @@ class Watch:
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),  # in a narrow terminal the bar gives way
+            TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[state]}"),
             console=console,
             disable=not console.is_terminal,
@@ -73,7 +74,9 @@ class Watch:
     def on_round(self, now: Round) -> None:
         """Take up a new plan."""
         self._round, self.kept = now, len(now.results) - self.trained
-        totals, done = Counter[str](), Counter[str]()
+        # In the order of the study, not of its trials.
+        names = (self._bar(t.name, name) for t in self.study.tasks for name in self.study.optimizers)
+        totals, done = Counter[str](dict.fromkeys(names, 0)), Counter[str]()
         unique: dict[str, Planned] = {}
         for t in now.plan.trials:
             unique.setdefault(t.spec.trial_id, t)

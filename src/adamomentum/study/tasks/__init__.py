@@ -40,8 +40,8 @@ class Metric:
             raise ValueError(f"better of the metric {self.key!r} must be 'lower' or 'higher', got {self.better!r}")
 
     def text(self, value: float) -> str:
-        """Returns a value with its name and unit."""
-        return f"{self.label} {self.scale * value:.{self.digits}f}{f' {self.unit}' if self.unit else ''}"
+        """Return a value with its unit."""
+        return f"{self.scale * value:.{self.digits}f} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True)
