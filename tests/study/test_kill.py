@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from study.mini import MINI, finished
 
-KILLS = 10
+KILLS = 5
 RAY_KILLS = 2  # as often as a trial is started again: both may hit the same one
 # Long enough that a kill mostly hits trials under way.
 LONGER = MINI.replace("steps = 6", "steps = 60").replace("steps = 3", "steps = 60")
