@@ -16,7 +16,7 @@ from adamomentum.study.data.mnist5k import mnist5k
 from adamomentum.study.execute.local import LocalExecutor
 from adamomentum.study.report.comparisons import outcome
 from adamomentum.study.spec import Budget, TaskSpec, TrialSpec
-from adamomentum.study.stats import compare_paired, t_interval
+from adamomentum.study.statistics.paired import compare_paired, t_interval
 from adamomentum.study.tasks import FAMILIES
 
 STATES = {"float32": {}, "bfloat16": {"state_dtype": "bfloat16"}, "8bit": {"state_dtype": "8bit"}}

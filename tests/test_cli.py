@@ -27,8 +27,8 @@ from adamomentum import doctor
 from adamomentum.study import compare, running, work
 from adamomentum.study.engine import Folder
 from adamomentum.study.lock import locked
-from adamomentum.study.report import study_tables
 from adamomentum.study.report.summary import say_results
+from adamomentum.study.report.tables import build
 from adamomentum.study.results import gather
 from adamomentum.study.trial import TrialResult
 
@@ -150,7 +150,7 @@ def test_a_narrow_terminal_cuts_no_number(whole) -> None:
     for columns in (200, 40, 20):
         console = Console(width=columns)
         with console.capture() as captured:
-            say_results(results, study_tables.build(results), console)
+            say_results(results, build(results), console)
         table = captured.get().partition("─" * 5)[2].partition("Target")[0]
         assert "…" not in table
         words.append(sorted(re.findall(r"[\w.]+", table)))

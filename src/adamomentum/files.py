@@ -1,8 +1,9 @@
-"""Writing files that others may be reading, or that a kill may interrupt."""
+"""Writing files that others may be reading, or that a kill may interrupt; a table for such files."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from uuid import uuid4
@@ -65,3 +66,16 @@ def check_output(folder: Path, files: tuple[str, ...], folders: tuple[str, ...] 
         for path in (folder / name for name in names):
             if is_wrong(path):
                 raise FolderError(f"{path} is {wrong}; remove it or choose another --out")
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = False) -> str:
+    """Return a table in Markdown, without a line break at its end.
+
+    Args:
+        header: the column titles.
+        rows: the cells of each row, as many as titles.
+        numbers: all columns but the first are aligned to the right.
+    """
+    rule = ["---", *["---:" if numbers else "---"] * (len(header) - 1)]
+    cells = ([cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in (header, rule, *rows))
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from adamomentum.study import stages, studyfile
 from adamomentum.study.engine import Folder
+from adamomentum.study.report.tables import build
+from adamomentum.study.results import gather
 from adamomentum.study.stages import Planned
 from adamomentum.study.studyfile import Study
 from adamomentum.study.trial import TrialResult
@@ -176,3 +178,23 @@ def run(root: Path, made: Study, fake: Fake) -> Folder:
             if result is not None:
                 results[t.spec.trial_id] = result
                 store.put(t.spec, result)
+
+
+def gathered(tmp_path, fake=None, names=("digits",)):
+    results = gather(run(tmp_path / "study", study(*names), fake or Fake()))
+    return results, build(results)
+
+
+def final(results, task, optimizer, column, role="final"):
+    t = results.trials
+    mine = t[(t["role"] == role) & (t["task"] == task) & (t["optimizer"] == optimizer)]
+    return mine.sort_values("replicate")[column].to_numpy(dtype=float)
+
+
+def comparison(found, other, task="digits"):
+    return next(c for c in found if (c.task, c.other) == (task, other))
+
+
+def status(role, optimizer, replicates, what):
+    """A status for ``Fake``: ``what`` for some runs, ok for all others."""
+    return lambda t: what if (t.role, t.optimizer) == (role, optimizer) and t.spec.replicate in replicates else "ok"

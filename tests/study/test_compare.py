@@ -10,9 +10,9 @@ from study.report_mini import Fake, run
 
 from adamomentum.study import compare, registry, stages, studyfile
 from adamomentum.study.data.images import ImageData
-from adamomentum.study.report import study_tables
 from adamomentum.study.report.claims import Judge
-from adamomentum.study.report.result_sheets import ResultSheets
+from adamomentum.study.report.sheets import Sheets
+from adamomentum.study.report.tables import build
 from adamomentum.study.results import gather
 from adamomentum.study.stages import Planned
 from adamomentum.study.studyfile import Study, StudyError
@@ -118,8 +118,8 @@ def test_time_is_measured_to_what_is_declared_or_else_to_the_best_baseline(tmp_p
     task = study.tasks[0].model_copy(update={"target": target})
     folder = run(tmp_path, study.model_copy(update={"tasks": (task,)}), Fake())
     results = gather(folder)
-    made = study_tables.build(results)
-    assert ResultSheets(results, made).target("images").startswith(text)
+    made = build(results)
+    assert Sheets(results, made).target("images").startswith(text)
     # The accuracy is 1 - 0.1 x loss, the loss at the steps 4, 1.4, 1.2 and 1 times that at the end.
     assert made.row("images", "adamw").steps == steps
     assert (made.row("images", "adamw").reached == 0) == math.isinf(steps)
@@ -135,7 +135,7 @@ def test_time_is_measured_to_what_is_declared_or_else_to_the_best_baseline(tmp_p
 )
 def test_how_rates_were_found_is_said_as_it_was(tmp_path, tiny_data, grids, words) -> None:
     results = gather(run(tmp_path, as_study(tiny_data, 2, **grids), Fake()))
-    answer = Judge(results, study_tables.build(results)).answer()
+    answer = Judge(results, build(results)).answer()
     assert answer.startswith(f"AdaMomentum against 1 other optimizer on 1 task; {words}")
 
 

@@ -13,8 +13,9 @@ import torch
 from adamomentum.bench.bandwidth import FLOAT32_STEP_BYTES
 from adamomentum.bench.measure import Measured, Settings
 from adamomentum.bench.peers import REFERENCE
-from adamomentum.bench.table import duration, markdown, ratio, significant
+from adamomentum.bench.table import duration, ratio, significant
 from adamomentum.bench.timing import quartiles
+from adamomentum.files import markdown
 
 __all__ = ["Results", "raw", "render", "tables"]
 
@@ -144,6 +145,7 @@ def _times(members: list[Measured], threads: int) -> str:
     return markdown(
         ["", *(m.workload.label for m in members)],
         [[name + " *" * (name in separate), *(cell(m, name) for m in members)] for name in _present(members)],
+        numbers=True,
     )
 
 
@@ -175,6 +177,7 @@ def _memory(steps: list[Measured]) -> list[str]:
         markdown(
             ["", *(m.workload.label for m in steps)],
             [[name, *(cell(m, name) for m in steps)] for name in _present(steps)],
+            numbers=True,
         ),
     ]
 
@@ -189,6 +192,7 @@ def _limit(results: Results) -> list[str]:
             [where(threads), *(f"{rate / 1e9:.1f}" for rate in rates.values())]
             for threads, rates in results.bandwidth.items()
         ],
+        numbers=True,
     )
     rows = []
     for m in results.measured:
@@ -216,7 +220,7 @@ def _limit(results: Results) -> list[str]:
         f"A float32 step reads 16 and writes 12 bytes a parameter. Limit: {FLOAT32_STEP_BYTES} bytes a parameter at "
         "the fastest of these rates; in brackets, limit over measured time. A share above 100 % says that part of "
         "the tensors stayed in a cache, or that no operation above streams as well as the step.",
-        markdown(["", "limit", *LIMITED], rows),
+        markdown(["", "limit", *LIMITED], rows, numbers=True),
         *(
             [f"† its 16 bytes a parameter fit in the last-level cache ({results.cache / 2**20:.0f} MiB)."]
             if any("†" in row[0] for row in rows)

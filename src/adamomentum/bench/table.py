@@ -1,24 +1,10 @@
-"""Markdown tables, and the numbers in them."""
+"""Numbers as text, for the tables of the page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from adamomentum.bench.timing import quartiles
 
-__all__ = ["duration", "markdown", "ratio", "significant"]
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table with a left-aligned first column.
-
-    Args:
-        head: the column titles.
-        rows: the cells of each row, as many as titles.
-    """
-    clean = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in [head, *rows]]
-    lines = ["| " + " | ".join(line) + " |" for line in clean]
-    return "\n".join([lines[0], "|---|" + "---:|" * (len(head) - 1), *lines[1:]])
+__all__ = ["duration", "ratio", "significant"]
 
 
 def ratio(values: list[float]) -> str:

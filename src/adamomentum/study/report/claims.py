@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from adamomentum.study import stages
 from adamomentum.study.registry import Kind
-from adamomentum.study.report.cells import difference_text, span
 from adamomentum.study.report.comparisons import ALPHA, NO_EVIDENCE, Comparison
-from adamomentum.study.report.runs import family_of
-from adamomentum.study.report.study_tables import StudyTables
-from adamomentum.study.results import StudyResults
+from adamomentum.study.report.tables import Part, StudyTables
+from adamomentum.study.report.text import difference_text, span
+from adamomentum.study.results import StudyResults, family_of
 
 VISION = "image-classification"
 PAPERS = "adamomentum"
@@ -57,12 +56,12 @@ class Count:
 
     @classmethod
     def of(cls, found: Iterable[Comparison]) -> Count:
-        """Counts comparisons, the same runs once."""
+        """Count comparisons, the same runs once."""
         sides = [_side(c) for c in found if not c.same_as]
         return cls(sides.count("better"), sides.count("worse"), len(sides))
 
     def text(self, words: Words) -> str:
-        """Returns the counts in words."""
+        """Return the counts in words."""
         neither = self.total - self.ahead - self.behind
         return f"{words[0]} in {self.ahead}, {words[1]} in {self.behind}, {NO_EVIDENCE} in {neither} of {self.total}"
 
@@ -89,7 +88,7 @@ def _side(c: Comparison) -> str:
 
 
 def verdict(found: Sequence[Comparison], words: Words) -> str:
-    """Returns what comparisons say of a claim that the reference is ahead; see ``RULE``."""
+    """Return what comparisons say of a claim that the reference is ahead; see ``RULE``."""
     count = Count.of(found)
     if not count.total:
         return "not tested yet"
@@ -104,23 +103,14 @@ def verdict(found: Sequence[Comparison], words: Words) -> str:
     return f"{word}: {count.text(words)} comparisons"
 
 
-class Judge:
-    """Words on one report.
+class Judge(Part):
+    """Words on one report."""
 
-    Args:
-        results: what was run.
-        made: its numbers.
-    """
-
-    def __init__(self, results: StudyResults, made: StudyTables) -> None:
-        self.results, self.made, self.study = results, made, results.study
+    def __init__(self, results: StudyResults, tables: StudyTables) -> None:
+        super().__init__(results, tables)
         self.reference = self.label(self.study.reference)
         self.vision = [t.name for t in self.study.tasks if t.family == VISION]
         self.others = [t.name for t in self.study.tasks if t.family != VISION]
-
-    def label(self, name: str) -> str:
-        """How an optimizer is called."""
-        return stages.label(self.study, name)
 
     def of_kind(self, kind: Kind) -> list[str]:
         """The baselines of a kind."""
@@ -136,7 +126,7 @@ class Judge:
         for task in tasks:
             lacking = []
             for name in (self.study.reference, *self.study.baselines):
-                row = self.made.row(task, name, role)
+                row = self.tables.row(task, name, role)
                 if row is None or (row.setting and row.runs < seeds):
                     lacking.append(self.label(name))
             everyone = len(lacking) == len(self.study.baselines) + 1
@@ -145,7 +135,7 @@ class Judge:
         return "; ".join(parts)
 
     def sentence(self, task: str, found: Sequence[Comparison], words: Words) -> str:
-        """Says how the reference came out on a task."""
+        """Say how the reference came out on a task."""
         parts = []
         for side, word in (("better", f"{words[0]} than"), ("worse", f"{words[1]} than"),
                            ("neither", f"{NO_EVIDENCE} to")):  # fmt: skip
@@ -171,7 +161,7 @@ class Judge:
         metric = family_of(self.results, task).primary
 
         def cost(name: str) -> float | None:
-            row = self.made.row(task, name)
+            row = self.tables.row(task, name)
             if row is None:
                 return None
             mean = row.metrics[metric.key].mean
@@ -186,28 +176,28 @@ class Judge:
         tasks = [t.name for t in self.study.tasks]
         evidence = []
         for task in tasks:
-            found = [c for c in self.made.speed if c.task == task]
+            found = [c for c in self.tables.speed if c.task == task]
             if not found:
                 continue
-            target = self.made.targets[task]
+            target = self.tables.targets[task]
             text = self.sentence(task, found, SPEED)
             origin = f"the median end of {self.label(target.baseline)}" if target.baseline else "declared in advance"
             evidence.append(f"{text} {self._by_median_steps(task)} {target.text}, {origin}.")
-        blind, total = undecidable(self.made.speed), Count.of(self.made.speed).total
+        blind, total = undecidable(self.tables.speed), Count.of(self.tables.speed).total
         if blind:
             evidence.append(
                 f"{blind} of the {total} comparisons of steps could not have come out either way after "
                 "correction: too few pairs of runs differ, since most of both reach the target or most of both miss it."
             )
-        loss = [c for c in self.made.loss_comparisons if not c.control]
+        loss = [c for c in self.tables.loss_comparisons if not c.control]
         if loss:
             evidence.append(f"Training loss at the end: {verdict(loss, LOSS)}.")
             evidence += [f"Training loss, {text}" for text in self._by_task(loss, tasks, LOSS)]
-        return Claim("It trains faster.", verdict(self.made.speed, SPEED), tuple(evidence), self.missing(tasks))
+        return Claim("It trains faster.", verdict(self.tables.speed, SPEED), tuple(evidence), self.missing(tasks))
 
     def _by_median_steps(self, task: str) -> str:
         def cost(name: str) -> float | None:
-            row = self.made.row(task, name)
+            row = self.tables.row(task, name)
             return None if row is None else math.inf if not row.setting else row.steps
 
         mine, place = cost(self.study.reference), self._place(cost)
@@ -222,8 +212,8 @@ class Judge:
         text = "It generalizes better: on vision comparably to SGD, and better than adaptive methods."
         if not self.vision:
             return Claim(text, "not tested: the study has no vision task", (), "")
-        adaptive = self._picked(self.made.comparisons, self.vision, self.of_kind("adaptive"))
-        sgd = self._picked(self.made.comparisons, self.vision, self.of_kind("sgd"))
+        adaptive = self._picked(self.tables.comparisons, self.vision, self.of_kind("adaptive"))
+        sgd = self._picked(self.tables.comparisons, self.vision, self.of_kind("sgd"))
         parts = [f"against adaptive methods {verdict(adaptive, QUALITY)}"]
         parts.append(f"against SGD {Count.of(sgd).text(QUALITY)} comparisons" if sgd else "against SGD not tested yet")
         evidence = self._by_task(adaptive, self.vision, QUALITY)
@@ -242,7 +232,7 @@ class Judge:
         text = "It is best on other tasks too: language modelling, translation, generative networks."
         if not self.others:
             return Claim(text, "not tested: the study has no such task", (), "")
-        found = self._picked(self.made.comparisons, self.others, self.study.baselines)
+        found = self._picked(self.tables.comparisons, self.others, self.study.baselines)
         evidence = self._by_task(found, self.others, QUALITY)
         places = {task: place for task in self.others if (place := self.place(task)) is not None}
         words = verdict(found, QUALITY)
@@ -257,7 +247,7 @@ class Judge:
 
     def answer(self) -> str:
         """The whole in one paragraph."""
-        study, found = self.study, [c for c in self.made.comparisons if not c.control]
+        study, found = self.study, [c for c in self.tables.comparisons if not c.control]
         tasks = f"{len(study.tasks)} task{'s' if len(study.tasks) > 1 else ''}"
         others = f"{len(study.baselines)} other optimizer{'s' if len(study.baselines) != 1 else ''}"
         opening = f"{self.reference} against {others} on {tasks}; {self._how_tuned()}"
@@ -267,13 +257,13 @@ class Judge:
             )
         ahead = Count.of(found)
         parts = [opening, f"On the test split {self.reference} was {ahead.text(QUALITY)} comparisons."]
-        if self.made.speed:
-            parts.append(f"It was {Count.of(self.made.speed).text(SPEED)} comparisons of steps to a common target.")
+        if self.tables.speed:
+            parts.append(f"It was {Count.of(self.tables.speed).text(SPEED)} comparisons of steps to a common target.")
         places = [(t.name, place) for t in study.tasks if (place := self.place(t.name)) is not None]
         if places:
             ranked = ", ".join(f"{place} of {n} on {task}" for task, (place, n) in places)
             parts.append(f"By its mean it takes place {ranked}.")
-        default = [c for c in self.made.default_comparisons if not c.control]
+        default = [c for c in self.tables.default_comparisons if not c.control]
         if default:
             parts.append(f"Untuned, at published settings, it was {Count.of(default).text(QUALITY)} comparisons.")
         parts += self.counted_once()
@@ -293,9 +283,9 @@ class Judge:
         return f"each was given {number} tuning trials, then {runs} fresh run{s} at what was chosen."
 
     def counted_once(self) -> list[str]:
-        """Says which baselines are one and the same optimizer on a task, and so one comparison."""
+        """Say which baselines are one and the same optimizer on a task, and so one comparison."""
         pairs: dict[tuple[str, str], list[str]] = {}
-        for (_, task), same in self.made.same.items():
+        for (_, task), same in self.tables.same.items():
             for name, earlier in same.items():
                 tasks = pairs.setdefault((earlier, name), [])
                 tasks += [task] if task not in tasks else []
@@ -305,7 +295,7 @@ class Judge:
         ]
 
     def claims(self) -> list[Claim]:
-        """Returns the verdicts on the claims that runs can test: speed, generalization, other tasks.
+        """Return the verdicts on the claims that runs can test: speed, generalization, other tasks.
 
         None where another optimizer than AdaMomentum is the reference: the paper claims nothing of it.
         """

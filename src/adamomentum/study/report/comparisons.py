@@ -1,17 +1,33 @@
-"""One optimizer against another on one task: the statistics, and what they allow to be said."""
+"""Optimizers compared, in pairs on one task and over all tasks: the statistics, and what they allow to be said."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pandas as pd
 
-from adamomentum.study import stats
-from adamomentum.study.report.runs import STEPS, column_of, family_of, runs, untrained, values
-from adamomentum.study.results import StudyResults
-from adamomentum.study.stats import Interval, Paired
+from adamomentum.study.results import (
+    COST_BASE,
+    STEPS,
+    StudyResults,
+    column_of,
+    family_of,
+    most,
+    runs,
+    untrained,
+    values,
+)
+from adamomentum.study.statistics.across import (
+    friedman,
+    mean_ranks,
+    nemenyi_distance,
+    normalized,
+    performance_profile,
+    stratified_iqm,
+)
+from adamomentum.study.statistics.paired import Interval, Paired, compare_paired, holm
 from adamomentum.study.tasks import Metric
 
 ALPHA = 0.05
@@ -21,6 +37,9 @@ NOTHING = Paired(
     0, 0, 0, Interval(math.nan, math.nan, math.nan, 0), None, None, None, None, None, 1.0, None, None, None
 )
 """What pairs say of which there are none."""
+
+TAUS = tuple(round(1 + 0.05 * k, 2) for k in range(61))
+LEAST_ERROR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -63,7 +82,7 @@ class Comparison:
 
 
 def outcome(paired: Paired, better: str, by_rank: bool, pairs: int) -> str:
-    """Says what the first of a pair is, in one word or few; never that something was proved.
+    """Say what the first of a pair is, in one word or few; never that something was proved.
 
     Args:
         paired: the statistics.
@@ -99,14 +118,14 @@ def _pairs(a: pd.Series, b: pd.Series, better: str) -> _Pairs | None:
     common = a.index.intersection(b.index)
     if not len(common):
         return None
-    return _Pairs(stats.compare_paired(a[common].tolist(), b[common].tolist(), better), len(common))
+    return _Pairs(compare_paired(a[common].tolist(), b[common].tolist(), better), len(common))
 
 
 def _corrected(p_values: Mapping[str, float | None], baselines: Iterable[str]) -> dict[str, float | None]:
     """Holm's correction over all baselines; one without a test counts as 1, so that a part is judged like the whole."""
     names = list(baselines)
     given = [p_values.get(name) for name in names]
-    adjusted = stats.holm([1.0 if p is None else p for p in given])
+    adjusted = holm([1.0 if p is None else p for p in given])
     return {name: None if p is None else a for name, p, a in zip(names, given, adjusted, strict=True)}
 
 
@@ -116,17 +135,17 @@ def _judged(
     study = results.study
     t_holm = _corrected({n: p.paired.t_p for n, p in found.items()}, study.baselines)
     w_holm = _corrected({n: p.paired.wilcoxon_p for n, p in found.items()}, study.baselines)
-    made = []
+    comparisons = []
     for name, pairs in found.items():
         paired, by_rank = pairs.paired, always_by_rank or pairs.by_rank()
         text = outcome(paired, metric.better, by_rank, pairs.count)
         control = name not in study.baselines
-        made.append(
+        comparisons.append(
             Comparison(
                 task, metric, study.reference, name, control, paired, t_holm.get(name), w_holm.get(name), text, by_rank
             )
         )
-    return made
+    return comparisons
 
 
 def _decided(results: StudyResults, task: str, metric: Metric) -> dict[str, Comparison]:
@@ -144,7 +163,7 @@ def _decided(results: StudyResults, task: str, metric: Metric) -> dict[str, Comp
 
 
 def compare(results: StudyResults, role: str, task: str, metric: Metric, column: str | None = None) -> list[Comparison]:
-    """Returns the reference against every other optimizer, in the study's order, as far as run.
+    """Return the reference against every other optimizer, in the study's order, as far as run.
 
     Args:
         results: what was run.
@@ -167,7 +186,7 @@ def compare(results: StudyResults, role: str, task: str, metric: Metric, column:
 
 
 def compare_speed(results: StudyResults, task: str, steps: Mapping[str, pd.Series]) -> list[Comparison]:
-    """Returns the reference against every baseline in steps to the target, by ranks: many runs miss it.
+    """Return the reference against every baseline in steps to the target, by ranks: many runs miss it.
 
     Args:
         results: what was run.
@@ -186,8 +205,8 @@ def compare_speed(results: StudyResults, task: str, steps: Mapping[str, pd.Serie
 
 
 def compare_controls(results: StudyResults, task: str) -> list[Comparison]:
-    """Returns each control against the tuned optimizer that it is and, where it differs, that whose rate it takes."""
-    metric, made = family_of(results, task).primary, []
+    """Return each control against the tuned optimizer that it is and, where it differs, that whose rate it takes."""
+    metric, comparisons = family_of(results, task).primary, []
     for control in results.study.controls:
         if runs(results, "control", task, control.name).empty:
             continue
@@ -197,5 +216,88 @@ def compare_controls(results: StudyResults, task: str) -> list[Comparison]:
             if pairs is not None:
                 paired, by_rank = pairs.paired, pairs.by_rank()
                 text = outcome(paired, metric.better, by_rank, pairs.count)
-                made.append(Comparison(task, metric, control.name, other, True, paired, None, None, text, by_rank))
-    return made
+                c = Comparison(task, metric, control.name, other, True, paired, None, None, text, by_rank)
+                comparisons.append(c)
+    return comparisons
+
+
+@dataclass
+class Across:
+    """What the tasks say together.
+
+    Attributes:
+        tasks: those on which the reference and every baseline have most of their final runs.
+        partial: those of them on which some are missing.
+        anchor: the optimizer whose mean scores 1 on every task.
+        scores: per optimizer and task the score of each final run: how many times less cost than the anchor's mean;
+            0 for a divergence. Controls are included where they are complete.
+        iqm: interquartile mean of the scores of each optimizer.
+        profile: per optimizer the share of tasks on which its mean cost is within a factor of the best, by ``TAUS``;
+            of the reference and the baselines, as are the ranks.
+        ranks: mean rank of each over tasks, by mean cost; a divergence makes the mean infinite.
+        friedman_p: of Friedman's test; None with fewer than 6 tasks.
+        nemenyi: by how much two mean ranks must differ for Nemenyi's test to tell them apart; None likewise.
+    """
+
+    tasks: list[str] = field(default_factory=list)
+    partial: list[str] = field(default_factory=list)
+    anchor: str = ""
+    scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    iqm: dict[str, Interval] = field(default_factory=dict)
+    profile: dict[str, list[float]] = field(default_factory=dict)
+    ranks: dict[str, float] = field(default_factory=dict)
+    friedman_p: float | None = None
+    nemenyi: float | None = None
+
+
+def as_cost(value: float, metric: Metric) -> float:
+    """Return a positive number that is lower for better values: a share such as an accuracy becomes an error rate."""
+    if not math.isfinite(value):
+        return math.inf
+    return value if metric.better == "lower" else max(1 - value, LEAST_ERROR)
+
+
+def _costs(results: StudyResults, task: str, name: str) -> list[float] | None:
+    """The cost of each final run; None if half of them or more are missing."""
+    seeds = results.study.final.seeds
+    if untrained(results, task, name):
+        return [math.inf] * seeds
+    metric = family_of(results, task).primary
+    found = [as_cost(v, metric) for v in values(results, "final", task, name, column_of(metric))]
+    return found if most(len(found), seeds) else None
+
+
+def _mean(costs: Sequence[float]) -> float:
+    return sum(costs) / len(costs)
+
+
+def across(results: StudyResults) -> Across:
+    """Return what the tasks say together that are run for the most part; empty if there is none."""
+    study, whole = results.study, Across()
+    names = [study.reference, *study.baselines]
+    base = study.called(COST_BASE)
+    whole.anchor = base if base in names else names[-1]
+    costs = {(t.name, n): _costs(results, t.name, n) for t in study.tasks for n in study.optimizers}
+    for task in study.tasks:
+        anchored = [c for c in costs[task.name, whole.anchor] or () if math.isfinite(c)]
+        if not anchored or any(costs[task.name, n] is None for n in names):
+            continue
+        whole.tasks.append(task.name)
+        if any(len(costs[task.name, n] or ()) < study.final.seeds for n in names):
+            whole.partial.append(task.name)
+        for n in study.optimizers:
+            mine = costs[task.name, n]
+            if mine is not None:
+                whole.scores.setdefault(n, {})[task.name] = [normalized(c, _mean(anchored), "lower") for c in mine]
+    if not whole.tasks:
+        return whole
+    whole.scores = {n: per_task for n, per_task in whole.scores.items() if len(per_task) == len(whole.tasks)}
+    whole.iqm = {n: stratified_iqm(per_task) for n, per_task in whole.scores.items()}
+    means = {n: [_mean(costs[task, n] or [math.inf]) for task in whole.tasks] for n in names}
+    whole.profile = performance_profile(means, TAUS)
+    frame = pd.DataFrame(means, index=whole.tasks).T.replace(math.inf, math.nan)
+    better = dict.fromkeys(whole.tasks, "lower")
+    whole.ranks = {str(n): float(r) for n, r in mean_ranks(frame, better).items()}
+    whole.friedman_p = friedman(frame, better)
+    whole.nemenyi = nemenyi_distance(len(names), len(whole.tasks)) if whole.friedman_p is not None else None
+    return whole

@@ -9,7 +9,7 @@ from typing import Any
 
 from adamomentum.study import stages
 from adamomentum.study.engine import Folder
-from adamomentum.study.report.cells import span
+from adamomentum.study.report.text import span
 from adamomentum.study.results import StudyResults
 from adamomentum.study.spec import Budget
 from adamomentum.study.studyfile import Study, TaskEntry
@@ -19,7 +19,7 @@ TELLING = ("cpu", "cpu model", "platform", "torch", "adamomentum", "commit", "gp
 
 
 def machines(results: StudyResults) -> tuple[dict[str, str], list[str]]:
-    """Returns versions and machines of the trials, and the names of those that should be one and are several.
+    """Return versions and machines of the trials, and the names of those that should be one and are several.
 
     Each has its number of trials behind it where that is not all of them.
     """
@@ -35,7 +35,7 @@ def machines(results: StudyResults) -> tuple[dict[str, str], list[str]]:
 
 
 def failed(folder: Folder, results: StudyResults) -> list[dict[str, str]]:
-    """Returns the planned trials whose last attempt ended in an error, with the last line of the traceback."""
+    """Return the planned trials whose last attempt ended in an error, with the last line of the traceback."""
     planned = {t.spec.trial_id: t for t in results.plan.trials}
     found = []
     for spec, result in folder.store.failures():
@@ -56,7 +56,7 @@ def failed(folder: Folder, results: StudyResults) -> list[dict[str, str]]:
 
 
 def missing(results: StudyResults) -> list[dict[str, str]]:
-    """Returns how many planned trials of each stage of a task are not finished, and whose."""
+    """Return how many planned trials of each stage of a task are not finished, and whose."""
     counts: dict[tuple[str, str], Counter[str]] = {}
     for (task, role, optimizer), n in results.missing.items():
         counts.setdefault((task, role), Counter())[stages.label(results.study, optimizer)] += n
@@ -67,7 +67,7 @@ def missing(results: StudyResults) -> list[dict[str, str]]:
 
 
 def optimizers(results: StudyResults) -> list[dict[str, str]]:
-    """Returns each optimizer as the study has it."""
+    """Return each optimizer as the study has it."""
     study, found = results.study, []
     for name, entry in study.optimizers.items():
         o = study.optimizer(name)
@@ -86,7 +86,7 @@ def optimizers(results: StudyResults) -> list[dict[str, str]]:
 
 
 def searched(study: Study, name: str, names: Iterable[str]) -> str:
-    """Returns what is searched for an optimizer: its grid, or the ranges of ``names`` in its space."""
+    """Return what is searched for an optimizer: its grid, or the ranges of ``names`` in its space."""
     if grid := study.optimizers[name].grid:
         return "lr " + ", ".join(f"{lr:g}" for lr in grid)
     space = study.optimizer(name).space
@@ -94,7 +94,7 @@ def searched(study: Study, name: str, names: Iterable[str]) -> str:
 
 
 def tasks(results: StudyResults) -> list[dict[str, Any]]:
-    """Returns each task as the study has it."""
+    """Return each task as the study has it."""
     study, found = results.study, []
     for entry in study.tasks:
         found.append(
@@ -114,19 +114,19 @@ def tasks(results: StudyResults) -> list[dict[str, Any]]:
 
 
 def settings_text(entry: TaskEntry) -> str:
-    """Returns what a task sets for all optimizers, and for single ones."""
+    """Return what a task sets for all optimizers, and for single ones."""
     parts = [values(entry.hyperparameters)] if entry.hyperparameters else []
     parts += [f"{name}: {values(given)}" for name, given in entry.optimizers.items()]
     return "; ".join(parts)
 
 
 def budget_text(budget: Budget) -> str:
-    """Returns a budget in words."""
+    """Return a budget in words."""
     count, unit = (budget.epochs, "epoch") if budget.epochs is not None else (budget.steps, "step")
     length = f"{count:,} {unit}{'s' if count != 1 else ''}"
     return f"{length}, batch size {budget.batch_size}, {budget.evaluations} evaluations"
 
 
 def values(given: Mapping[str, Any]) -> str:
-    """Returns names and values as text."""
+    """Return names and values as text."""
     return ", ".join(f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items())

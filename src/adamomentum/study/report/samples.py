@@ -37,7 +37,7 @@ class Samples:
     notes: list[str] = field(default_factory=list)
 
     def take(self, name: str, found: Mapping[str, Any]) -> None:
-        """Takes up one optimizer's."""
+        """Take up one optimizer's."""
         if "images" in found:
             self.pictures.append((name, picture(found["images"], found["shape"])))
         for k, pair in enumerate(found.get("translations", ())):
@@ -53,19 +53,19 @@ class Samples:
 
 
 def gather_samples(results: StudyResults) -> list[Samples]:
-    """Returns the outputs of each optimizer's first final run, by task, tasks without any left out."""
-    made = {task.name: Samples(task.name) for task in results.study.tasks}
+    """Return the outputs of each optimizer's first final run, by task, tasks without any left out."""
+    samples = {task.name: Samples(task.name) for task in results.study.tasks}
     order = list(results.study.optimizers)
     first = [t for t in results.plan.trials if t.role == "final" and t.spec.replicate == 0]
     for planned in sorted(first, key=lambda t: order.index(t.optimizer)):
         result = results.results.get(planned.spec.trial_id)
         if result is not None and result.samples:
-            made[planned.task].take(stages.label(results.study, planned.optimizer), result.samples)
-    return [s for s in made.values() if s.pictures or s.sentences or s.texts]
+            samples[planned.task].take(stages.label(results.study, planned.optimizer), result.samples)
+    return [s for s in samples.values() if s.pictures or s.sentences or s.texts]
 
 
 def picture(images: Iterable[Sequence[int]], shape: Sequence[int]) -> str:
-    """Returns small images side by side as a PNG data address.
+    """Return small images side by side as a PNG data address.
 
     Args:
         images: flat, 0..255.

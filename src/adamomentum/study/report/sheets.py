@@ -1,41 +1,571 @@
-"""Every table of a study's report."""
+"""Every table of a study's report, as a reader sees it and with the numbers behind it."""
 
 from __future__ import annotations
 
-from adamomentum.study.report.comparison_sheets import ComparisonSheets
-from adamomentum.study.report.result_sheets import ResultSheets
-from adamomentum.study.report.sheet import Sheet
-from adamomentum.study.report.study_tables import StudyTables
-from adamomentum.study.report.tuning_sheets import TuningSheets
-from adamomentum.study.results import StudyResults
+import math
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from adamomentum.bench.memory import state_bytes
+from adamomentum.study import registry, stages
+from adamomentum.study.registry import Optimizer
+from adamomentum.study.report.comparisons import Comparison
+from adamomentum.study.report.provenance import searched
+from adamomentum.study.report.tables import Part, Row
+from adamomentum.study.report.text import (
+    NONE,
+    Sheet,
+    between,
+    difference_text,
+    heading,
+    mean,
+    number,
+    p_value,
+    plain,
+    setting_text,
+    steps_text,
+)
+from adamomentum.study.results import COST_BASE, TRAIN_LOSS, family_of, runs
+
+APART = "†"  # not known to have run side by side with AdamW
+TRACKS = {"final": "tuned", "default": "published"}
+PARAMETERS = 2**20
 
 
-def all_sheets(results: StudyResults, made: StudyTables) -> dict[str, Sheet]:
-    """Returns every table by the name that the page knows it by; a task's is ``task NAME``.
+class Sheets(Part):
+    """The tables of one report."""
 
-    Args:
-        results: what was run.
-        made: its numbers.
+    def every(self) -> dict[str, Sheet]:
+        """Return every table by the name that the page knows it by; a task's is ``task NAME``."""
+        tables = self.tables
+        readings = {
+            (track, c.task, c.other): self.reading(c)
+            for track, comparisons in (("default", tables.default_comparisons), ("final", tables.comparisons))
+            for c in comparisons
+        }
+        return {
+            **{f"task {t.name}": self.task(t.name) for t in self.study.tasks},
+            "selected": self.selected({(c.task, c.other): self.reading(c) for c in tables.selected_comparisons}),
+            "tracks": self.tracks(readings),
+            "differences": self.differences("differences", tables.comparisons),
+            "default": self.differences("differences-published", tables.default_comparisons),
+            "speed": self.speed(),
+            "training": self.training(),
+            "across": self.across(),
+            "choices": self.choices(),
+            "widths": self.widths(),
+            "controls": self.controls(),
+            "cost": self.cost(),
+            "eps": self.eps(),
+        }
+
+    def mark(self, name: str) -> str:
+        """How the row of an optimizer is marked."""
+        if name == self.study.reference:
+            return "chosen"
+        return "" if name in self.study.baselines else "soft"
+
+    # --- what came out for each optimizer ---
+
+    def task(self, task: str) -> Sheet:
+        """The tuned track of a task, and what trivial methods reach."""
+        metrics = family_of(self.results, task).metrics
+        rows = [r for r in self.tables.rows if r.task == task and r.track == "final"]
+        sheet = Sheet(
+            f"results-{task}",
+            ["optimizer", "chosen", *map(heading, metrics), "diverged", "steps to target", "ms / step", "notes"],
+            frame=rows_frame([r for r in self.tables.rows if r.task == task]),
+        )
+        sheet.wrap = (len(sheet.header) - 1,)
+        for row in rows:
+            # A row without a run is that of an optimizer that nothing tried could train.
+            trained = bool(row.setting)
+            sheet.add(
+                [
+                    self.label(row.optimizer) + (" (control)" if self.study.optimizers[row.optimizer].control else ""),
+                    setting_text(row.setting),
+                    *(mean(row.metrics[m.key], m) for m in metrics),
+                    f"{row.diverged} of {row.runs}" if trained else NONE,
+                    steps_text(row.steps, row.reached, row.runs),
+                    plain(row.ms, ".1f"),
+                    "; ".join(self.notes(row)),
+                ],
+                self.mark(row.optimizer),
+            )
+        known = self.results.data.get(task)
+        for name, reached in (known.baselines if known is not None else {}).items():
+            cells = [number(reached[f"test_{m.key}"], m) if f"test_{m.key}" in reached else "" for m in metrics]
+            sheet.add([name, "", *cells, "", "", "", "trivial baseline of the data"], "soft")
+        return sheet
+
+    def target(self, task: str) -> str:
+        """What time is measured to on a task, and where that comes from; empty if there is none."""
+        if (target := self.tables.targets.get(task)) is None:
+            return ""
+        if not target.baseline:
+            return f"{target.text}, declared in advance"
+        so_far = "" if target.complete else " so far"
+        return (
+            f"{target.text}, where more than half of the runs of {self.label(target.baseline)} end, "
+            f"the best tuned baseline{so_far}"
+        )
+
+    def notes(self, row: Row) -> list[str]:
+        """What a reader must know of an optimizer's runs on a task."""
+        if not row.setting:
+            return ["nothing that was tried trains it"]
+        notes = [f"best {key} lies at the edge of what was tried" for key in row.edges]
+        if self.study.optimizers[row.optimizer].grid and not stages.tuning_points(self.study, row.task, row.optimizer):
+            notes.append("lr as given, not tuned")
+        wanted = self.study.final.seeds
+        if row.runs < wanted:
+            notes.append(f"{row.runs} of {wanted} runs so far")
+        if row.diverged:
+            notes.append(f"{row.diverged} of {row.runs} runs diverged, mean over the others")
+        return notes
+
+    def tracks(self, readings: Mapping[tuple[str, str, str], str]) -> Sheet:
+        """Published settings beside tuned ones.
+
+        Args:
+            readings: (track, task, optimizer) to what the reference is beside it.
+        """
+        reference = self.label(self.study.reference)
+        sheet = Sheet(
+            "tracks",
+            ["task", "metric", "optimizer", f"{reference} beside it, published", "and tuned", "published lr",
+             "at published settings", "diverged", "tuned"],
+            groups=2,
+        )  # fmt: skip
+        for task in (t.name for t in self.study.tasks):
+            metric = family_of(self.results, task).primary
+            for name in self.study.optimizers:
+                default, tuned = self.tables.row(task, name, "default"), self.tables.row(task, name)
+                if default is None:
+                    continue
+                sheet.add(
+                    [
+                        task,
+                        heading(metric),
+                        self.label(name),
+                        readings.get(("default", task, name), ""),
+                        readings.get(("final", task, name), ""),
+                        f"{default.setting['lr']:g}",
+                        mean(default.metrics[metric.key], metric),
+                        f"{default.diverged} of {default.runs}",
+                        NONE if tuned is None else mean(tuned.metrics[metric.key], metric),
+                    ],
+                    self.mark(name),
+                )
+        sheet.frame = rows_frame([r for r in self.tables.rows if r.track == "default"])
+        return sheet
+
+    def selected(self, readings: Mapping[tuple[str, str], str]) -> Sheet:
+        """The test split at the best point by validation, beside the last step.
+
+        Args:
+            readings: (task, optimizer) to what the reference is beside it there.
+        """
+        reference = self.label(self.study.reference)
+        sheet = Sheet(
+            "selected",
+            ["task", "metric", "optimizer", f"{reference} beside it", "at the last step",
+             "at the best point by validation", "median step of it", "of"],
+            frame=rows_frame([r for r in self.tables.rows if r.track == "final" and r.selected_step is not None]),
+            groups=2,
+        )  # fmt: skip
+        for row in self.tables.rows:
+            if row.track != "final" or row.selected_step is None:
+                continue
+            metric = family_of(self.results, row.task).primary
+            steps = runs(self.results, "final", row.task, row.optimizer)["last_step"].max()
+            sheet.add(
+                [
+                    row.task,
+                    heading(metric),
+                    self.label(row.optimizer),
+                    readings.get((row.task, row.optimizer), ""),
+                    mean(row.metrics[metric.key], metric),
+                    mean(row.selected, metric),
+                    f"{row.selected_step:g}",
+                    f"{steps:g}",
+                ],
+                self.mark(row.optimizer),
+            )
+        return sheet
+
+    def _by_task(self, name: str, numbers: dict[tuple[str, str], float], names: Sequence[str]) -> Sheet:
+        """A table with one row an optimizer, one column a task; empty without any number."""
+        tasks = [t.name for t in self.study.tasks if any(task == t.name for task, _ in numbers)]
+        lines = [{"optimizer": n, **{t: numbers.get((t, n)) for t in tasks}} for n in names
+                 if any((t, n) in numbers for t in tasks)]  # fmt: skip
+        return Sheet(name, ["optimizer", *tasks], frame=pd.DataFrame(lines, columns=["optimizer", *tasks]))
+
+    def cost(self) -> Sheet:
+        """Milliseconds a step, their ratio to AdamW's where both ran side by side, and bytes of state a parameter."""
+        timed = {(r.task, r.optimizer): r for r in self.tables.rows if r.ms is not None}
+        ms = {key: r.ms for key, r in timed.items() if r.ms is not None}
+        sheet = self._by_task("cost", ms, list(self.study.optimizers))
+        rows: list[float] = []
+        anchor = self.study.called(COST_BASE)
+        for name in sheet.frame["optimizer"]:
+            cells = []
+            for task in sheet.header[1:]:
+                row, base = timed.get((task, name)), ms.get((task, anchor))
+                if row is None or row.ms is None:
+                    cells.append(NONE)
+                    continue
+                ratio = f" ({row.ms / base:.2f} ×)" if base and row.side_by_side else ""
+                if base and not row.side_by_side and name != anchor:
+                    ratio = f" {APART}"
+                cells.append(f"{row.ms:.1f} to {plain(row.ms_high, '.1f')}{ratio}")
+            memory = bytes_per_parameter(self.study.optimizer(name))
+            sheet.add([self.label(name), *cells, f"{memory:.3g}"], self.mark(name))
+            rows.append(memory)
+        sheet.header = [*sheet.header, "state, bytes a parameter"]
+        for task in sheet.header[1:-1]:
+            mine = [timed.get((task, name)) for name in sheet.frame["optimizer"]]
+            sheet.frame[f"{task}_high"] = [None if r is None else r.ms_high for r in mine]
+            sheet.frame[f"{task}_side_by_side"] = [None if r is None else r.side_by_side for r in mine]
+        sheet.frame["state_bytes_per_parameter"] = rows
+        return sheet
+
+    def eps(self) -> Sheet:
+        """The share of coordinates whose denominator is mostly eps."""
+        dominated = {
+            (r.task, r.optimizer): r.eps_dominated
+            for r in self.tables.rows
+            if r.track == "final" and r.eps_dominated is not None
+        }
+        names = [*self.study.optimizers, *(c.name for c in self.study.controls)]
+        for control in self.study.controls:
+            for task in self.study.tasks:
+                mine = runs(self.results, "control", task.name, control.name)
+                shares = mine["eps_dominated"].dropna() if "eps_dominated" in mine else ()
+                if len(shares):
+                    dominated[task.name, control.name] = math.fsum(shares) / len(shares)
+        sheet = self._by_task("eps-dominated", dominated, names)
+        for name in sheet.frame["optimizer"]:
+            cells = (dominated.get((task, name)) for task in sheet.header[1:])
+            shown = [NONE if share is None else f"{100 * share:.3g} %" for share in cells]
+            sheet.add([self.label(name), *shown], self.mark(name))
+        return sheet
+
+    # --- what came out between two optimizers ---
+
+    def reading(self, c: Comparison) -> str:
+        """Return what a comparison allows to be said, and whether it survives the correction."""
+        if c.untrained:
+            return f"{c.outcome}: nothing that was tried trains {self.label(self._untrained(c))}"
+        if c.outcome in ("better", "worse") and not c.control and not c.corrected:
+            return f"{c.outcome}, but not after correction"
+        return c.outcome
+
+    def _untrained(self, c: Comparison) -> str:
+        return c.other if c.outcome == "better" else c.subject
+
+    def differences(self, name: str, comparisons: Sequence[Comparison]) -> Sheet:
+        """Comparisons of the reference with each other optimizer, with all tests."""
+        sheet = Sheet(
+            name,
+            ["task", "metric", "against", "reading", "difference", "95 % t", "95 % BCa", "effect size", "pairs",
+             "diverged", "t", "t, Holm", "Wilcoxon", "least possible", "Wilcoxon, Holm", "Welch", "one-sided t", "r"],
+            frame=comparisons_frame(comparisons),
+            groups=2,
+            wrap=(3,),
+        )  # fmt: skip
+        for c in comparisons:
+            p, m = c.paired, c.metric
+            sheet.add(
+                [
+                    c.task,
+                    heading(m),
+                    self.label(c.other),
+                    self.reading(c),
+                    difference_text(p.difference.mean, m),
+                    between(p.difference.low, p.difference.high, m),
+                    NONE if p.bca is None else between(*p.bca, m),
+                    plain(p.effect, "+.2f"),
+                    str(p.n),
+                    f"{p.lost_a} / {p.lost_b}" if p.lost_a or p.lost_b else NONE,
+                    p_value(p.t_p),
+                    p_value(c.t_holm),
+                    p_value(p.wilcoxon_p),
+                    NONE if c.untrained else p_value(p.wilcoxon_floor),
+                    p_value(c.wilcoxon_holm),
+                    p_value(p.welch_p),
+                    p_value(self._one_sided(c)),
+                    plain(p.correlation, "+.2f"),
+                ],
+                "soft" if c.control else "",
+            )
+        return sheet
+
+    def _one_sided(self, c: Comparison) -> float | None:
+        """The one-sided t test that the subject is better."""
+        less = c.paired.t_p_less
+        return less if less is None or c.metric.better == "lower" else 1 - less
+
+    def speed(self) -> Sheet:
+        """Steps to the target against each baseline."""
+        reference = self.label(self.study.reference)
+        sheet = Sheet(
+            "steps-to-target",
+            ["task", "against", "reading", f"{reference}, steps", "seconds", "the other, steps", "seconds", "Wilcoxon",
+             "least possible", "Wilcoxon, Holm"],
+            frame=comparisons_frame(self.tables.speed),
+            groups=1,
+            wrap=(2,),
+        )  # fmt: skip
+        words = {"better": "faster", "worse": "slower"}
+        for c in self.tables.speed:
+            mine, other = self.tables.row(c.task, c.subject), self.tables.row(c.task, c.other)
+            reading = self.reading(c)
+            for word, speed in words.items():
+                reading = reading.replace(word, speed)
+            sheet.add(
+                [
+                    c.task,
+                    self.label(c.other),
+                    reading,
+                    *(cell for row in (mine, other) for cell in self._times(row)),
+                    p_value(c.paired.wilcoxon_p),
+                    p_value(c.paired.wilcoxon_floor),
+                    p_value(c.wilcoxon_holm),
+                ]
+            )
+        return sheet
+
+    @staticmethod
+    def _times(row: Row | None) -> tuple[str, str]:
+        """Median steps to the target, and the seconds that so many steps take."""
+        if row is None:
+            return "", ""
+        seconds = None if row.steps is None or row.ms is None else row.steps * row.ms / 1e3
+        return steps_text(row.steps, row.reached, row.runs), plain(seconds, ".3g")
+
+    def training(self) -> Sheet:
+        """The training loss at the end."""
+        sheet = Sheet(
+            "training-loss",
+            ["task", "optimizer", f"{self.label(self.study.reference)} beside it", "training loss at the end",
+             f"{self.label(self.study.reference)} minus it", "95 % t", "t, Holm"],
+            frame=comparisons_frame(self.tables.loss_comparisons),
+            groups=1,
+        )  # fmt: skip
+        compared = {(c.task, c.other): c for c in self.tables.loss_comparisons}
+        for task in dict.fromkeys(task for task, _ in compared):
+            for name in self.study.optimizers:
+                row, c = self.tables.row(task, name), compared.get((task, name))
+                if row is None:
+                    continue
+                reading, tests = "", ["", "", ""]
+                if c is not None:
+                    d = c.paired.difference
+                    reading = self.reading(c).replace("better", "lower").replace("worse", "higher")
+                    tests = [
+                        difference_text(d.mean, TRAIN_LOSS),
+                        between(d.low, d.high, TRAIN_LOSS),
+                        p_value(c.t_holm),
+                    ]
+                cells = [task, self.label(name), reading, mean(row.train_loss, TRAIN_LOSS), *tests]
+                sheet.add(cells, self.mark(name))
+        return sheet
+
+    def controls(self) -> Sheet:
+        """What each control is there to show, and what it showed."""
+        sheet = Sheet(
+            "controls",
+            ["control", "what it is there to show", "task", "reading", "compared with", "difference", "95 % t",
+             "diverged", "lr", "metric", "value"],
+            frame=comparisons_frame(self.tables.controls),
+            groups=2,
+        )  # fmt: skip
+        for control in self.study.controls:
+            for c in self.tables.controls:
+                if c.subject != control.name:
+                    continue
+                mine = runs(self.results, "control", c.task, control.name)
+                p, m = c.paired, c.metric
+                column = f"test_{m.key}"
+                good = mine[mine["status"] == "ok"]
+                sheet.add(
+                    [
+                        control.name,
+                        control.about,
+                        c.task,
+                        c.outcome,
+                        f"{self.label(c.other)}, tuned",
+                        difference_text(p.difference.mean, m),
+                        between(p.difference.low, p.difference.high, m),
+                        f"{p.lost_a} / {p.lost_b}" if p.lost_a or p.lost_b else NONE,
+                        f"{mine['lr'].iloc[0]:g}",
+                        heading(m),
+                        number(good[column].mean(), m) if len(good) else NONE,
+                    ]
+                )
+        return sheet
+
+    # --- what was chosen, how much it matters, and what the tasks say together ---
+
+    def across(self) -> Sheet:
+        """Scores, ranks and wins over all complete tasks."""
+        a = self.tables.across
+        sheet = Sheet(
+            "all-tasks", ["optimizer", "interquartile mean of scores", "95 % interval", "mean rank", "best on"]
+        )
+        lines = []
+        for name in sorted(a.iqm, key=lambda n: -a.iqm[n].mean):
+            q, rank, profile = a.iqm[name], a.ranks.get(name), a.profile.get(name)
+            best = None if profile is None else profile[0]
+            between = f"{q.low:.3f} to {q.high:.3f}" if math.isfinite(q.low) else NONE
+            sheet.add(
+                [self.label(name), plain(q.mean, ".3f"), between, plain(rank, ".1f"),
+                 NONE if best is None else f"{round(best * len(a.tasks))} of {len(a.tasks)} tasks"],
+                self.mark(name),
+            )  # fmt: skip
+            lines.append({"optimizer": name, "iqm": q.mean, "iqm_low": q.low, "iqm_high": q.high,
+                          "mean_rank": rank, "share_best": best})  # fmt: skip
+        sheet.frame = pd.DataFrame(lines)
+        return sheet
+
+    def choices(self) -> Sheet:
+        """What tuning tried and chose."""
+        sheet = Sheet(
+            "tuning",
+            ["task", "optimizer", "searched", "points", "chosen", "validation", "at an edge", "failed"],
+            groups=1,
+            wrap=(2,),
+        )
+        lines = []
+        for (task, name), choice in self.results.choices.items():
+            if not choice.points:
+                continue
+            sheet.add(
+                [
+                    task,
+                    self.label(name),
+                    searched(self.study, name, self.study.task(task).tune),
+                    str(choice.points),
+                    setting_text(dict(choice.setting or {})) if choice.setting else "nothing",
+                    plain(choice.score, ".4g"),
+                    ", ".join(choice.edges),
+                    str(choice.failed) if choice.failed else "",
+                ],
+                self.mark(name),
+            )
+            lines.append(
+                {
+                    "task": task,
+                    "optimizer": name,
+                    "points": choice.points,
+                    **(choice.setting or {}),
+                    "score": choice.score,
+                    "at_edge": ", ".join(choice.edges),
+                    "failed": choice.failed,
+                }
+            )
+        sheet.frame = pd.DataFrame(lines)
+        return sheet
+
+    def widths(self) -> Sheet:
+        """How far the learning rate may be off."""
+        sheet = Sheet("sensitivity", ["task", "optimizer", "decades within 10 % of the best", "from", "to"], groups=1)
+        lines = []
+        for (task, name), w in self.tables.widths.items():
+            is_open = w.open_low or w.open_high
+            sheet.add(
+                [
+                    task,
+                    self.label(name),
+                    f"{'at least ' if is_open else ''}{w.decades:.2f}",
+                    f"{'below ' if w.open_low else ''}{w.low:.2g}",
+                    f"{'above ' if w.open_high else ''}{w.high:.2g}",
+                ],
+                self.mark(name),
+            )
+            lines.append({"task": task, "optimizer": name, **vars(w)})
+        sheet.frame = pd.DataFrame(lines)
+        return sheet
+
+
+def rows_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return rows with one column a number."""
+    out = []
+    for row in rows:
+        line: dict[str, object] = {
+            "task": row.task,
+            "optimizer": row.optimizer,
+            "track": TRACKS[row.track],
+            **row.setting,
+            "at_edge": ", ".join(row.edges),
+            "runs": row.runs,
+            "diverged": row.diverged,
+        }
+        for key, interval in {**row.metrics, TRAIN_LOSS.key: row.train_loss}.items():
+            line |= {key: interval.mean, f"{key}_low": interval.low, f"{key}_high": interval.high}
+        line |= {
+            "steps_to_target": row.steps,
+            "reached_target": row.reached,
+            "ms_per_step": row.ms,
+            "eps_dominated": row.eps_dominated,
+            "selected_step": row.selected_step,
+            "selected": row.selected.mean,
+            "selected_low": row.selected.low,
+            "selected_high": row.selected.high,
+        }
+        out.append(line)
+    return pd.DataFrame(out)
+
+
+def comparisons_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """Return comparisons with one column a number."""
+    rows = []
+    for c in comparisons:
+        p = c.paired
+        low, high = p.bca if p.bca is not None else (None, None)
+        rows.append(
+            {
+                "task": c.task,
+                "metric": c.metric.key,
+                "subject": c.subject,
+                "against": c.other,
+                "pairs": p.n,
+                "diverged_subject": p.lost_a,
+                "diverged_other": p.lost_b,
+                "difference": p.difference.mean,
+                "t_low": p.difference.low,
+                "t_high": p.difference.high,
+                "bca_low": low,
+                "bca_high": high,
+                "effect_size": p.effect,
+                "rank_effect": p.rank_effect,
+                "t_p": p.t_p,
+                "t_p_holm": c.t_holm,
+                "t_p_less": p.t_p_less,
+                "wilcoxon_p": p.wilcoxon_p,
+                "wilcoxon_least": p.wilcoxon_floor,
+                "wilcoxon_p_holm": c.wilcoxon_holm,
+                "welch_p": p.welch_p,
+                "correlation": p.correlation,
+                "by_rank": c.by_rank,
+                "reading": c.outcome,
+                "after_correction": c.corrected,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def bytes_per_parameter(optimizer: Optimizer) -> float:
+    """Return bytes of state per float32 parameter, measured after a step over a million of them.
+
+    Counters that a tensor has once are in it and vanish.
     """
-    result, tuning = ResultSheets(results, made), TuningSheets(results, made)
-    comparison = ComparisonSheets(results, made)
-    readings = {
-        (track, c.task, c.other): comparison.reading(c)
-        for track, found in (("default", made.default_comparisons), ("final", made.comparisons))
-        for c in found
-    }
-    return {
-        **{f"task {t.name}": result.task(t.name) for t in results.study.tasks},
-        "selected": result.selected({(c.task, c.other): comparison.reading(c) for c in made.selected_comparisons}),
-        "tracks": result.tracks(readings),
-        "differences": comparison.differences("differences", made.comparisons),
-        "default": comparison.differences("differences-published", made.default_comparisons),
-        "speed": comparison.speed(),
-        "training": comparison.training(),
-        "across": tuning.across(),
-        "choices": tuning.choices(),
-        "widths": tuning.widths(),
-        "controls": comparison.controls(),
-        "cost": result.cost(),
-        "eps": result.eps(),
-    }
+    import torch
+
+    parameter = torch.zeros(PARAMETERS)
+    parameter.grad = torch.ones(PARAMETERS)
+    built = registry.build(optimizer.spec(optimizer.default_lr), [parameter])
+    built.step()
+    return state_bytes(built) / PARAMETERS

@@ -1,1 +1,1 @@
-"""Statistics of a comparison, one idea a file; `adamomentum.study.stats` gathers them."""
+"""The statistics of a comparison: pure functions on plain or labelled numbers. scipy does the work where it can."""

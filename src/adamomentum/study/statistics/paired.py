@@ -1,4 +1,4 @@
-"""Two optimizers on one task, whose runs share their seeds."""
+"""Two optimizers on one task, whose runs share their seeds: means, intervals, tests, and several tests at once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,45 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from adamomentum.study.statistics.intervals import LEVEL, Interval, t_interval
+Array = npt.NDArray[np.float64]
 
-Numbers = npt.NDArray[np.float64]
+LEVEL = 0.95
 
 NOISE = 1e-12
 """Two values that differ by less than this share of their size are equal: the rest is rounding."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its confidence interval; the ends are NaN where one value gives no spread."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def half_width(self) -> float:
+        """Half the length of the interval."""
+        return (self.high - self.low) / 2
+
+
+def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
+    """Return the mean of ``values`` and its Student t interval.
+
+    Raises:
+        ValueError: if there is no value, or one that is not finite.
+    """
+    from scipy.stats import t
+
+    data = np.asarray(values, dtype=float)
+    if data.size == 0 or not np.isfinite(data).all():
+        raise ValueError(f"values must be finite and not empty, got {list(values)}")
+    mean, n = float(data.mean()), int(data.size)
+    if n == 1:
+        return Interval(mean, math.nan, math.nan, 1)
+    half = float(t.ppf((1 + level) / 2, n - 1) * data.std(ddof=1) / math.sqrt(n))
+    return Interval(mean, mean - half, mean + half, n)
 
 
 @dataclass(frozen=True)
@@ -63,7 +96,7 @@ class Paired:
 def compare_paired(
     a: Sequence[float | None], b: Sequence[float | None], better: str = "lower", level: float = LEVEL
 ) -> Paired:
-    """Compares runs that share their seeds, pair by pair.
+    """Compare runs that share their seeds, pair by pair.
 
     A run that diverged has no value to average: means and t tests go over the pairs that have both values, and the
     lost ones are counted. In the rank test they are not left out: a pair that only one run survived counts as the
@@ -123,18 +156,18 @@ def compare_paired(
     )
 
 
-def _finite(values: Sequence[float | None]) -> Numbers:
+def _finite(values: Sequence[float | None]) -> Array:
     return np.array([math.nan if v is None or not math.isfinite(v) else v for v in values], dtype=float)
 
 
-def _differences(x: Numbers, y: Numbers) -> Numbers:
+def _differences(x: Array, y: Array) -> Array:
     """Differences x - y, 0 where that is rounding: 0.1 + 0.2 and 0.3 are the same accuracy."""
-    d: Numbers = x - y
+    d: Array = x - y
     d[np.abs(d) <= NOISE * np.maximum(np.abs(x), np.abs(y))] = 0
     return d
 
 
-def _signed(d: Numbers, lost_a: int, lost_b: int, better: str) -> Numbers:
+def _signed(d: Array, lost_a: int, lost_b: int, better: str) -> Array:
     """The differences to be ranked: without zeros, a lost run beyond all others.
 
     Rounded, since noise in the last bits would break ties that are ties.
@@ -145,19 +178,19 @@ def _signed(d: Numbers, lost_a: int, lost_b: int, better: str) -> Numbers:
     return np.concatenate([rounded, np.full(lost_a, worst), np.full(lost_b, -worst)])
 
 
-def _bca_mean(d: Numbers, level: float) -> tuple[float, float] | None:
+def _bca_mean(d: Array, level: float) -> tuple[float, float] | None:
     from scipy import stats
 
     if len(d) < 3:
         return None
-    found = stats.bootstrap(
+    bounds = stats.bootstrap(
         (d,), np.mean, confidence_level=level, method="BCa", n_resamples=9999, rng=np.random.default_rng(0)
     ).confidence_interval
-    low, high = float(found.low), float(found.high)
+    low, high = float(bounds.low), float(bounds.high)
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
 
-def _exact_wilcoxon(signed: Numbers) -> float:
+def _exact_wilcoxon(signed: Array) -> float:
     """The two-sided p-value of the signed-rank test, exact unless ties make that too many signs to go through."""
     from scipy import stats
 
@@ -167,3 +200,25 @@ def _exact_wilcoxon(signed: Numbers) -> float:
         # With ties scipy's table does not hold; all 2^n signs do.
         return float(stats.wilcoxon(signed, method=stats.PermutationMethod(n_resamples=np.inf)).pvalue)
     return float(stats.wilcoxon(signed, method="approx").pvalue)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return p-values adjusted by Holm's step-down method; None stays None and does not count.
+
+    The smallest of m is multiplied by m, the next by m - 1, and so on; none may fall below one before it or exceed 1.
+    Holds the chance of any false finding at the level of the test, whatever the dependence between the tests
+    (Holm 1979, Scandinavian Journal of Statistics 6).
+
+    Raises:
+        ValueError: if a value is not a probability.
+    """
+    wrong = [p for p in p_values if p is not None and not 0 <= p <= 1]
+    if wrong:
+        raise ValueError(f"p_values must lie in [0, 1], got {wrong}")
+    order = sorted((p, k) for k, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, k) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p))
+        adjusted[k] = highest
+    return adjusted

@@ -1,4 +1,4 @@
-"""Paired comparisons and the correction for several of them: against scipy and statsmodels, and by their properties."""
+"""Intervals, paired comparisons and their correction: against scipy and statsmodels, and by their properties."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import DescrStatsW
 
-from adamomentum.study.stats import compare_paired, holm
+from adamomentum.study.statistics.paired import compare_paired, holm, t_interval
 
 # Thousandths, as accuracies and printed perplexities are: ties and zeros come up.
 VALUES = st.integers(-3000, 3000).map(lambda k: k / 1000)
@@ -22,6 +23,29 @@ PAIRS = st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=9)
 RUNS = st.one_of(VALUES, st.sampled_from([None, math.nan, math.inf]))
 PAIRS_WITH_LOSSES = st.lists(st.tuples(RUNS, RUNS), min_size=1, max_size=9)
 PROBABILITIES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
+
+
+@pytest.mark.parametrize("n", [2, 5, 30])
+def test_intervals_agree_with_scipy_and_statsmodels(n) -> None:
+    rng = np.random.default_rng(n)
+    a = rng.normal(3, 2, n)
+    mine = t_interval(a.tolist())
+    assert (mine.low, mine.high) == pytest.approx(DescrStatsW(a).tconfint_mean(alpha=0.05))
+    theirs = scipy.stats.ttest_1samp(a, 0).confidence_interval(0.95)
+    assert (mine.low, mine.high) == pytest.approx((theirs.low, theirs.high))
+    assert mine.mean == pytest.approx(a.mean())
+
+
+def test_one_value_has_a_mean_and_no_interval() -> None:
+    interval = t_interval([2.0])
+    assert interval.mean == 2
+    assert math.isnan(interval.low)
+
+
+@pytest.mark.parametrize("bad", [[], [1.0, math.nan], [math.inf]])
+def test_nothing_that_is_not_finite_enters_a_mean(bad) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        t_interval(bad)
 
 
 def split(pairs):
@@ -199,3 +223,10 @@ def test_holm_counts_only_what_was_tested() -> None:
         holm([0.5, 1.5])
     with pytest.raises(ValueError, match="nan"):
         holm([math.nan])
+
+
+def test_rank_effect_is_the_signed_share_of_ranks() -> None:
+    assert compare_paired([1, 2, 3], [2, 4, 6]).rank_effect == -1
+    found = compare_paired([1, 2, 3, None], [2, 4, 6, 5])
+    assert found.rank_effect == pytest.approx((4 - 1 - 2 - 3) / 10)
+    assert compare_paired([1, 1], [1, 1]).rank_effect is None

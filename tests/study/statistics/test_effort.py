@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adamomentum.study import stats
+from adamomentum.study.statistics import effort
 
 SCORE = st.one_of(st.floats(-100, 100), st.sampled_from([None, math.nan, math.inf]))
 LOSS = st.one_of(st.floats(0.01, 100), st.just(None))
@@ -18,7 +18,7 @@ LOSS = st.one_of(st.floats(0.01, 100), st.just(None))
 @given(st.lists(SCORE, min_size=1, max_size=6))
 def test_expected_best_is_the_mean_over_all_draws(scores) -> None:
     finite = [s for s in scores if s is not None and math.isfinite(s)]
-    found = stats.expected_best(scores)
+    found = effort.expected_best(scores)
     assert len(found) == len(scores)
     if not finite:
         assert found == [math.inf] * len(scores)
@@ -31,22 +31,22 @@ def test_expected_best_is_the_mean_over_all_draws(scores) -> None:
 
 @given(st.lists(SCORE, min_size=1, max_size=40))
 def test_more_trials_are_never_expected_to_be_worse(scores) -> None:
-    found = stats.expected_best(scores)
+    found = effort.expected_best(scores)
     assert all(later <= earlier + 1e-9 for earlier, later in itertools.pairwise(found))
     finite = [s for s in scores if s is not None and math.isfinite(s)]
     assert found[-1] == (pytest.approx(min(finite), abs=1e-9) if finite else math.inf)
 
 
 def test_many_trials_do_not_overflow() -> None:
-    found = stats.expected_best([float(k) for k in range(2000)])
+    found = effort.expected_best([float(k) for k in range(2000)])
     assert found[0] == pytest.approx(999.5)
     assert found[999] == pytest.approx((2000 + 1) / (1000 + 1) - 1)  # the lowest of a sample of 0 .. n - 1
-    assert stats.expected_best([]) == []
+    assert effort.expected_best([]) == []
 
 
 def test_width_by_hand() -> None:
     # 10 % above the best is 1.1: half-way, in the logarithm, to the left; 0.25 of the way, to the right.
-    found = stats.lr_width([1e-3, 1e-2, 1e-4], [1.0, 1.4, 1.2], 0.1)
+    found = effort.lr_width([1e-3, 1e-2, 1e-4], [1.0, 1.4, 1.2], 0.1)
     assert found.low == pytest.approx(10**-3.5)
     assert found.high == pytest.approx(10**-2.75)
     assert found.decades == pytest.approx(0.75)
@@ -54,39 +54,39 @@ def test_width_by_hand() -> None:
 
 
 def test_width_beyond_what_was_tried_is_open() -> None:
-    found = stats.lr_width([1e-4, 1e-3, 1e-2], [1.0, 1.05, 1.5], 0.1)
+    found = effort.lr_width([1e-4, 1e-3, 1e-2], [1.0, 1.05, 1.5], 0.1)
     assert (found.low, found.open_low, found.open_high) == (1e-4, True, False)
-    flat = stats.lr_width([1e-4, 1e-3, 1e-2], [1.0, 1.0, 1.0])
+    flat = effort.lr_width([1e-4, 1e-3, 1e-2], [1.0, 1.0, 1.0])
     assert (flat.open_low, flat.open_high) == (True, True)
     assert flat.decades == pytest.approx(2)
-    alone = stats.lr_width([1e-3], [1.0])
+    alone = effort.lr_width([1e-3], [1.0])
     assert (alone.decades, alone.open_low, alone.open_high) == (0, True, True)
 
 
 def test_width_ends_half_way_to_a_divergence_and_before_a_hill() -> None:
-    found = stats.lr_width([1e-5, 1e-4, 1e-3, 1e-2], [1.0, 2.0, 1.0, None])
+    found = effort.lr_width([1e-5, 1e-4, 1e-3, 1e-2], [1.0, 2.0, 1.0, None])
     # The first of equal bests: the stretch at 1e-3 lies beyond a hill.
     assert found.low == 1e-5
     assert found.high == pytest.approx(10**-4.9)
-    found = stats.lr_width([1e-5, 1e-4, 1e-3, 1e-2], [1.0, 2.0, 0.9, math.inf])
+    found = effort.lr_width([1e-5, 1e-4, 1e-3, 1e-2], [1.0, 2.0, 0.9, math.inf])
     assert found.high == pytest.approx(10**-2.5)
-    assert stats.lr_width([1e-3, 1e-2], [None, math.nan]) is None
-    assert stats.lr_width([], []) is None
+    assert effort.lr_width([1e-3, 1e-2], [None, math.nan]) is None
+    assert effort.lr_width([], []) is None
 
 
 @given(st.lists(LOSS, min_size=1, max_size=9), st.sampled_from([0.5, 4.0, 1000.0]), st.floats(0.01, 0.5))
 def test_width_knows_no_units_and_grows_with_the_tolerance(losses, factor, tolerance) -> None:
     rates = [1e-5 * 10 ** (k / 2) for k in range(len(losses))]
-    found = stats.lr_width(rates, losses, tolerance)
+    found = effort.lr_width(rates, losses, tolerance)
     if all(v is None for v in losses):
         assert found is None
         return
     assert min(rates) <= found.low <= found.high <= max(rates)
     # A power of 2, so that the smallest of losses that differ in the last digit stays the smallest.
-    scaled = stats.lr_width([r * factor for r in rates], [None if v is None else 8 * v for v in losses], tolerance)
+    scaled = effort.lr_width([r * factor for r in rates], [None if v is None else 8 * v for v in losses], tolerance)
     assert scaled.decades == pytest.approx(found.decades, abs=1e-6)
     assert scaled.low == pytest.approx(factor * found.low, rel=1e-6)
-    assert stats.lr_width(rates, losses, 2 * tolerance).decades >= found.decades - 1e-9
+    assert effort.lr_width(rates, losses, 2 * tolerance).decades >= found.decades - 1e-9
 
 
 @pytest.mark.parametrize(
@@ -100,26 +100,29 @@ def test_width_knows_no_units_and_grows_with_the_tolerance(losses, factor, toler
 )
 def test_a_curve_that_makes_no_sense_is_an_error(rates, losses, words) -> None:
     with pytest.raises(ValueError, match=words):
-        stats.lr_width(rates, losses)
+        effort.lr_width(rates, losses)
+
+
+def test_steps_to_target() -> None:
+    assert effort.steps_to_target([10, 20, 30], [0.5, 0.9, 0.8], 0.9) == 20
+    assert effort.steps_to_target([10, 20, 30], [0.5, None, 0.95], 0.9) == 30
+    assert effort.steps_to_target([10, 20], [0.5, 0.6], 0.9) == math.inf
+    with pytest.raises(ValueError, match="got 2 and 1"):
+        effort.steps_to_target([10, 20], [0.5], 0.9)
 
 
 def test_steps_to_at_most() -> None:
-    assert stats.steps_to_at_most([10, 20, 30], [0.9, 0.5, 0.6], 0.5) == 20
-    assert stats.steps_to_at_most([10, 20, 30], [0.9, None, 0.4], 0.5) == 30
-    assert stats.steps_to_at_most([10, 20], [0.9, math.nan], 0.5) == math.inf
-    assert stats.steps_to_at_most([], [], 0.5) == math.inf
+    assert effort.steps_to_at_most([10, 20, 30], [0.9, 0.5, 0.6], 0.5) == 20
+    assert effort.steps_to_at_most([10, 20, 30], [0.9, None, 0.4], 0.5) == 30
+    assert effort.steps_to_at_most([10, 20], [0.9, math.nan], 0.5) == math.inf
+    assert effort.steps_to_at_most([], [], 0.5) == math.inf
     with pytest.raises(ValueError, match="steps and values must pair up, got 2 and 1"):
-        stats.steps_to_at_most([10, 20], [0.5], 0.9)
+        effort.steps_to_at_most([10, 20], [0.5], 0.9)
 
 
 @given(st.lists(st.floats(0, 1), max_size=20), st.floats(0, 1))
 def test_both_directions_are_one(values, target) -> None:
     steps = list(range(len(values)))
-    found = stats.steps_to_at_most(steps, values, target)
-    assert found == stats.steps_to_target(steps, [-v for v in values], -target)
-    assert stats.steps_to_at_most(steps, values, target / 2) >= found
-
-
-def test_the_median_of_nothing_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no median"):
-        stats.median([])
+    found = effort.steps_to_at_most(steps, values, target)
+    assert found == effort.steps_to_target(steps, [-v for v in values], -target)
+    assert effort.steps_to_at_most(steps, values, target / 2) >= found

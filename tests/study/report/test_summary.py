@@ -8,14 +8,14 @@ import pytest
 from rich.console import Console
 from study.report_mini import Fake, run, study
 
-from adamomentum.study.report import study_tables
 from adamomentum.study.report.summary import say_results
+from adamomentum.study.report.tables import StudyTables, build
 from adamomentum.study.results import gather
 
 
-def said(folder, width=200) -> tuple[str, study_tables.StudyTables]:
+def said(folder, width=200) -> tuple[str, StudyTables]:
     console, results = Console(width=width), gather(folder)
-    made = study_tables.build(results)
+    made = build(results)
     with console.capture() as captured:
         say_results(results, made, console)
     return captured.get(), made

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from adamomentum.study import stages, stats
-from adamomentum.study.report.across import Across, across
-from adamomentum.study.report.comparisons import Comparison, compare, compare_controls, compare_speed
-from adamomentum.study.report.runs import (
+from adamomentum.study import stages
+from adamomentum.study.report.comparisons import Across, Comparison, across, compare, compare_controls, compare_speed
+from adamomentum.study.results import (
     COST_BASE,
     HIGH,
     LOW,
     TRAIN_LOSS,
+    StudyResults,
     column_of,
     family_of,
     interval,
@@ -30,8 +31,8 @@ from adamomentum.study.report.runs import (
     untrained,
     values,
 )
-from adamomentum.study.results import StudyResults
-from adamomentum.study.stats import Interval
+from adamomentum.study.statistics.effort import Width, expected_best, lr_width
+from adamomentum.study.statistics.paired import Interval
 from adamomentum.study.tasks import Metric
 
 
@@ -133,58 +134,74 @@ class StudyTables:
     controls: list[Comparison] = field(default_factory=list)
     across: Across = field(default_factory=Across)
     evp: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    widths: dict[tuple[str, str], stats.Width] = field(default_factory=dict)
+    widths: dict[tuple[str, str], Width] = field(default_factory=dict)
     same: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
 
     def row(self, task: str, optimizer: str, track: str = "final") -> Row | None:
-        """Returns the row of an optimizer on a task, if there is one."""
+        """Return the row of an optimizer on a task, if there is one."""
         found = (r for r in self.rows if (r.task, r.optimizer, r.track) == (task, optimizer, track))
         return next(found, None)
 
 
+class Part:
+    """What a part of a report is made from: base of its tables, figures and words.
+
+    Args:
+        results: what was run.
+        tables: its numbers.
+    """
+
+    def __init__(self, results: StudyResults, tables: StudyTables) -> None:
+        self.results, self.tables, self.study = results, tables, results.study
+
+    def label(self, name: str) -> str:
+        """How an optimizer or control is called."""
+        return stages.label(self.study, name)
+
+
 def build(results: StudyResults) -> StudyTables:
-    """Returns all numbers of the report on ``results``, complete or not."""
-    made, study = StudyTables(), results.study
+    """Return all numbers of the report on ``results``, complete or not."""
+    tables, study = StudyTables(), results.study
     for task in (t.name for t in study.tasks):
         family = family_of(results, task)
         target = _target(results, task)
         if target is not None:
-            made.targets[task] = target
+            tables.targets[task] = target
             for name in study.optimizers:
                 steps = steps_to(results, task, name, target.value)
                 if len(steps):
-                    made.steps[task, name] = steps
-        made.rows += [
+                    tables.steps[task, name] = steps
+        tables.rows += [
             row
             for track in ("final", "default")
             for name in study.optimizers
-            if (row := _row(made, results, task, name, track)) is not None
+            if (row := _row(tables, results, task, name, track)) is not None
         ]
-        made.comparisons += compare(results, "final", task, family.primary)
-        made.default_comparisons += compare(results, "default", task, family.primary)
-        made.selected_comparisons += compare(results, "final", task, family.primary, selected_column(family.primary))
+        tables.comparisons += compare(results, "final", task, family.primary)
+        tables.default_comparisons += compare(results, "default", task, family.primary)
+        tables.selected_comparisons += compare(results, "final", task, family.primary, selected_column(family.primary))
         if family.curve == "loss":
-            made.loss_comparisons += compare(results, "final", task, TRAIN_LOSS)
-        made.speed += compare_speed(results, task, {n: s for (t, n), s in made.steps.items() if t == task})
-        made.same |= {(role, task): same for role in ("final", "default") if (same := same_runs(results, role, task))}
-        made.controls += compare_controls(results, task)
+            tables.loss_comparisons += compare(results, "final", task, TRAIN_LOSS)
+        tables.speed += compare_speed(results, task, {n: s for (t, n), s in tables.steps.items() if t == task})
+        tables.same |= {(role, task): same for role in ("final", "default") if (same := same_runs(results, role, task))}
+        tables.controls += compare_controls(results, task)
         for name in study.optimizers:
             scores = _tuning_scores(results, task, name)
             if scores:
-                made.evp[task, name] = stats.expected_best(scores)
+                tables.evp[task, name] = expected_best(scores)
         for name in study.sensitivity.optimizers:
             curve = sensitivity_curve(results, task, name)
-            width = stats.lr_width(curve["lr"].tolist(), curve["value"].tolist()) if len(curve) > 1 else None
+            width = lr_width(curve["lr"].tolist(), curve["value"].tolist()) if len(curve) > 1 else None
             if width is not None:
-                made.widths[task, name] = width
-    made.across = across(results)
+                tables.widths[task, name] = width
+    tables.across = across(results)
     for role, groups in (
-        ("default", (made.default_comparisons,)),
-        ("final", (made.comparisons, made.selected_comparisons, made.loss_comparisons, made.speed)),
+        ("default", (tables.default_comparisons,)),
+        ("final", (tables.comparisons, tables.selected_comparisons, tables.loss_comparisons, tables.speed)),
     ):
         for group in groups:
-            group[:] = [replace(c, same_as=made.same.get((role, c.task), {}).get(c.other, "")) for c in group]
-    return made
+            group[:] = [replace(c, same_as=tables.same.get((role, c.task), {}).get(c.other, "")) for c in group]
+    return tables
 
 
 def _target(results: StudyResults, task: str) -> Target | None:
@@ -210,7 +227,7 @@ def _target(results: StudyResults, task: str) -> Target | None:
     return Target(metric, medians[best], best, complete)
 
 
-def _row(made: StudyTables, results: StudyResults, task: str, name: str, track: str) -> Row | None:
+def _row(tables: StudyTables, results: StudyResults, task: str, name: str, track: str) -> Row | None:
     mine, choice = runs(results, track, task, name), results.choices.get((task, name))
     if mine.empty and not (track == "final" and untrained(results, task, name)):
         return None
@@ -219,7 +236,7 @@ def _row(made: StudyTables, results: StudyResults, task: str, name: str, track: 
         setting = dict(choice.setting)
     elif not mine.empty:
         setting = {"lr": float(mine["lr"].iloc[0])}
-    steps = made.steps.get((task, name)) if track == "final" else None
+    steps = tables.steps.get((task, name)) if track == "final" else None
     times = timed(results, task, name)["ms_per_step"]
     shares = mine["eps_dominated"].dropna() if "eps_dominated" in mine else pd.Series(dtype=float)
     chosen = mine["selected_step"].dropna() if "selected_step" in mine else pd.Series(dtype=float)
@@ -235,7 +252,7 @@ def _row(made: StudyTables, results: StudyResults, task: str, name: str, track: 
             m.key: interval(values(results, track, task, name, column_of(m))) for m in family_of(results, task).metrics
         },
         train_loss=interval(values(results, track, task, name, TRAIN_LOSS.key)),
-        steps=None if steps is None else stats.median(steps.tolist()),
+        steps=None if steps is None else statistics.median(steps.tolist()),
         reached=0 if steps is None else sum(map(math.isfinite, steps)),
         ms=float(times.quantile(LOW)) if len(times) else None,
         ms_high=float(times.quantile(HIGH)) if len(times) else None,

@@ -11,7 +11,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adamomentum.study import stats
+from adamomentum.study.statistics import across
+from adamomentum.study.statistics.paired import Interval
 
 POSITIVE = st.floats(1e-3, 1e3)
 COST = st.one_of(POSITIVE, st.just(math.inf))
@@ -22,11 +23,11 @@ TAUS = [1, 1.5, 2, 3, 4, math.inf]
 
 
 def test_a_score_is_how_many_times_better_than_the_baseline() -> None:
-    assert stats.normalized(2.0, 4.0, "lower") == 2
-    assert stats.normalized(2.0, 4.0, "higher") == 0.5
-    assert stats.normalized(0.0, 4.0, "higher") == 0
+    assert across.normalized(2.0, 4.0, "lower") == 2
+    assert across.normalized(2.0, 4.0, "higher") == 0.5
+    assert across.normalized(0.0, 4.0, "higher") == 0
     for lost in (None, math.nan, math.inf):
-        assert stats.normalized(lost, 4.0, "lower") == stats.normalized(lost, 4.0, "higher") == 0
+        assert across.normalized(lost, 4.0, "lower") == across.normalized(lost, 4.0, "higher") == 0
 
 
 @pytest.mark.parametrize(
@@ -41,49 +42,49 @@ def test_a_score_is_how_many_times_better_than_the_baseline() -> None:
 )
 def test_a_ratio_that_means_nothing_is_an_error(value, baseline, better, words) -> None:
     with pytest.raises(ValueError, match=words):
-        stats.normalized(value, baseline, better)
+        across.normalized(value, baseline, better)
 
 
 def test_interquartile_mean_by_hand() -> None:
-    assert stats.interquartile_mean([0, 0, 5, 7, 1, 9, 100, 2]) == pytest.approx((1 + 2 + 5 + 7) / 4)
-    assert stats.interquartile_mean([3, 4, 5]) == pytest.approx(4)  # a quarter of three is less than one: none is cut
+    assert across.interquartile_mean([0, 0, 5, 7, 1, 9, 100, 2]) == pytest.approx((1 + 2 + 5 + 7) / 4)
+    assert across.interquartile_mean([3, 4, 5]) == pytest.approx(4)  # a quarter of three is less than one: none is cut
     for bad in ([], [1.0, math.nan], [math.inf]):
         with pytest.raises(ValueError, match="finite and not empty"):
-            stats.interquartile_mean(bad)
+            across.interquartile_mean(bad)
 
 
 @given(st.lists(POSITIVE, min_size=1, max_size=20), POSITIVE)
 def test_interquartile_mean_lies_between_the_quartiles_and_scales(values, factor) -> None:
-    found = stats.interquartile_mean(values)
+    found = across.interquartile_mean(values)
     cut = len(values) // 4
     inner = sorted(values)[cut : len(values) - cut]
     assert inner[0] * (1 - 1e-12) <= found <= inner[-1] * (1 + 1e-12)
-    assert stats.interquartile_mean([v * factor for v in values]) == pytest.approx(found * factor)
+    assert across.interquartile_mean([v * factor for v in values]) == pytest.approx(found * factor)
 
 
 def test_extreme_runs_do_not_decide() -> None:
     scores = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7]
-    assert stats.interquartile_mean([0.0, *scores[1:-1], 1e6]) == stats.interquartile_mean(scores)
+    assert across.interquartile_mean([0.0, *scores[1:-1], 1e6]) == across.interquartile_mean(scores)
 
 
 def test_the_bootstrap_resamples_every_task_by_itself() -> None:
     # Runs of a task are equal, tasks are far apart: any other resampling would give an interval.
     apart = {"a": [1.0] * 5, "b": [10.0] * 5, "c": [100.0] * 5}
-    found = stats.stratified_iqm(apart)
+    found = across.stratified_iqm(apart)
     assert found.mean == found.low == found.high == 28  # 3 are cut off at each end: (2 * 1 + 5 * 10 + 2 * 100) / 9
     assert found.n == 15
 
 
 def test_tasks_vary_independently_and_may_differ_in_their_runs() -> None:
     # What one task gains the other loses: only if the same runs were drawn from both would the mean never move.
-    found = stats.stratified_iqm({"a": [1.0, 2.0, 3.0, 4.0], "b": [4.0, 3.0, 2.0, 1.0]})
+    found = across.stratified_iqm({"a": [1.0, 2.0, 3.0, 4.0], "b": [4.0, 3.0, 2.0, 1.0]})
     assert found.low < found.mean - 0.5 < found.mean + 0.5 < found.high
-    assert stats.stratified_iqm({"a": [1.0] * 5, "b": [1.0] * 3}) == stats.Interval(1, 1, 1, 8)
+    assert across.stratified_iqm({"a": [1.0] * 5, "b": [1.0] * 3}) == Interval(1, 1, 1, 8)
 
 
 def test_the_bootstrap_interval_of_one_task_is_scipys_and_repeats() -> None:
     values = np.random.default_rng(0).normal(1, 0.2, 12)
-    found = stats.stratified_iqm({"a": values.tolist()})
+    found = across.stratified_iqm({"a": values.tolist()})
     theirs = scipy.stats.bootstrap(
         (values,),
         lambda x, axis: scipy.stats.trim_mean(x, 0.25, axis=axis),
@@ -91,7 +92,7 @@ def test_the_bootstrap_interval_of_one_task_is_scipys_and_repeats() -> None:
         rng=np.random.default_rng(5),
     ).confidence_interval
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.015)
-    assert found == stats.stratified_iqm({"a": values.tolist()})
+    assert found == across.stratified_iqm({"a": values.tolist()})
     assert found.low < found.mean < found.high
 
 
@@ -100,20 +101,20 @@ def test_the_bootstrap_interval_covers_the_truth_about_as_often_as_it_says() -> 
     rng, hits, rounds = np.random.default_rng(0), 0, 300
     for _ in range(rounds):
         made = {t: (shift + rng.normal(0, 0.1, 10)).tolist() for t, shift in (("a", 0.9), ("b", 1.0), ("c", 1.1))}
-        found = stats.stratified_iqm(made, resamples=499)
+        found = across.stratified_iqm(made, resamples=499)
         hits += found.low <= 1.0 <= found.high  # by symmetry the true interquartile mean
     assert 0.88 < hits / rounds < 0.99  # percentile intervals of few runs are a little short
 
 
 def test_one_run_a_task_has_no_interval() -> None:
-    found = stats.stratified_iqm({"a": [1.0, 2.0], "b": [3.0]})
+    found = across.stratified_iqm({"a": [1.0, 2.0], "b": [3.0]})
     assert (found.mean, found.n) == (2.0, 3)
     assert math.isnan(found.low)
     assert math.isnan(found.high)
     with pytest.raises(ValueError, match="at least one task"):
-        stats.stratified_iqm({})
+        across.stratified_iqm({})
     with pytest.raises(ValueError, match=r"scores\['b'\] must be finite and not empty"):
-        stats.stratified_iqm({"a": [1.0, 2.0], "b": []})
+        across.stratified_iqm({"a": [1.0, 2.0], "b": []})
 
 
 # --- performance profiles ---
@@ -121,21 +122,21 @@ def test_one_run_a_task_has_no_interval() -> None:
 
 def test_profile_by_hand() -> None:
     costs = {"x": [1.0, 4.0, math.inf, math.inf], "y": [2.0, 1.0, 5.0, math.inf]}
-    found = stats.performance_profile(costs, [1, 2, 3.9, 4])
+    found = across.performance_profile(costs, [1, 2, 3.9, 4])
     assert found == {"x": [0.25, 0.25, 0.25, 0.5], "y": [0.5, 0.75, 0.75, 0.75]}
 
 
 @given(st.integers(1, 5).flatmap(lambda n: st.lists(st.lists(COST, min_size=n, max_size=n), min_size=1, max_size=4)))
 def test_profiles_rise_and_someone_is_best_where_anyone_arrives(rows) -> None:
     costs = {f"o{k}": row for k, row in enumerate(rows)}
-    found = stats.performance_profile(costs, TAUS[:-1])
+    found = across.performance_profile(costs, TAUS[:-1])
     solved = sum(any(math.isfinite(row[t]) for row in rows) for t in range(len(rows[0]))) / len(rows[0])
     assert sum(shares[0] for shares in found.values()) >= solved - 1e-9
     for name, shares in found.items():
         assert shares == sorted(shares)
         assert 0 <= shares[0] <= shares[-1] <= sum(map(math.isfinite, costs[name])) / len(rows[0])
     scaled = {name: [8 * c for c in row] for name, row in costs.items()}  # a power of 2: no rounding
-    assert stats.performance_profile(scaled, TAUS[:-1]) == found
+    assert across.performance_profile(scaled, TAUS[:-1]) == found
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_profiles_rise_and_someone_is_best_where_anyone_arrives(rows) -> None:
 )
 def test_a_profile_of_nonsense_is_an_error(costs, taus, words) -> None:
     with pytest.raises(ValueError, match=words):
-        stats.performance_profile(costs, taus)
+        across.performance_profile(costs, taus)
 
 
 # --- ranks ---
@@ -162,10 +163,10 @@ def test_mean_ranks_by_hand() -> None:
         {"loss": [1.0, 2.0, math.inf], "accuracy": [0.9, 0.9, math.inf], "bleu": [math.nan, 20.0, -math.inf]},
         index=["x", "y", "z"],
     )
-    found = stats.mean_ranks(values, {"loss": "lower", "accuracy": "higher", "bleu": "higher"})
+    found = across.mean_ranks(values, {"loss": "lower", "accuracy": "higher", "bleu": "higher"})
     assert found.to_dict() == pytest.approx({"x": (1 + 1.5 + 2.5) / 3, "y": (2 + 1.5 + 1) / 3, "z": (3 + 3 + 2.5) / 3})
     with pytest.raises(ValueError, match=r"better must say lower or higher for every task, got \{'bleu': None\}"):
-        stats.mean_ranks(values, {"loss": "lower", "accuracy": "higher"})
+        across.mean_ranks(values, {"loss": "lower", "accuracy": "higher"})
 
 
 TABLES = st.integers(1, 7).flatmap(
@@ -181,13 +182,13 @@ TABLES = st.integers(1, 7).flatmap(
 def test_ranks_sum_up_and_see_only_the_order(rows, direction) -> None:
     values = pd.DataFrame(rows)
     better = {str(task): direction for task in values}
-    found = stats.mean_ranks(values, better)
+    found = across.mean_ranks(values, better)
     k = len(rows)
     assert found.sum() == pytest.approx(k * (k + 1) / 2)
     assert found.between(1, k).all()
-    assert stats.mean_ranks(np.exp(values), better).to_dict() == pytest.approx(found.to_dict())
+    assert across.mean_ranks(np.exp(values), better).to_dict() == pytest.approx(found.to_dict())
     other = {str(task): "higher" if direction == "lower" else "lower" for task in values}
-    assert stats.mean_ranks(-values, other).to_dict() == pytest.approx(found.to_dict())
+    assert across.mean_ranks(-values, other).to_dict() == pytest.approx(found.to_dict())
 
 
 def table(optimizers, tasks):
@@ -200,33 +201,33 @@ def table(optimizers, tasks):
 def test_friedman_is_scipys() -> None:
     values, better = table(4, 6)
     expected = scipy.stats.friedmanchisquare(*values.to_numpy()).pvalue
-    assert stats.friedman(values, better) == pytest.approx(expected)
-    assert stats.friedman(-values, dict.fromkeys(better, "higher")) == pytest.approx(expected)
+    assert across.friedman(values, better) == pytest.approx(expected)
+    assert across.friedman(-values, dict.fromkeys(better, "higher")) == pytest.approx(expected)
 
 
 def test_a_divergence_is_last_in_friedmans_test_and_does_not_stop_it() -> None:
     values, better = table(4, 6)
     lost, worst = values.copy(), values.copy()
     lost.loc[3, "t0"], worst.loc[3, "t0"] = math.nan, 1e9
-    assert stats.friedman(lost, better) == stats.friedman(worst, better)
-    assert stats.friedman(lost, better) is not None
+    assert across.friedman(lost, better) == across.friedman(worst, better)
+    assert across.friedman(lost, better) is not None
 
 
 def test_too_little_for_a_test_over_tasks() -> None:
-    assert stats.friedman(*table(4, 5)) is None
-    assert stats.friedman(*table(2, 8)) is None
-    assert stats.friedman(*table(3, stats.FEWEST_TASKS)) is not None
+    assert across.friedman(*table(4, 5)) is None
+    assert across.friedman(*table(2, 8)) is None
+    assert across.friedman(*table(3, across.FEWEST_TASKS)) is not None
     alike, better = table(4, 6)
     alike.loc[:, :] = 1.0
-    assert stats.friedman(alike, better) is None
-    assert stats.nemenyi_distance(4, 5) is None
-    assert stats.nemenyi_distance(2, 8) is None
+    assert across.friedman(alike, better) is None
+    assert across.nemenyi_distance(4, 5) is None
+    assert across.nemenyi_distance(2, 8) is None
 
 
 def test_nemenyi_distance_is_demsars() -> None:
     # Demsar 2006, table 5a: q at 5 % is 2.343 for 3, 2.569 for 4, 3.164 for 10 classifiers; his example has
     # 4 classifiers on 14 data sets and a critical difference of 1.25.
     for k, q in ((3, 2.343), (4, 2.569), (10, 3.164)):
-        assert stats.nemenyi_distance(k, 6) == pytest.approx(q * math.sqrt(k * (k + 1) / 36), abs=0.001)
-    assert stats.nemenyi_distance(4, 14) == pytest.approx(1.25, abs=0.005)
-    assert stats.nemenyi_distance(4, 14, alpha=0.1) < stats.nemenyi_distance(4, 14)
+        assert across.nemenyi_distance(k, 6) == pytest.approx(q * math.sqrt(k * (k + 1) / 36), abs=0.001)
+    assert across.nemenyi_distance(4, 14) == pytest.approx(1.25, abs=0.005)
+    assert across.nemenyi_distance(4, 14, alpha=0.1) < across.nemenyi_distance(4, 14)

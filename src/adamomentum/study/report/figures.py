@@ -1,4 +1,4 @@
-"""The panels of a study's figures, each drawn into axes that it is given; one style an optimizer in all of them."""
+"""The figures of a study: their panels, one style an optimizer in all of them; as files, and as SVG for its page."""
 
 from __future__ import annotations
 
@@ -6,20 +6,36 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from adamomentum.page.figures import INK, THIN
+from adamomentum.files import write_atomic
+from adamomentum.page.figures import INK, STYLE, THIN, as_png, as_svg, on_white, panel, save
 from adamomentum.study import registry, stages
-from adamomentum.study.report.across import LEAST_ERROR, TAUS, as_cost
-from adamomentum.study.report.cells import heading
-from adamomentum.study.report.runs import column_of, family_of, final_curves, sensitivity_curve, time_metric, values
-from adamomentum.study.report.study_tables import StudyTables
-from adamomentum.study.results import StudyResults
+from adamomentum.study.report.comparisons import LEAST_ERROR, TAUS, as_cost
+from adamomentum.study.report.tables import Part, StudyTables
+from adamomentum.study.report.text import heading
+from adamomentum.study.results import (
+    StudyResults,
+    column_of,
+    family_of,
+    final_curves,
+    sensitivity_curve,
+    time_metric,
+    values,
+)
 
+SIZE = (5.0, 3.8)
+PER_TASK = ("forest", "finals", "curves", "training", "time_to_target", "tuning", "expected", "sensitivity")
+ACROSS = ("scores", "profile")
 SPARE = (("#17BECF", "*"), ("#E7298A", "p"), ("#9C9D22", "d"), ("#6A3D9A", "H"))
 LABEL = 19
 """Letters of an optimizer's name in one line."""
@@ -48,32 +64,28 @@ class Style:
 
 
 def styles(results: StudyResults) -> dict[str, Style]:
-    """Returns each optimizer's style; the registry's optimizers have the same in every report."""
-    study, spare, made = results.study, iter(SPARE), {}
+    """Return each optimizer's style; the registry's optimizers have the same in every report."""
+    study, spare, styles = results.study, iter(SPARE), {}
     for name, entry in study.optimizers.items():
         known = registry.OPTIMIZERS.get(name)
         colour, marker = (known.colour, known.marker) if known else next(spare, ("#333333", "."))
         first = name == study.reference
         dash = (0, (4, 1.6)) if entry.control else "solid"
-        made[name] = Style(colour, marker, 2.6 if first else 1.3, dash, 6 if first else 3)
-    return made
+        styles[name] = Style(colour, marker, 2.6 if first else 1.3, dash, 6 if first else 3)
+    return styles
 
 
-class Panels:
-    """Draws; every method returns whether there was something to draw.
+class Panels(Part):
+    """Draw; every method returns whether there was something to draw.
 
     Args:
         results: what was run.
-        made: its numbers.
+        tables: its numbers.
     """
 
-    def __init__(self, results: StudyResults, made: StudyTables) -> None:
-        self.results, self.made, self.study = results, made, results.study
+    def __init__(self, results: StudyResults, tables: StudyTables) -> None:
+        super().__init__(results, tables)
         self.styles = styles(results)
-
-    def label(self, name: str) -> str:
-        """How an optimizer is called."""
-        return stages.label(self.study, name)
 
     def _line(self, ax: Axes, name: str, x: Any, y: Any, **more: Any) -> None:
         s = self.styles[name]
@@ -84,7 +96,7 @@ class Panels:
         ax.scatter([x], [y], s=44, color=s.colour, marker=s.marker, edgecolors=INK, linewidths=0.8, zorder=8)
 
     def _rows(self, ax: Axes, names: Sequence[str]) -> None:
-        """Names the rows of a panel that has one an optimizer."""
+        """Name the rows of a panel that has one an optimizer."""
         labels = ["\n".join(textwrap.wrap(self.label(n), LABEL)) for n in names]
         ax.set_yticks(range(len(names)), labels, linespacing=0.85, fontsize=9)
         for text, name in zip(ax.get_yticklabels(), names, strict=True):
@@ -99,7 +111,7 @@ class Panels:
     def forest(self, ax: Axes, task: str) -> bool:
         """Mean paired difference of the reference to each other optimizer, with its interval; right is better."""
         metric = family_of(self.results, task).primary
-        found = [c for c in self.made.comparisons if c.task == task and math.isfinite(c.paired.difference.mean)]
+        found = [c for c in self.tables.comparisons if c.task == task and math.isfinite(c.paired.difference.mean)]
         if not found:
             return False
         lines = [[metric.scale * v for v in (d.mean, d.low, d.high)] for d in (c.paired.difference for c in found)]
@@ -147,7 +159,7 @@ class Panels:
             low, high = max(low, middle - 3 * reach), min(high, middle + 3 * reach)
         room = 0.04 * (high - low) or 1e-3
         for y, (name, points) in enumerate(found.items()):
-            style, row = self.styles[name], self.made.row(task, name)
+            style, row = self.styles[name], self.tables.row(task, name)
             height = y + 0.18 + np.linspace(-0.12, 0.12, len(points))
             inside = (points >= low) & (points <= high)
             ax.scatter(points[inside], height[inside], s=14, color=style.colour, alpha=0.6, linewidths=0)
@@ -170,8 +182,8 @@ class Panels:
         """Validation metric against the step, with the target; a share, such as an accuracy, as its error."""
         metric = time_metric(self.results, task)
         drawn = self._curves(ax, task, f"val_{metric.key}", "validation", metric.better == "higher")
-        if drawn and task in self.made.targets:
-            target = self.made.targets[task]
+        if drawn and task in self.tables.targets:
+            target = self.tables.targets[task]
             y = 100 * as_cost(target.value, metric) if metric.better == "higher" else target.value
             ax.axhline(y, **THIN)
             words = target.text.removeprefix("validation ")
@@ -215,7 +227,7 @@ class Panels:
 
     def time_to_target(self, ax: Axes, task: str) -> bool:
         """Share of final runs that have reached the target by a step."""
-        found = {n: self.made.steps[task, n] for n in self.study.optimizers if (task, n) in self.made.steps}
+        found = {n: self.tables.steps[task, n] for n in self.study.optimizers if (task, n) in self.tables.steps}
         if not found:
             return False
         end = float(final_curves(self.results, task)["step"].max())
@@ -226,7 +238,7 @@ class Panels:
             self._line(ax, name, [0.0, *reached, end], [*y, y[-1]], drawstyle="steps-post")
         ax.set_ylim(-0.04, 1.04)
         ax.set_xlim(left=0)
-        ax.set_xlabel(f"optimizer step (target: {self.made.targets[task].text})")
+        ax.set_xlabel(f"optimizer step (target: {self.tables.targets[task].text})")
         ax.set_title(f"{task}: share of runs at the target")
         return True
 
@@ -271,7 +283,7 @@ class Panels:
         """Expected best validation metric against the number of tuning trials."""
         drawn = False
         for name in self.study.optimizers:
-            best = self.made.evp.get((task, name))
+            best = self.tables.evp.get((task, name))
             if best and all(math.isfinite(v) and v > 0 for v in best):
                 drawn = True
                 more = {"marker": self.styles[name].marker} if len(best) == 1 else {}
@@ -307,21 +319,21 @@ class Panels:
 
     def scores(self, ax: Axes) -> bool:
         """Interquartile mean of the scores, with its bootstrap interval."""
-        found = self.made.across.iqm
+        found = self.tables.across.iqm
         for y, (name, q) in enumerate(found.items()):
             ax.plot([q.low, q.high], [y, y], color=self.styles[name].colour, linewidth=2.2)
             self._mark(ax, name, q.mean, y)
         ax.axvline(1, color=INK, linewidth=1)
         if found:
             self._rows(ax, list(found))
-            anchor = self.label(self.made.across.anchor)
+            anchor = self.label(self.tables.across.anchor)
             ax.set_xlabel(f"interquartile mean of scores, {anchor} = 1\nhigher is better")
         ax.set_title("Scores over all tasks")
         return bool(found)
 
     def profile(self, ax: Axes) -> bool:
         """Share of tasks on which an optimizer is within a factor of the best."""
-        found = self.made.across.profile
+        found = self.tables.across.profile
         for k, (name, shares) in enumerate(found.items()):
             y = np.asarray(shares) + 0.005 * (k - len(found) / 2)
             self._line(ax, name, TAUS, y, drawstyle="steps-post")
@@ -353,3 +365,77 @@ def _log_x(ax: Axes) -> None:
     ax.xaxis.set_major_locator(LogLocator(10, (1, 3) if high < 3000 * low else (1,)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def draw(results: StudyResults, tables: StudyTables, folder: Path) -> dict[str, list[str]]:
+    """Write every panel into ``folder`` as SVG and PDF.
+
+    Returns:
+        For each kind of panel the SVG texts for a page; none where there is nothing to show.
+    """
+    for old in (*folder.glob("*.svg"), *folder.glob("*.pdf")):
+        old.unlink()  # of an earlier version of the study
+    panels, found = Panels(results, tables), dict[str, list[str]]()
+    for kind in PER_TASK:
+        drawn = [
+            panel(getattr(panels, kind), f"{kind}-{task.name}", folder, task.name, size=SIZE)
+            for task in results.study.tasks
+        ]
+        found[kind] = [svg for svg in drawn if svg is not None]
+    drawn = [panel(getattr(panels, kind), kind, folder, size=SIZE) for kind in ACROSS]
+    found["across"] = [svg for svg in drawn if svg is not None]
+    _headline(panels, folder)
+    return found
+
+
+def _headline(panels: Panels, folder: Path) -> None:
+    """The differences on all tasks in one figure, for a README or a paper; the page shows its panels one by one."""
+    shown = [t.name for t in panels.study.tasks if any(c.task == t.name for c in panels.tables.comparisons)]
+    if not shown:
+        return
+    with matplotlib.rc_context(cast("Any", {**STYLE, "svg.hashsalt": "forest"})):
+        figure = Figure(figsize=(SIZE[0] * len(shown), SIZE[1]), layout="constrained")
+        for ax, task in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+            panels.forest(ax, task)
+        save(figure, "forest", folder)
+
+
+def overview(results: StudyResults, tables: StudyTables, folder: Path) -> None:
+    """Write learning curves, tuning and final runs of a study's tasks, a row each, as one picture (PNG, SVG)."""
+    panels, study = Panels(results, tables), results.study
+    kinds = (panels.curves, panels.tuning, panels.finals)
+    with matplotlib.rc_context(cast("Any", {**STYLE, "svg.hashsalt": "overview"})):
+        figure = Figure(figsize=(14, 4.2 * len(study.tasks)), layout="constrained")
+        for row, task in zip(figure.subplots(len(study.tasks), len(kinds), squeeze=False), study.tasks, strict=True):
+            for ax, draw_in in zip(row, kinds, strict=True):
+                if not draw_in(ax, task.name):
+                    ax.clear()
+                    ax.set_axis_off()
+        handles = [
+            Line2D([], [], color=s.colour, marker=s.marker, linestyle=s.dash, label=stages.label(study, name))
+            for name, s in styles(results).items()
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5), columnspacing=1.4)
+        write_atomic(folder / "overview.png", as_png(figure))
+        write_atomic(folder / "overview.svg", on_white(as_svg(figure)).encode())
+
+
+def legend(results: StudyResults) -> list[tuple[str, str]]:
+    """Return each optimizer's label and a small drawing of its line and mark, as SVG for a page."""
+    return [(stages.label(results.study, name), _key(name, results)) for name in results.study.optimizers]
+
+
+def _key(name: str, results: StudyResults) -> str:
+    style = styles(results)[name]
+    marker = MarkerStyle(style.marker)
+    path = marker.get_path().transformed(marker.get_transform())
+    scale = 4 / float(np.abs(np.asarray(path.vertices)).max())
+    parts = []
+    for polygon in path.to_polygons():
+        parts.append("M" + "L".join(f"{17 + scale * x:.1f},{7 - scale * y:.1f}" for x, y in np.asarray(polygon)) + "Z")
+    dashes = "" if style.dash == "solid" else ' stroke-dasharray="6 3"'
+    return (
+        '<svg class="key" width="34" height="14" viewBox="0 0 34 14" aria-hidden="true">'
+        f'<path d="M0,7H34" stroke="{style.colour}" stroke-width="{style.width}"{dashes}/>'
+        f'<path d="{"".join(parts)}" fill="{style.colour}" stroke="currentColor" stroke-width=".6"/></svg>'
+    )

@@ -1,14 +1,36 @@
-"""What tuning is worth: the best of k trials, and how far the learning rate may be off."""
+"""What a result costs: steps to a target, trials of tuning, and how well the learning rate must be known."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
+def steps_to_target(steps: Sequence[float | None], values: Sequence[float | None], target: float) -> float:
+    """Return the first of ``steps`` whose value is at least ``target``; inf if there is none.
+
+    ``steps`` may as well be seconds. A missing step or value is passed over.
+
+    Raises:
+        ValueError: if the lengths differ.
+    """
+    return next((s for s, v in _evaluated(steps, values) if v >= target), math.inf)
+
+
+def steps_to_at_most(steps: Sequence[float | None], values: Sequence[float | None], target: float) -> float:
+    """Return the first of ``steps`` whose value is at most ``target``; otherwise as ``steps_to_target``."""
+    return next((s for s, v in _evaluated(steps, values) if v <= target), math.inf)
+
+
+def _evaluated(steps: Sequence[float | None], values: Sequence[float | None]) -> Iterator[tuple[float, float]]:
+    if len(steps) != len(values):
+        raise ValueError(f"steps and values must pair up, got {len(steps)} and {len(values)}")
+    return ((s, v) for s, v in zip(steps, values, strict=True) if s is not None and v is not None)
+
+
 def expected_best(scores: Sequence[float | None]) -> list[float]:
-    """Returns the expected lowest of k scores drawn from ``scores`` without replacement, for k = 1 .. len(scores).
+    """Return the expected lowest of k scores drawn from ``scores`` without replacement, for k = 1 .. len(scores).
 
     Expected validation performance, exact. Dodge et al. 2019 (arXiv 1909.03004) draw with replacement; here trials are
     points of a design that nobody runs twice, so the curve ends at the best that was found. A divergence counts as the
@@ -57,7 +79,7 @@ class Width:
 
 
 def lr_width(rates: Sequence[float], losses: Sequence[float | None], tolerance: float = 0.1) -> Width | None:
-    """Returns the range of learning rates around the best whose loss is at most (1 + tolerance) times the lowest.
+    """Return the range of learning rates around the best whose loss is at most (1 + tolerance) times the lowest.
 
     Between two learning rates the loss is interpolated linearly in their logarithm; a divergence is infinitely bad, and
     the range ends half-way to it. Only the stretch that holds the best counts: a second one beyond a hill does not.

@@ -13,10 +13,9 @@ from study.report_mini import Fake, run, study
 
 from adamomentum import page
 from adamomentum.page.figures import INK
-from adamomentum.study import registry
 from adamomentum.study.engine import Folder
-from adamomentum.study.report import samples, study_figures
-from adamomentum.study.report import study as report
+from adamomentum.study.report import page as report
+from adamomentum.study.report.figures import PER_TASK
 from adamomentum.study.results import gather
 from adamomentum.study.studyfile import StudyError
 
@@ -134,7 +133,7 @@ def test_a_complete_study_leaves_files_for_others(complete) -> None:
     folder, _ = complete
     results = gather(folder)
     pd.testing.assert_frame_equal(pd.read_parquet(folder.report / "report.parquet"), results.trials, check_dtype=False)
-    for kind in study_figures.PER_TASK:
+    for kind in PER_TASK:
         for task in folder.study.tasks:
             if (kind, task.name) == ("training", "pictures"):
                 continue
@@ -153,22 +152,6 @@ def test_a_complete_study_leaves_files_for_others(complete) -> None:
         mine = t[(t["role"] == "final") & (t["task"] == task.name) & (t["optimizer"] == "adamw")][f"test_{metric}"]
         row = table[(table["optimizer"] == "adamw") & (table["track"] == "tuned")]
         assert row[metric].item() == pytest.approx(mine.mean())
-
-
-def test_figures_are_the_same_when_drawn_again(tmp_path) -> None:
-    results = gather(run(tmp_path / "study", study("pictures"), Fake()))
-    for name in ("a", "b"):
-        study_figures.draw(results, report.study_tables.build(results), tmp_path / name)
-    for path in (tmp_path / "a").glob("*.svg"):
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
-    assert len(list((tmp_path / "a").glob("*.svg"))) == len(study_figures.PER_TASK) + 2
-
-
-def test_every_optimizer_has_a_key_of_its_own(complete) -> None:
-    keys = study_figures.legend(gather(complete[0]))
-    assert [label for label, _ in keys] == ["AdaMomentum", "AdamW", "SGD + momentum", "AdaBelief", "Own variant"]
-    assert len({svg for _, svg in keys}) == len(keys)
-    assert ["stroke-dasharray" in svg for _, svg in keys] == [False] * 4 + [True]  # the control
 
 
 def in_stage(*roles):
@@ -265,26 +248,11 @@ def test_a_changed_study_leaves_no_old_figures_or_tables(tmp_path) -> None:
     assert not list(folder.report.rglob("*gone*"))
 
 
-def test_pictures_stand_in_rows_with_lines_between() -> None:
-    import base64
-    import io
-
-    from PIL import Image
-
-    address = samples.picture([[0, 50, 100, 150]] * 9, [2, 2, 1])
-    image = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
-    assert image.size == (8 * 3, 2 * 3)
-    assert [image.getpixel((x, 0)) for x in range(4)] == [0, 50, samples.LINE, 0]
-    assert image.getpixel((0, 4)) == 100  # the ninth, in a second row
-    assert image.getpixel((4, 4)) == samples.LINE  # no tenth
-
-
 def test_the_page_is_styled_from_one_file() -> None:
     folder = Path(report.__file__).parent
-    for name in ("template.html.j2", "study.html.j2"):
-        text = (folder / name).read_text()
-        assert '{% include "style.css" %}' in text
-        assert "prefers-color-scheme: dark" not in text
+    text = (folder / "report.html.j2").read_text()
+    assert '{% include "style.css" %}' in text
+    assert "prefers-color-scheme: dark" not in text
     style = (Path(page.__file__).parent / "style.css").read_text()
     assert "prefers-color-scheme: dark" in style
     # A lone panel is no wider than one of several; on paper nothing is cut off or folded away.
@@ -292,9 +260,3 @@ def test_the_page_is_styled_from_one_file() -> None:
     printed = style[style.index("@media print") :]
     assert re.search(r"\.scroll[^{]*\{ overflow: visible", printed)
     assert "details::details-content { content-visibility: visible" in printed
-
-
-def test_the_same_colour_and_mark_for_an_optimizer_everywhere() -> None:
-    known = registry.OPTIMIZERS.values()
-    assert len({o.colour for o in known}) == len({o.marker for o in known}) == len(known)
-    assert all(o.colour and o.marker for o in known)

@@ -12,16 +12,12 @@ from adamomentum.files import write_atomic
 from adamomentum.page.templates import template
 from adamomentum.study import stages
 from adamomentum.study.engine import Folder
-from adamomentum.study.report import provenance, samples, study_figures, study_tables
-from adamomentum.study.report.cells import NONE
+from adamomentum.study.report import figures, provenance, samples
 from adamomentum.study.report.claims import RULE, Judge
-from adamomentum.study.report.export import write_tables
-from adamomentum.study.report.result_sheets import ResultSheets
-from adamomentum.study.report.runs import COST_BASE
-from adamomentum.study.report.sheet import Sheet
-from adamomentum.study.report.sheets import all_sheets
-from adamomentum.study.report.study_tables import StudyTables
-from adamomentum.study.results import StudyResults, gather
+from adamomentum.study.report.sheets import Sheets
+from adamomentum.study.report.tables import StudyTables, build
+from adamomentum.study.report.text import NONE, Sheet, write_tables
+from adamomentum.study.results import COST_BASE, StudyResults, gather
 
 PAGE = "report.html"
 
@@ -30,17 +26,17 @@ Numbers = tuple[StudyResults, StudyTables]
 
 
 def numbers(folder: Folder, device: str) -> Numbers:
-    """Returns what is finished of the study in ``folder``, and what a report makes of it.
+    """Return what is finished of the study in ``folder``, and what a report makes of it.
 
     Raises:
         StudyError: if the study was never run there.
     """
     results = gather(folder, device)
-    return results, study_tables.build(results)
+    return results, build(results)
 
 
 def write(folder: Folder, device: str, command: str, known: Numbers | None = None) -> Path:
-    """Writes the report on what is finished of the study in ``folder`` and returns the page's path.
+    """Write the report on what is finished of the study in ``folder`` and returns the page's path.
 
     Beside the page: ``figures/`` (SVG, PDF), ``tables/`` (CSV with the numbers, Markdown, LaTeX), ``report.parquet``
     (one row a trial and stage).
@@ -54,26 +50,26 @@ def write(folder: Folder, device: str, command: str, known: Numbers | None = Non
     Raises:
         StudyError: if the study was never run there.
     """
-    results, made = known or numbers(folder, device)
-    figures = study_figures.draw(results, made, folder.report / "figures")
+    results, tables = known or numbers(folder, device)
+    drawn = figures.draw(results, tables, folder.report / "figures")
     if len(results.study.tasks) == 1:
-        study_figures.overview(results, made, folder.report)
-    sheets = all_sheets(results, made)
+        figures.overview(results, tables, folder.report)
+    sheets = Sheets(results, tables).every()
     write_tables(sheets.values(), folder.report / "tables")
     buffer = io.BytesIO()
     results.trials.to_parquet(buffer, index=False)
     write_atomic(folder.report / "report.parquet", buffer.getvalue())
-    page = template(Path(__file__).parent, "study.html.j2").render(
-        **_context(folder, results, made, sheets), figures=figures, legend=study_figures.legend(results),
+    page = template(Path(__file__).parent, "report.html.j2").render(
+        **_context(folder, results, tables, sheets), figures=drawn, legend=figures.legend(results),
         command=command, written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     )  # fmt: skip
     write_atomic(folder.report / PAGE, page.encode())
     return folder.report / PAGE
 
 
-def _context(folder: Folder, results: StudyResults, made: StudyTables, sheets: dict[str, Sheet]) -> dict[str, Any]:
-    """Returns what the page shows, figures aside."""
-    study, judge = results.study, Judge(results, made)
+def _context(folder: Folder, results: StudyResults, tables: StudyTables, sheets: dict[str, Sheet]) -> dict[str, Any]:
+    """Return what the page shows, figures aside."""
+    study, judge = results.study, Judge(results, tables)
     machines, mixed = provenance.machines(results)
     return {
         "study": study,
@@ -84,11 +80,11 @@ def _context(folder: Folder, results: StudyResults, made: StudyTables, sheets: d
         "answer": judge.answer(),
         "claims": judge.claims(),
         "rule": RULE,
-        "tasks": [_task(results, made, task.name) for task in study.tasks],
+        "tasks": [_task(results, tables, task.name) for task in study.tasks],
         "sheets": sheets,
-        "across": made.across,
+        "across": tables.across,
         "cost_base": stages.label(study, base) if (base := study.called(COST_BASE)) else "",
-        "anchor": stages.label(study, made.across.anchor) if made.across.anchor in study.optimizers else NONE,
+        "anchor": stages.label(study, tables.across.anchor) if tables.across.anchor in study.optimizers else NONE,
         "samples": samples.gather_samples(results),
         "optimizers": provenance.optimizers(results),
         "grids": [stages.label(study, name) for name, entry in study.optimizers.items() if entry.grid],
@@ -102,7 +98,7 @@ def _context(folder: Folder, results: StudyResults, made: StudyTables, sheets: d
     }
 
 
-def _task(results: StudyResults, made: StudyTables, name: str) -> dict[str, Any]:
+def _task(results: StudyResults, tables: StudyTables, name: str) -> dict[str, Any]:
     entry = results.study.task(name)
     return {
         "name": name,
@@ -110,5 +106,5 @@ def _task(results: StudyResults, made: StudyTables, name: str) -> dict[str, Any]
         "data": results.data[name].description,
         "budget": provenance.budget_text(entry.budget),
         "notes": entry.notes,
-        "target": ResultSheets(results, made).target(name),
+        "target": Sheets(results, tables).target(name),
     }

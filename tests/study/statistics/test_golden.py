@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from adamomentum.study import stats
+from adamomentum.study.statistics.paired import compare_paired, holm
 
-RUNS = pd.read_csv(Path(__file__).parent / "ptb_runs.csv")
+RUNS = pd.read_csv(Path(__file__).parents[1] / "ptb_runs.csv")
 PAPER = RUNS[RUNS.in_paper == 1]
 
 TABLE = {  # optimizer: (1 layer, 2 layers, 3 layers), each mean and standard deviation (ddof 0) over 5 runs
@@ -57,7 +57,7 @@ def test_the_table_is_reproduced(optimizer) -> None:
 @pytest.mark.parametrize("position", range(7))
 def test_the_p_values_are_reproduced_but_one(layers, position) -> None:
     optimizer, printed = ORDER[position], PRINTED[layers][position]
-    found = stats.compare_paired(perplexities("adam3", layers), perplexities(optimizer, layers))
+    found = compare_paired(perplexities("adam3", layers), perplexities(optimizer, layers))
     assert found.t_p_less is not None
     if (layers, optimizer) == WRONG:
         assert found.t_p_less == pytest.approx(TRUE_VALUE, rel=0.005)
@@ -72,14 +72,14 @@ def test_the_p_values_are_reproduced_but_one(layers, position) -> None:
 def test_no_other_rounding_gives_the_printed_values(digits) -> None:
     for layers in (1, 2, 3):
         for optimizer, printed in zip(ORDER, PRINTED[layers], strict=True):
-            found = stats.compare_paired(perplexities("adam3", layers, digits), perplexities(optimizer, layers, digits))
+            found = compare_paired(perplexities("adam3", layers, digits), perplexities(optimizer, layers, digits))
             assert f"{found.t_p_less:.2e}" != f"{printed:.2e}"
 
 
 def test_the_exact_wilcoxon_test_is_at_its_floor_everywhere() -> None:
     for layers in (1, 2, 3):
         for optimizer in ORDER:
-            found = stats.compare_paired(perplexities("adam3", layers), perplexities(optimizer, layers))
+            found = compare_paired(perplexities("adam3", layers), perplexities(optimizer, layers))
             assert found.wilcoxon_p == found.wilcoxon_floor == 0.0625
             a, b = perplexities("adam3", layers), perplexities(optimizer, layers)
             one_sided = scipy_stats.wilcoxon([x - y for x, y in zip(a, b, strict=True)], alternative="less")
@@ -89,7 +89,7 @@ def test_the_exact_wilcoxon_test_is_at_its_floor_everywhere() -> None:
 def test_pairing_by_seed_bought_nothing() -> None:
     # Below 0 on average, from -0.79 to 0.74: runs that share their number share nothing that five runs can show.
     correlations = [
-        stats.compare_paired(perplexities("adam3", layers), perplexities(optimizer, layers)).correlation
+        compare_paired(perplexities("adam3", layers), perplexities(optimizer, layers)).correlation
         for layers in (1, 2, 3)
         for optimizer in ORDER
     ]
@@ -98,5 +98,5 @@ def test_pairing_by_seed_bought_nothing() -> None:
 
 
 def test_five_runs_cannot_pass_a_corrected_rank_test() -> None:
-    floors = stats.holm([stats.compare_paired(perplexities("adam3", 1), perplexities(o, 1)).wilcoxon_p for o in ORDER])
+    floors = holm([compare_paired(perplexities("adam3", 1), perplexities(o, 1)).wilcoxon_p for o in ORDER])
     assert min(floors) == pytest.approx(0.4375)

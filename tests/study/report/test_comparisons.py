@@ -1,0 +1,71 @@
+"""What is said of two optimizers on a task, and of all over all tasks."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from study.report_mini import TEXT, Fake, final, gathered, run, status
+
+from adamomentum.study import studyfile
+from adamomentum.study.report import page
+from adamomentum.study.report.tables import build
+from adamomentum.study.results import gather
+
+pytestmark = pytest.mark.usefixtures("unrendered")
+
+
+def test_more_divergences_decide_by_rank(tmp_path) -> None:
+    _, made = gathered(tmp_path, Fake({}, status("final", "adamomentum", range(8), "diverged")))
+    for c in made.comparisons:
+        assert (c.outcome, c.by_rank, c.paired.lost_a, c.paired.n) == ("worse", True, 8, 0)
+
+
+def test_controls_are_compared_with_both_that_they_are_made_of(tmp_path) -> None:
+    results, made = gathered(tmp_path)
+    found = {c.other: c for c in made.controls}
+    assert list(found) == ["adamw", "adamomentum"]
+    mine = final(results, "digits", "adamw-rate", "test_accuracy", "control")
+    for other, c in found.items():
+        theirs = final(results, "digits", other, "test_accuracy")[:3]
+        assert c.paired.difference.mean == pytest.approx((mine - theirs).mean())
+    assert found["adamomentum"].outcome == "worse"
+
+
+@pytest.mark.parametrize("count", [5, 6])
+def test_tasks_together_are_tested_from_six_on(tmp_path, count) -> None:
+    extra = "".join(
+        f"""
+[[tasks]]
+name = "more-{k}"
+family = "language-model"
+budget = {{ steps = 40, batch_size = 8, evaluations = 4 }}
+"""
+        for k in range(count - 4)
+    )
+    folder = run(tmp_path / "study", studyfile.parse(TEXT + extra, "made-up"), Fake())
+    known = page.numbers(folder, "cpu")
+    across, text = known[1].across, page.write(folder, "cpu", "a command", known).read_text()
+    assert len(across.tasks) == count
+    if count < 6:
+        assert across.friedman_p is None and across.nemenyi is None
+        assert "Below 6 tasks no test" in text
+    else:
+        # Demsar's table 5: q = 2.569 for 4 optimizers.
+        assert across.nemenyi == pytest.approx(2.569 * math.sqrt(4 * 5 / (6 * 6)), rel=1e-3)
+        assert f"mean ranks that differ by {across.nemenyi:.2f}" in text
+
+
+def test_adamw_is_the_measure_by_what_it_is_not_by_its_name(tmp_path) -> None:
+    """An own class under its name is none; under another name, or with a control before it, it is found."""
+    lion = 'base = "torch.optim:Rprop"\ndefault_lr = 1e-3\nspace = { lr = { low = 1e-4, high = 1e-2 } }'
+    own = TEXT.replace("adamw = {}\n", "").replace("[optimizers.own]", f"[optimizers.adamw]\n{lion}\n[optimizers.own]")
+    renamed = own.replace(
+        "[optimizers.own]", '[optimizers.sharp]\nbase = "adamw"\ncontrol = true\n[optimizers.w]\nbase = "adamw"\n'
+        "[optimizers.own]")  # fmt: skip
+    assert studyfile.parse(own, "own").called("adamw") == ""
+    made = studyfile.parse(renamed, "own")
+    assert (made.called("adamw"), made.called("adamomentum"), made.called("adam")) == ("w", "adamomentum", "")
+    quality = dict.fromkeys(("w", "sharp"), 0.1)
+    results = gather(run(tmp_path, made.only(("digits",)), Fake(quality)))
+    assert build(results).across.anchor == "w"

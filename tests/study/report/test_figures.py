@@ -1,0 +1,32 @@
+"""The figures of a report: drawn the same again, and each optimizer told from the others."""
+
+from __future__ import annotations
+
+from study.report_mini import Fake, run, study
+
+from adamomentum.study import registry
+from adamomentum.study.report import figures
+from adamomentum.study.report.tables import build
+from adamomentum.study.results import gather
+
+
+def test_figures_are_the_same_when_drawn_again(tmp_path) -> None:
+    results = gather(run(tmp_path / "study", study("pictures"), Fake()))
+    for name in ("a", "b"):
+        figures.draw(results, build(results), tmp_path / name)
+    for path in (tmp_path / "a").glob("*.svg"):
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    assert len(list((tmp_path / "a").glob("*.svg"))) == len(figures.PER_TASK) + 2
+
+
+def test_every_optimizer_has_a_key_of_its_own(tmp_path) -> None:
+    keys = figures.legend(gather(run(tmp_path, study("pictures"), Fake())))
+    assert [label for label, _ in keys] == ["AdaMomentum", "AdamW", "SGD + momentum", "AdaBelief", "Own variant"]
+    assert len({svg for _, svg in keys}) == len(keys)
+    assert ["stroke-dasharray" in svg for _, svg in keys] == [False] * 4 + [True]  # the control
+
+
+def test_the_same_colour_and_mark_for_an_optimizer_everywhere() -> None:
+    known = registry.OPTIMIZERS.values()
+    assert len({o.colour for o in known}) == len({o.marker for o in known}) == len(known)
+    assert all(o.colour and o.marker for o in known)
