@@ -36,7 +36,7 @@ class ArchiveError(Exception):
 
 
 def write(folder: Folder, to: Path, made: Plan, results: Mapping[str, TrialResult]) -> int:
-    """Writes all finished trials of the plan into the folder ``to``; returns how many they are.
+    """Write all finished trials of the plan into the folder ``to``; returns how many they are.
 
     Raises:
         StudyError: if the folder's ``study.json`` is damaged.
@@ -61,7 +61,7 @@ def _packed(value: object) -> str:
 
 
 def trials(path: Path) -> Iterator[tuple[TrialSpec, TrialResult]]:
-    """Yields the trials of the file at ``path``, each of them checked.
+    """Yield the trials of the file at ``path``, each of them checked.
 
     Raises:
         ArchiveError: if the file is damaged, or holds anything else, or a trial twice.
@@ -110,7 +110,7 @@ class Taken:
 
 
 def take_up(folder: Folder, archive: Path) -> Taken:
-    """Takes the trials of ``archive``, a folder that :func:`write` has written, up into ``folder``.
+    """Take the trials of ``archive``, a folder that :func:`write` has written, up into ``folder``.
 
     A study of another name may share trials with this one. Its history is not taken over, and nothing at all if it
     shares none.
@@ -151,7 +151,7 @@ def take_up(folder: Folder, archive: Path) -> Taken:
 
 
 def _checked(path: Path, read: Callable[[Path], T]) -> T:
-    """Returns what ``read`` finds at ``path``, or says that the archive is not whole."""
+    """Return what ``read`` finds at ``path``, or say that the archive is not whole."""
     try:
         return read(path)
     except (OSError, ValidationError) as error:
@@ -163,7 +163,7 @@ def _checked(path: Path, read: Callable[[Path], T]) -> T:
 def _planned(
     folder: Folder, data: Mapping[str, DataInfo], path: Path, specs: Mapping[str, TrialSpec]
 ) -> tuple[int, set[str]]:
-    """Returns how many trials of the archive the study plans, and on which tasks.
+    """Return how many trials of the archive the study plans, and on which tasks.
 
     What is planned depends on results, stage by stage; only those that are planned are held in memory.
     """

@@ -45,7 +45,7 @@ class Log:
     started: float = field(default_factory=time.perf_counter)
 
     def add_point(self, metrics: dict[str, float]) -> None:
-        """Adds a point to the curve: validation ``metrics`` and the mean training loss since the last one."""
+        """Add a point to the curve: validation ``metrics`` and the mean training loss since the last one."""
         self.last = metrics
         self.curve["step"].append(self.step)
         self.curve["train_loss"].append(number(statistics.fmean(self.losses[self.seen :])))
@@ -80,7 +80,7 @@ class Checkpoints:
         return self.folder / f"{spec.trial_id}.pt"
 
     def discard(self, spec: TrialSpec) -> None:
-        """Removes the checkpoint of ``spec`` if there is one."""
+        """Remove the checkpoint of ``spec`` if there is one."""
         self.path(spec).unlink(missing_ok=True)
 
     def due(self) -> bool:
@@ -88,7 +88,7 @@ class Checkpoints:
         return time.monotonic() - self._saved >= self._seconds
 
     def save(self, spec: TrialSpec, run: Run, log: Log, group: Group) -> None:
-        """Writes the state of ``run`` and ``log``; the file holds either the old or the new state."""
+        """Write the state of ``run`` and ``log``; the file holds either the old or the new state."""
         import torch
 
         noise = torch.get_rng_state() if group.device.type != "cuda" else torch.cuda.get_rng_state(group.device)
@@ -114,7 +114,7 @@ class Checkpoints:
             temporary.unlink(missing_ok=True)
 
     def load(self, spec: TrialSpec, run: Run, rank: int = 0) -> Log | None:
-        """Puts ``run`` where its checkpoint left it and returns the log, or None if there is no checkpoint."""
+        """Put ``run`` where its checkpoint left it and return the log, or None if there is no checkpoint."""
         import torch
 
         self._saved = time.monotonic()

@@ -59,7 +59,7 @@ def _folder(source: str, smoke: bool, only: str, out: Path | None) -> Folder:
 
 
 def _beside(source: str, study: Study) -> Path | None:
-    """Returns the folder of the study file if the study names classes of its own, and lets Python find them there."""
+    """Return the folder of the study file if the study names classes of its own, and let Python find them there."""
     if not study.own_classes:
         return None  # nothing beside a file that needs no code of the user's is ever imported
     folder = Path(source).resolve().parent
@@ -125,7 +125,7 @@ def plan(
 
 
 def _print_ids(folder: Folder, sources: Mapping[str, Path], device: str, console: Console, errors: Console) -> None:
-    """Prints the trials that ``trial`` would run now; what is to be said besides goes to standard error."""
+    """Print the trials that ``trial`` would run now; what is to be said besides goes to standard error."""
     _prepare_unknown(folder, sources, lambda text: say(errors, text))
     made, results = folder.results(device)
     open_now: dict[str, Planned] = {}
@@ -140,7 +140,7 @@ def _print_ids(folder: Folder, sources: Mapping[str, Path], device: str, console
 
 
 def _prepare_unknown(folder: Folder, sources: Mapping[str, Path], say: Callable[[str], None]) -> None:
-    """Looks at the data of the tasks that no run has looked at here: the ids of their trials depend on it."""
+    """Look at the data of the tasks that no run has looked at here: the ids of their trials depend on it."""
     unknown = folder.unknown_data()
     if unknown:
         Folder(folder.root, folder.study.only(unknown), folder.whole).prepare_data(sources, say)

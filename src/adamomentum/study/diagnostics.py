@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def _least_v(placement: EpsPlacement, eps: float, beta2: float) -> float:
-    """The second moment below which the larger part of the denominator is eps."""
+    """Return the second moment below which the larger part of the denominator is eps."""
     return {"outside": eps * eps, "inside": eps, "accumulated": eps / (1 - beta2)}[placement]
 
 
 def diagnostics(optimizers: Iterable[torch.optim.Optimizer], placement: EpsPlacement | None) -> dict[str, float | None]:
-    """Returns ``eps_dominated``: the share of coordinates whose denominator is mostly eps, where it is defined.
+    """Return ``eps_dominated``: the share of coordinates whose denominator is mostly eps, where it is defined.
 
     In those coordinates the update is no longer adaptive: it is a momentum step of size lr / floor. Nothing is
     returned where it cannot be said: without a placement, for a state of another form, under ``amsgrad``.

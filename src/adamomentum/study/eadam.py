@@ -54,7 +54,7 @@ class EAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Makes one update; returns what ``closure`` returns, if given."""
+        """Make one update; return what ``closure`` returns, if given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -82,11 +82,11 @@ class Folder:
         return Store(self.root / "store")
 
     def locked(self) -> AbstractContextManager[None]:
-        """Holds the folder against a second run; see :func:`adamomentum.study.lock.locked`."""
+        """Hold the folder against a second run; see :func:`adamomentum.study.lock.locked`."""
         return locked(self.root)
 
     def register(self) -> None:
-        """Writes down the study; an earlier version of it that differs is kept, with the time of the change."""
+        """Write down the study; an earlier version of it that differs is kept, with the time of the change."""
         path = self.root / "study.json"
         entry = {"hash": self.whole.hash, "since": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
         history = self.history()
@@ -96,7 +96,7 @@ class Folder:
         write_atomic(path, json.dumps(record, indent=1).encode())
 
     def history(self) -> list[dict[str, str]]:
-        """Returns hash and time of each version of the study that was run here, the present one last.
+        """Return hash and time of each version of the study that was run here, the present one last.
 
         Raises:
             StudyError: if the file that holds them is damaged: a new one would hide earlier versions.
@@ -113,7 +113,7 @@ class Folder:
             ) from None
 
     def data(self) -> dict[str, DataInfo]:
-        """Returns what is known of each task's data from an earlier run; of a damaged file nothing but a warning."""
+        """Return what is known of each task's data from an earlier run; of a damaged file nothing but a warning."""
         path = self.root / "data.json"
         try:
             return read_data(path)
@@ -128,12 +128,12 @@ class Folder:
             return {}
 
     def unknown_data(self) -> tuple[str, ...]:
-        """Returns the tasks whose data no run has looked at yet."""
+        """Return the tasks whose data no run has looked at yet."""
         known = self.data()
         return tuple(task.name for task in self.study.tasks if task.name not in known)
 
     def prepare_data(self, sources: Mapping[str, Path], say: Callable[[str], None]) -> dict[str, DataInfo]:
-        """Loads, or downloads, the data of every task and writes down what is known of it.
+        """Load, or download, the data of every task and write down what is known of it.
 
         Raises:
             DataError: if some data cannot be had.
@@ -153,7 +153,7 @@ class Folder:
         return known
 
     def rounds(self, data: Mapping[str, DataInfo], device: str, kept: Kept | None = None) -> Iterator[Round]:
-        """Yields a plan with what it lacks; what is added to its results is planned on with, until nothing is added.
+        """Yield a plan with what it lacks; what is added to its results is planned on with, until nothing is added.
 
         Args:
             data: what is known of each task's data.
@@ -191,7 +191,7 @@ class Folder:
     def results(
         self, device: str = "cpu", data: Mapping[str, DataInfo] | None = None
     ) -> tuple[Plan, dict[str, TrialResult]]:
-        """Returns the plan and all finished trials it holds, by trial id.
+        """Return the plan and all finished trials it holds, by trial id.
 
         A trial whose last attempt failed is not among the finished ones, but counts as done for what is planned after
         it, as it did in the run: a failed tuning trial does not hide the final runs.
@@ -248,7 +248,7 @@ class _Registered(BaseModel):
 
 
 def registered_name(path: Path) -> str:
-    """Returns the name of the study in the ``study.json`` at ``path``.
+    """Return the name of the study in the ``study.json`` at ``path``.
 
     Raises:
         OSError: if the file cannot be read.
@@ -261,7 +261,7 @@ _DATA = TypeAdapter(dict[str, DataInfo])
 
 
 def read_data(path: Path) -> dict[str, DataInfo]:
-    """Returns what the ``data.json`` at ``path`` says of each task's data.
+    """Return what the ``data.json`` at ``path`` says of each task's data.
 
     Raises:
         OSError: if the file cannot be read.
@@ -271,12 +271,12 @@ def read_data(path: Path) -> dict[str, DataInfo]:
 
 
 def write_data(path: Path, known: Mapping[str, DataInfo]) -> None:
-    """Writes a ``data.json``."""
+    """Write a ``data.json``."""
     write_atomic(path, json.dumps({name: vars(info) for name, info in known.items()}, indent=1).encode())
 
 
 def check_optimizers(study: Study) -> None:
-    """Builds each optimizer and control of each task over a small parameter, to refuse at once what cannot be built.
+    """Build each optimizer and control of each task over a small parameter, to refuse at once what cannot be built.
 
     A control's settings would else be looked at after all tuning, and an optimizer of the user's own fail trial by
     trial. This imports the user's own optimizers.
@@ -305,7 +305,7 @@ def run_study(
     on_round: Callable[[Round], None],
     on_trial: OnTrial,
 ) -> Round:
-    """Runs what the folder's store lacks; returns the whole plan with all results.
+    """Run what the folder's store lacks; return the whole plan with all results.
 
     A trial that ends in an error is not tried again in this run: it counts as done, says nothing, and is tried anew
     by the next one.
@@ -333,7 +333,7 @@ def run_study(
 
 
 def keep(store: Store, checkpoints: Checkpoints, spec: TrialSpec, result: TrialResult) -> None:
-    """Keeps a result, and forgets the checkpoint of a trial that is finished."""
+    """Keep a result, and forgets the checkpoint of a trial that is finished."""
     store.put(spec, result)
     # Only now: until its result is stored, a checkpoint is all there is of a trial.
     if result.status != "error":

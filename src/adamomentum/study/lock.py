@@ -17,7 +17,7 @@ HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds ``folder``, which is made if need be, against a second run; the lock goes with the process.
+    """Hold ``folder``, which is made if need be, against a second run; the lock goes with the process.
 
     Where there are no locks (some network file systems, Windows) a warning says so, and the run goes on: files are
     written whole or not at all in any case, so that two runs cost time, not results.

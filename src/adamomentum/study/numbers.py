@@ -9,5 +9,5 @@ Number = float | None
 
 
 def number(value: float) -> Number:
-    """Returns ``value``, or None if it is not finite."""
+    """Return ``value``, or None if it is not finite."""
     return value if math.isfinite(value) else None

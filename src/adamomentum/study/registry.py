@@ -59,16 +59,16 @@ class Range:
     high: float
 
     def __post_init__(self) -> None:
-        """Checks the ends."""
+        """Check the ends."""
         if not 0 < self.low < self.high < math.inf:
             raise ValueError(f"a range needs 0 < low < high, both finite, got {self.low} and {self.high}")
 
     def at(self, u: float) -> float:
-        """Returns the value at ``u`` in [0, 1] of the way from low to high, to 3 digits; goes on outside of [0, 1]."""
+        """Return the value at ``u`` in [0, 1] of the way from low to high, to 3 digits; goes on outside of [0, 1]."""
         return float(f"{self.low * (self.high / self.low) ** u:.3g}")
 
     def position(self, value: float) -> float:
-        """Returns where ``value`` lies: 0 at the low end, 1 at the high one."""
+        """Return where ``value`` lies: 0 at the low end, 1 at the high one."""
         return math.log(value / self.low) / math.log(self.high / self.low)
 
 
@@ -108,11 +108,11 @@ class Optimizer:
     marker: str = ""
 
     def lr_grid(self) -> tuple[float, ...]:
-        """Returns the learning rates to try, half a decade apart, rounded to two digits."""
+        """Return the learning rates to try, half a decade apart, rounded to two digits."""
         return tuple(float(f"{self.lr_centre * 10 ** (k / 2):.1e}") for k in GRID_HALF_DECADES)
 
     def spec(self, lr: float) -> OptimizerSpec:
-        """Returns the resolved spec at peak learning rate ``lr``."""
+        """Return the resolved spec at peak learning rate ``lr``."""
         return OptimizerSpec(name=self.name, lr=lr, hyperparameters=dict(self.hyperparameters))
 
     def changed(
@@ -122,7 +122,7 @@ class Optimizer:
         default_lr: float | None = None,
         space: Mapping[str, Range] | None = None,
     ) -> Optimizer:
-        """Returns the same optimizer with other published settings.
+        """Return the same optimizer with other published settings.
 
         Raises:
             ValueError: if it has no hyper-parameter of a name that is given.
@@ -372,7 +372,7 @@ COMPARED = ("adamomentum", "adamw", "adam", "sgdm")
 
 
 def get(name: str) -> Optimizer:
-    """Returns the optimizer called ``name``.
+    """Return the optimizer called ``name``.
 
     Raises:
         ValueError: if there is none; the message lists the names there are.
@@ -391,7 +391,7 @@ def custom(
     kind: Kind = "other",
     eps_placement: EpsPlacement | None = None,
 ) -> Optimizer:
-    """Returns an optimizer of the user's own; nothing is imported before a trial is run.
+    """Return an optimizer of the user's own; nothing is imported before a trial is run.
 
     Args:
         path: ``module:Class``; the class is a torch.optim.Optimizer whose constructor takes ``params``, ``lr`` and the
@@ -455,12 +455,12 @@ def _own(path: str, params: Iterable[Any], kwargs: Mapping[str, Any]) -> torch.o
 
 
 def eps_placement(spec: OptimizerSpec) -> EpsPlacement | None:
-    """Returns where eps enters the denominator of what ``spec`` describes; None: nothing is measured of it."""
+    """Return where eps enters the denominator of what ``spec`` describes; None: nothing is measured of it."""
     return spec.eps_placement if ":" in spec.name else get(spec.name).eps_placement
 
 
 def build(spec: OptimizerSpec, params: Iterable[Any]) -> torch.optim.Optimizer:
-    """Returns the torch optimizer that ``spec`` describes, over ``params``.
+    """Return the torch optimizer that ``spec`` describes, over ``params``.
 
     Raises:
         ValueError: if there is no such optimizer, or its hyper-parameters are not exactly those of the spec: some

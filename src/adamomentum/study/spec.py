@@ -21,7 +21,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def _plain_number(value: Any) -> Any:
-    """Makes equal numbers equal text: 1, 1.0 and True would otherwise hash differently or collide."""
+    """Make equal numbers equal text: 1, 1.0 and True would otherwise hash differently or collide."""
     if isinstance(value, (list, tuple)):
         return tuple(_plain_number(v) for v in value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -33,7 +33,7 @@ def _plain_number(value: Any) -> Any:
 
 
 def _plain_value(value: Any) -> Any:
-    """Makes equal values equal text; says what a ``Value`` can hold in one line, where a union has one a member."""
+    """Make equal values equal text; say what a ``Value`` can hold in one line, where a union has one a member."""
     parts = value if isinstance(value, (list, tuple)) else (value,)
     if not all(part is None or isinstance(part, (str, Real)) for part in parts):
         raise ValueError(f"must be a number, text, true or false, or a list of such values, got {value!r}")
@@ -93,7 +93,7 @@ class CosineSchedule(_Frozen):
     warmup_fraction: Annotated[Finite, Field(ge=0, lt=1)] = 0.1
 
     def rate(self, step: int, total: int, peak: float) -> float:
-        """Returns the learning rate for ``step`` in 0..total-1; never 0."""
+        """Return the learning rate for ``step`` in 0..total-1; never 0."""
         warmup = max(1, round(self.warmup_fraction * total))
         if step < warmup:
             return peak * ((step + 1) / warmup)
@@ -107,7 +107,7 @@ class ConstantSchedule(_Frozen):
     warmup_fraction: Annotated[Finite, Field(ge=0, lt=1)] = 0.0
 
     def rate(self, step: int, total: int, peak: float) -> float:
-        """Returns the learning rate for ``step`` in 0..total-1."""
+        """Return the learning rate for ``step`` in 0..total-1."""
         warmup = round(self.warmup_fraction * total)
         return peak if step >= warmup else peak * (step + 1) / warmup
 
@@ -120,7 +120,7 @@ class StepSchedule(_Frozen):
     factor: Annotated[Finite, Field(gt=0, lt=1)]
 
     def rate(self, step: int, total: int, peak: float) -> float:
-        """Returns the learning rate for ``step`` in 0..total-1."""
+        """Return the learning rate for ``step`` in 0..total-1."""
         passed = sum(step >= round(milestone * total) for milestone in self.milestones)
         return peak * self.factor**passed
 
@@ -138,7 +138,7 @@ class InverseSqrtSchedule(_Frozen):
     floor: Annotated[Finite, Field(ge=0)] = 1e-9
 
     def rate(self, step: int, total: int, peak: float) -> float:
-        """Returns the learning rate for ``step`` in 0..total-1."""
+        """Return the learning rate for ``step`` in 0..total-1."""
         warmup = self.warmup_steps if total > self.warmup_steps else max(1, total // 10)
         if step < warmup:
             return self.start + (peak - self.start) * (step + 1) / warmup
@@ -173,7 +173,7 @@ class Budget(_Frozen):
         return self
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Returns the number of updates, where an epoch has ``steps_per_epoch`` of them."""
+        """Return the number of updates, where an epoch has ``steps_per_epoch`` of them."""
         return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
 
 
@@ -197,7 +197,7 @@ class TrialSpec(_Frozen):
     processes: Annotated[int, Field(ge=1)] = 1
 
     def canonical(self) -> str:
-        """Returns the spec as JSON with sorted keys: the text that is hashed."""
+        """Return the spec as JSON with sorted keys: the text that is hashed."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @property
@@ -206,7 +206,7 @@ class TrialSpec(_Frozen):
         return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
 
     def seed(self, role: str) -> int:
-        """Returns the seed of one role (``init``, ``order``, ...), in 0..2**63-1.
+        """Return the seed of one role (``init``, ``order``, ...), in 0..2**63-1.
 
         It depends on task, stage, replicate and role but not on the optimizer, so that optimizers are
         compared on the same initial weights and batches, and tuning never sees an evaluation seed.

@@ -88,7 +88,7 @@ class Plan:
 
 
 def sobol(count: int, dimensions: int, start: int = 0) -> list[tuple[float, ...]]:
-    """Returns points ``start`` .. ``start + count - 1`` of the Sobol sequence in the unit cube, 1 left out.
+    """Return points ``start`` .. ``start + count - 1`` of the Sobol sequence in the unit cube, 1 left out.
 
     Each sits in the middle of its cell, so that a first power of two of them is spread evenly in every dimension. The
     points after those fill the cells' borders, the low end of the range included.
@@ -113,7 +113,7 @@ class _Planner:
     # --- a trial ---
 
     def hyperparameters(self, task: TaskEntry, name: str) -> dict[str, Value]:
-        """What the task sets for the optimizer, without its learning rate."""
+        """Return what the task sets for the optimizer, without its learning rate."""
         given = {k: v for k, v in task.optimizers.get(name, {}).items() if k != "lr"}
         own = self.optimizers[name].hyperparameters
         return {**own, **{k: v for k, v in task.hyperparameters.items() if k in own}, **given}
@@ -181,13 +181,13 @@ class _Planner:
         return self.study.optimizers[name].grid
 
     def given(self, task: TaskEntry, name: str) -> Setting | None:
-        """The setting of an optimizer that is not tuned; None if it is."""
+        """Return the setting of an optimizer that is not tuned; None if it is."""
         if len(self.grid(name)) == 1:
             return {"lr": self.grid(name)[0]}
         return self.published(task, name) if tuning_points(self.study, task.name, name) == 0 else None
 
     def points(self, task: TaskEntry, name: str) -> list[dict[str, float]]:
-        """The points of the first search: the same in the unit cube for every optimizer, unless it has a grid."""
+        """Return the points of the first search: the same in the unit cube for every optimizer without a grid."""
         if self.grid(name):
             return [{"lr": lr} for lr in self.grid(name)]
         unit = sobol(self.trials_of(task), max(1, len(task.tune)))
@@ -238,7 +238,7 @@ class _Planner:
         ]
 
     def choose(self, task: TaskEntry, name: str, trials: list[Planned], points: list[dict[str, float]]) -> Choice:
-        """The point with the best mean validation metric; a diverged trial counts as infinitely bad."""
+        """Return the point with the best mean validation metric; a diverged trial counts as infinitely bad."""
         given = self.given(task, name)
         if given is not None:
             return Choice(given, math.nan, (), 0, 0)
@@ -300,12 +300,12 @@ class _Planner:
     # --- what comes after ---
 
     def published(self, task: TaskEntry, name: str) -> Setting:
-        """The registry's learning rate, or the one that the task says was run."""
+        """Return the registry's learning rate, or the one that the task says was run."""
         lr: Any = task.optimizers.get(name, {}).get("lr", self.optimizers[name].default_lr)
         return {"lr": float(lr)}
 
     def default(self, task: TaskEntry) -> None:
-        """Published settings beside the tuned ones. Controls have none."""
+        """Return published settings beside the tuned ones. Controls have none."""
         groups = []
         for name in self.optimizers:
             if self.study.optimizers[name].control:
@@ -375,7 +375,7 @@ def _interleaved(groups: Iterable[list[Planned]]) -> list[Planned]:
 
 
 def plan(study: Study, fingerprints: Mapping[str, str], results: Results, device: str = "cpu") -> Plan:
-    """Returns what is to be run, as far as ``results`` (by trial id) allow to say.
+    """Return what is to be run, as far as ``results`` (by trial id) allow to say.
 
     Args:
         study: what to compare.
@@ -419,7 +419,7 @@ def plan(study: Study, fingerprints: Mapping[str, str], results: Results, device
 
 
 def published(study: Study) -> Iterator[tuple[str, OptimizerSpec]]:
-    """Yields where and what: each optimizer and control on each task, at its published learning rate.
+    """Yield where and what: each optimizer and control on each task, at its published learning rate.
 
     Beside the learning rate, and what else is searched for, these are the settings of all trials of the study.
 
@@ -437,20 +437,20 @@ def published(study: Study) -> Iterator[tuple[str, OptimizerSpec]]:
 
 
 def tuning_points(study: Study, task: str, name: str) -> int:
-    """Returns how many points the first search tries for an optimizer on a task; 0: its setting is given."""
+    """Return how many points the first search tries for an optimizer on a task; 0: its setting is given."""
     trials, grid = study.task(task).trials, len(study.optimizers[name].grid)
     trials = study.tuning.trials if trials is None else trials
     return 0 if grid == 1 else grid or trials
 
 
 def label(study: Study, name: str) -> str:
-    """Returns how the optimizer or control ``name`` is called in tables."""
+    """Return how the optimizer or control ``name`` is called in tables."""
     if name in study.optimizers:
         return study.optimizers[name].label or optimizer_of(study, name).label
     return name
 
 
 def optimizer_of(study: Study, name: str) -> Optimizer:
-    """Returns the optimizer behind ``name``, which may be a control."""
+    """Return the optimizer behind ``name``, which may be a control."""
     controls = {control.name: control.optimizer for control in study.controls}
     return study.optimizer(controls.get(name, name))

@@ -34,7 +34,7 @@ class StoreWarning(UserWarning):
 
 
 def reason(error: Exception) -> str:
-    """Returns what is wrong with a file in one line."""
+    """Return what is wrong with a file in one line."""
     if isinstance(error, ValidationError):
         fault = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in fault["loc"])
@@ -43,7 +43,7 @@ def reason(error: Exception) -> str:
 
 
 def as_record(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
-    """Returns a trial as plain data, as a file of the store or a line of an export holds it."""
+    """Return a trial as plain data, as a file of the store or a line of an export holds it."""
     kept = result.model_dump(mode="json")
     return {
         "schema": STORE_SCHEMA,
@@ -55,7 +55,7 @@ def as_record(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
 
 
 def from_record(content: bytes) -> tuple[TrialSpec, TrialResult]:
-    """Returns the trial that ``content``, the JSON of a record, holds.
+    """Return the trial that ``content``, the JSON of a record, holds.
 
     Raises:
         ValueError: if it holds none, or its result is not the one that was written; the message is one line.
@@ -88,7 +88,7 @@ def from_record(content: bytes) -> tuple[TrialSpec, TrialResult]:
 
 
 def _digest(trial_id: str, result: dict[str, Any]) -> str:
-    """The first 16 hex digits of the SHA-256 of trial and result as canonical JSON."""
+    """Return the first 16 hex digits of the SHA-256 of trial and result as canonical JSON."""
     text = json.dumps([trial_id, result], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -116,7 +116,7 @@ class Store:
         return self.root / "failed" / f"{trial_id}.json"
 
     def put(self, spec: TrialSpec, result: TrialResult) -> None:
-        """Keeps ``result``; a success clears the record of an earlier failure.
+        """Keep ``result``; a success clears the record of an earlier failure.
 
         Raises:
             StoreError: if the store's folder is gone. The result is kept all the same, in a new one.
@@ -136,7 +136,7 @@ class Store:
             )
 
     def failures(self) -> Iterator[tuple[TrialSpec, TrialResult]]:
-        """Yields the trials whose last attempt ended in an error, by id; warns of files that cannot be read.
+        """Yield the trials whose last attempt ended in an error, by id; warn of files that cannot be read.
 
         Raises:
             StoreError: if a file was written by a newer version of this library.
@@ -150,7 +150,7 @@ class Store:
             yield spec, result
 
     def get(self, spec: TrialSpec) -> TrialResult | None:
-        """Returns the kept result of ``spec``, or None if the trial has yet to be run.
+        """Return the kept result of ``spec``, or None if the trial has yet to be run.
 
         A file that cannot be read, that belongs to another trial, or whose result was changed after it was written is
         reported by a warning and counts as not there: the trial is run again and the file replaced.
@@ -169,7 +169,7 @@ class Store:
 
     @staticmethod
     def read(path: Path) -> tuple[TrialSpec, TrialResult]:
-        """Returns the trial that a file of a store holds.
+        """Return the trial that a file of a store holds.
 
         Raises:
             OSError: if the file cannot be read.

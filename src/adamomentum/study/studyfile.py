@@ -320,7 +320,7 @@ class Study(_Entry):
         return self
 
     def optimizer(self, name: str) -> Optimizer:
-        """Returns the optimizer that the study calls ``name``, with what the study changes in it.
+        """Return the optimizer that the study calls ``name``, with what the study changes in it.
 
         Raises:
             ValueError: if it is neither in the registry nor complete.
@@ -367,12 +367,12 @@ class Study(_Entry):
         return tuple(n for n, entry in self.optimizers.items() if n != self.reference and not entry.control)
 
     def called(self, base: str) -> str:
-        """Returns what the study calls the registry's optimizer ``base``; nothing if it is in none of its entries."""
+        """Return what the study calls the registry's optimizer ``base``; nothing if it is in none of its entries."""
         found = [name for name, entry in self.optimizers.items() if (entry.base or name) == base]
         return min(found, key=lambda name: self.optimizers[name].control, default="")
 
     def task(self, name: str) -> TaskEntry:
-        """Returns the task called ``name``."""
+        """Return the task called ``name``."""
         return next(task for task in self.tasks if task.name == name)
 
     @property
@@ -382,7 +382,7 @@ class Study(_Entry):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def smoked(self) -> Study:
-        """Returns the same study at a budget that only shows that everything runs."""
+        """Return the same study at a budget that only shows that everything runs."""
         s = self.smoke
         return self.model_copy(
             update={
@@ -416,7 +416,7 @@ class Study(_Entry):
         )
 
     def only(self, task_names: tuple[str, ...]) -> Study:
-        """Returns the study with these tasks alone; finished trials stay valid, since none depends on another task.
+        """Return the study with these tasks alone; finished trials stay valid, since none depends on another task.
 
         Raises:
             StudyError: if there is no task of a name.
@@ -429,14 +429,14 @@ class Study(_Entry):
 
 
 def built_in() -> dict[str, str]:
-    """Returns the text of the study files that come with the library, by name."""
+    """Return the text of the study files that come with the library, by name."""
     folder = resources.files(PACKAGE)
     return {f.name.removesuffix(".toml"): f.read_text() for f in sorted(folder.iterdir(), key=lambda f: f.name)
             if f.name.endswith(".toml")}  # fmt: skip
 
 
 def read(source: str) -> Study:
-    """Returns the study at path ``source``, or the one of that name that comes with the library.
+    """Return the study at path ``source``, or the one of that name that comes with the library.
 
     Raises:
         StudyError: if there is none, or it is wrong.
@@ -478,7 +478,7 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_faults(error: ValidationError, document: dict[str, Any]) -> list[ErrorDetails]:
-    """Returns the faults of a file without those that only follow from another one.
+    """Return the faults of a file without those that only follow from another one.
 
     A collection counts its entries without those that are wrong, and may then find itself too short. What a task takes
     over from another one is wrong in both.
@@ -498,7 +498,7 @@ def _first_faults(error: ValidationError, document: dict[str, Any]) -> list[Erro
 
 
 def parse(text: str, where: str, folder: Path | None = None) -> Study:
-    """Returns the study that ``text`` describes; this imports families of the user's own.
+    """Return the study that ``text`` describes; this imports families of the user's own.
 
     Args:
         text: TOML.

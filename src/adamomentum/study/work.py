@@ -35,7 +35,7 @@ class Setup:
 
 
 def load(family: str, params: Mapping[str, Value], sources: Mapping[str, Path]) -> Any:
-    """Returns the data of a task; what was loaded last stays in memory, so that a worker reads it once a stage.
+    """Return the data of a task; what was loaded last stays in memory, so that a worker reads it once a stage.
 
     Raises:
         DataError: if it cannot be had.
@@ -68,7 +68,7 @@ def limit_memory(size: int) -> None:
 
 
 def run_planned(spec: TrialSpec, setup: Setup) -> TrialResult:
-    """Runs ``spec``: the function that executors hand to their workers."""
+    """Run ``spec``: the function that executors hand to their workers."""
     from torch import distributed
 
     if spec.processes > 1 and not (distributed.is_available() and distributed.is_initialized()):

@@ -23,7 +23,7 @@ def cache_dir() -> Path:
 
 
 def cached(name: str, make: Callable[[], tuple[Arrays, Mapping[str, str]]], cache: Path | None = None) -> Arrays:
-    """Returns the arrays kept under ``name``, or else those that ``make`` returns, and keeps them.
+    """Return the arrays kept under ``name``, or else those that ``make`` returns, and keep them.
 
     Args:
         name: file name without ending; must change whenever ``make`` would return something else.

@@ -83,7 +83,7 @@ ARCHIVES = {
 
 
 def cifar(name: str, source: Path | None) -> ImageData:
-    """Returns ``cifar10`` or ``cifar100``: 45,000 / 5,000 / 10,000 images; a fixed tenth is held out of training.
+    """Return ``cifar10`` or ``cifar100``: 45,000 / 5,000 / 10,000 images; a fixed tenth is held out of training.
 
     Args:
         name: which.
@@ -107,7 +107,7 @@ def cifar(name: str, source: Path | None) -> ImageData:
 
 
 def _parts(name: str, source: Path | None) -> tuple[Part, Part]:
-    """Returns images and labels for training and for the test."""
+    """Return images and labels for training and for the test."""
     archive = ARCHIVES[name]
     if source is not None and source.is_dir():
         parquet = cifar_parquet.find(source)
@@ -124,7 +124,7 @@ def _parts(name: str, source: Path | None) -> tuple[Part, Part]:
 
 
 def _downloaded(archive: Archive, name: str) -> bytes:
-    """Returns the archive out of the cache, or from the first address that serves the right file, and keeps it."""
+    """Return the archive out of the cache, or from the first address that serves the right file, and keep it."""
     path = cache_dir() / archive.file
     if path.is_file():
         content = path.read_bytes()

@@ -19,13 +19,13 @@ Part = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 
 def find(folder: Path) -> dict[str, list[Path]]:
-    """Returns the parquet files of each split below ``folder``, in order; no split has any if one lacks them."""
+    """Return the parquet files of each split below ``folder``, in order; no split has any if one lacks them."""
     found = {split: parquet.files(folder, split) for split in SPLITS}
     return found if all(found.values()) else {}
 
 
 def read(files: dict[str, list[Path]], name: str) -> dict[str, Part]:
-    """Returns images, uint8 [n, 32, 32, 3], and labels, int64 [n], of ``train`` and ``test``.
+    """Return images, uint8 [n, 32, 32, 3], and labels, int64 [n], of ``train`` and ``test``.
 
     Args:
         files: what ``find`` returned.

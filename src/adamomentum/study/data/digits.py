@@ -28,7 +28,7 @@ LICENCE = (
 
 
 def digits(cache: Path | None = None) -> ImageData:
-    """Returns all 1,797 digits as the training split; val and test are two fixed halves of the same.
+    """Return all 1,797 digits as the training split; val and test are two fixed halves of the same.
 
     A generative model learns from all of them; the halves are what its samples are compared with. Pixels go from 0 to
     255 in steps of 255 / 16.

@@ -17,7 +17,7 @@ CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
 
 
 def fashion_mnist(source: Path | None) -> ImageData:
-    """Returns Fashion-MNIST: of its training images a sixth is held out for validation.
+    """Return Fashion-MNIST: of its training images a sixth is held out for validation.
 
     Args:
         source: the folder with the four ``.gz`` files; None: where Debian's package puts them.
@@ -51,7 +51,7 @@ def fashion_mnist(source: Path | None) -> ImageData:
 
 
 def _read(path: Path, dimensions: int) -> npt.NDArray[Any]:
-    """Returns the bytes of an idx file: a magic number with the number of dimensions, the sizes, the values."""
+    """Return the bytes of an idx file: a magic number with the number of dimensions, the sizes, the values."""
     try:
         content = gzip.decompress(path.read_bytes())
         header = np.frombuffer(content, ">i4", 1 + dimensions)

@@ -34,7 +34,7 @@ _MARKUP = re.compile(r"[{}\[\]<>`\n\\|*_]|https?:|%")
 
 
 def home_assistant(subwords: int, source: Path | None = None, cache: Path | None = None) -> ParallelText:
-    """Returns the pairs, whole components held out for validation and test, with a joint vocabulary of ``subwords``.
+    """Return the pairs, whole components held out for validation and test, with a joint vocabulary of ``subwords``.
 
     There are 4,437 / 590 / 361 pairs of 3 to 20 words a side.
 
@@ -75,7 +75,7 @@ def _make(subwords: int, source: Path | None) -> tuple[Arrays, dict[str, str]]:
 
 
 def read(archive: zipfile.ZipFile) -> Iterator[tuple[str, str, str]]:
-    """Yields (component, German, English) for every text that both languages have."""
+    """Yield (component, German, English) for every text that both languages have."""
     names = set(archive.namelist())
     for name in sorted(names):
         match = _PATH.fullmatch(name)
@@ -102,7 +102,7 @@ def usable(text: str) -> bool:
 
 
 def split(texts: list[tuple[str, str, str]]) -> dict[str, Pairs]:
-    """Returns the usable pairs, each once, by split; a component's texts are alike, so it is held out as a whole.
+    """Return the usable pairs, each once, by split; a component's texts are alike, so it is held out as a whole.
 
     A pair of which either side stands in an earlier split as well (train, then val) is left out.
     """

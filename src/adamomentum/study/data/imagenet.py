@@ -49,13 +49,13 @@ class FileImages:
         return digest.hexdigest()[:16]
 
     def describe(self) -> str:
-        """Returns one line: name, sizes of the splits, number of classes."""
+        """Return one line: name, sizes of the splits, number of classes."""
         n = " / ".join(f"{len(self.files[split]):,}" for split in SPLITS)
         return f"{self.name}: {n} image files (train / val / test), {len(self.classes):,} classes"
 
 
 def imagenet(source: Path | None) -> FileImages:
-    """Returns ImageNet: the official validation images are the test split, 10,000 training images are for validation.
+    """Return ImageNet: the official validation images are the test split, 10,000 training images are for validation.
 
     Args:
         source: the folder. A smaller one of the same layout holds out a tenth of its training images.
@@ -101,7 +101,7 @@ def _listed(root: Path, folder: Path, classes: Sequence[str]) -> tuple[list[str]
 
 
 def decode(path: Path, rng: np.random.Generator | None) -> npt.NDArray[np.uint8]:
-    """Returns an image, uint8 [224, 224, 3].
+    """Return an image, uint8 [224, 224, 3].
 
     Args:
         path: the file.

@@ -41,7 +41,7 @@ class ImageData:
         return fingerprint_of(self.x, self.y)
 
     def describe(self) -> str:
-        """Returns one line: name, sizes of the splits, image size, number of classes, and what a reader must know."""
+        """Return one line: name, sizes of the splits, image size, number of classes, and what a reader must know."""
         n = " / ".join(f"{len(self.y[split]):,}" for split in SPLITS)
         h, w, c = self.x["train"].shape[1:]
         notes = []
@@ -54,12 +54,12 @@ class ImageData:
 
 
 def points(test_images: int) -> str:
-    """Returns what one of so many test images is worth, in percentage points of accuracy."""
+    """Return what one of so many test images is worth, in percentage points of accuracy."""
     return f"{100 / test_images:.2g}"
 
 
 def small_test_split(test_images: int) -> str:
-    """Returns what to say of a test split of so many images: nothing unless they are few."""
+    """Return what to say of a test split of so many images: nothing unless they are few."""
     if test_images >= SMALL_TEST_SPLIT:
         return ""
     return (
@@ -69,5 +69,5 @@ def small_test_split(test_images: int) -> str:
 
 
 def counted(endings: Mapping[str, int]) -> str:
-    """Returns numbers of files by their ending in words, the most first."""
+    """Return numbers of files by their ending in words, the most first."""
     return ", ".join(f"{n} {ending}" for ending, n in sorted(endings.items(), key=lambda item: (-item[1], item[0])))

@@ -28,7 +28,7 @@ HOW = (
 
 
 def iwslt14(source: Path | None, subwords: int, cache: Path | None = None) -> ParallelText:
-    """Returns the corpus with a joint vocabulary of ``subwords``, learnt from its training pairs.
+    """Return the corpus with a joint vocabulary of ``subwords``, learnt from its training pairs.
 
     Training pairs with more than 175 words on a side, or 1.5 times as many on one side as on the other, are left out;
     fairseq's recipe has done so already. The published sizes are 160,239 / 7,283 / 6,750 pairs after that recipe, and

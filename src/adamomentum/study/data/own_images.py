@@ -34,7 +34,7 @@ ORIENTATION = 0x0112  # EXIF tag; 5 to 8: the camera was held upright
 
 
 def load(path: Path) -> ImageData:
-    """Returns the user's images: an .npz file, or a folder with one subfolder a class.
+    """Return the user's images: an .npz file, or a folder with one subfolder a class.
 
     A folder may have ``train``, ``val`` and ``test`` subfolders above the class folders. Missing splits are
     taken from the images per class: 15 % each for validation and test, by a fixed permutation. Images of
@@ -133,12 +133,12 @@ def _load_folder(path: Path) -> ImageData:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Returns all that is not a folder, nor hidden, at any depth of ``folder``."""
+    """Return all that is not a folder, nor hidden, at any depth of ``folder``."""
     return [f for f in sorted(folder.rglob("*")) if not _hidden(f.relative_to(folder)) and not f.is_dir()]
 
 
 def _endings(files: list[Path]) -> dict[str, int]:
-    """Counts files that are not used by their ending."""
+    """Count files that are not used by their ending."""
 
     def ending(file: Path) -> str:
         suffix = file.suffix.lower()
@@ -150,7 +150,7 @@ def _endings(files: list[Path]) -> dict[str, int]:
 
 
 def _split_folders(path: Path) -> dict[str, Path]:
-    """Returns the folders above the class folders: those of the splits, or ``path`` itself as ``all``."""
+    """Return the folders above the class folders: those of the splits, or ``path`` itself as ``all``."""
     folders = {folder.name.lower(): folder for folder in _subfolders(path)}
     found = [name for name in folders if name in SPLITS or name in SPLIT_SYNONYMS]
     if not found:
@@ -173,7 +173,7 @@ def _hidden(path: Path) -> bool:
 
 
 def _decode(files: list[Path]) -> npt.NDArray[np.uint8]:
-    """Reads images to one size and mode: as they are if small and all alike, else 32 x 32."""
+    """Read images to one size and mode: as they are if small and all alike, else 32 x 32."""
     # Sizes and modes first: they are in the headers, so that no more than one image is held at full size.
     seen = {_read(file, lambda image: (image.mode, _upright_size(image))) for file in files}
     modes = {mode for mode, _ in seen}
@@ -190,7 +190,7 @@ def _decode(files: list[Path]) -> npt.NDArray[np.uint8]:
 
 
 def _on_white(image: Image) -> Image:
-    """Returns ``image`` without transparency, as it looks on a white page; what lies under it is often all black."""
+    """Return ``image`` without transparency, as it looks on a white page; what lies under it is often all black."""
     if image.mode[-1] not in "Aa" and "transparency" not in image.info:
         return image
     if image.mode in ("La", "PA"):  # from which there is no direct way
@@ -218,13 +218,13 @@ def _upright(image: Image) -> Image:
 
 
 def _side_limit(width: int, height: int) -> tuple[int, int]:
-    """Returns the size to which images of this size are brought."""
+    """Return the size to which images of this size are brought."""
     fits = min(width, height) >= MIN_SIDE and max(width, height) <= MAX_SIDE
     return (width, height) if fits else (RESIZED_SIDE, RESIZED_SIDE)
 
 
 def _limited(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Returns [n, h, w, c] resized to [n, 32, 32, c] if too large or too small to train on."""
+    """Return [n, h, w, c] resized to [n, 32, 32, c] if too large or too small to train on."""
     _, height, width, channels = images.shape
     size = _side_limit(width, height)
     if size == (width, height):
@@ -254,7 +254,7 @@ def _assemble(
     y: dict[str, npt.NDArray[np.str_]],
     left_out: Mapping[str, int] | None = None,
 ) -> ImageData:
-    """Checks labels and shapes across splits and cuts the missing splits from what there is."""
+    """Check labels and shapes across splits and cut the missing splits from what there is."""
     shapes = {images.shape[1:] for images in x.values()}
     if len(shapes) > 1:
         raise DataError(f"{path}: splits differ in image shape: {sorted(shapes)}")
@@ -293,7 +293,7 @@ def _assemble(
 def _hold_out(
     path: Path, labels: npt.NDArray[np.int64], splits: list[str], classes: list[str]
 ) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.int64]]]:
-    """Returns the rows kept for training and those held out per split, the same share of each class."""
+    """Return the rows kept for training and those held out per split, the same share of each class."""
     rng = np.random.default_rng(0)
     kept: list[npt.NDArray[np.int64]] = []
     taken: dict[str, list[npt.NDArray[np.int64]]] = {split: [] for split in splits}

@@ -60,12 +60,12 @@ class ParallelText:
         return digest.hexdigest()[:16]
 
     def describe(self) -> str:
-        """Returns one line: name, sentence pairs of the splits, subwords."""
+        """Return one line: name, sentence pairs of the splits, subwords."""
         n = " / ".join(f"{len(self.pairs[split]):,}" for split in SPLITS)
         return f"{self.name}: {n} sentence pairs (train / val / test), {self.size:,} subwords"
 
     def encode(self, split: str) -> list[tuple[list[int], list[int]]]:
-        """Returns the subwords of each pair of ``split``, with ``END`` at the end of both sentences."""
+        """Return the subwords of each pair of ``split``, with ``END`` at the end of both sentences."""
         sources, targets = zip(*self.pairs[split], strict=True)
         p = self.processor
         both = zip(p.encode(list(sources)), p.encode(list(targets)), strict=True)
@@ -73,7 +73,7 @@ class ParallelText:
 
 
 def train_subwords(sentences: Iterable[str], size: int) -> bytes:
-    """Returns a byte-pair model as bytes; the same sentences give the same model.
+    """Return a byte-pair model as bytes; the same sentences give the same model.
 
     Args:
         sentences: what it is learnt from.
@@ -109,7 +109,7 @@ def train_subwords(sentences: Iterable[str], size: int) -> bytes:
 
 
 def to_arrays(pairs: Mapping[str, Pairs], model: bytes) -> Arrays:
-    """Returns pairs and subword model as arrays, for a cache."""
+    """Return pairs and subword model as arrays, for a cache."""
     texts = {
         f"{split}_{side}": np.array([pair[k] for pair in pairs[split]])
         for split in SPLITS
@@ -119,7 +119,7 @@ def to_arrays(pairs: Mapping[str, Pairs], model: bytes) -> Arrays:
 
 
 def from_arrays(name: str, arrays: Arrays) -> ParallelText:
-    """Returns what ``to_arrays`` was given."""
+    """Return what ``to_arrays`` was given."""
     sides = lambda split: (arrays[f"{split}_source"].tolist(), arrays[f"{split}_target"].tolist())
     pairs = {split: list(zip(*sides(split), strict=True)) for split in SPLITS}
     return ParallelText(name, pairs, arrays["model"].tobytes())

@@ -10,7 +10,7 @@ from adamomentum.study.data.base import NAMES, DataError
 
 
 def files(folder: Path, split: str) -> list[Path]:
-    """Returns the parquet files of a split below ``folder``, in order; none if there are none.
+    """Return the parquet files of a split below ``folder``, in order; none if there are none.
 
     A file belongs to the split after which it is named: ``train.parquet``, or ``train-00000-of-00001.parquet`` as the
     Hub has them. If it is named after none, to that of its folder below ``folder``: ``train/0000.parquet``, as the
@@ -32,7 +32,7 @@ def _named_after(path: Path, folder: Path) -> str:
 
 
 def columns(source: Path | IO[bytes], names: Sequence[str]) -> list[list[Any]]:
-    """Returns the values of each of the named columns.
+    """Return the values of each of the named columns.
 
     Args:
         source: a file.

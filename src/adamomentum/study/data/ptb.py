@@ -48,7 +48,7 @@ def ptb(
     any_size: bool = False,
     fetch: Fetch | None = None,
 ) -> TextData:
-    """Returns Penn Treebank.
+    """Return Penn Treebank.
 
     Args:
         source: folder with the user's copy; None: from the cache, or else from a mirror.
@@ -79,7 +79,7 @@ def ptb(
 
 
 def read_folder(folder: Path) -> dict[str, Sentences]:
-    """Returns the sentences of each split out of text or parquet files in ``folder``.
+    """Return the sentences of each split out of text or parquet files in ``folder``.
 
     Raises:
         DataError: if the folder or a split is missing, or a file cannot be read.
@@ -123,7 +123,7 @@ class _Text:
         self._words = vocabulary(self._tokens["train"], len(self._tokens["train"]) + 2)
 
     def differs(self, tokens: Mapping[str, int], words: int, where: str) -> str:
-        """Returns how it differs from the published text; nothing if it does not."""
+        """Return how it differs from the published text; nothing if it does not."""
         new = {word for split in SPLITS for word in self._tokens[split]} - set(self._words)
         sizes = {split: len(self._tokens[split]) for split in SPLITS}
         if sizes == dict(tokens) and len(self._words) == words and not new:
@@ -139,7 +139,7 @@ class _Text:
         )
 
     def arrays(self) -> Arrays:
-        """Returns the numbers of the tokens by split, and the words that they stand for."""
+        """Return the numbers of the tokens by split, and the words that they stand for."""
         return {**{split: encode(self._tokens[split], self._words) for split in SPLITS}, "words": np.array(self._words)}
 
 

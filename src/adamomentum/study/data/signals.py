@@ -62,14 +62,14 @@ class SignalData:
         return fingerprint_of(self.x, self.y)
 
     def describe(self) -> str:
-        """Returns one line: name, sizes of the splits, length, number of classes."""
+        """Return one line: name, sizes of the splits, length, number of classes."""
         n = " / ".join(f"{len(self.y[split]):,}" for split in SPLITS)
         length = self.x["train"].shape[1]
         return f"{self.name}: {n} signals (train / val / test) of {length} numbers, {len(self.classes)} classes"
 
 
 def mnist1d(cache: Path | None = None) -> SignalData:
-    """Returns MNIST-1D with its own test split; of its 4,000 training signals the last 400 are for validation.
+    """Return MNIST-1D with its own test split; of its 4,000 training signals the last 400 are for validation.
 
     Raises:
         DataError: if it is not in the cache and cannot be downloaded or made.

@@ -40,7 +40,7 @@ class TextData:
         return digest.hexdigest()[:16]
 
     def describe(self) -> str:
-        """Returns one line: name, tokens of the splits, vocabulary, share of unknown words."""
+        """Return one line: name, tokens of the splits, vocabulary, share of unknown words."""
         n = " / ".join(f"{len(self.tokens[split]):,}" for split in SPLITS)
         text = f"{self.name}: {n} tokens (train / val / test), {len(self.words):,} words"
         if UNKNOWN in self.words:
@@ -51,14 +51,14 @@ class TextData:
 
 
 def vocabulary(tokens: Iterable[str], size: int) -> tuple[str, ...]:
-    """Returns ``<unk>``, ``<eos>`` and the most frequent other words, ties in alphabetical order."""
+    """Return ``<unk>``, ``<eos>`` and the most frequent other words, ties in alphabetical order."""
     counts = Counter(tokens)
     ranked = sorted((w for w in counts if w not in (UNKNOWN, END)), key=lambda w: (-counts[w], w))
     return (UNKNOWN, END, *ranked[: size - 2])
 
 
 def encode(tokens: Sequence[str], words: Sequence[str]) -> npt.NDArray[np.int32]:
-    """Returns the index of each token, int32 [n]; that of ``<unk>`` for those that ``words`` lacks."""
+    """Return the index of each token, int32 [n]; that of ``<unk>`` for those that ``words`` lacks."""
     index = {word: k for k, word in enumerate(words)}
     unknown = index[UNKNOWN]
     return np.array([index.get(token, unknown) for token in tokens], dtype=np.int32)

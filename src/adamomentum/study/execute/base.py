@@ -13,13 +13,13 @@ class Executor(Protocol):
     """Runs trials; a context manager that stops what still runs at its end."""
 
     def __enter__(self) -> Executor:
-        """Returns itself."""
+        """Return itself."""
 
     def __exit__(self, *exception: object) -> None:
-        """Stops the workers."""
+        """Stop the workers."""
 
     def run(self, specs: Iterable[TrialSpec]) -> Iterator[tuple[TrialSpec, TrialResult]]:
-        """Yields each spec with its result, in the order in which they finish.
+        """Yield each spec with its result, in the order in which they finish.
 
         A trial that fails yields a result of status ``error`` with its traceback; it stops no other.
         """

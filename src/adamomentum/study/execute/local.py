@@ -44,7 +44,7 @@ def _run_in_worker(spec: TrialSpec) -> TrialResult:
 
 @contextlib.contextmanager
 def _sigint_held() -> Iterator[None]:
-    """Holds Ctrl-C back while a worker is started: a child inherits the mask and is born deaf to it."""
+    """Hold Ctrl-C back while a worker is started: a child inherits the mask and is born deaf to it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -83,7 +83,7 @@ class LocalExecutor:
         self.close()
 
     def close(self) -> None:
-        """Stops the workers at once; a trial under way is lost."""
+        """Stop the workers at once; a trial under way is lost."""
         pool, self._pool = self._pool, None
         if pool is None:
             return
@@ -93,7 +93,7 @@ class LocalExecutor:
         pool.shutdown(wait=True, cancel_futures=True)
 
     def run(self, specs: Iterable[TrialSpec]) -> Iterator[tuple[TrialSpec, TrialResult]]:
-        """Yields each spec with its result, in the order in which they finish.
+        """Yield each spec with its result, in the order in which they finish.
 
         If a worker process dies, every trial that was under way is run again on its own, so that the one
         that kills its worker is found and recorded, and the others are not blamed for it.
@@ -137,7 +137,7 @@ class LocalExecutor:
                 self.close()
 
     def _shared_gpus(self, context: SpawnContext) -> Any:
-        """Returns a queue from which each worker takes the list of its GPUs."""
+        """Return a queue from which each worker takes the list of its GPUs."""
         if self._gpus is None:
             return None
         queue = context.Queue()

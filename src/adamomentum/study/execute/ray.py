@@ -56,7 +56,7 @@ class RayExecutor:
         ray.shutdown()
 
     def run(self, specs: Iterable[TrialSpec]) -> Iterator[tuple[TrialSpec, TrialResult]]:
-        """Yields each spec with its result, in the order in which they finish.
+        """Yield each spec with its result, in the order in which they finish.
 
         A trial whose worker dies is started again elsewhere, up to twice.
         """

@@ -113,14 +113,14 @@ class Judge(Part):
         self.others = [t.name for t in self.study.tasks if t.family != VISION]
 
     def of_kind(self, kind: Kind) -> list[str]:
-        """The baselines of a kind."""
+        """Return the baselines of a kind."""
         return [n for n in self.study.baselines if self.study.optimizer(n).kind == kind]
 
     def _picked(self, found: Sequence[Comparison], tasks: Sequence[str], names: Sequence[str]) -> list[Comparison]:
         return [c for c in found if c.task in tasks and c.other in names]
 
     def missing(self, tasks: Sequence[str], role: str = "final") -> str:
-        """What of a track is not there yet."""
+        """Return what of a track is not there yet."""
         seeds = self.study.final.seeds if role == "final" else self.study.default.seeds
         parts = []
         for task in tasks:
@@ -149,7 +149,7 @@ class Judge(Part):
         return [self.sentence(task, mine, words) for task, mine in grouped if mine]
 
     def _place(self, cost: Callable[[str], float | None]) -> tuple[int, int] | None:
-        """The reference's place among the optimizers that have a cost, and their number; equal ones share a place."""
+        """Return the reference's place among the optimizers that have a cost, and their number; equals share one."""
         costs = {n: c for n in (self.study.reference, *self.study.baselines) if (c := cost(n)) is not None}
         mine = costs.get(self.study.reference)
         if mine is None or len(costs) < 2:
@@ -157,7 +157,7 @@ class Judge(Part):
         return 1 + sum(c < mine for c in costs.values()), len(costs)
 
     def place(self, task: str) -> tuple[int, int] | None:
-        """The reference's place by the mean primary metric, a divergence being worst; None if it has no runs."""
+        """Return the reference's place by the mean primary metric, a divergence being worst; None if it has no runs."""
         metric = family_of(self.results, task).primary
 
         def cost(name: str) -> float | None:
@@ -172,7 +172,7 @@ class Judge(Part):
         return self._place(cost)
 
     def speed(self) -> Claim:
-        """It trains faster: steps to the target, and the training loss at the end."""
+        """Judge "it trains faster": steps to the target, and the training loss at the end."""
         tasks = [t.name for t in self.study.tasks]
         evidence = []
         for task in tasks:
@@ -208,7 +208,7 @@ class Judge(Part):
         return f"Place {place[0]} of {place[1]} by median steps to"
 
     def generalization(self) -> Claim:
-        """It generalizes better: on vision comparably to SGD, better than adaptive methods."""
+        """Judge "it generalizes better": on vision comparably to SGD, better than adaptive methods."""
         text = "It generalizes better: on vision comparably to SGD, and better than adaptive methods."
         if not self.vision:
             return Claim(text, "not tested: the study has no vision task", (), "")
@@ -228,7 +228,7 @@ class Judge(Part):
         )
 
     def elsewhere(self) -> Claim:
-        """It is best on other tasks too."""
+        """Judge "it is best on other tasks too"."""
         text = "It is best on other tasks too: language modelling, translation, generative networks."
         if not self.others:
             return Claim(text, "not tested: the study has no such task", (), "")
@@ -246,7 +246,7 @@ class Judge(Part):
         return Claim(text, words, tuple(evidence), self.missing(self.others))
 
     def answer(self) -> str:
-        """The whole in one paragraph."""
+        """Return the whole in one paragraph."""
         study, found = self.study, [c for c in self.tables.comparisons if not c.control]
         tasks = f"{len(study.tasks)} task{'s' if len(study.tasks) > 1 else ''}"
         others = f"{len(study.baselines)} other optimizer{'s' if len(study.baselines) != 1 else ''}"
@@ -310,7 +310,7 @@ def _side_words(c: Comparison) -> str:
 
 
 def _size(c: Comparison) -> str:
-    """The difference and its interval, if there is one: no evidence of a difference is not evidence of none."""
+    """Return the difference and its interval, if there is one: no evidence of a difference is not evidence of none."""
     d = c.paired.difference
     if not math.isfinite(d.low):
         return ""

@@ -114,7 +114,7 @@ class _Pairs:
 
 
 def _pairs(a: pd.Series, b: pd.Series, better: str) -> _Pairs | None:
-    """The statistics over the replicates that both have; a trial that failed is in neither."""
+    """Return the statistics over the replicates that both have; a trial that failed is in neither."""
     common = a.index.intersection(b.index)
     if not len(common):
         return None
@@ -149,7 +149,7 @@ def _judged(
 
 
 def _decided(results: StudyResults, task: str, metric: Metric) -> dict[str, Comparison]:
-    """The comparisons in which no setting that was tried trains one of the two."""
+    """Return the comparisons in which no setting that was tried trains one of the two."""
     study, found = results.study, {}
     lost = {name: untrained(results, task, name) for name in study.optimizers}
     for name in study.optimizers:
@@ -258,7 +258,7 @@ def as_cost(value: float, metric: Metric) -> float:
 
 
 def _costs(results: StudyResults, task: str, name: str) -> list[float] | None:
-    """The cost of each final run; None if half of them or more are missing."""
+    """Return the cost of each final run; None if half of them or more are missing."""
     seeds = results.study.final.seeds
     if untrained(results, task, name):
         return [math.inf] * seeds

@@ -140,7 +140,7 @@ class Panels(Part):
         return True
 
     def finals(self, ax: Axes, task: str) -> bool:
-        """The primary metric of each final run, with mean and 95 % interval."""
+        """Draw the primary metric of each final run, with mean and 95 % interval."""
         metric = family_of(self.results, task).primary
         found = {}
         for name in self.study.optimizers:
@@ -179,7 +179,7 @@ class Panels(Part):
         return True
 
     def curves(self, ax: Axes, task: str) -> bool:
-        """Validation metric against the step, with the target; a share, such as an accuracy, as its error."""
+        """Draw the validation metric against the step, with the target; a share, such as an accuracy, as its error."""
         metric = time_metric(self.results, task)
         drawn = self._curves(ax, task, f"val_{metric.key}", "validation", metric.better == "higher")
         if drawn and task in self.tables.targets:
@@ -245,7 +245,7 @@ class Panels(Part):
     # --- tuning of a task ---
 
     def tuning(self, ax: Axes, task: str) -> bool:
-        """Validation metric of every tuning trial against its learning rate; large marks are chosen."""
+        """Draw the validation metric of every tuning trial against its learning rate; large marks are chosen."""
         column = f"val_{family_of(self.results, task).select}"
         t = self.results.trials
         mine = t[(t["role"] == "tune") & (t["task"] == task)]
@@ -280,7 +280,7 @@ class Panels(Part):
         return True
 
     def expected(self, ax: Axes, task: str) -> bool:
-        """Expected best validation metric against the number of tuning trials."""
+        """Draw the expected best validation metric against the number of tuning trials."""
         drawn = False
         for name in self.study.optimizers:
             best = self.tables.evp.get((task, name))
@@ -294,7 +294,7 @@ class Panels(Part):
         return drawn
 
     def sensitivity(self, ax: Axes, task: str) -> bool:
-        """Validation metric against the learning rate, around the chosen one."""
+        """Draw the validation metric against the learning rate, around the chosen one."""
         curves = {n: sensitivity_curve(self.results, task, n) for n in self.study.sensitivity.optimizers}
         finite = [v for c in curves.values() for v in c["value"] if math.isfinite(v) and v > 0]
         if not finite:
@@ -344,13 +344,13 @@ class Panels(Part):
 
 
 def _name(column: str) -> str:
-    """The metric of a column as text."""
+    """Return the metric of a column as text."""
     key = column.removeprefix("val_").removeprefix("train_")
     return {"fid": "Fréchet distance", "fid_last3": "Fréchet distance (last 3)"}.get(key, key)
 
 
 def _log_y(ax: Axes) -> None:
-    """A logarithmic axis with plain numbers, also where it spans less than a decade."""
+    """Make an axis logarithmic, with plain numbers, also where it spans less than a decade."""
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     ax.yaxis.set_major_locator(MaxNLocator(6) if high < 4 * low else LogLocator(10, (1, 2, 3, 5)))
@@ -359,7 +359,7 @@ def _log_y(ax: Axes) -> None:
 
 
 def _log_x(ax: Axes) -> None:
-    """A logarithmic axis with few labels, also where it spans less than a decade."""
+    """Make an axis logarithmic, with few labels, also where it spans less than a decade."""
     ax.set_xscale("log")
     low, high = ax.get_xlim()
     ax.xaxis.set_major_locator(LogLocator(10, (1, 3) if high < 3000 * low else (1,)))
@@ -389,7 +389,7 @@ def draw(results: StudyResults, tables: StudyTables, folder: Path) -> dict[str, 
 
 
 def _headline(panels: Panels, folder: Path) -> None:
-    """The differences on all tasks in one figure, for a README or a paper; the page shows its panels one by one."""
+    """Draw the differences on all tasks in one figure, for a README or a paper; the page shows them one by one."""
     shown = [t.name for t in panels.study.tasks if any(c.task == t.name for c in panels.tables.comparisons)]
     if not shown:
         return

@@ -69,7 +69,7 @@ class Sheets(Part):
     # --- what came out for each optimizer ---
 
     def task(self, task: str) -> Sheet:
-        """The tuned track of a task, and what trivial methods reach."""
+        """Return the tuned track of a task, and what trivial methods reach."""
         metrics = family_of(self.results, task).metrics
         rows = [r for r in self.tables.rows if r.task == task and r.track == "final"]
         sheet = Sheet(
@@ -100,7 +100,7 @@ class Sheets(Part):
         return sheet
 
     def target(self, task: str) -> str:
-        """What time is measured to on a task, and where that comes from; empty if there is none."""
+        """Return what time is measured to on a task, and where that comes from; empty if there is none."""
         if (target := self.tables.targets.get(task)) is None:
             return ""
         if not target.baseline:
@@ -112,7 +112,7 @@ class Sheets(Part):
         )
 
     def notes(self, row: Row) -> list[str]:
-        """What a reader must know of an optimizer's runs on a task."""
+        """Return what a reader must know of an optimizer's runs on a task."""
         if not row.setting:
             return ["nothing that was tried trains it"]
         notes = [f"best {key} lies at the edge of what was tried" for key in row.edges]
@@ -126,7 +126,7 @@ class Sheets(Part):
         return notes
 
     def tracks(self, readings: Mapping[tuple[str, str, str], str]) -> Sheet:
-        """Published settings beside tuned ones.
+        """Return published settings beside tuned ones.
 
         Args:
             readings: (track, task, optimizer) to what the reference is beside it.
@@ -162,7 +162,7 @@ class Sheets(Part):
         return sheet
 
     def selected(self, readings: Mapping[tuple[str, str], str]) -> Sheet:
-        """The test split at the best point by validation, beside the last step.
+        """Return the test split at the best point by validation, beside the last step.
 
         Args:
             readings: (task, optimizer) to what the reference is beside it there.
@@ -196,7 +196,7 @@ class Sheets(Part):
         return sheet
 
     def _by_task(self, name: str, numbers: dict[tuple[str, str], float], names: Sequence[str]) -> Sheet:
-        """A table with one row an optimizer, one column a task; empty without any number."""
+        """Return a table with one row an optimizer, one column a task; empty without any number."""
         tasks = [t.name for t in self.study.tasks if any(task == t.name for task, _ in numbers)]
         lines = [{"optimizer": n, **{t: numbers.get((t, n)) for t in tasks}} for n in names
                  if any((t, n) in numbers for t in tasks)]  # fmt: skip
@@ -232,7 +232,7 @@ class Sheets(Part):
         return sheet
 
     def eps(self) -> Sheet:
-        """The share of coordinates whose denominator is mostly eps."""
+        """Return the share of coordinates whose denominator is mostly eps."""
         dominated = {
             (r.task, r.optimizer): r.eps_dominated
             for r in self.tables.rows
@@ -303,12 +303,12 @@ class Sheets(Part):
         return sheet
 
     def _one_sided(self, c: Comparison) -> float | None:
-        """The one-sided t test that the subject is better."""
+        """Return the one-sided t test that the subject is better."""
         less = c.paired.t_p_less
         return less if less is None or c.metric.better == "lower" else 1 - less
 
     def speed(self) -> Sheet:
-        """Steps to the target against each baseline."""
+        """Step to the target against each baseline."""
         reference = self.label(self.study.reference)
         sheet = Sheet(
             "steps-to-target",
@@ -346,7 +346,7 @@ class Sheets(Part):
         return steps_text(row.steps, row.reached, row.runs), plain(seconds, ".3g")
 
     def training(self) -> Sheet:
-        """The training loss at the end."""
+        """Return the training loss at the end."""
         sheet = Sheet(
             "training-loss",
             ["task", "optimizer", f"{self.label(self.study.reference)} beside it", "training loss at the end",
@@ -374,7 +374,7 @@ class Sheets(Part):
         return sheet
 
     def controls(self) -> Sheet:
-        """What each control is there to show, and what it showed."""
+        """Return what each control is there to show, and what it showed."""
         sheet = Sheet(
             "controls",
             ["control", "what it is there to show", "task", "reading", "compared with", "difference", "95 % t",
@@ -431,7 +431,7 @@ class Sheets(Part):
         return sheet
 
     def choices(self) -> Sheet:
-        """What tuning tried and chose."""
+        """Return what tuning tried and chose."""
         sheet = Sheet(
             "tuning",
             ["task", "optimizer", "searched", "points", "chosen", "validation", "at an edge", "failed"],

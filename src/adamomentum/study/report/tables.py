@@ -205,7 +205,7 @@ def build(results: StudyResults) -> StudyTables:
 
 
 def _target(results: StudyResults, task: str) -> Target | None:
-    """What is declared, or the median final validation value of the best tuned baseline: not the reference's runs.
+    """Return what is declared, or where the median run of the best tuned baseline ends: not the reference's runs.
 
     Of an even number of runs the worse of the two in the middle, so that more than half of them end at the target.
     """
@@ -264,7 +264,7 @@ def _row(tables: StudyTables, results: StudyResults, task: str, name: str, track
 
 
 def _tuning_scores(results: StudyResults, task: str, name: str) -> list[float | None]:
-    """The mean validation metric of each point of the first search; None for a divergence.
+    """Return the mean validation metric of each point of the first search; None for a divergence.
 
     An extension is left out: where its points lie depends on what the first search found.
     """

@@ -49,7 +49,7 @@ def expected_best(scores: Sequence[float | None]) -> list[float]:
 
 
 def _expected_lowest(ordered: Sequence[float], k: int) -> float:
-    """The lowest of k draws, averaged over all draws; the values come in ascending order."""
+    """Return the lowest of k draws, averaged over all draws; the values come in ascending order."""
     n, terms = len(ordered), []
     # The (i + 1)-th is the lowest drawn if the k - 1 others are among the n - i - 1 above it.
     chance = k / n

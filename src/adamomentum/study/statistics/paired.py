@@ -168,7 +168,7 @@ def _differences(x: Array, y: Array) -> Array:
 
 
 def _signed(d: Array, lost_a: int, lost_b: int, better: str) -> Array:
-    """The differences to be ranked: without zeros, a lost run beyond all others.
+    """Return the differences to be ranked: without zeros, a lost run beyond all others.
 
     Rounded, since noise in the last bits would break ties that are ties.
     """
@@ -191,7 +191,7 @@ def _bca_mean(d: Array, level: float) -> tuple[float, float] | None:
 
 
 def _exact_wilcoxon(signed: Array) -> float:
-    """The two-sided p-value of the signed-rank test, exact unless ties make that too many signs to go through."""
+    """Return the two-sided p-value of the signed-rank test, exact unless ties make that too many signs."""
     from scipy import stats
 
     if len(set(np.abs(signed))) == len(signed):

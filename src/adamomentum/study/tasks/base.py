@@ -36,7 +36,7 @@ class Data(Protocol):
         """16 hex digits over all that a trial sees of the data."""
 
     def describe(self) -> str:
-        """Returns one line: name and sizes."""
+        """Return one line: name and sizes."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,16 @@ class Context:
     world: int = 1
 
     def generator(self, role: str) -> torch.Generator:
-        """Returns a CPU generator seeded for ``role``."""
+        """Return a CPU generator seeded for ``role``."""
         return torch.Generator().manual_seed(self.seed(role))
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Returns the context in which forward passes and losses are computed."""
+        """Return the context in which forward passes and losses are computed."""
         dtype = getattr(torch, self.precision)
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision != "float32")
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """Returns ``model``, wrapped so that gradients are averaged when several processes train together."""
+        """Return ``model``, wrapped so that gradients are averaged when several processes train together."""
         if self.world == 1:
             return model
         return nn.parallel.DistributedDataParallel(
@@ -83,7 +83,7 @@ class Context:
         )
 
     def share(self, batch: T) -> T:
-        """Returns this process's part of ``batch``, a sequence or tensor: every ``world``-th example.
+        """Return this process's part of ``batch``, a sequence or tensor: every ``world``-th example.
 
         Raises:
             ValueError: if the examples cannot be shared equally.
@@ -96,7 +96,7 @@ class Context:
 
 
 def first(items: T, limit: int) -> T:
-    """Returns the first ``limit`` of a sequence or tensor, or all of it for 0: what a smoke run evaluates."""
+    """Return the first ``limit`` of a sequence or tensor, or all of it for 0: what a smoke run evaluates."""
     return items[:limit] if limit else items  # type: ignore[index]
 
 
@@ -123,7 +123,7 @@ class Update:
         self._scaler = torch.amp.GradScaler(context.device.type, enabled=context.precision == "float16")
 
     def __call__(self, loss: Tensor) -> None:
-        """Makes one update against ``loss``, a scalar; ``.grad`` is fresh."""
+        """Make one update against ``loss``, a scalar; ``.grad`` is fresh."""
         self.optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         if self._clip is not None:
@@ -133,11 +133,11 @@ class Update:
         self._scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state of optimizer and loss scale."""
+        """Return the state of optimizer and loss scale."""
         return {"optimizer": self.optimizer.state_dict(), "scaler": self._scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up ``state``."""
+        """Take up ``state``."""
         self.optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
 
@@ -158,14 +158,14 @@ class Batches:
         self._order = torch.empty(0, dtype=torch.int64)
 
     def next(self) -> Tensor:
-        """Returns the next batch, int64 [size], on the CPU."""
+        """Return the next batch, int64 [size], on the CPU."""
         if len(self._order) < self.size:
             self._order = torch.randperm(self._count, generator=self._generator)
         batch, self._order = self._order[: self.size], self._order[self.size :]
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns where it stands."""
+        """Return where it stands."""
         return {"order": self._order.clone(), "generator": self._generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -181,29 +181,29 @@ class Run(ABC):
 
     @abstractmethod
     def step(self) -> float:
-        """Makes one optimizer update and returns the training loss before it (of this process's examples)."""
+        """Make one optimizer update and return the training loss before it (of this process's examples)."""
 
     @abstractmethod
     def evaluate(self, split: str) -> dict[str, float]:
-        """Returns the metrics of ``split`` (``val`` or ``test``) at the present weights, ``loss`` among them.
+        """Return the metrics of ``split`` (``val`` or ``test``) at the present weights, ``loss`` among them.
 
         Called on rank 0 only, on models that are not wrapped.
         """
 
     @abstractmethod
     def parts(self) -> dict[str, Any]:
-        """Returns all that a checkpoint must hold, by name: objects with ``state_dict`` and ``load_state_dict``."""
+        """Return all that a checkpoint must hold, by name: objects with ``state_dict`` and ``load_state_dict``."""
 
     def own_parts(self) -> dict[str, Any]:
-        """Returns further such parts, which differ between processes that train together; each gets its own back."""
+        """Return further such parts, which differ between processes that train together; each gets its own back."""
         return {}
 
     def finish(self, split: str) -> dict[str, float]:
-        """Returns metrics that are too slow for a learning curve; asked for once, after the last step."""
+        """Return metrics that are too slow for a learning curve; asked for once, after the last step."""
         return {}
 
     def samples(self) -> dict[str, Any]:
-        """Returns a few outputs to look at, as JSON: translations, images; asked for once, after the last step."""
+        """Return a few outputs to look at, as JSON: translations, images; asked for once, after the last step."""
         return {}
 
     def diverged(self, untrained: Mapping[str, float], train_loss: float, final: Mapping[str, float]) -> bool:

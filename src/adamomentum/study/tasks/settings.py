@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _whole(value: Any) -> Any:
-    """A specification holds every number as a float."""
+    """Take a whole number as a specification holds it, as a float, too."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

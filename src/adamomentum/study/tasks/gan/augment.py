@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def mirrored(images: Tensor, noise: torch.device) -> Tensor:
-    """Returns the images, each mirrored left to right with probability 1/2.
+    """Return the images, each mirrored left to right with probability 1/2.
 
     Args:
         images: [n, channels, h, w].
@@ -18,7 +18,7 @@ def mirrored(images: Tensor, noise: torch.device) -> Tensor:
 
 
 def shifted(images: Tensor, noise: torch.device) -> Tensor:
-    """Returns the images, each moved by up to an eighth of its sides, reflected at the border.
+    """Return the images, each moved by up to an eighth of its sides, reflected at the border.
 
     Args:
         images: [n, channels, h, w].

@@ -22,7 +22,7 @@ class DigitGenerator(nn.Module):
         self.up2 = nn.ConvTranspose2d(width, channels, 4, 2, 1)
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Returns images [n, channels, 8, 8]."""
+        """Return images [n, channels, 8, 8]."""
         x = F.relu(self.norm1(self.start(noise).unflatten(1, (-1, 2, 2))))
         return torch.tanh(self.up2(F.relu(self.norm2(self.up1(x)))))
 
@@ -37,7 +37,7 @@ class DigitDiscriminator(nn.Module):
         self.score = spectral_norm(nn.Linear(4 * width // 3 * 16, 1))
 
     def forward(self, images: Tensor, labels: Tensor, batches: int = 1) -> Tensor:
-        """Returns scores [n] of images [n, channels, 8, 8]."""
+        """Return scores [n] of images [n, channels, 8, 8]."""
         x = F.leaky_relu(self.conv1(images), 0.1)
         x = F.leaky_relu(self.conv2(x), 0.1)
         out: Tensor = self.score(x.flatten(1))[:, 0]
@@ -56,7 +56,7 @@ class DcganGenerator(nn.Module):
         self.layers = nn.Sequential(*layers, orthogonal(nn.Conv2d(width, channels, 3, 1, 1)), nn.Tanh())
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Returns images [n, channels, 32, 32]."""
+        """Return images [n, channels, 32, 32]."""
         out: Tensor = self.layers(noise)
         return out
 
@@ -79,5 +79,5 @@ class DcganDiscriminator(nn.Module):
         self.layers, self.score = nn.Sequential(*layers), orthogonal(nn.Linear(8 * width, 1))
 
     def forward(self, images: Tensor, labels: Tensor, batches: int = 1) -> Tensor:
-        """Returns scores [n] of images [n, channels, 32, 32], which are so many batches, each normalized alone."""
+        """Return scores [n] of images [n, channels, 32, 32], which are so many batches, each normalized alone."""
         return torch.cat([self.score(self.layers(batch).sum((2, 3)))[:, 0] for batch in images.chunk(batches)])

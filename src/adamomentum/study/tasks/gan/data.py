@@ -40,9 +40,9 @@ class GanData:
         return hashlib.sha256(f"{self.images.fingerprint} {self.weights_digest}".encode()).hexdigest()[:16]
 
     def describe(self) -> str:
-        """Returns one line: name, sizes of the splits, the weights."""
+        """Return one line: name, sizes of the splits, the weights."""
         return self.images.describe() + (f"; feature weights {self.weights_digest}" if self.weights else "")
 
     def measure(self, features: str) -> str:
-        """Returns ``features`` with what tells its weights from others of that name."""
+        """Return ``features`` with what tells its weights from others of that name."""
         return f"{features} {self.weights_digest}" if self.weights else features

@@ -27,18 +27,18 @@ class DigitsCnn(nn.Module):
         self.hidden, self.output = nn.Linear(32 * 4 * 4, 64), nn.Linear(64, 10)
 
     def features(self, images: Tensor) -> Tensor:
-        """Maps [n, 1, 8, 8], in [-1, 1], to [n, 64]."""
+        """Map [n, 1, 8, 8], in [-1, 1], to [n, 64]."""
         x = F.relu(self.conv2(F.relu(self.conv1(images))))
         return F.relu(self.hidden(x.flatten(1)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps [n, 1, 8, 8], in [-1, 1], to logits [n, 10]."""
+        """Map [n, 1, 8, 8], in [-1, 1], to logits [n, 10]."""
         out: Tensor = self.output(self.features(images))
         return out
 
 
 def load_digits_cnn() -> DigitsCnn:
-    """Returns the network with the weights that come with the library (float16 in the file)."""
+    """Return the network with the weights that come with the library (float16 in the file)."""
     net = DigitsCnn()
     data = (resources.files(__package__) / f"{NAME}.npz").read_bytes()
     with np.load(io.BytesIO(data)) as file:
@@ -47,7 +47,7 @@ def load_digits_cnn() -> DigitsCnn:
 
 
 def digits_in_fifths() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Returns the four fifths of the digits on which it was trained and the last: images [n, 1, 8, 8], labels [n].
+    """Return the four fifths of the digits on which it was trained and the last: images [n, 1, 8, 8], labels [n].
 
     Raises:
         DataError: if the digits cannot be had.
@@ -63,7 +63,7 @@ def digits_in_fifths() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 
 def accuracy(net: DigitsCnn, images: Tensor, labels: Tensor) -> float:
-    """Returns the share of ``images`` that ``net`` recognizes."""
+    """Return the share of ``images`` that ``net`` recognizes."""
     with torch.no_grad():
         return float((net(images).argmax(1) == labels).float().mean())
 

@@ -15,7 +15,7 @@ def _exact(features: Tensor) -> Tensor:
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Returns the squared Fréchet distance of the Gaussians fitted to two sets of features, [n, k] and [m, k].
+    """Return the squared Fréchet distance of the Gaussians fitted to two sets of features, [n, k] and [m, k].
 
     |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (Dowson and Landau 1982; Heusel et al. 2017), in float64.
     The trace of the root comes from the symmetric matrix C_a^(1/2) C_b C_a^(1/2), whose eigenvalues are the same.
@@ -33,7 +33,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
-    """Returns the share of fakes within the reals' manifold and of reals within the fakes' (arXiv 1904.06991).
+    """Return the share of fakes within the reals' manifold and of reals within the fakes' (arXiv 1904.06991).
 
     A point lies within a set's manifold if it is as near to one of its points as that one's k-th neighbour is.
 

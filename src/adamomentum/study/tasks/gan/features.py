@@ -29,7 +29,7 @@ Features = Callable[[Tensor], Tensor]
 
 
 def load(name: str, device: torch.device, weights: Path | None = None) -> Features:
-    """Returns the feature network called ``name``.
+    """Return the feature network called ``name``.
 
     Args:
         name: ``digits-cnn64-v1``, whose weights come with the library, or ``inception``.
@@ -64,7 +64,7 @@ def load(name: str, device: torch.device, weights: Path | None = None) -> Featur
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Returns ``images``, in [-1, 1], as uint8 of the same shape."""
+    """Return ``images``, in [-1, 1], as uint8 of the same shape."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

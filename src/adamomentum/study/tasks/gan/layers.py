@@ -26,7 +26,7 @@ class _InFull(nn.Module):
 
 
 def spectral_norm(module: M) -> M:
-    """Returns ``module`` with its weight divided by its largest singular value (arXiv 1802.05957).
+    """Return ``module`` with its weight divided by its largest singular value (arXiv 1802.05957).
 
     One power iteration a forward pass. Within autocast to bfloat16 torch's own would estimate the value to 3 digits.
     """
@@ -37,12 +37,12 @@ def spectral_norm(module: M) -> M:
 
 
 def plain(module: M) -> M:
-    """Returns ``module`` as it is: what stands for ``spectral_norm`` where there is none."""
+    """Return ``module`` as it is: what stands for ``spectral_norm`` where there is none."""
     return module
 
 
 def orthogonal(module: M) -> M:
-    """Returns ``module`` with an orthogonal weight and no bias.
+    """Return ``module`` with an orthogonal weight and no bias.
 
     Before ``spectral_norm``: the weight that a normalized module shows is computed, what is written there is lost.
     """
@@ -72,7 +72,7 @@ class ConditionalNorm(nn.Module):
         )
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Maps [n, channels, h, w] to the same."""
+        """Map [n, channels, h, w] to the same."""
         scale, shift = self.scale(condition)[:, :, None, None], self.shift(condition)[:, :, None, None]
         out: Tensor = self.norm(x) * (1 + scale) + shift
         return out
@@ -97,7 +97,7 @@ class SelfAttention(nn.Module):
         self.share = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [n, channels, h, w] to the same."""
+        """Map [n, channels, h, w] to the same."""
         query = self.query(x).flatten(2)
         key, value = F.max_pool2d(self.key(x), 2).flatten(2), F.max_pool2d(self.value(x), 2).flatten(2)
         weights = torch.softmax(query.transpose(1, 2) @ key, -1)

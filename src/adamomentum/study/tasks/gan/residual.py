@@ -35,7 +35,7 @@ class UpBlock(nn.Module):
         self.shortcut = wrap(orthogonal(nn.Conv2d(channels, channels, 1)))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Maps [n, channels, h, w] to [n, channels, 2 h, 2 w]."""
+        """Map [n, channels, h, w] to [n, channels, 2 h, 2 w]."""
         y = self.conv1(F.interpolate(F.relu(self.norm1(x, condition)), scale_factor=2))
         y = self.conv2(F.relu(self.norm2(y, condition)))
         # A convolution of one pixel commutes with repeating pixels, and is cheaper before it.
@@ -62,7 +62,7 @@ class DownBlock(nn.Module):
         self.down, self.first = down, first
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [n, inputs, h, w] to [n, outputs, h / 2, w / 2] or [n, outputs, h, w]."""
+        """Map [n, inputs, h, w] to [n, outputs, h / 2, w / 2] or [n, outputs, h, w]."""
         y = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
         if self.down:
             # A convolution of one pixel commutes with means over pixels, and is cheaper after them.
@@ -95,7 +95,7 @@ class ResidualGenerator(nn.Module):
         self.norm, self.end = nn.BatchNorm2d(width), wrap(orthogonal(nn.Conv2d(width, channels, 3, 1, 1)))
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Returns images [n, channels, 32, 32]."""
+        """Return images [n, channels, 32, 32]."""
         first, *others = noise.split(self.part, 1)
         x = self.start(first).unflatten(1, (-1, 4, 4))
         for k, block in enumerate(self.blocks):
@@ -128,7 +128,7 @@ class ResidualDiscriminator(nn.Module):
         self.embedding = spectral_norm(orthogonal(nn.Embedding(classes, width)))
 
     def forward(self, images: Tensor, labels: Tensor, batches: int = 1) -> Tensor:
-        """Returns scores [n] of images [n, channels, 32, 32]."""
+        """Return scores [n] of images [n, channels, 32, 32]."""
         x = F.relu(self.blocks(images)).sum((2, 3))
         out: Tensor = self.score(x)[:, 0] + (self.embedding(labels) * x).sum(1)
         return out

@@ -38,7 +38,7 @@ class Recent:
         self.states.append({key: value.detach().cpu().clone() for key, value in model.state_dict().items()})
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all that it remembers."""
+        """Return all that it remembers."""
         return {"states": list(self.states)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ class Recent:
 
 
 def average_of(model: nn.Module, decay: float, start: int) -> AveragedModel:
-    """Returns a running average of the weights and buffers of ``model``, which follows it for ``start`` updates."""
+    """Return a running average of the weights and buffers of ``model``, which follows it for ``start`` updates."""
 
     @torch.no_grad()
     def update(averages: Sequence[Tensor], values: Sequence[Tensor], updates: Tensor | int) -> None:
@@ -107,7 +107,7 @@ class GanRun(Run):
         self.total_steps = context.budget.total_steps(max(1, self._batches.per_epoch // s.d_steps))
 
     def parts(self) -> dict[str, Any]:
-        """Returns both networks and their optimizers, the average, the batches, the generator's last states."""
+        """Return both networks and their optimizers, the average, the batches, the generator's last states."""
         average = {} if self._average is None else {"average": self._average}
         return {
             "generator": self._generator,
@@ -133,7 +133,7 @@ class GanRun(Run):
         return noise.to(self._context.device), labels.to(self._context.device)
 
     def step(self) -> float:
-        """Updates the discriminator ``d_steps`` times, then the generator; returns the discriminator's last loss."""
+        """Update the discriminator ``d_steps`` times, then the generator; return the discriminator's last loss."""
         self._generator.train()
         self._discriminator.train()
         for _ in range(self._settings.d_steps):
@@ -180,7 +180,7 @@ class GanRun(Run):
 
     @torch.no_grad()
     def _generated(self, count: int) -> Iterator[Tensor]:
-        """Yields batches of images; the present random state decides the noise."""
+        """Yield batches of images; the present random state decides the noise."""
         self._shown.eval()
         for part in torch.arange(count).split(EVAL_BATCH):
             yield self._shown(*self._noise(len(part)))
@@ -198,14 +198,14 @@ class GanRun(Run):
             yield
 
     def evaluate(self, split: str) -> dict[str, float]:
-        """Returns the Fréchet distance ``fid`` of samples from the images of ``split``."""
+        """Return the Fréchet distance ``fid`` of samples from the images of ``split``."""
         # Before the first step there is no point of the curve yet.
         if split == "val" and self._trained:
             self._recent.add(self._shown)
         return {"fid": frechet_distance(self._real[split], self._fake())}
 
     def finish(self, split: str) -> dict[str, float]:
-        """Returns precision and recall, and the mean distance over the last three points of the curve, on one noise."""
+        """Return precision and recall, and the mean distance over the last three points of the curve, on one noise."""
         now = {key: value.clone() for key, value in self._shown.state_dict().items()}
         distances = []
         for state in self._recent.states:
@@ -221,7 +221,7 @@ class GanRun(Run):
         return found
 
     def samples(self) -> dict[str, Any]:
-        """Returns 64 images as rows of bytes, their shape, and what exactly the distance to the test split measures."""
+        """Return 64 images as rows of bytes, their shape, and what exactly the distance to the test split measures."""
         with self._seeded(0):
             images = torch.cat(list(self._generated(SAMPLES)))
         pixels = feature_networks.to_bytes(images).permute(0, 2, 3, 1)
@@ -232,5 +232,5 @@ class GanRun(Run):
         }
 
     def diverged(self, untrained: Mapping[str, float], train_loss: float, final: Mapping[str, float]) -> bool:
-        """A game's losses say nothing: the samples must be nearer to the images than the untrained generator's."""
+        """Ask whether the samples are no nearer to the images than untrained ones: a game's losses say nothing."""
         return not final["fid"] < untrained["fid"]

@@ -31,7 +31,7 @@ class Gan(Task):
     family = FAMILIES["gan"]
 
     def load(self, params: Mapping[str, Value], source: Path | None) -> GanData:
-        """Returns the images, and where the features' weights are.
+        """Return the images, and where the features' weights are.
 
         Raises:
             DataError: if they cannot be had.
@@ -52,7 +52,7 @@ class Gan(Task):
         return GanData(cifar(settings.data, source), weights)
 
     def baselines(self, data: GanData) -> dict[str, dict[str, float]]:
-        """Returns what the other half of the real images reaches, and Gaussian images with their mean and covariance.
+        """Return what the other half of the real images reaches, and Gaussian images with their mean and covariance.
 
         For the digits only: the Inception network takes a GPU.
         """
@@ -78,5 +78,5 @@ class Gan(Task):
         return found
 
     def setup(self, context: Context) -> GanRun:
-        """Builds both networks."""
+        """Build both networks."""
         return GanRun(context)

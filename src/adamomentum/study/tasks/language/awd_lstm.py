@@ -13,7 +13,7 @@ Hidden = list[tuple[Tensor, Tensor]]
 
 
 def locked_dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Drops the same features of [time, streams, features] at every time step: variational dropout."""
+    """Drop the same features of [time, streams, features] at every time step: variational dropout."""
     if not training or p == 0:
         return x
     mask = torch.empty(1, *x.shape[1:], device=x.device, dtype=x.dtype).bernoulli_(1 - p) / (1 - p)
@@ -41,7 +41,7 @@ class DropLstm(nn.Module):
         self.bias_ih, self.bias_hh = make(4 * outputs), make(4 * outputs)
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Maps [time, streams, inputs] and the state (h, c), each [streams, outputs], to outputs and new state."""
+        """Map [time, streams, inputs] and the state (h, c), each [streams, outputs], to outputs and new state."""
         weight = F.dropout(self.weight_hh, self.weight_drop, self.training)
         h, c = (part.unsqueeze(0).to(x.dtype) for part in state)
         weights = [part.to(x.dtype) for part in (self.weight_ih, weight, self.bias_ih, self.bias_hh)]
@@ -86,12 +86,12 @@ class AwdLstm(nn.Module):
         self.drop_hidden, self.drop_output = drop_hidden, drop_output
 
     def initial(self, streams: int) -> Hidden:
-        """Returns the state before the first token: zeros."""
+        """Return the state before the first token: zeros."""
         zeros = [torch.zeros(2, streams, size, device=self.bias.device) for size in self.sizes]
         return [(pair[0], pair[1]) for pair in zeros]
 
     def forward(self, tokens: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden, Tensor, Tensor]:
-        """Maps tokens, int64 [time, streams], and the state before them to what may follow.
+        """Map tokens, int64 [time, streams], and the state before them to what may follow.
 
         Returns:
             Logits [time, streams, words], the state after the last token, and the last layer's outputs

@@ -14,19 +14,19 @@ Tokens = npt.NDArray[np.int32]
 
 
 def unigram(train: Tokens, words: int) -> npt.NDArray[np.float64]:
-    """Returns the probability of each of ``words`` words: their frequencies in ``train``, one added to each count."""
+    """Return the probability of each of ``words`` words: their frequencies in ``train``, one added to each count."""
     counts = np.bincount(train, minlength=words) + 1.0
     probabilities: npt.NDArray[np.float64] = counts / counts.sum()
     return probabilities
 
 
 def unigram_loss(train: Tokens, test: Tokens, words: int) -> float:
-    """Returns nats a token of ``unigram`` on ``test``."""
+    """Return nats a token of ``unigram`` on ``test``."""
     return float(-np.log(unigram(train, words)[test[1:]]).mean())
 
 
 def bigram_loss(train: Tokens, test: Tokens, words: int) -> float:
-    """Returns nats a token on ``test`` of word pairs counted in ``train``, smoothed after Witten and Bell (1991).
+    """Return nats a token on ``test`` of word pairs counted in ``train``, smoothed after Witten and Bell (1991).
 
     After a word seen n times with k different successors, the unigram model speaks with weight k / (n + k), the counts
     with the rest; after a word never seen it speaks alone.

@@ -44,7 +44,7 @@ class Streams:
         self.per_epoch = math.ceil((length - 1) / mean)
 
     def next(self) -> tuple[Tensor, Tensor, bool]:
-        """Returns inputs and targets, int64 [time, streams], and whether the streams start anew with them."""
+        """Return inputs and targets, int64 [time, streams], and whether the streams start anew with them."""
         last = len(self._text) - 1
         if self._position >= last:
             self._position = 0
@@ -60,7 +60,7 @@ class Streams:
         return max(SHORTEST, int((self._bptt if full else self._bptt / 2) + noise))
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns where it stands."""
+        """Return where it stands."""
         return {"position": self._position, "generator": self._generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -76,10 +76,10 @@ class Carried:
         self.hidden = hidden
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state, on the CPU: it goes from process to process."""
+        """Return the state, on the CPU: it goes from process to process."""
         return {"hidden": [[h.cpu(), c.cpu()] for h, c in self.hidden]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up ``state``."""
+        """Take up ``state``."""
         device = self.hidden[0][0].device
         self.hidden = [(h.to(device), c.to(device)) for h, c in state["hidden"]]

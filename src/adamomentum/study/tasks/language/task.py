@@ -128,7 +128,7 @@ class LanguageModel(Task):
     family = FAMILIES["language-model"]
 
     def load(self, params: Mapping[str, Value], source: Path | None) -> TextData:
-        """Returns the Wikipedia excerpt (``source``: its wheel) or Penn Treebank (``source``: a folder).
+        """Return the Wikipedia excerpt (``source``: its wheel) or Penn Treebank (``source``: a folder).
 
         Raises:
             DataError: if it cannot be had.
@@ -144,11 +144,11 @@ class LanguageModel(Task):
         return wikipedia(source)
 
     def baselines(self, data: TextData) -> dict[str, dict[str, float]]:
-        """Returns what the training frequencies of words, and of pairs of words, reach."""
+        """Return what the training frequencies of words, and of pairs of words, reach."""
         train, test, words = data.tokens["train"], data.tokens["test"], len(data.words)
         losses = {"unigram": unigram_loss(train, test, words), "bigram": bigram_loss(train, test, words)}
         return {name: {"test_loss": loss, "test_perplexity": math.exp(loss)} for name, loss in losses.items()}
 
     def setup(self, context: Context) -> _LanguageRun:
-        """Builds the model and cuts the text into streams."""
+        """Build the model and cut the text into streams."""
         return _LanguageRun(context)

@@ -12,7 +12,7 @@ from adamomentum.study.tasks.translation.transformer import Transformer
 def beam_search(
     model: Transformer, source: Tensor, begin: int, end: int, beam: int, longest: int, penalty: float
 ) -> list[list[int]]:
-    """Returns the best target found for each source sentence, without ``begin`` and ``end``.
+    """Return the best target found for each source sentence, without ``begin`` and ``end``.
 
     Candidates are kept by their log-probability; the best of those that ended is chosen by log-probability divided by
     length ** penalty, where the length counts ``end``.

@@ -15,7 +15,7 @@ ROWS = 64
 
 
 def nearest_neighbours(train: Pairs, sources: Sequence[str]) -> list[str]:
-    """Returns for each source the target of the training pair whose source is most like it, the first of equals.
+    """Return for each source the target of the training pair whose source is most like it, the first of equals.
 
     Alike is measured by the Jaccard index of the sets of character 4-grams, in lower case, a space at either end.
     """

@@ -28,7 +28,7 @@ SAMPLES = 8
 
 
 def _scores(hypotheses: list[str], references: list[str]) -> tuple[dict[str, float], str]:
-    """Returns BLEU and chrF, both in percent, and sacrebleu's signatures of the two."""
+    """Return BLEU and chrF, both in percent, and sacrebleu's signatures of the two."""
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
@@ -65,7 +65,7 @@ class _TranslationRun(Run):
         return {"model": self._model, "update": self._update, "batches": self._batches}
 
     def _losses(self, model: torch.nn.Module, pairs: Encoded, smoothing: float) -> Tensor:
-        """Summed cross-entropy over all target words of ``pairs``."""
+        """Return the summed cross-entropy over all target words of ``pairs``."""
         source = padded([source for source, _ in pairs], PAD, self._context.device)
         target = padded([[BEGIN, *target] for _, target in pairs], PAD, self._context.device)
         words = target[:, 1:] != PAD
@@ -76,7 +76,7 @@ class _TranslationRun(Run):
         return F.cross_entropy(logits.float(), target[:, 1:][words], reduction="sum", label_smoothing=smoothing)
 
     def step(self) -> float:
-        """Makes one update on the mean over all target words of a batch.
+        """Make one update on the mean over all target words of a batch.
 
         Several processes share a batch by sentences, which differ in length. The gradient must still be that of the
         mean over all processes' words: each process divides its sum by the words of the whole batch, and multiplies by
@@ -94,14 +94,14 @@ class _TranslationRun(Run):
 
     @torch.no_grad()
     def evaluate(self, split: str) -> dict[str, float]:
-        """Returns the cross-entropy in nats a target word, the end of the sentence included, without smoothing."""
+        """Return the cross-entropy in nats a target word, the end of the sentence included, without smoothing."""
         self._model.eval()
         pairs = first(self._encoded[split], self._settings.eval_limit)
         total = sum(self._losses(self._model, part, 0.0).item() for part in in_order(pairs, EVAL_TOKENS))
         return {"loss": total / sum(len(target) for _, target in pairs)}
 
     def finish(self, split: str) -> dict[str, float]:
-        """Translates the test split by beam search: BLEU and chrF of detokenized text, in percent."""
+        """Translate the test split by beam search: BLEU and chrF of detokenized text, in percent."""
         if split != "test":
             return {}
         self._hypotheses = self._translate(split)
@@ -145,7 +145,7 @@ class Translation(Task):
     family = FAMILIES["translation"]
 
     def load(self, params: Mapping[str, Value], source: Path | None) -> ParallelText:
-        """Returns the Home Assistant texts (``source``: their wheel) or IWSLT14 (``source``: a folder).
+        """Return the Home Assistant texts (``source``: their wheel) or IWSLT14 (``source``: a folder).
 
         Raises:
             DataError: if they cannot be had.
@@ -161,7 +161,7 @@ class Translation(Task):
         return home_assistant(s.subwords, source)
 
     def baselines(self, data: ParallelText) -> dict[str, dict[str, float]]:
-        """Returns what copying the source, the nearest training sentence, and word frequencies reach."""
+        """Return what copying the source, the nearest training sentence, and word frequencies reach."""
         sources, references = map(list, zip(*data.pairs["test"], strict=True))
         guesses = {"copy": sources, "nearest neighbour": nearest_neighbours(data.pairs["train"], sources)}
         found = {
@@ -174,7 +174,7 @@ class Translation(Task):
         return {**found, "unigram": {"test_loss": loss}}
 
     def setup(self, context: Context) -> Run:
-        """Builds the network and encodes the sentences.
+        """Build the network and encode the sentences.
 
         Raises:
             DataError: if a sentence is longer than the network can read.

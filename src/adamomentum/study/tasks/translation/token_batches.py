@@ -42,7 +42,7 @@ class TokenBatches:
         return [*batches, order[start:].tolist()]
 
     def next(self) -> list[int]:
-        """Returns the next batch."""
+        """Return the next batch."""
         if not self._waiting:
             jitter = 4 * torch.rand(len(self._source), generator=self._generator, dtype=torch.float64)
             # One key: the target length, then the source length give or take.
@@ -51,7 +51,7 @@ class TokenBatches:
         return self._waiting.pop()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns where it stands."""
+        """Return where it stands."""
         return {"waiting": [list(batch) for batch in self._waiting], "generator": self._generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -61,7 +61,7 @@ class TokenBatches:
 
 
 def in_order(encoded: Encoded, tokens: int) -> Iterator[list[tuple[list[int], list[int]]]]:
-    """Yields all pairs once, short ones first, in batches of at most ``tokens`` words on either side, padding included.
+    """Yield all pairs once, short ones first, in batches of at most ``tokens`` words on either side, padding included.
 
     A longer sentence is a batch of its own.
     """
@@ -79,6 +79,6 @@ def in_order(encoded: Encoded, tokens: int) -> Iterator[list[tuple[list[int], li
 
 
 def padded(rows: Sequence[list[int]], pad: int, device: torch.device) -> Tensor:
-    """Returns ``rows`` as int64 [n, longest], filled up with ``pad`` at the end."""
+    """Return ``rows`` as int64 [n, longest], filled up with ``pad`` at the end."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)

@@ -13,7 +13,7 @@ MAX_LENGTH = 1024
 
 
 def positions(length: int, features: int) -> Tensor:
-    """Returns sinusoidal position codes, float32 [length, features]; ``features`` must be even."""
+    """Return sinusoidal position codes, float32 [length, features]; ``features`` must be even."""
     rates = torch.exp(torch.arange(0, features, 2) * (-math.log(10_000.0) / features))
     angles = torch.arange(length).unsqueeze(1) * rates
     return torch.cat([angles.sin(), angles.cos()], 1)
@@ -29,7 +29,7 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(features, 2 * features)
 
     def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns keys and values, each [n, heads, time, features / heads], of [n, time, features]."""
+        """Return keys and values, each [n, heads, time, features / heads], of [n, time, features]."""
         key, value = self.key_value(memory).chunk(2, -1)
         return self._split(key), self._split(value)
 
@@ -63,7 +63,7 @@ class EncoderLayer(nn.Module):
         self.drop = nn.Dropout(residual)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Maps [n, time, features] to the same; ``mask`` [n, 1, 1, time] is True on words."""
+        """Map [n, time, features] to the same; ``mask`` [n, 1, 1, time] is True on words."""
         y = self.norms[0](x)
         x = x + self.drop(self.attention(y, *self.attention.project(y), mask))
         out: Tensor = x + self.drop(self.feed(self.norms[1](x)))
@@ -80,7 +80,7 @@ class Cache:
     length: int = 0
 
     def reorder(self, rows: Tensor) -> None:
-        """Makes row k go on from what was row ``rows[k]``."""
+        """Make row k go on from what was row ``rows[k]``."""
         self.own = [None if pair is None else (pair[0][rows], pair[1][rows]) for pair in self.own]
 
 
@@ -98,7 +98,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, source: tuple[Tensor, Tensor], mask: Tensor, past: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Maps [n, time, features] to the same and its keys and values, those of the ``past`` included.
+        """Map [n, time, features] to the same and its keys and values, those of the ``past`` included.
 
         With a past, ``time`` must be 1: the new word may look at all of it.
         """
@@ -169,7 +169,7 @@ class Transformer(nn.Module):
         return out
 
     def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps source words [n, time] to [n, time, features] and the mask of words [n, 1, 1, time]."""
+        """Map source words [n, time] to [n, time, features] and the mask of words [n, 1, 1, time]."""
         mask = (source != self.pad)[:, None, None, :]
         x = self._embed(source)
         for layer in self.encoder:
@@ -177,7 +177,7 @@ class Transformer(nn.Module):
         return self.norms[0](x), mask
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        """Maps source and the target words so far, [n, time] each, to features [n, time, features] of the next word."""
+        """Map source and the target words so far, [n, time] each, to features [n, time, features] of the next word."""
         memory, mask = self.encode(source)
         x = self._embed(target)
         for layer in self.decoder:
@@ -186,17 +186,17 @@ class Transformer(nn.Module):
         return out
 
     def logits(self, features: Tensor) -> Tensor:
-        """Maps features [..., features] to logits [..., words]."""
+        """Map features [..., features] to logits [..., words]."""
         return F.linear(features, self.embedding.weight)
 
     def begin(self, source: Tensor, copies: int) -> Cache:
-        """Returns the cache for decoding ``copies`` rows of each source sentence."""
+        """Return the cache for decoding ``copies`` rows of each source sentence."""
         memory, mask = self.encode(source)
         memory, mask = memory.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
         return Cache([None] * len(self.decoder), [_source(layer, memory) for layer in self.decoder], mask)
 
     def advance(self, words: Tensor, cache: Cache) -> Tensor:
-        """Appends a word to each row, [n], and returns the logits of the next, [n, words]."""
+        """Append a word to each row, [n], and return the logits of the next, [n, words]."""
         x = self._embed(words.unsqueeze(1), cache.length)
         for k, layer in enumerate(self.decoder):
             x, cache.own[k] = layer(x, cache.source[k], cache.mask, cache.own[k])

@@ -11,7 +11,7 @@ CUTOUT = 16
 
 
 def crop_flip(images: Tensor) -> Tensor:
-    """Returns [n, c, h, w] images shifted by up to 4 pixels on a border of zeros, and mirrored half the time."""
+    """Return [n, c, h, w] images shifted by up to 4 pixels on a border of zeros, and mirrored half the time."""
     (n, _, h, w), device = images.shape, images.device
     dy, dx = torch.randint(0, 2 * PAD + 1, (2, n), device=device)
     flip = torch.rand(n, device=device) < 0.5
@@ -24,14 +24,14 @@ def crop_flip(images: Tensor) -> Tensor:
 
 
 def cutout(images: Tensor) -> Tensor:
-    """Returns [n, c, h, w] images with a square of 16 pixels set to 0, its centre anywhere (arXiv 1708.04552)."""
+    """Return [n, c, h, w] images with a square of 16 pixels set to 0, its centre anywhere (arXiv 1708.04552)."""
     n, _, h, w = images.shape
     rows, columns = _stretches(h, n, images.device), _stretches(w, n, images.device)
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
 
 
 def _stretches(size: int, n: int, device: torch.device) -> Tensor:
-    """Returns n random stretches of 16 among ``size`` places, cut off at the ends, bool [n, size]."""
+    """Return n random stretches of 16 among ``size`` places, cut off at the ends, bool [n, size]."""
     start = torch.randint(0, size, (n, 1), device=device) - CUTOUT // 2
     place = torch.arange(size, device=device)
     return (place >= start) & (place < start + CUTOUT)

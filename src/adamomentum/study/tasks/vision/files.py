@@ -47,7 +47,7 @@ class Decoded:
         self._ahead: deque[tuple[dict[str, Any], Tensor, list[Future[Pixels]]]] = deque()
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """Returns images, uint8 [n, 224, 224, 3], and labels, int64 [n]."""
+        """Return images, uint8 [n, 224, 224, 3], and labels, int64 [n]."""
         while len(self._ahead) < AHEAD:
             self._start()
         _, index, images = self._ahead.popleft()
@@ -71,7 +71,7 @@ class Decoded:
         return decode(self._data.root / file, rng)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns where training stands."""
+        """Return where training stands."""
         if self._ahead:
             return self._ahead[0][0]
         return {"step": self._step, "batches": self._batches.state_dict()}
@@ -107,7 +107,7 @@ class FileImageRun(Run):
         self.total_steps = context.budget.total_steps(batches.per_epoch)
 
     def parts(self) -> dict[str, Any]:
-        """Returns all that a checkpoint must hold."""
+        """Return all that a checkpoint must hold."""
         return {"model": self._model, "update": self._update, "decoded": self._decoded}
 
     def _normalized(self, images: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class FileImageRun(Run):
         return ((pixels - self._mean) / self._std).permute(0, 3, 1, 2)
 
     def step(self) -> float:
-        """Makes one update and returns the training loss before it."""
+        """Make one update and return the training loss before it."""
         images, labels = self._decoded.next()
         self._trained.train()
         with self._context.autocast():
@@ -127,7 +127,7 @@ class FileImageRun(Run):
 
     @torch.no_grad()
     def evaluate(self, split: str) -> dict[str, float]:
-        """Returns loss and accuracy of ``split``, centre crops."""
+        """Return loss and accuracy of ``split``, centre crops."""
         self._model.eval()
         files = first(self._data.files[split], self._settings.eval_limit)
         labels = torch.from_numpy(first(self._data.y[split], self._settings.eval_limit))

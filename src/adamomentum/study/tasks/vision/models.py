@@ -25,13 +25,13 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [n, inputs, h, w] to [n, outputs, h / stride, w / stride]."""
+        """Map [n, inputs, h, w] to [n, outputs, h / stride, w / stride]."""
         y = F.relu(self.norm1(self.conv1(x)))
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
 def small_resnet(channels: int, classes: int) -> nn.Sequential:
-    """Returns a three-stage residual CNN (16, 32, 64 channels; 77,754 parameters for 1 x 28 x 28, 10)."""
+    """Return a three-stage residual CNN (16, 32, 64 channels; 77,754 parameters for 1 x 28 x 28, 10)."""
     return nn.Sequential(
         _conv(channels, 16, 3, 2),
         nn.BatchNorm2d(16),
@@ -46,7 +46,7 @@ def small_resnet(channels: int, classes: int) -> nn.Sequential:
 
 
 def cnn1d(channels: int, classes: int) -> nn.Sequential:
-    """Returns three strided convolutions for signals of 40 numbers (5,210 parameters for 1 channel, 10 classes)."""
+    """Return three strided convolutions for signals of 40 numbers (5,210 parameters for 1 channel, 10 classes)."""
     return nn.Sequential(
         nn.Conv1d(channels, 25, 5, 2, 1),
         nn.ReLU(),
@@ -60,7 +60,7 @@ def cnn1d(channels: int, classes: int) -> nn.Sequential:
 
 
 def vgg16(channels: int, classes: int) -> nn.Sequential:
-    """Returns VGG16 with batch norm for 32 x 32 images: thirteen convolutions, one linear layer (arXiv 1409.1556)."""
+    """Return VGG16 with batch norm for 32 x 32 images: thirteen convolutions, one linear layer (arXiv 1409.1556)."""
     layers: list[nn.Module] = []
     for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
         for _ in range(count):
@@ -80,12 +80,12 @@ def _resnet(stem: list[nn.Module], blocks: tuple[int, int, int, int], classes: i
 
 
 def resnet34(channels: int, classes: int) -> nn.Sequential:
-    """Returns ResNet-34 with a 3 x 3 stem and no pooling after it, for 32 x 32 images (arXiv 1512.03385)."""
+    """Return ResNet-34 with a 3 x 3 stem and no pooling after it, for 32 x 32 images (arXiv 1512.03385)."""
     return _resnet([_conv(channels, 64, 3), nn.BatchNorm2d(64), nn.ReLU()], (3, 4, 6, 3), classes)
 
 
 def resnet18_imagenet(channels: int, classes: int) -> nn.Sequential:
-    """Returns ResNet-18 with the stem for 224 x 224 images."""
+    """Return ResNet-18 with the stem for 224 x 224 images."""
     stem = [_conv(channels, 64, 7, 2), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
     return _resnet(stem, (2, 2, 2, 2), classes)
 
@@ -99,13 +99,13 @@ class DenseLayer(nn.Module):
         self.norm2, self.conv2 = nn.BatchNorm2d(4 * growth), _conv(4 * growth, growth, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [n, inputs, h, w] to [n, inputs + growth, h, w]."""
+        """Map [n, inputs, h, w] to [n, inputs + growth, h, w]."""
         y = self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
         return torch.cat([y, x], 1)
 
 
 def densenet121(channels: int, classes: int, growth: int = 12) -> nn.Sequential:
-    """Returns DenseNet-BC of 6, 12, 24, 16 layers, compression 0.5, 3 x 3 stem, for 32 x 32 images (1608.06993)."""
+    """Return DenseNet-BC of 6, 12, 24, 16 layers, compression 0.5, 3 x 3 stem, for 32 x 32 images (1608.06993)."""
     width = 2 * growth
     layers: list[nn.Module] = [_conv(channels, width, 3)]
     for stage, count in enumerate((6, 12, 24, 16)):

@@ -31,7 +31,7 @@ VGG_SIDES = (32, 63)  # five halvings leave one pixel
 
 
 def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    """Returns mean and standard deviation (at least 1e-6) of each channel of [n, h, w, channels], float32 [channels].
+    """Return mean and standard deviation (at least 1e-6) of each channel of [n, h, w, channels], float32 [channels].
 
     They come from counts of the 256 values, which are exact and need no float copy of the images.
     """
@@ -131,7 +131,7 @@ class ImageClassification(Task):
     family = FAMILIES["image-classification"]
 
     def load(self, params: Mapping[str, Value], source: Path | None) -> ImageData | SignalData | FileImages:
-        """Returns the data set that ``params`` name.
+        """Return the data set that ``params`` name.
 
         Raises:
             DataError: if it cannot be had.
@@ -148,12 +148,12 @@ class ImageClassification(Task):
         return data
 
     def baselines(self, data: ImageData | SignalData | FileImages) -> dict[str, dict[str, float]]:
-        """Returns what always naming the most frequent class reaches."""
+        """Return what always naming the most frequent class reaches."""
         share = np.mean(data.y["test"] == np.bincount(data.y["train"]).argmax())
         return {"most frequent class": {"test_accuracy": float(share)}}
 
     def setup(self, context: Context) -> Run:
-        """Normalizes the images by the training split and builds the network."""
+        """Normalize the images by the training split and build the network."""
         if isinstance(context.data, FileImages):
             return FileImageRun(context)
         return _ImageRun(context)
