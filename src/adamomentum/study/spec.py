@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
+from adamomentum.study.digest import digest
+
 SPEC_SCHEMA = 2
 
 Stage = Literal["tune", "final"]
@@ -203,7 +205,7 @@ class TrialSpec(_Frozen):
     @property
     def trial_id(self) -> str:
         """The first 16 hex digits of the SHA-256 of ``canonical()``."""
-        return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
+        return digest([self.canonical()])
 
     def seed(self, role: str) -> int:
         """Return the seed of one role (``init``, ``order``, ...), in 0..2**63-1.

@@ -9,7 +9,6 @@ to forge a result can write a new digest. Files of earlier versions have none an
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from adamomentum.files import FolderError, make_folder, write_atomic
+from adamomentum.study.digest import digest
 from adamomentum.study.spec import TrialSpec
 from adamomentum.study.trial import TrialResult
 
@@ -90,7 +90,7 @@ def from_record(content: bytes) -> tuple[TrialSpec, TrialResult]:
 def _digest(trial_id: str, result: dict[str, Any]) -> str:
     """Return the first 16 hex digits of the SHA-256 of trial and result as canonical JSON."""
     text = json.dumps([trial_id, result], sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest([text])
 
 
 def _no_number(text: str) -> NoReturn:

@@ -6,7 +6,6 @@ printed in the report, so that a study can be registered before it is run.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from pydantic import (
 )
 
 from adamomentum.study import faults, own, registry, tasks
+from adamomentum.study.digest import digest
 from adamomentum.study.registry import Kind, Optimizer, Range
 from adamomentum.study.spec import Budget, CosineSchedule, EpsPlacement, Finite, Precision, ScheduleSpec, Value
 
@@ -379,7 +379,7 @@ class Study(_Entry):
     def hash(self) -> str:
         """The first 16 hex digits of the SHA-256 of the study's canonical JSON, defaults included."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest([text])
 
     def smoked(self) -> Study:
         """Return the same study at a budget that only shows that everything runs."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from adamomentum.study.digest import digest
 
 SPLITS = ("train", "val", "test")
 
@@ -27,9 +28,9 @@ def hold_out(count: int, size: int) -> dict[str, npt.NDArray[np.int64]]:
 
 def fingerprint_of(x: Mapping[str, npt.NDArray[Any]], y: Mapping[str, npt.NDArray[Any]]) -> str:
     """Return 16 hex digits over inputs and labels of all splits, their dtypes and shapes included."""
-    digest = hashlib.sha256()
-    for split in SPLITS:
-        for array in (x[split], y[split]):
-            digest.update(f"{split} {array.dtype.str} {array.shape};".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
+    return digest(
+        part
+        for split in SPLITS
+        for array in (x[split], y[split])
+        for part in (f"{split} {array.dtype.str} {array.shape};", np.ascontiguousarray(array).tobytes())
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from adamomentum.study.data.base import SPLITS, DataError, hold_out
+from adamomentum.study.digest import digest
 
 SUFFIXES = {".jpeg", ".jpg", ".png"}
 VALIDATION = 10_000
@@ -42,11 +42,9 @@ class FileImages:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits over names and labels; reading every image would take longer than an epoch."""
-        digest = hashlib.sha256()
-        for split in SPLITS:
-            digest.update("\n".join([split, *self.files[split]]).encode())
-            digest.update(self.y[split].tobytes())
-        return digest.hexdigest()[:16]
+        return digest(
+            part for split in SPLITS for part in ("\n".join([split, *self.files[split]]), self.y[split].tobytes())
+        )
 
     def describe(self) -> str:
         """Return one line: name, sizes of the splits, number of classes."""

@@ -7,7 +7,6 @@ There is no download: the organizers' address is dead. Two layouts are read: pla
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from adamomentum.study.data import parquet
 from adamomentum.study.data.base import NAMES, SPLITS, DataError
 from adamomentum.study.data.cache import Arrays, cached
 from adamomentum.study.data.parallel_text import Pairs, ParallelText, train_subwords
+from adamomentum.study.digest import digest
 
 # What fairseq's recipe, the authors' too, leaves out of the training pairs.
 MAX_WORDS, MAX_RATIO = 175, 1.5
@@ -65,10 +65,7 @@ def iwslt14(source: Path | None, subwords: int, cache: Path | None = None) -> Pa
 def _digest(pairs: Pairs) -> str:
     from sentencepiece import __version__
 
-    digest = hashlib.sha256(__version__.encode())
-    for pair in pairs:
-        digest.update("\t".join(pair).encode() + b"\n")
-    return digest.hexdigest()[:16]
+    return digest([__version__, *("\t".join(pair) + "\n" for pair in pairs)])
 
 
 def _alike(german: str, english: str) -> bool:

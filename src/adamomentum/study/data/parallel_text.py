@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from adamomentum.study.data.base import SPLITS
 from adamomentum.study.data.cache import Arrays
+from adamomentum.study.digest import digest
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -52,12 +52,10 @@ class ParallelText:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits over sentences and subword model."""
-        digest = hashlib.sha256(self.model)
+        parts: list[bytes | str] = [self.model]
         for split in SPLITS:
-            digest.update(f"{split} {len(self.pairs[split])};".encode())
-            for pair in self.pairs[split]:
-                digest.update("\t".join(pair).encode() + b"\n")
-        return digest.hexdigest()[:16]
+            parts += [f"{split} {len(self.pairs[split])};", *("\t".join(pair) + "\n" for pair in self.pairs[split])]
+        return digest(parts)
 
     def describe(self) -> str:
         """Return one line: name, sentence pairs of the splits, subwords."""

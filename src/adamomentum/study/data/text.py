@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adamomentum.study.data.base import SPLITS
+from adamomentum.study.digest import digest
 
 UNKNOWN, END = "<unk>", "<eos>"
 
@@ -33,11 +33,11 @@ class TextData:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits over vocabulary and tokens."""
-        digest = hashlib.sha256("\n".join(self.words).encode())
+        parts: list[bytes | str] = ["\n".join(self.words)]
         for split in SPLITS:
-            digest.update(f"{split} {self.tokens[split].shape};".encode())
-            digest.update(np.ascontiguousarray(self.tokens[split], dtype="<i4").tobytes())
-        return digest.hexdigest()[:16]
+            tokens = self.tokens[split]
+            parts += [f"{split} {tokens.shape};", np.ascontiguousarray(tokens, dtype="<i4").tobytes()]
+        return digest(parts)
 
     def describe(self) -> str:
         """Return one line: name, tokens of the splits, vocabulary, share of unknown words."""

@@ -81,6 +81,44 @@ class Comparison:
         return self.outcome in ("better", "worse") and (self.untrained or (p is not None and p < ALPHA))
 
 
+def comparisons_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """Return comparisons with one column a number."""
+    rows = []
+    for c in comparisons:
+        p = c.paired
+        low, high = p.bca if p.bca is not None else (None, None)
+        rows.append(
+            {
+                "task": c.task,
+                "metric": c.metric.key,
+                "subject": c.subject,
+                "against": c.other,
+                "pairs": p.n,
+                "diverged_subject": p.lost_a,
+                "diverged_other": p.lost_b,
+                "difference": p.difference.mean,
+                "t_low": p.difference.low,
+                "t_high": p.difference.high,
+                "bca_low": low,
+                "bca_high": high,
+                "effect_size": p.effect,
+                "rank_effect": p.rank_effect,
+                "t_p": p.t_p,
+                "t_p_holm": c.t_holm,
+                "t_p_less": p.t_p_less,
+                "wilcoxon_p": p.wilcoxon_p,
+                "wilcoxon_least": p.wilcoxon_floor,
+                "wilcoxon_p_holm": c.wilcoxon_holm,
+                "welch_p": p.welch_p,
+                "correlation": p.correlation,
+                "by_rank": c.by_rank,
+                "reading": c.outcome,
+                "after_correction": c.corrected,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def outcome(paired: Paired, better: str, by_rank: bool, pairs: int) -> str:
     """Say what the first of a pair is, in one word or few; never that something was proved.
 

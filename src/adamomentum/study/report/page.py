@@ -36,7 +36,7 @@ def numbers(folder: Folder, device: str) -> Numbers:
 
 
 def write(folder: Folder, device: str, command: str, known: Numbers | None = None) -> Path:
-    """Write the report on what is finished of the study in ``folder`` and returns the page's path.
+    """Write the report on what is finished of the study in ``folder`` and return the page's path.
 
     Beside the page: ``figures/`` (SVG, PDF), ``tables/`` (CSV with the numbers, Markdown, LaTeX), ``report.parquet``
     (one row a trial and stage).

@@ -1,4 +1,4 @@
-"""Where the trials of a report come from, which failed, and which are missing."""
+"""Where a report's trials come from, which failed, which are missing. Tested in tests/study/report/test_page.py."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ import pandas as pd
 from adamomentum.bench.memory import state_bytes
 from adamomentum.study import registry, stages
 from adamomentum.study.registry import Optimizer
-from adamomentum.study.report.comparisons import Comparison
+from adamomentum.study.report.comparisons import Comparison, comparisons_frame
 from adamomentum.study.report.provenance import searched
-from adamomentum.study.report.tables import Part, Row
+from adamomentum.study.report.tables import Part, Row, rows_frame
 from adamomentum.study.report.text import (
     NONE,
     Sheet,
@@ -29,7 +29,6 @@ from adamomentum.study.report.text import (
 from adamomentum.study.results import COST_BASE, TRAIN_LOSS, family_of, runs
 
 APART = "†"  # not known to have run side by side with AdamW
-TRACKS = {"final": "tuned", "default": "published"}
 PARAMETERS = 2**20
 
 
@@ -488,73 +487,6 @@ class Sheets(Part):
             lines.append({"task": task, "optimizer": name, **vars(w)})
         sheet.frame = pd.DataFrame(lines)
         return sheet
-
-
-def rows_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """Return rows with one column a number."""
-    out = []
-    for row in rows:
-        line: dict[str, object] = {
-            "task": row.task,
-            "optimizer": row.optimizer,
-            "track": TRACKS[row.track],
-            **row.setting,
-            "at_edge": ", ".join(row.edges),
-            "runs": row.runs,
-            "diverged": row.diverged,
-        }
-        for key, interval in {**row.metrics, TRAIN_LOSS.key: row.train_loss}.items():
-            line |= {key: interval.mean, f"{key}_low": interval.low, f"{key}_high": interval.high}
-        line |= {
-            "steps_to_target": row.steps,
-            "reached_target": row.reached,
-            "ms_per_step": row.ms,
-            "eps_dominated": row.eps_dominated,
-            "selected_step": row.selected_step,
-            "selected": row.selected.mean,
-            "selected_low": row.selected.low,
-            "selected_high": row.selected.high,
-        }
-        out.append(line)
-    return pd.DataFrame(out)
-
-
-def comparisons_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """Return comparisons with one column a number."""
-    rows = []
-    for c in comparisons:
-        p = c.paired
-        low, high = p.bca if p.bca is not None else (None, None)
-        rows.append(
-            {
-                "task": c.task,
-                "metric": c.metric.key,
-                "subject": c.subject,
-                "against": c.other,
-                "pairs": p.n,
-                "diverged_subject": p.lost_a,
-                "diverged_other": p.lost_b,
-                "difference": p.difference.mean,
-                "t_low": p.difference.low,
-                "t_high": p.difference.high,
-                "bca_low": low,
-                "bca_high": high,
-                "effect_size": p.effect,
-                "rank_effect": p.rank_effect,
-                "t_p": p.t_p,
-                "t_p_holm": c.t_holm,
-                "t_p_less": p.t_p_less,
-                "wilcoxon_p": p.wilcoxon_p,
-                "wilcoxon_least": p.wilcoxon_floor,
-                "wilcoxon_p_holm": c.wilcoxon_holm,
-                "welch_p": p.welch_p,
-                "correlation": p.correlation,
-                "by_rank": c.by_rank,
-                "reading": c.outcome,
-                "after_correction": c.corrected,
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 def bytes_per_parameter(optimizer: Optimizer) -> float:

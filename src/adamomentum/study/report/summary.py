@@ -20,7 +20,7 @@ IN_NOTES = ("diverged", "notes")  # columns of the page whose content is said in
 
 
 def write_and_say(folder: Folder, device: str, command: str, console: Console) -> None:
-    """Print the results of the study in ``folder``, writes its report, and says where that is.
+    """Print the results of the study in ``folder``, write its report, and say where that is.
 
     Args:
         folder: of the study.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -34,6 +35,8 @@ from adamomentum.study.results import (
 from adamomentum.study.statistics.effort import Width, expected_best, lr_width
 from adamomentum.study.statistics.paired import Interval
 from adamomentum.study.tasks import Metric
+
+TRACKS = {"final": "tuned", "default": "published"}
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,35 @@ class Row:
     eps_dominated: float | None
     selected: Interval
     selected_step: float | None
+
+
+def rows_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return rows with one column a number."""
+    out = []
+    for row in rows:
+        line: dict[str, object] = {
+            "task": row.task,
+            "optimizer": row.optimizer,
+            "track": TRACKS[row.track],
+            **row.setting,
+            "at_edge": ", ".join(row.edges),
+            "runs": row.runs,
+            "diverged": row.diverged,
+        }
+        for key, m in {**row.metrics, TRAIN_LOSS.key: row.train_loss}.items():
+            line |= {key: m.mean, f"{key}_low": m.low, f"{key}_high": m.high}
+        line |= {
+            "steps_to_target": row.steps,
+            "reached_target": row.reached,
+            "ms_per_step": row.ms,
+            "eps_dominated": row.eps_dominated,
+            "selected_step": row.selected_step,
+            "selected": row.selected.mean,
+            "selected_low": row.selected.low,
+            "selected_high": row.selected.high,
+        }
+        out.append(line)
+    return pd.DataFrame(out)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from adamomentum.study.data.images import ImageData
+from adamomentum.study.digest import digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class GanData:
         """16 hex digits over the images, and the weights if they are the user's: other weights, other distances."""
         if not self.weights:
             return self.images.fingerprint
-        return hashlib.sha256(f"{self.images.fingerprint} {self.weights_digest}".encode()).hexdigest()[:16]
+        return digest([f"{self.images.fingerprint} {self.weights_digest}"])
 
     def describe(self) -> str:
         """Return one line: name, sizes of the splits, the weights."""
