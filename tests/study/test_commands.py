@@ -472,3 +472,13 @@ def test_nothing_beside_a_study_file_is_imported_unless_it_says_so(own, tiny_npz
     (own.parent / "mini.toml").write_text(MINI)
     call("run", own.parent / "mini.toml", "--data", "folder=/nowhere", "--out", tmp_path / "out", code=1)
     assert str(own.parent) not in sys.path
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "shared"), [("cuda", 2, 2), ("cuda", 1, 2), ("cuda", 3, 0), ("cpu", 2, 0)]
+)
+def test_each_worker_has_a_gpu_of_its_own_where_there_are_enough(monkeypatch, device, workers, shared) -> None:
+    """``run`` and ``compare`` share them out alike."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    executor = running.local_executor(Setup(), workers, device)
+    assert list(executor._gpus or ()) == list(range(shared))
