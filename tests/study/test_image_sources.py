@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from study.language_mini import CheckpointAt
-from study.trials import bfloat16_stays_near, goes_on_bit_for_bit, spec_of, two_processes
+from study.trials import bfloat16_stays_near, spec_of, two_processes
 from study.wheels import build_wheel
 
 from adamomentum.study.data import signals
@@ -29,6 +29,7 @@ from adamomentum.study.tasks.vision.files import Decoded
 from adamomentum.study.tasks.vision.models import MODELS
 from adamomentum.study.tasks.vision.settings import VisionSettings
 from adamomentum.study.tasks.vision.task import VGG_SIDES, ImageClassification
+from adamomentum.study.testing.tasks import goes_on
 from adamomentum.study.trial import run_trial
 
 # --- Fashion-MNIST ---
@@ -247,11 +248,11 @@ def pixels_of_a_gradient(seed: int) -> bool:
     return bool(row[0] > row[-1])
 
 
-def test_imagenet_goes_on_in_the_middle_of_an_epoch_bit_for_bit(tiny_imagenet, tmp_path) -> None:
+def test_imagenet_goes_on_in_the_middle_of_an_epoch_bit_for_bit(tiny_imagenet) -> None:
     params = {"data": "imagenet", "model": "small-resnet", "augment": "rrc-flip"}
     data = ImageClassification().load(params, tiny_imagenet)
     budget = Budget(steps=9, batch_size=6, evaluations=3)
-    goes_on_bit_for_bit(spec_of("image-classification", data, params, budget=budget), data, tmp_path, 4)
+    goes_on(spec_of("image-classification", data, params, budget=budget), data, [4])
 
 
 def test_imagenets_network_trains(tiny_imagenet) -> None:
