@@ -22,7 +22,7 @@ from adamomentum.study.testing.checks import Broken, Checks, drawn_from, path_of
 from adamomentum.study.trial import TrialResult, run_trial
 
 if TYPE_CHECKING:
-    from adamomentum.study.parallel import Group
+    from adamomentum.study.group import Group
 
 UNKNOWN = "no_such_parameter"
 FEWEST_STEPS = 4
