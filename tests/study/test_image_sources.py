@@ -220,6 +220,12 @@ def test_images_of_all_modes_have_three_channels(tmp_path, mode) -> None:
         assert abs(image.astype(int) - 90).max() <= 3
 
 
+def test_transparency_of_imagenet_is_laid_on_white(tmp_path) -> None:
+    Image.new("RGBA", (240, 300), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    for rng in (None, np.random.default_rng(0)):
+        assert (decode(tmp_path / "a.png", rng) == 255).all()
+
+
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (8, 400), (1, 1)])
 def test_random_crops_lie_within_the_image_and_have_the_sizes_asked_for(width, height) -> None:
     rng = np.random.default_rng(0)
