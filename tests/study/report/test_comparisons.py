@@ -9,10 +9,29 @@ from study.report_mini import TEXT, Fake, final, gathered, run, status
 
 from adamomentum.study import studyfile
 from adamomentum.study.report import page
+from adamomentum.study.report.comparisons import NO_EVIDENCE, TOO_FEW, outcome
 from adamomentum.study.report.tables import build
 from adamomentum.study.results import gather
+from adamomentum.study.statistics.paired import compare_paired
 
 pytestmark = pytest.mark.usefixtures("unrendered")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "words"),
+    [
+        ([0.5, 0.6, 0.7], [0.4, 0.5, 0.62], "better"),
+        ([0.4, 0.5, 0.62], [0.5, 0.6, 0.7], "worse"),
+        ([0.5, 0.6, 0.7], [0.5, 0.7, 0.5], NO_EVIDENCE),
+        ([0.5], [0.4], TOO_FEW),
+        # Accuracies are multiples of 1 / n_test: a few seeds can differ by the same number of images, by chance.
+        ([15 / 29, 18 / 29], [14 / 29, 17 / 29], "no spread between runs: nothing can be said"),
+        ([0.5] * 3, [0.25] * 3, "no spread between runs: nothing can be said"),
+        ([0.5] * 3, [0.5] * 3, NO_EVIDENCE),
+    ],
+)
+def test_an_outcome_in_words(a, b, words) -> None:
+    assert outcome(compare_paired(a, b, "higher"), "higher", False, len(a)) == words
 
 
 def test_more_divergences_decide_by_rank(tmp_path) -> None:

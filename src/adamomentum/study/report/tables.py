@@ -132,7 +132,8 @@ class Target:
     def text(self) -> str:
         """The target in words."""
         m = self.metric
-        return f"validation {m.label} {m.scale * self.value:.4g}{f' {m.unit}' if m.unit else ''}"
+        name = "loss" if m.key == "loss" else m.label  # which may be the unit of the loss
+        return f"validation {name} {m.scale * self.value:.4g}{f' {m.unit}' if m.unit else ''}"
 
 
 @dataclass
