@@ -71,6 +71,16 @@ def test_what_is_shared_uses_nothing() -> None:
     assert not {(a, b) for a, to in ARROWS.items() for b in to if part(a) in SHARED and part(b) != part(a)}
 
 
+@pytest.mark.parametrize("name", [name for name, path in MODULES.items() if path.name != "__init__.py"])
+def test_the_way_from_a_module_to_its_tests(name) -> None:
+    """A file of its name, in the folder that stands for its own, or else one that its docstring names."""
+    tests, module = Path(__file__).parent, MODULES[name]
+    own = tests / module.relative_to(ROOT).parent / f"test_{module.name}"
+    said = re.search(r"Tested in tests/(\S+\.py)\.$", ast.get_docstring(ast.parse(module.read_text())) or "")
+    assert own.exists() != bool(said), "one of the two"
+    assert said is None or (tests / said[1]).exists()
+
+
 def test_where_something_new_goes_is_there() -> None:
     if not PAGE.exists():
         pytest.skip("needs the repository, got an installed package")

@@ -1,4 +1,7 @@
-"""``python -m adamomentum``, the same as the ``adamomentum`` script."""
+"""``python -m adamomentum``, the same as the ``adamomentum`` script.
+
+Tested in tests/test_cli.py.
+"""
 
 from adamomentum.cli import main
 

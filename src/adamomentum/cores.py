@@ -1,4 +1,7 @@
-"""The processor: its name, and the cores that this process has."""
+"""The processor: its name, and the cores that this process has.
+
+Tested in tests/bench/test_bench_cli.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Which kinds of device the commands can compute on."""
+"""Which kinds of device the commands can compute on.
+
+Tested in tests/test_cli.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What this installation can do, and why not where it can't: ``adamomentum doctor``."""
+"""What this installation can do, and why not where it can't: ``adamomentum doctor``.
+
+Tested in tests/test_cli.py.
+"""
 
 from __future__ import annotations
 

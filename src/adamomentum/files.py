@@ -1,4 +1,7 @@
-"""Writing files that others may be reading, or that a kill may interrupt; a table for such files."""
+"""Writing files that others may be reading, or that a kill may interrupt; a table for such files.
+
+Tested in tests/study/test_store.py.
+"""
 
 from __future__ import annotations
 

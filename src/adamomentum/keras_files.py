@@ -2,6 +2,8 @@
 
 Keras reads state by place and without a word on whose it is. AdaMomentum's has the order of Adam's and, beside the
 variables, a mark. Files without one are Adam's, or AdaMomentum's of before the mark, which had all first moments first.
+
+Tested in tests/keras_suite.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The update of adamomentum.keras on Keras's torch backend: one pass over all variables, as Keras's own Adam has there.
 
 Imported on that backend alone.
+
+Tested in tests/keras_suite.py.
 """
 
 from __future__ import annotations

@@ -1,14 +1,11 @@
-"""Promises about the source: where a module is tested, what importing an experiment costs, what it draws from."""
+"""Promises about the source: what importing an experiment costs, what it draws from."""
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 from adamomentum import theory
 from adamomentum.theory import experiments
@@ -16,16 +13,6 @@ from adamomentum.theory import experiments
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(theory.__file__).parent
 MODULES = [path.relative_to(SOURCE) for path in SOURCE.rglob("*.py") if path.name != "__init__.py"]
-
-
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_the_way_from_a_module_to_its_tests(module) -> None:
-    """A file of its name, in the folder that stands for its own, or else one that its docstring names."""
-    words = ast.get_docstring(ast.parse((SOURCE / module).read_text()))
-    said = re.search(r"Tested in (tests/theory/\S+\.py)\.$", words)
-    own = Path("tests", "theory", module.parent, f"test_{module.name}")
-    assert (ROOT / own).exists() != bool(said), "one of the two"
-    assert said is None or (ROOT / said[1]).exists()
 
 
 def test_an_experiment_is_a_file_of_its_name() -> None:

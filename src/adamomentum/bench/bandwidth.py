@@ -1,4 +1,7 @@
-"""How fast memory streams: the physical limit of a step on tensors too large for the caches."""
+"""How fast memory streams: the physical limit of a step on tensors too large for the caches.
+
+Tested in tests/bench/test_timing.py.
+"""
 
 from __future__ import annotations
 

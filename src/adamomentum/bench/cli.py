@@ -1,4 +1,7 @@
-"""The command ``adamomentum bench``."""
+"""The command ``adamomentum bench``.
+
+Tested in tests/bench/test_bench_cli.py.
+"""
 
 from __future__ import annotations
 

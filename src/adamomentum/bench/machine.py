@@ -1,4 +1,7 @@
-"""What was measured on: the machine, and the versions of everything."""
+"""What was measured on: the machine, and the versions of everything.
+
+Tested in tests/bench/test_bench_cli.py.
+"""
 
 from __future__ import annotations
 

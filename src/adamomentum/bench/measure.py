@@ -1,4 +1,7 @@
-"""Measuring one workload: sets up its optimizers on the same tensors, then times them."""
+"""Measuring one workload: sets up its optimizers on the same tensors, then times them.
+
+Tested in tests/bench/test_peers.py.
+"""
 
 from __future__ import annotations
 

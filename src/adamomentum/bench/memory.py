@@ -1,4 +1,7 @@
-"""Memory of an optimizer: what it keeps, and what a step takes on top of that."""
+"""Memory of an optimizer: what it keeps, and what a step takes on top of that.
+
+Tested in tests/bench/test_tensors.py.
+"""
 
 from __future__ import annotations
 

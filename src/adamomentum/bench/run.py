@@ -1,4 +1,7 @@
-"""A whole run: the memory's streaming rate, then one workload after the other."""
+"""A whole run: the memory's streaming rate, then one workload after the other.
+
+Tested in tests/bench/test_bench_cli.py.
+"""
 
 from __future__ import annotations
 

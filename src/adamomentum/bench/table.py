@@ -1,4 +1,7 @@
-"""Numbers as text, for the tables of the page."""
+"""Numbers as text, for the tables of the page.
+
+Tested in tests/bench/test_page.py.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """The look of figures, and how they get into a page.
 
 matplotlib is imported when something is drawn, so that who needs a colour alone does not wait for it.
+
+Tested in tests/test_page.py.
 """
 
 from __future__ import annotations

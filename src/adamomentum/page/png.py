@@ -1,4 +1,7 @@
-"""PNG of drawings, in 256 colours: a third of the bytes, and the eye cannot tell."""
+"""PNG of drawings, in 256 colours: a third of the bytes, and the eye cannot tell.
+
+Tested in tests/test_page.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""HTML templates."""
+"""HTML templates.
+
+Tested in tests/study/report/test_page.py.
+"""
 
 from __future__ import annotations
 

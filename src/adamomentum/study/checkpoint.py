@@ -1,4 +1,7 @@
-"""The state of a trial under way, so that a long one survives its process."""
+"""The state of a trial under way, so that a long one survives its process.
+
+Tested in tests/study/test_engine.py.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 EAdam (arXiv 2011.02150) adds eps into the second moment at every step, where it accumulates; like AdaMomentum's
 Algorithm 1 it has no further eps outside of the root. It was published with eps = 1e-8 (1e-16 for Penn Treebank) and
 with L2 decay. This one decays decoupled, as the optimizers do that it is compared with.
+
+Tested in tests/study/test_conformance.py.
 """
 
 from __future__ import annotations

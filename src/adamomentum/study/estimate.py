@@ -1,4 +1,7 @@
-"""How long the rest of a study takes: from trials of its kind that are finished, or as the study file says."""
+"""How long the rest of a study takes: from trials of its kind that are finished, or as the study file says.
+
+Tested in tests/study/test_commands.py.
+"""
 
 from __future__ import annotations
 

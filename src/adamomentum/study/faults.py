@@ -1,4 +1,7 @@
-"""What pydantic finds wrong in what a user wrote, as one line: the place, the fault, the value."""
+"""What pydantic finds wrong in what a user wrote, as one line: the place, the fault, the value.
+
+Tested in tests/study/test_studyfile.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""This process among those that train a trial together, each on its share of every batch."""
+"""This process among those that train a trial together, each on its share of every batch.
+
+Tested in tests/study/test_vision_cifar.py.
+"""
 
 from __future__ import annotations
 

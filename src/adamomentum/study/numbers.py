@@ -1,4 +1,7 @@
-"""Numbers that may not be finite, in files that cannot hold such."""
+"""Numbers that may not be finite, in files that cannot hold such.
+
+Tested in tests/study/test_spec.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A class of the user's own, which a study file names as ``module:Class``: looked for, imported, or refused."""
+"""A class of the user's own, which a study file names as ``module:Class``: looked for, imported, or refused.
+
+Tested in tests/study/test_own_family.py.
+"""
 
 from __future__ import annotations
 

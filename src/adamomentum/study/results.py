@@ -1,4 +1,7 @@
-"""Finished trials as tidy tables, one row a trial and role, one row a point of a curve, and numbers out of them."""
+"""Finished trials as tidy tables, one row a trial and role, one row a point of a curve, and numbers out of them.
+
+Tested in tests/study/report/test_tables.py.
+"""
 
 from __future__ import annotations
 

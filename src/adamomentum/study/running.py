@@ -1,4 +1,7 @@
-"""A run as the commands do it: the folder held, what gets done and what fails said, the report written."""
+"""A run as the commands do it: the folder held, what gets done and what fails said, the report written.
+
+Tested in tests/study/test_commands.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a worker does with a trial: load its data, run it, in several processes if it asks for them."""
+"""What a worker does with a trial: load its data, run it, in several processes if it asks for them.
+
+Tested in tests/study/test_execute.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The foreach path: the update rule over lists of tensors, one launch an operation instead of one a tensor."""
+"""The foreach path: the update rule over lists of tensors, one launch an operation instead of one a tensor.
+
+Tested in tests/torch/test_parity.py.
+"""
 
 from __future__ import annotations
 

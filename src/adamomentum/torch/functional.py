@@ -1,6 +1,8 @@
 """A step on lists of tensors: the choice of path, and how the tensors go by it.
 
 The update rule itself is in :mod:`adamomentum.torch.rule`.
+
+Tested in tests/torch/test_generic.py.
 """
 
 from __future__ import annotations

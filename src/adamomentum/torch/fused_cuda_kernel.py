@@ -2,6 +2,8 @@
 
 One program updates :data:`CHUNK` elements of one tensor, as a tile whose rows are the blocks of the 8-bit format. The
 formats of the moments and the random bits of their rounding are specified in :mod:`adamomentum.torch.precision`.
+
+Tested in tests/torch/test_fused_cuda.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What :meth:`AdaMomentum.load_state_dict` does beyond its base class: check everything first, and keep dtypes."""
+"""What :meth:`AdaMomentum.load_state_dict` does beyond its base class: check everything first, and keep dtypes.
+
+Tested in tests/torch/test_state.py.
+"""
 
 from __future__ import annotations
 

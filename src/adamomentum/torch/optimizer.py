@@ -1,4 +1,7 @@
-"""AdaMomentum as a :class:`torch.optim.Optimizer`: options, validation, state and ``step``."""
+"""AdaMomentum as a :class:`torch.optim.Optimizer`: options, validation, state and ``step``.
+
+Tested in tests/torch/test_training.py.
+"""
 
 from __future__ import annotations
 

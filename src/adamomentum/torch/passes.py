@@ -2,6 +2,8 @@
 
 Autograd tells a hook nothing but the number of the pass. The rest is on the stack: each pass that Python starts goes
 through ``_engine_run_backward``, whose arguments are the tensors that it starts from.
+
+Tested in tests/torch/test_release.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The numbers of a step: everything the update multiplies by or adds, from the options and the step count."""
+"""The numbers of a step: everything the update multiplies by or adds, from the options and the step count.
+
+Tested in tests/torch/test_rule.py.
+"""
 
 from __future__ import annotations
 

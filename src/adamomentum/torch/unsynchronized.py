@@ -1,4 +1,7 @@
-"""Backward passes whose gradients ``fully_shard`` keeps to itself, for a later one to reduce."""
+"""Backward passes whose gradients ``fully_shard`` keeps to itself, for a later one to reduce.
+
+Tested in tests/torch/test_distributed.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What data sets have in common: the error, their splits and what files call these, a fingerprint of the content."""
+"""What data sets have in common: the error, their splits and what files call these, a fingerprint of the content.
+
+Tested in tests/study/test_data.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Prepared data sets on disk: what takes seconds to make is made once."""
+"""Prepared data sets on disk: what takes seconds to make is made once.
+
+Tested in tests/study/test_language_data.py.
+"""
 
 from __future__ import annotations
 

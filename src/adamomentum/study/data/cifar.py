@@ -1,4 +1,7 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from the official archives or the Hub's files, given or downloaded."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from the official archives or the Hub's files, given or downloaded.
+
+Tested in tests/study/test_vision_cifar.py.
+"""
 
 from __future__ import annotations
 

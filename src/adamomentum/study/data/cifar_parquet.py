@@ -1,4 +1,7 @@
-"""CIFAR from the parquet files of the Hugging Face Hub (``uoft-cs/cifar10`` and ``uoft-cs/cifar100``)."""
+"""CIFAR from the parquet files of the Hugging Face Hub (``uoft-cs/cifar10`` and ``uoft-cs/cifar100``).
+
+Tested in tests/study/test_parquet.py.
+"""
 
 from __future__ import annotations
 

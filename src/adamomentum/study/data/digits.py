@@ -1,4 +1,7 @@
-"""Handwritten digits of 8 x 8 pixels (Alpaydin and Kaynak, 1998; UCI repository, CC BY 4.0), out of a pinned wheel."""
+"""Handwritten digits of 8 x 8 pixels (Alpaydin and Kaynak, 1998; UCI repository, CC BY 4.0), out of a pinned wheel.
+
+Tested in tests/study/test_gan_data.py.
+"""
 
 from __future__ import annotations
 

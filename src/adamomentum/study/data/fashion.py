@@ -1,4 +1,7 @@
-"""Fashion-MNIST (arXiv 1708.07747) where it is installed: Debian's dataset-fashion-mnist, or the user's copy."""
+"""Fashion-MNIST (arXiv 1708.07747) where it is installed: Debian's dataset-fashion-mnist, or the user's copy.
+
+Tested in tests/study/test_image_sources.py.
+"""
 
 from __future__ import annotations
 

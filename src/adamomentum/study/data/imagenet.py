@@ -1,4 +1,7 @@
-"""ImageNet (ILSVRC 2012) from the user's folder; images stay on disk until a batch needs them."""
+"""ImageNet (ILSVRC 2012) from the user's folder; images stay on disk until a batch needs them.
+
+Tested in tests/study/test_image_sources.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Labelled images with fixed train, validation and test splits."""
+"""Labelled images with fixed train, validation and test splits.
+
+Tested in tests/study/test_data.py.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 There is no download: the organizers' address is dead. Two layouts are read: plain text, a sentence a line, in
 ``train.de``, ``train.en``, ``valid.*``, ``test.*``; and the hub's parquet copy (``bbaaaa/iwslt14-de-en``, revision
 ``refs/convert/parquet``), with a column ``translation`` that holds ``de`` and ``en``.
+
+Tested in tests/study/test_translation_data.py.
 """
 
 from __future__ import annotations

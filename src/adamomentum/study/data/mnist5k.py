@@ -1,4 +1,7 @@
-"""MNIST-5k: 500 handwritten digits of each class, out of a pinned wheel."""
+"""MNIST-5k: 500 handwritten digits of each class, out of a pinned wheel.
+
+Tested in tests/study/test_data.py.
+"""
 
 from __future__ import annotations
 

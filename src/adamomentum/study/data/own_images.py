@@ -1,4 +1,7 @@
-"""The user's own images: a folder, or an .npz file."""
+"""The user's own images: a folder, or an .npz file.
+
+Tested in tests/study/test_data.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Sentence pairs with a joint subword vocabulary that is learnt from the training pairs alone."""
+"""Sentence pairs with a joint subword vocabulary that is learnt from the training pairs alone.
+
+Tested in tests/study/test_translation_data.py.
+"""
 
 from __future__ import annotations
 

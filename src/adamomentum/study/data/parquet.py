@@ -1,4 +1,7 @@
-"""Parquet files of a data set with splits: which belong to a split, and what their columns hold."""
+"""Parquet files of a data set with splits: which belong to a split, and what their columns hold.
+
+Tested in tests/study/test_parquet.py.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 This is Mikolov's preparation of it: lower case, numbers as ``N``, rare words as ``<unk>``, one sentence a line.
 The text is the Linguistic Data Consortium's (LDC99T42) and does not come with this library; it is read from the user's
 copy, or from one of the public copies of the prepared files.
+
+Tested in tests/study/test_language_data.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""MNIST-1D (arXiv 2011.14439): digits as signals of 40 numbers, made by the procedure in its pinned wheel."""
+"""MNIST-1D (arXiv 2011.14439): digits as signals of 40 numbers, made by the procedure in its pinned wheel.
+
+Tested in tests/study/test_image_sources.py.
+"""
 
 from __future__ import annotations
 

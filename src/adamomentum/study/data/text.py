@@ -1,4 +1,7 @@
-"""Text as a stream of word indices, split into train, validation and test."""
+"""Text as a stream of word indices, split into train, validation and test.
+
+Tested in tests/study/test_language_data.py.
+"""
 
 from __future__ import annotations
 

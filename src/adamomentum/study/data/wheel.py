@@ -2,6 +2,8 @@
 
 Nothing is installed: some packages carry real data sets, and the package registry is the one download
 source that a machine with pip can be expected to reach.
+
+Tested in tests/study/test_data.py.
 """
 
 from __future__ import annotations

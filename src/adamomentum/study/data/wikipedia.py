@@ -1,6 +1,8 @@
 """A small excerpt of the English Wikipedia (2016) that comes with a pinned wheel, as running text.
 
 The text is under CC BY-SA 3.0, by the authors of the articles; it is read out of gensim's test data.
+
+Tested in tests/study/test_language_data.py.
 """
 
 from __future__ import annotations

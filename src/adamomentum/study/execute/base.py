@@ -1,4 +1,7 @@
-"""The seam between the engine and whatever runs its trials."""
+"""The seam between the engine and whatever runs its trials.
+
+Tested in tests/study/test_execute.py.
+"""
 
 from __future__ import annotations
 

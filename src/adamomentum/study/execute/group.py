@@ -1,4 +1,7 @@
-"""A trial in several new processes of this machine, which train it together."""
+"""A trial in several new processes of this machine, which train it together.
+
+Tested in tests/study/test_vision_cifar.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Trials on this machine, in persistent worker processes of one thread each."""
+"""Trials on this machine, in persistent worker processes of one thread each.
+
+Tested in tests/study/test_execute.py.
+"""
 
 from __future__ import annotations
 

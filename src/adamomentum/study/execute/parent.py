@@ -1,4 +1,7 @@
-"""Processes that do not outlive the one that started them."""
+"""Processes that do not outlive the one that started them.
+
+Tested in tests/study/test_execute.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Trials on a Ray cluster, as core tasks: the plan is the engine's, the store is the resume state."""
+"""Trials on a Ray cluster, as core tasks: the plan is the engine's, the store is the resume state.
+
+Tested in tests/study/test_execute.py.
+"""
 
 from __future__ import annotations
 

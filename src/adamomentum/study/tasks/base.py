@@ -5,6 +5,8 @@ metrics. Random numbers: the engine seeds torch's global generator with the role
 ``noise`` (dropout, augmentation) before the first step, and gives each evaluation a fixed state of its own that leaves
 training's untouched. The order of the batches comes from ``Batches``, so that it never depends on how much noise a
 model draws.
+
+Tested in tests/study/test_conformance.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The parameters of a family as a pydantic model: what a study file may say in ``params``."""
+"""The parameters of a family as a pydantic model: what a study file may say in ``params``.
+
+Tested in tests/study/test_studyfile.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a check is, how a series of them is run, and what those of tasks and optimizers share."""
+"""What a check is, how a series of them is run, and what those of tasks and optimizers share.
+
+Tested in tests/study/test_testing_tasks.py.
+"""
 
 from __future__ import annotations
 

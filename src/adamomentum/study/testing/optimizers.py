@@ -1,4 +1,7 @@
-"""Is an optimizer one that the engine can build, schedule, interrupt and resume?"""
+"""Is an optimizer one that the engine can build, schedule, interrupt and resume?
+
+Tested in tests/study/test_testing_optimizers.py.
+"""
 
 from __future__ import annotations
 

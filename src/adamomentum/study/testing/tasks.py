@@ -1,4 +1,7 @@
-"""Is a task one that the engine can plan, run, interrupt and report?"""
+"""Is a task one that the engine can plan, run, interrupt and report?
+
+Tested in tests/study/test_testing_tasks.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Changes of whole images that leave what they show as it is; float32 [n, channels, h, w]."""
+"""Changes of whole images that leave what they show as it is; float32 [n, channels, h, w].
+
+Tested in tests/study/test_gan_models.py.
+"""
 
 from __future__ import annotations
 

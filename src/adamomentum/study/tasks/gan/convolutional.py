@@ -1,4 +1,7 @@
-"""Convolutional GANs without labels: a small one for 8 x 8 digits, and DCGAN for 32 x 32 colour images."""
+"""Convolutional GANs without labels: a small one for 8 x 8 digits, and DCGAN for 32 x 32 colour images.
+
+Tested in tests/study/test_gan_models.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a GAN learns from and is judged by."""
+"""What a GAN learns from and is judged by.
+
+Tested in tests/study/test_gan_data.py.
+"""
 
 from __future__ import annotations
 

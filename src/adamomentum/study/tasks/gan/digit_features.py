@@ -2,6 +2,8 @@
 
 ``python -m adamomentum.study.tasks.gan.digit_features`` trains it and writes ``digits-cnn64-v1.npz`` beside this file.
 Other weights give other distances: they would need another name.
+
+Tested in tests/study/test_gan_data.py.
 """
 
 from __future__ import annotations

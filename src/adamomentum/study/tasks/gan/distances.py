@@ -1,4 +1,7 @@
-"""How far generated images are from real ones, given the features of both."""
+"""How far generated images are from real ones, given the features of both.
+
+Tested in tests/study/test_gan_distances.py.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 A distance means something only together with the network and the real images it was computed with: each network has a
 name, which is part of a trial's parameters.
+
+Tested in tests/study/test_gan_data.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Parts of which the networks of GANs are made."""
+"""Parts of which the networks of GANs are made.
+
+Tested in tests/study/test_gan_models.py.
+"""
 
 from __future__ import annotations
 

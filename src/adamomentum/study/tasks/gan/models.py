@@ -3,6 +3,8 @@
 Every generator maps noise [n, latent] and labels [n] to images in [-1, 1]; every discriminator images, labels and the
 number of batches that lie one behind the other in them to scores [n]. Those that know no labels ignore them, those
 without batch norm the number of batches.
+
+Tested in tests/study/test_gan_models.py.
 """
 
 from __future__ import annotations

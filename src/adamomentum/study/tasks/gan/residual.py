@@ -1,6 +1,8 @@
 """Residual GANs for 32 x 32 images that know the labels: SNGAN and BigGAN.
 
 ArXiv 1802.05957 (spectral norm), 1802.05637 (the label by projection), 1809.11096 (BigGAN).
+
+Tested in tests/study/test_gan_models.py.
 """
 
 from __future__ import annotations

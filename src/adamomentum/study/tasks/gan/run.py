@@ -1,4 +1,7 @@
-"""A GAN set up for one trial."""
+"""A GAN set up for one trial.
+
+Tested in tests/study/test_gan_trial.py.
+"""
 
 from __future__ import annotations
 

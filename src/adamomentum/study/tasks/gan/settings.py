@@ -1,4 +1,7 @@
-"""The parameters of a GAN."""
+"""The parameters of a GAN.
+
+Tested in tests/study/test_gan_data.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Generative adversarial networks: samples that look like the training images."""
+"""Generative adversarial networks: samples that look like the training images.
+
+Tested in tests/study/test_gan_trial.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A tied LSTM language model with the regularizers of AWD-LSTM (arXiv 1708.02182), all of which may be off."""
+"""A tied LSTM language model with the regularizers of AWD-LSTM (arXiv 1708.02182), all of which may be off.
+
+Tested in tests/study/test_language_model.py.
+"""
 
 from __future__ import annotations
 

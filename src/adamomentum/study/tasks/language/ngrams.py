@@ -1,6 +1,8 @@
 """What counting words reaches: the baselines of a language model.
 
 As with the models, every token is scored but a split's first, which nothing comes before.
+
+Tested in tests/study/test_language_model.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The parameters of a language model."""
+"""The parameters of a language model.
+
+Tested in tests/study/test_language_model.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Running text, cut into parallel streams that are read window by window."""
+"""Running text, cut into parallel streams that are read window by window.
+
+Tested in tests/study/test_language_model.py.
+"""
 
 from __future__ import annotations
 

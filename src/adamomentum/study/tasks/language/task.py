@@ -1,4 +1,7 @@
-"""Language models: the next word of running text."""
+"""Language models: the next word of running text.
+
+Tested in tests/study/test_language_trial.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Beam search."""
+"""Beam search.
+
+Tested in tests/study/test_translation.py.
+"""
 
 from __future__ import annotations
 

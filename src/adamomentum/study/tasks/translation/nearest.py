@@ -1,4 +1,7 @@
-"""Translation without learning: the translation of the most similar training sentence."""
+"""Translation without learning: the translation of the most similar training sentence.
+
+Tested in tests/study/test_translation_data.py.
+"""
 
 from __future__ import annotations
 

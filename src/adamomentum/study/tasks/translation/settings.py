@@ -1,4 +1,7 @@
-"""The parameters of a translation task."""
+"""The parameters of a translation task.
+
+Tested in tests/study/test_translation.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Translation from German to English with a Transformer."""
+"""Translation from German to English with a Transformer.
+
+Tested in tests/study/test_translation_trial.py.
+"""
 
 from __future__ import annotations
 

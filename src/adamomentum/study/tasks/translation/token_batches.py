@@ -1,4 +1,7 @@
-"""Sentence pairs in batches of so many words."""
+"""Sentence pairs in batches of so many words.
+
+Tested in tests/study/test_translation.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A pre-norm encoder-decoder Transformer (arXiv 1706.03762, 2002.04745) with one embedding for both languages."""
+"""A pre-norm encoder-decoder Transformer (arXiv 1706.03762, 2002.04745) with one embedding for both languages.
+
+Tested in tests/study/test_translation.py.
+"""
 
 from __future__ import annotations
 

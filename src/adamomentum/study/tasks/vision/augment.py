@@ -1,4 +1,7 @@
-"""Augmentation of whole batches on their device, drawn from torch's global generator of that device."""
+"""Augmentation of whole batches on their device, drawn from torch's global generator of that device.
+
+Tested in tests/study/test_vision_cifar.py.
+"""
 
 from __future__ import annotations
 

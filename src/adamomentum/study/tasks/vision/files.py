@@ -1,4 +1,7 @@
-"""Classification of images that are decoded as they are needed: ImageNet."""
+"""Classification of images that are decoded as they are needed: ImageNet.
+
+Tested in tests/study/test_image_sources.py.
+"""
 
 from __future__ import annotations
 

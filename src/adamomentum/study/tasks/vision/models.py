@@ -1,4 +1,7 @@
-"""Classifiers, small ones and those of the paper."""
+"""Classifiers, small ones and those of the paper.
+
+Tested in tests/study/test_vision_models.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The parameters of image classification."""
+"""The parameters of image classification.
+
+Tested in tests/study/test_image_sources.py.
+"""
 
 from __future__ import annotations
 

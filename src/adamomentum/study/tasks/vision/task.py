@@ -1,4 +1,7 @@
-"""Classification of images and signals."""
+"""Classification of images and signals.
+
+Tested in tests/study/test_vision_cifar.py.
+"""
 
 from __future__ import annotations
 
