@@ -15,7 +15,7 @@ release = version = installed("adamomentum")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 exclude_patterns = ["results/paper-mini", "results/theory"]
 nitpicky = True  # every reference has a target, but those to other projects: their sites are not at hand
-nitpick_ignore_regex = [("py:.*", r"(numpy|optax|jax|torch|keras)\..*")]
+nitpick_ignore_regex = [("py:.*", r"(numpy|optax|jax|torch|keras|collections)\..*")]
 html_theme = "furo"
 html_title = f"adamomentum {release}"
 html_static_path = ["_static"]

@@ -180,7 +180,7 @@ def test_what_is_finished_is_kept_when_it_is_stopped(npz, tmp_path, how, inline)
         printed, errors = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert process.returncode == 130
+    assert process.returncode == 130, errors
     kept = stored(out)
     # No traceback, and nothing of leaked semaphores.
     assert errors.splitlines() == [f"Stopped: {len(kept)} of 800 trials are finished and kept in {out / 'store'}; the "

@@ -31,8 +31,11 @@ def test_code_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = blocks(page)
     assert code, f"{page} has no Python block"
+    monkeypatch.syspath_prepend(tmp_path)
     namespace = {"__name__": "__main__"}
     for block, output in code:
+        if file := re.match(r"# (\w+\.py)", block):  # said to be a file: the blocks that follow import it
+            (tmp_path / file[1]).write_text(block)
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(compile(block, str(page), "exec"), namespace)
         if output:

@@ -69,3 +69,14 @@ def test_the_map_is_true() -> None:
 
 def test_what_is_shared_uses_nothing() -> None:
     assert not {(a, b) for a, to in ARROWS.items() for b in to if part(a) in SHARED and part(b) != part(a)}
+
+
+def test_where_something_new_goes_is_there() -> None:
+    if not PAGE.exists():
+        pytest.skip("needs the repository, got an installed package")
+    table = PAGE.read_text(encoding="utf-8").split("## Where something new goes")[1].split("\n## ")[0]
+    named = re.findall(r"`((?:src|tests|native)/[\w./]+)`", table)
+    assert len(named) >= 12
+    assert not [path for path in named if not (PAGE.parent / path).exists()]
+    for name, path in re.findall(r"`([A-Z]\w+)`[^|]*? in `(src/[\w./]+\.py)`", table):
+        assert re.search(rf"^(class )?{name}\b", (PAGE.parent / path).read_text(), re.MULTILINE), (name, path)

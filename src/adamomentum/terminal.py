@@ -41,6 +41,24 @@ def plain_warnings(console: Console, kind: type[Warning]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C through as what it is, also where it came as the cause of another error.
+
+    Where it meets Python code that a library in another language has called, as pydantic does, that reports a failed
+    call instead; and what is being stopped may fail in its turn.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+        raise
+
+
 def print_table(console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table of which no word is cut.
 

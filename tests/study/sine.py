@@ -39,7 +39,7 @@ class SineRun(Run):
         width = SineSettings.of(context.params).width
         self.x = {split: torch.from_numpy(x).to(context.device) for split, x in data.x.items()}
         self.y = {split: torch.from_numpy(y).to(context.device) for split, y in data.y.items()}
-        layers = nn.Linear(1, width), nn.BatchNorm1d(width), nn.Tanh(), nn.Dropout(0.1), nn.Linear(width, 1)
+        layers = nn.Linear(1, width), nn.Tanh(), nn.Dropout(0.1), nn.Linear(width, 1)
         self.model = nn.Sequential(*layers).to(context.device)
         self.trained = context.parallel(self.model)
         self.update = Update(context, self.model)

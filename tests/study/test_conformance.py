@@ -212,23 +212,3 @@ def test_eadam_keeps_eps_out_of_its_state(eps) -> None:
 def test_eadam_refuses_what_makes_no_sense(wrong, message) -> None:
     with pytest.raises(ValueError, match=message):
         EAdam([torch.nn.Parameter(torch.zeros(2))], **wrong)
-
-
-@pytest.mark.parametrize("name", list(registry.OPTIMIZERS))
-def test_resumes_bitwise_and_is_deterministic(name) -> None:
-    def run(reload_at):
-        p = torch.nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4))
-        spec = registry.get(name).spec(LR)
-        optimizer = registry.build(spec, [p])
-        for t in range(1, 9):
-            if t == reload_at:
-                state = optimizer.state_dict()
-                optimizer = registry.build(spec, [p])
-                optimizer.load_state_dict(state)
-            p.grad = torch.from_numpy(gradient(p.detach().double().numpy(), t)).float()
-            optimizer.step()
-        return p.detach()
-
-    whole = run(0)
-    assert torch.equal(run(0), whole)
-    assert torch.equal(run(5), whole)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from study.language_mini import CheckpointAt
-from study.trials import bfloat16_stays_near, goes_on_bit_for_bit, spec_of, two_processes
+from study.trials import bfloat16_stays_near, spec_of, two_processes
 from study.wheels import build_wheel
 
 from adamomentum.study.data import signals
@@ -29,6 +29,7 @@ from adamomentum.study.tasks.vision.files import Decoded
 from adamomentum.study.tasks.vision.models import MODELS
 from adamomentum.study.tasks.vision.settings import VisionSettings
 from adamomentum.study.tasks.vision.task import VGG_SIDES, ImageClassification
+from adamomentum.study.testing.tasks import goes_on
 from adamomentum.study.trial import run_trial
 
 # --- Fashion-MNIST ---
@@ -219,6 +220,12 @@ def test_images_of_all_modes_have_three_channels(tmp_path, mode) -> None:
         assert abs(image.astype(int) - 90).max() <= 3
 
 
+def test_transparency_of_imagenet_is_laid_on_white(tmp_path) -> None:
+    Image.new("RGBA", (240, 300), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    for rng in (None, np.random.default_rng(0)):
+        assert (decode(tmp_path / "a.png", rng) == 255).all()
+
+
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (8, 400), (1, 1)])
 def test_random_crops_lie_within_the_image_and_have_the_sizes_asked_for(width, height) -> None:
     rng = np.random.default_rng(0)
@@ -247,11 +254,11 @@ def pixels_of_a_gradient(seed: int) -> bool:
     return bool(row[0] > row[-1])
 
 
-def test_imagenet_goes_on_in_the_middle_of_an_epoch_bit_for_bit(tiny_imagenet, tmp_path) -> None:
+def test_imagenet_goes_on_in_the_middle_of_an_epoch_bit_for_bit(tiny_imagenet) -> None:
     params = {"data": "imagenet", "model": "small-resnet", "augment": "rrc-flip"}
     data = ImageClassification().load(params, tiny_imagenet)
     budget = Budget(steps=9, batch_size=6, evaluations=3)
-    goes_on_bit_for_bit(spec_of("image-classification", data, params, budget=budget), data, tmp_path, 4)
+    goes_on(spec_of("image-classification", data, params, budget=budget), data, [4])
 
 
 def test_imagenets_network_trains(tiny_imagenet) -> None:

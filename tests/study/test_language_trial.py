@@ -7,13 +7,15 @@ import math
 from functools import partial
 
 import pytest
-import torch
 from study.language_mini import REGULARIZED, SMALL, CheckpointAt, make_spec, tiny_text
+from study.test_language_data import write as write_ptb
 
 from adamomentum.study.data.base import DataError
 from adamomentum.study.execute.group import run_in_group
 from adamomentum.study.spec import Budget, CosineSchedule
 from adamomentum.study.tasks.language.task import LanguageModel
+from adamomentum.study.testing import check_task
+from adamomentum.study.testing.tasks import goes_on
 from adamomentum.study.trial import run_trial
 
 
@@ -69,17 +71,14 @@ def test_an_exploded_model_is_a_result(data) -> None:
 
 
 @pytest.mark.parametrize("params", [SMALL, REGULARIZED], ids=["plain", "regularized"])
-def test_a_trial_goes_on_from_its_checkpoint_bit_for_bit(data, params, tmp_path) -> None:
-    spec = make_spec(data, params=params, budget=Budget(steps=25, batch_size=4, evaluations=5))
-    whole = run_trial(spec, data)
-    for at in (3, 20):  # in the first pass over the text, and in a later one
-        checkpoints = CheckpointAt(tmp_path / str(at), at)
-        assert run_trial(spec, data, checkpoints).final == whole.final
-        torch.manual_seed(at)
-        resumed = run_trial(spec, data, checkpoints)
-        assert (checkpoints.folder / f"rank 0 from step {at}").exists()
-        assert resumed.final == whole.final
-        assert resumed.curve == whole.curve
+def test_a_trial_goes_on_from_its_checkpoint_bit_for_bit(data, params) -> None:
+    # In the first pass over the text, and in a later one.
+    goes_on(make_spec(data, params=params, budget=Budget(steps=25, batch_size=4, evaluations=5)), data, (3, 20))
+
+
+def test_the_family_keeps_its_promises(tmp_path) -> None:
+    params = {**REGULARIZED, "any_size": True}
+    check_task(LanguageModel, params, source=write_ptb(tmp_path / "penn"), batch_size=4)
 
 
 def test_the_state_between_windows_is_what_a_checkpoint_needs(data, tmp_path, monkeypatch) -> None:

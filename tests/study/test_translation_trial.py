@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from study.test_translation_data import write_iwslt
 from study.translation_mini import SMALL, make_spec, tiny_pairs
-from study.trials import bfloat16_stays_near, goes_on_bit_for_bit, spec_of, two_processes
+from study.trials import bfloat16_stays_near, spec_of, two_processes
 
 from adamomentum.study.data import cache
 from adamomentum.study.data.base import DataError
@@ -19,6 +19,7 @@ from adamomentum.study.tasks.base import Context
 from adamomentum.study.tasks.translation import task as translation
 from adamomentum.study.tasks.translation import transformer
 from adamomentum.study.tasks.translation.task import Translation
+from adamomentum.study.testing import check_task
 from adamomentum.study.trial import run_trial
 
 
@@ -145,8 +146,10 @@ def test_metrics_and_samples(data) -> None:
     assert not tuned.samples
 
 
-def test_a_trial_goes_on_from_its_checkpoint_bit_for_bit(data, tmp_path) -> None:
-    goes_on_bit_for_bit(make_spec(data, budget=Budget(steps=12, batch_size=100, evaluations=3)), data, tmp_path, 7)
+def test_the_family_keeps_its_promises(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(cache, "cache_dir", lambda: tmp_path)
+    folder = write_iwslt(tmp_path / "iwslt", tiny_pairs().pairs)
+    check_task("translation", {**SMALL, "data": "iwslt14"}, source=folder, batch_size=100)
 
 
 def test_bfloat16(data) -> None:

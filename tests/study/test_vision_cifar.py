@@ -15,7 +15,7 @@ import pytest
 import torch
 from study.cifar_files import pickled, rows_of, write_archive, write_folder, write_parquet
 from study.language_mini import CheckpointAt
-from study.trials import bfloat16_stays_near, goes_on_bit_for_bit, spec_of
+from study.trials import bfloat16_stays_near, spec_of
 
 from adamomentum.study.data import cifar as cifar_module
 from adamomentum.study.data.base import DataError
@@ -24,6 +24,7 @@ from adamomentum.study.execute.group import run_in_group
 from adamomentum.study.spec import Budget
 from adamomentum.study.tasks.vision.augment import AUGMENTATIONS
 from adamomentum.study.tasks.vision.task import ImageClassification
+from adamomentum.study.testing.tasks import goes_on
 from adamomentum.study.trial import run_trial
 
 NAMES = ["cifar10", "cifar100"]
@@ -199,10 +200,8 @@ def spec(data, params, **budget):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["vgg16-bn", "resnet34", "densenet121"])
-def test_the_papers_networks_go_on_bit_for_bit(tiny, model, tmp_path) -> None:
-    whole = goes_on_bit_for_bit(
-        spec(tiny, {**AS_RUN, "model": model}, lr=1e-4, steps=3, batch_size=8, evaluations=3), tiny, tmp_path, 2
-    )
+def test_the_papers_networks_go_on_bit_for_bit(tiny, model) -> None:
+    whole = goes_on(spec(tiny, {**AS_RUN, "model": model}, lr=1e-4, steps=3, batch_size=8, evaluations=3), tiny, [2])
     assert whole.status == "ok"
     assert {"test_accuracy", "test_loss"} <= set(whole.final)
 
@@ -213,8 +212,8 @@ def test_the_papers_networks_in_bfloat16(tiny, model) -> None:
     bfloat16_stays_near(spec(tiny, {"data": "cifar10", "model": model}, lr=1e-5, steps=2, batch_size=8), tiny, 0.05)
 
 
-def test_augmentation_goes_on_bit_for_bit(tiny, tmp_path) -> None:
-    goes_on_bit_for_bit(spec(tiny, AS_RUN, steps=20, batch_size=16, evaluations=4), tiny, tmp_path, 7)
+def test_augmentation_goes_on_bit_for_bit(tiny) -> None:
+    goes_on(spec(tiny, AS_RUN, steps=20, batch_size=16, evaluations=4), tiny, [7])
 
 
 @pytest.mark.parametrize("change", [{"augment": "crop-flip"}, {"augment": "none"}, {"label_smoothing": 0.0}])

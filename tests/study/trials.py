@@ -1,14 +1,11 @@
-"""Trials on tiny data of any family, and what every family must be able to do."""
+"""Trials on tiny data of any family; what every family must be able to do is what `check_task` checks."""
 
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from study.language_mini import CheckpointAt
 
 from adamomentum.study import registry, tasks
 from adamomentum.study.execute.group import run_in_group
@@ -26,20 +23,6 @@ def spec_of(family: str, data: Any, params: dict[str, Any], optimizer="adamw", l
         **fields,
     }
     return TrialSpec(task=task, optimizer=registry.get(optimizer).spec(lr), **fields)
-
-
-def goes_on_bit_for_bit(spec: TrialSpec, data: Any, folder: Path, at: int) -> TrialResult:
-    """Stops nobody: a second run from the checkpoint of step ``at`` must end as the first, undisturbed one."""
-    whole = run_trial(spec, data)
-    assert whole.status != "error", whole.error
-    checkpoints = CheckpointAt(folder, at)
-    assert run_trial(spec, data, checkpoints).final == whole.final
-    torch.manual_seed(123)
-    resumed = run_trial(spec, data, checkpoints)
-    assert (folder / f"rank 0 from step {at}").exists()
-    assert resumed.final == whole.final
-    assert resumed.curve == whole.curve
-    return whole
 
 
 def two_processes(spec: TrialSpec, data: Any) -> TrialResult:

@@ -22,7 +22,7 @@ from adamomentum.study.progress import Watch
 from adamomentum.study.store import StoreError, StoreWarning
 from adamomentum.study.studyfile import Study, StudyError
 from adamomentum.study.work import Setup, run_planned
-from adamomentum.terminal import INTERRUPTED, plain_warnings, say
+from adamomentum.terminal import INTERRUPTED, interruptible, plain_warnings, say
 
 
 class Failed(Exception):
@@ -33,7 +33,7 @@ class Failed(Exception):
 def told(console: Console) -> Iterator[None]:
     """Make a sentence and an exit status of what a user can do something about."""
     try:
-        with plain_warnings(console, StoreWarning):
+        with plain_warnings(console, StoreWarning), interruptible():
             yield
     except (StudyError, DataError, StoreError, ArchiveError, Failed, OSError) as error:
         say(console, f"Error: {error}")
@@ -93,7 +93,7 @@ def run_and_report(
     folder.register()
     watch = Watch(folder.study, workers, console)
     try:
-        with start() as executor, watch:
+        with interruptible(), start() as executor, watch:
             done = run_study(folder, known, executor, device, watch.on_round, watch.on_trial)
     except KeyboardInterrupt:
         say(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from adamomentum.study.data import parquet
 from adamomentum.study.data.base import DataError
+from adamomentum.study.data.images import on_white
 
 SPLITS = ("train", "test")
 LABELS = {"cifar10": "label", "cifar100": "fine_label"}
@@ -60,7 +61,7 @@ def _read(paths: list[Path], labels: str) -> Part:
 
 def _pixels(encoded: bytes) -> npt.NDArray[np.uint8]:
     with Image.open(io.BytesIO(encoded)) as image:
-        pixels = np.asarray(image.convert("RGB"))
+        pixels = np.asarray(on_white(image).convert("RGB"))
     if pixels.shape != (32, 32, 3):
         raise ValueError(f"an image of shape {pixels.shape}")
     return pixels

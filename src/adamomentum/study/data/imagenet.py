@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from adamomentum.study.data.base import SPLITS, DataError, hold_out
+from adamomentum.study.data.images import on_white
 from adamomentum.study.digest import digest
 
 SUFFIXES = {".jpeg", ".jpg", ".png"}
@@ -111,7 +112,7 @@ def decode(path: Path, rng: np.random.Generator | None) -> npt.NDArray[np.uint8]
     """
     try:
         with Image.open(path) as file:
-            image = file.convert("RGB")
+            image = on_white(file).convert("RGB")
     except Exception as error:
         # Pillow raises many types for broken files.
         raise DataError(f"{path} cannot be read as an image ({error})") from None

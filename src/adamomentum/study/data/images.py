@@ -8,6 +8,8 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from PIL.Image import Image, alpha_composite
+from PIL.Image import new as new_image
 
 from adamomentum.study.data.base import SPLITS, fingerprint_of
 
@@ -71,3 +73,13 @@ def small_test_split(test_images: int) -> str:
 def counted(endings: Mapping[str, int]) -> str:
     """Return numbers of files by their ending in words, the most first."""
     return ", ".join(f"{n} {ending}" for ending, n in sorted(endings.items(), key=lambda item: (-item[1], item[0])))
+
+
+def on_white(image: Image) -> Image:
+    """Return ``image`` without transparency, as it looks on a white page; what lies under it is often all black."""
+    if image.mode[-1] not in "Aa" and "transparency" not in image.info:
+        return image
+    if image.mode in ("La", "PA"):  # from which there is no direct way
+        image = image.convert({"La": "LA", "PA": "RGBA"}[image.mode])
+    image = image.convert("RGBA")
+    return alpha_composite(new_image("RGBA", image.size, "white"), image)

@@ -10,13 +10,12 @@ from zipfile import is_zipfile
 
 import numpy as np
 import numpy.typing as npt
-from PIL.Image import Image, Resampling, alpha_composite, fromarray
-from PIL.Image import new as new_image
+from PIL.Image import Image, Resampling, fromarray
 from PIL.Image import open as open_image
 from PIL.ImageOps import exif_transpose
 
 from adamomentum.study.data.base import SPLITS, DataError
-from adamomentum.study.data.images import ImageData, counted
+from adamomentum.study.data.images import ImageData, counted, on_white
 
 T = TypeVar("T")
 
@@ -182,21 +181,11 @@ def _decode(files: list[Path]) -> npt.NDArray[np.uint8]:
     size = _side_limit(*sizes.pop()) if len(sizes) == 1 else (RESIZED_SIDE, RESIZED_SIDE)
 
     def pixels(image: Image) -> npt.NDArray[np.uint8]:
-        flat = _on_white(_upright(image))
+        flat = on_white(_upright(image))
         return np.asarray(flat.convert(mode).resize(size, Resampling.BILINEAR), dtype=np.uint8)
 
     stacked = np.stack([_read(file, pixels) for file in files])
     return stacked[..., None] if mode == "L" else stacked
-
-
-def _on_white(image: Image) -> Image:
-    """Return ``image`` without transparency, as it looks on a white page; what lies under it is often all black."""
-    if image.mode[-1] not in "Aa" and "transparency" not in image.info:
-        return image
-    if image.mode in ("La", "PA"):  # from which there is no direct way
-        image = image.convert({"La": "LA", "PA": "RGBA"}[image.mode])
-    image = image.convert("RGBA")
-    return alpha_composite(new_image("RGBA", image.size, "white"), image)
 
 
 def _orientation(image: Image) -> int:
