@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -87,7 +88,13 @@ def test_sigterm_keeps_what_is_finished_says_so_and_leaves_nothing_behind(tmp_pa
     process.terminate()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
-    assert output.splitlines()[-1] == f"Stopped: finished trials are kept in {out}; the same command goes on."
+    stopped = re.fullmatch(
+        rf"Stopped: (\d+) of \d+ trials are finished and kept in {re.escape(str(out / 'store'))}; "
+        "the same command goes on from there.",
+        output.splitlines()[-1],
+    )
+    assert stopped is not None, output
+    assert int(stopped[1]) == len(finished(out))
     assert "Traceback" not in output
     assert "leaked" not in output
     assert finished(out)
