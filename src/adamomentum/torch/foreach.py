@@ -88,8 +88,8 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
         grads = list(torch._foreach_mul(grads, rule.grad_factor.to(grads[0].device, dtype)))
     elif rule.grad_factor != 1:
         grads = list(torch._foreach_mul(grads, rule.grad_factor))
-    if rule.weight_decay and not rule.decoupled_weight_decay:
-        grads = list(torch._foreach_add(grads, thetas, alpha=rule.weight_decay))
+    if rule.l2:
+        grads = list(torch._foreach_add(grads, thetas, alpha=rule.l2))
 
     _lerp_(exp_avgs, _to(grads, exp_avgs[0].dtype), n.m_weight[0])
     del grads

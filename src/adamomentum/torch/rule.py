@@ -82,8 +82,8 @@ def update_one(
     theta, grad = param.to(dtype), grad.to(dtype)
     if isinstance(rule.grad_factor, Tensor) or rule.grad_factor != 1:
         grad = grad * (rule.grad_factor.to(dtype) if isinstance(rule.grad_factor, Tensor) else rule.grad_factor)
-    if rule.weight_decay and not rule.decoupled_weight_decay:
-        grad = grad.add(theta, alpha=rule.weight_decay)
+    if rule.l2:
+        grad = grad.add(theta, alpha=rule.l2)
 
     exp_avg.lerp_(grad.to(exp_avg.dtype), n.m_weight)
     if rule.differentiable:  # autograd keeps what is read below, and the next step overwrites it
