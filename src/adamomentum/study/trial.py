@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +17,11 @@ from adamomentum.study.group import Group
 from adamomentum.study.numbers import Number, number
 from adamomentum.study.provenance import provenance
 from adamomentum.study.spec import TrialSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from adamomentum.study.tasks.base import Run
 
 Status = Literal["ok", "diverged", "error"]
 
@@ -86,17 +91,37 @@ def run_trial(spec: TrialSpec, data: Any, checkpoints: Checkpoints | None = None
         torch.set_num_threads(threads)
 
 
-def _train(spec: TrialSpec, data: Any, group: Group, checkpoints: Checkpoints | None) -> TrialResult:
+def set_up(spec: TrialSpec, data: Any, group: Group) -> tuple[Run, list[torch.optim.Optimizer]]:
+    """Return the task set up for a trial, its weights drawn from the trial's seed, and the optimizers that it built."""
     import torch
 
     from adamomentum.study.tasks.base import Context
 
-    family = tasks.family(spec.task.name)
     optimizers: list[torch.optim.Optimizer] = []
 
     def build_optimizer(params: Iterable[Any]) -> torch.optim.Optimizer:
         optimizers.append(registry.build(spec.optimizer, params))
         return optimizers[-1]
+
+    context = Context(
+        data=data,
+        params=spec.task.params,
+        budget=spec.budget,
+        device=group.device,
+        seed=spec.seed,
+        build_optimizer=build_optimizer,
+        precision=spec.precision,
+        rank=group.rank,
+        world=group.world,
+    )
+    torch.manual_seed(spec.seed("init"))
+    return tasks.task(spec.task.name).setup(context), optimizers
+
+
+def _train(spec: TrialSpec, data: Any, group: Group, checkpoints: Checkpoints | None) -> TrialResult:
+    import torch
+
+    family = tasks.family(spec.task.name)
 
     def evaluate(split: str) -> dict[str, float]:
         if group.rank:
@@ -105,20 +130,7 @@ def _train(spec: TrialSpec, data: Any, group: Group, checkpoints: Checkpoints | 
             torch.manual_seed(spec.seed(f"evaluate {split}"))
             return run.evaluate(split)
 
-    torch.manual_seed(spec.seed("init"))
-    run = tasks.task(spec.task.name).setup(
-        Context(
-            data=data,
-            params=spec.task.params,
-            budget=spec.budget,
-            device=group.device,
-            seed=spec.seed,
-            build_optimizer=build_optimizer,
-            precision=spec.precision,
-            rank=group.rank,
-            world=group.world,
-        )
-    )
+    run, optimizers = set_up(spec, data, group)
     torch.manual_seed(spec.seed("noise" if group.rank == 0 else f"noise of rank {group.rank}"))
     total = run.total_steps
     points = {math.ceil(total * (k + 1) / spec.budget.evaluations) for k in range(spec.budget.evaluations)}

@@ -8,24 +8,22 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from adamomentum.study import registry, tasks
 from adamomentum.study.checkpoint import Checkpoints, Log
+from adamomentum.study.group import Group
 from adamomentum.study.spec import Budget, ConstantSchedule, TaskSpec, TrialSpec, Value
-from adamomentum.study.tasks.base import Context, Run, Task
+from adamomentum.study.tasks.base import Run, Task
 from adamomentum.study.testing.checks import Broken, Checks, drawn_from, path_of, reread, same, scrambled
-from adamomentum.study.trial import TrialResult, run_trial
-
-if TYPE_CHECKING:
-    from adamomentum.study.group import Group
+from adamomentum.study.trial import TrialResult, run_trial, set_up
 
 UNKNOWN = "no_such_parameter"
 FEWEST_STEPS = 4
@@ -109,26 +107,11 @@ class Case:
         """The trial that nothing is changed in."""
         return self.run()
 
-    def set_up(self, budget: Budget | None = None, built: list[torch.optim.Optimizer] | None = None) -> Run:
-        """Return the task set up for the trial; ``built`` receives its optimizers."""
-        spec = self.spec() if budget is None else self.spec(budget=budget)
-        optimizers = [] if built is None else built
-
-        def build(params: Iterable[Any]) -> torch.optim.Optimizer:
-            optimizers.append(registry.build(spec.optimizer, params))
-            return optimizers[-1]
-
+    def set_up(self, **changes: Any) -> tuple[Run, list[torch.optim.Optimizer]]:
+        """Return the task set up for a trial, as the engine does it, and the optimizers that it built."""
+        spec = self.spec(**changes)
         with scrambled(spec.seed("init")):
-            return self.task.setup(
-                Context(
-                    data=self.data,
-                    params=spec.task.params,
-                    budget=spec.budget,
-                    device=torch.device(self.device),
-                    seed=spec.seed,
-                    build_optimizer=build,
-                )
-            )
+            return set_up(spec, self.data, Group(torch.device(self.device)))
 
 
 CHECKS: Checks[Case] = Checks()
@@ -207,7 +190,7 @@ def baselines_are_of_declared_metrics(case: Case) -> None:
 )
 def a_run_can_be_set_up(case: Case) -> None:
     """Check what setup returns: the parts of a checkpoint, and the metrics of an evaluation."""
-    run = case.set_up()
+    run, _ = case.set_up()
     if not isinstance(run, Run):
         raise Broken(f"setup must return a Run, got {run!r}")
     for name, part in {**run.parts(), **run.own_parts()}.items():
@@ -232,17 +215,17 @@ def a_run_can_be_set_up(case: Case) -> None:
 )
 def the_budget_is_kept(case: Case) -> None:
     """Check the number of steps, and that each makes an update with the trial's optimizer."""
-    if case.set_up().total_steps != case.steps:
-        raise Broken(f"of a budget of {case.steps} steps it makes {case.set_up().total_steps}")
-    one, three = (case.set_up(Budget(epochs=n, batch_size=case.batch_size)).total_steps for n in (1, 3))
+    run, built = case.set_up()
+    if run.total_steps != case.steps:
+        raise Broken(f"of a budget of {case.steps} steps it makes {run.total_steps}")
+    epochs = (Budget(epochs=n, batch_size=case.batch_size) for n in (1, 3))
+    one, three = (case.set_up(budget=budget)[0].total_steps for budget in epochs)
     if one < 1 or three != 3 * one:
         raise Broken(f"an epoch is {one} steps, three epochs are {three}")
+    if not built:
+        raise Broken("setup builds no optimizer by context.build_optimizer, so that it trains with one of its own")
     updates: list[torch.optim.Optimizer] = []
-    built: list[torch.optim.Optimizer] = []
     with scrambled(1):
-        run = case.set_up(built=built)
-        if not built:
-            raise Broken("setup builds no optimizer by context.build_optimizer, so that it trains with one of its own")
         for optimizer in built:
             optimizer.register_step_post_hook(lambda updated, *_: updates.append(updated))
         for step in (1, 2):
@@ -353,7 +336,7 @@ def evaluation_leaves_training_alone(case: Case) -> None:
 def every_part_takes_up_its_state(case: Case) -> None:
     """Check that each part of a checkpoint can be written, read, and taken up."""
     with scrambled(1):
-        run, fresh = case.set_up(), case.set_up()
+        (run, _), (fresh, _) = case.set_up(), case.set_up()
         for _ in range(2):
             run.step()
     for name, part in {**run.parts(), **run.own_parts()}.items():
