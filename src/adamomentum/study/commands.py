@@ -25,7 +25,7 @@ from adamomentum.study.engine import NO_DATA, Folder, check_optimizers, keep
 from adamomentum.study.estimate import left
 from adamomentum.study.execute.base import Executor
 from adamomentum.study.running import Failed, default_workers, local_executor, run_and_report, told, write_report
-from adamomentum.study.stages import ROLES, Plan, Planned
+from adamomentum.study.stages import ROLES, Plan
 from adamomentum.study.store import Store, as_record, reason
 from adamomentum.study.studyfile import Study
 from adamomentum.study.trial import TrialResult
@@ -128,10 +128,7 @@ def _print_ids(folder: Folder, sources: Mapping[str, Path], device: str, console
     """Print the trials that ``trial`` would run now; what is to be said besides goes to standard error."""
     _prepare_unknown(folder, sources, lambda text: say(errors, text))
     made, results = folder.results(device)
-    open_now: dict[str, Planned] = {}
-    for t in made.trials:
-        if t.spec.trial_id not in results:
-            open_now.setdefault(t.spec.trial_id, t)  # one that serves two roles is run for the first
+    open_now = {key: t for key, t in made.by_id.items() if key not in results}
     for key, t in open_now.items():
         say(console, f"{key} {t.task} {t.role} {t.optimizer}")
     later = made.open.total()
@@ -314,12 +311,11 @@ def trial(
         first = int(os.environ.get("RANK", 0)) == 0
         _prepare_unknown(folder, sources, lambda text: None)
         made, _ = folder.results(device)
-        planned = {t.spec.trial_id: t for t in made.trials}
-        if trial_id not in planned:
+        if trial_id not in made.by_id:
             raise Failed(
                 f"no trial {trial_id} can be planned now; `adamomentum study plan --ids` prints those that can"
             )
-        spec = planned[trial_id].spec
+        spec = made.by_id[trial_id].spec
         if folder.store.get(spec) is not None:
             if first:
                 say(Console(), f"{trial_id} is finished already; `adamomentum study show {trial_id}` prints it")

@@ -169,13 +169,12 @@ class Folder:
         while True:
             made, before = self._plan(data, results, device), len(results)
             missing: dict[str, Planned] = {}
-            for t in made.trials:
-                key = t.spec.trial_id
+            for key, t in made.by_id.items():
                 if key not in asked and (found := kept(t.spec)) is not None:
                     results[key] = found
                 asked.add(key)
                 if key not in results:
-                    missing.setdefault(key, t)  # one that serves two roles is run for the first
+                    missing[key] = t
             if len(results) == before:  # else what was kept may already allow to plan further
                 yield Round(made, results, missing)
                 if len(results) == before:
@@ -333,7 +332,7 @@ def run_study(
 
 
 def keep(store: Store, checkpoints: Checkpoints, spec: TrialSpec, result: TrialResult) -> None:
-    """Keep a result, and forgets the checkpoint of a trial that is finished."""
+    """Keep a result, and forget the checkpoint of a trial that is finished."""
     store.put(spec, result)
     # Only now: until its result is stored, a checkpoint is all there is of a trial.
     if result.status != "error":

@@ -44,13 +44,13 @@ def left(study: Study, plan: Plan, results: Mapping[str, TrialResult]) -> Left:
     """Sum the trials that are left, each at the median of its finished like, or as the study declares."""
     timed: dict[tuple[str, str], list[float]] = {}
     waiting = Counter[tuple[str, str]]()
-    for t in {t.spec.trial_id: t for t in plan.trials}.values():
-        result, optimizer = results.get(t.spec.trial_id), t.spec.optimizer.name
+    for key, t in plan.by_id.items():
+        result, optimizer = results.get(key), t.spec.optimizer.name
         if result is None:
             waiting[t.task, optimizer] += 1
         elif "seconds" in result.timing:
-            for key in ((t.task, optimizer), (t.task, "")):
-                timed.setdefault(key, []).append(result.timing["seconds"])
+            for like in ((t.task, optimizer), (t.task, "")):
+                timed.setdefault(like, []).append(result.timing["seconds"])
     for (_, task, name), count in plan.open.items():
         waiting[task, stages.optimizer_of(study, name).name] += count
     total, unknown = 0.0, Counter[str]()

@@ -77,10 +77,7 @@ class Watch:
         # In the order of the study, not of its trials.
         names = (self._bar(t.name, name) for t in self.study.tasks for name in self.study.optimizers)
         totals, done = Counter[str](dict.fromkeys(names, 0)), Counter[str]()
-        unique: dict[str, Planned] = {}
-        for t in now.plan.trials:
-            unique.setdefault(t.spec.trial_id, t)
-        for key, t in unique.items():
+        for key, t in now.plan.by_id.items():
             totals[self._bar(t.task, t.optimizer)] += 1
             done[self._bar(t.task, t.optimizer)] += key in now.results
         for (_, task, name), count in now.plan.open.items():
@@ -95,7 +92,7 @@ class Watch:
             rest = left(self.study, now.plan, now.results)
             time_left = f". To the end: {rest.text(self.workers, self._how)}" if rest.seconds else ""
             say(self.console, f"{len(now.missing)} trials to run now{more}{time_left}")
-        self._take_down(now, "")
+        self._take_down("")
 
     @property
     def _how(self) -> str:
@@ -112,10 +109,12 @@ class Watch:
         label = stages.label(self.study, planned.optimizer)
         bar = self._bar(planned.task, planned.optimizer)
         self.progress.update(self._bars[bar], advance=1, state=state if bar == label else f"{label}, {state}")
-        self._take_down(self._round, f"; {label if bar == label else f'{planned.task}, {label}'}, {state}")
+        self._take_down(f"; {label if bar == label else f'{planned.task}, {label}'}, {state}")
 
-    def _take_down(self, now: Round, state: str) -> None:
-        rest = left(self.study, now.plan, now.results)
+    def _take_down(self, state: str) -> None:
+        if self._teller is None or self._round is None:  # bars tell it all
+            return
+        rest = left(self.study, self._round.plan, self._round.results)
         known = rest.seconds and not rest.unknown
         self._now = self.place, time.monotonic() + rest.seconds / self.workers if known else None, state
 

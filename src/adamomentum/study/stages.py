@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from adamomentum.study import tasks
@@ -85,6 +86,14 @@ class Plan:
     trials: list[Planned] = field(default_factory=list)
     choices: dict[tuple[str, str], Choice] = field(default_factory=dict)
     open: Counter[tuple[Role, str, str]] = field(default_factory=Counter)
+
+    @cached_property
+    def by_id(self) -> Mapping[str, Planned]:
+        """Each trial once, by its id: one that serves two roles is run for the first. To be asked of a whole plan."""
+        unique: dict[str, Planned] = {}
+        for t in self.trials:
+            unique.setdefault(t.spec.trial_id, t)
+        return unique
 
 
 def sobol(count: int, dimensions: int, start: int = 0) -> list[tuple[float, ...]]:

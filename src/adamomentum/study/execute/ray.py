@@ -53,7 +53,7 @@ class RayExecutor:
         self.close()
 
     def close(self) -> None:
-        """Leaves the cluster, or stops the local one; trials under way are lost."""
+        """Leave the cluster, or stop the local one; trials under way are lost."""
         import ray
 
         ray.shutdown()

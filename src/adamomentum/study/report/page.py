@@ -75,7 +75,7 @@ def _context(folder: Folder, results: StudyResults, tables: StudyTables, sheets:
         "study": study,
         "reference": stages.label(study, study.reference),
         "finished": len(results.results),
-        "planned": len({t.spec.trial_id for t in results.plan.trials}),
+        "planned": len(results.plan.by_id),
         "waiting": results.plan.open.total(),
         "answer": judge.answer(),
         "claims": judge.claims(),
