@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -76,3 +77,22 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
     monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "pip"))
     return shelf
+
+
+@pytest.fixture
+def beside(tmp_path, monkeypatch):
+    """Writes a study file, and a module of the user's own beside it, where Python does not look by itself."""
+    modules = []
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def write(name: str, study: str, module: str, code: str) -> Path:
+        folder = tmp_path / "here"
+        folder.mkdir()
+        (folder / f"{module}.py").write_text(code)
+        modules.append(module)
+        (folder / name).write_text(study)
+        return folder / name
+
+    yield write
+    for module in modules:
+        sys.modules.pop(module, None)

@@ -398,14 +398,9 @@ class Mine(torch.optim.SGD):
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
-    """A study file with an optimizer of the user's own beside it, where Python does not look by itself."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "own.toml").write_text(OWN)
-    (tmp_path / "here" / "beside_the_study.py").write_text(CODE)
-    yield tmp_path / "here" / "own.toml"
-    sys.modules.pop("beside_the_study", None)
+def own(beside):
+    """A study file with an optimizer of the user's own beside it."""
+    return beside("own.toml", OWN, "beside_the_study", CODE)
 
 
 def test_an_optimizer_beside_the_study_file_is_found(own, tiny_npz, tmp_path, monkeypatch) -> None:

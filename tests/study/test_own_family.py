@@ -48,14 +48,9 @@ def call(*arguments, code=0) -> str:
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
-    """A study file with a family of the user's own beside it, where Python does not look by itself."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "waves.toml").write_text(STUDY)
-    (tmp_path / "here" / "beside_the_family.py").write_text(CODE)
-    yield tmp_path / "here" / "waves.toml"
-    sys.modules.pop("beside_the_family", None)
+def own(beside):
+    """A study file with a family of the user's own beside it."""
+    return beside("waves.toml", STUDY, "beside_the_family", CODE)
 
 
 def test_it_is_planned_run_resumed_and_reported(own, tmp_path) -> None:
