@@ -119,6 +119,7 @@ def drawn_from() -> Callable[[], list[str]]:
     """Return a function that names the global generators that were drawn from between now and then."""
 
     def states() -> dict[str, Any]:
+        # As above, it is NumPy's global generator that is asked about.
         numbers = np.random.get_state(legacy=False)  # noqa: NPY002
         return {"random": random.getstate(), "numpy.random": numbers, "torch": torch.get_rng_state()}
 
