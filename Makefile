@@ -13,7 +13,8 @@ BIN := $(VENV)/bin
 # The pins also hold for what builds the native kernels, by the name that older and that newer versions of pip read.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
+# --no-compile: Python compiles the few modules that are imported, pip would compile all, in half of its time.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_FLAGS) -c constraints.txt
 
 # After a change of these everything is installed again.
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
