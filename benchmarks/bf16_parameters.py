@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     data = work.load("language-model", {"data": "wikipedia"}, {})
-    found = {
+    results = {
         name: [train(data, dtype, rounding, seed, args) for seed in range(args.seeds)]
         for name, (dtype, rounding) in RUNS.items()
     }
@@ -83,11 +83,11 @@ def main() -> None:
     print("| parameters | validation loss | minus float32, mean and largest | training loss curve, largest distance |")
     print("|---|---|---|---|")
     record = {}
-    for name, runs in found.items():
-        d = [mine - base for (_, mine), (_, base) in zip(runs, found["float32"], strict=True)]
+    for name, runs in results.items():
+        d = [mine - base for (_, mine), (_, base) in zip(runs, results["float32"], strict=True)]
         curves = [
             abs(statistics.fmean(mine[k : k + 20]) - statistics.fmean(base[k : k + 20]))
-            for (mine, _), (base, _) in zip(runs, found["float32"], strict=True)
+            for (mine, _), (base, _) in zip(runs, results["float32"], strict=True)
             for k in range(0, args.steps - 19, 20)
         ]
         mean = statistics.fmean(value for _, value in runs)

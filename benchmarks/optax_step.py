@@ -76,12 +76,12 @@ def main() -> None:
         f"{shape[0]} x {shape[1]}, {'not jitted' if options.eager else 'jitted and donated'}\n"
     )
     print("| optimizer | time of a step | ratio to optax.adamw, and its quartiles | to compile |\n|---|---|---|---|")
-    for name, found in times.items():
-        ratios = [t / base for t, base in zip(found, times["optax.adamw"], strict=True)]
+    for name, seconds in times.items():
+        ratios = [t / base for t, base in zip(seconds, times["optax.adamw"], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         compiled = f"{compile_time[name]:.2f} s" if name in compile_time else "-"
         spread = f"{middle:.2f} ({low:.2f} to {high:.2f})"
-        print(f"| {name} | {1e3 * statistics.median(found):.2f} ms | {spread} | {compiled} |")
+        print(f"| {name} | {1e3 * statistics.median(seconds):.2f} ms | {spread} | {compiled} |")
 
 
 if __name__ == "__main__":

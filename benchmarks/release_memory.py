@@ -73,16 +73,16 @@ def ways(passes: int) -> dict[str, Callable[[nn.Module], tuple[list[torch.optim.
         release_gradients(optimizer, passes)
         return [optimizer], accumulate_then_step(optimizer)
 
-    made = {BASELINE: adamw, "AdaMomentum, accumulate then step": plain, "AdaMomentum, released": released}
+    makers = {BASELINE: adamw, "AdaMomentum, accumulate then step": plain, "AdaMomentum, released": released}
     if passes == 1:
-        made["AdamW, stepped in backward"] = adamw_in_backward
-        made["AdaMomentum, released, 8-bit moments"] = lambda model: released(model, state_dtype="8bit")
-    return made
+        makers["AdamW, stepped in backward"] = adamw_in_backward
+        makers["AdaMomentum, released, 8-bit moments"] = lambda model: released(model, state_dtype="8bit")
+    return makers
 
 
 def measure(passes: int, rounds: int, width: int, blocks: int) -> dict[str, dict[str, float]]:
     """Bytes a parameter and time ratios of each way, for so many passes a step."""
-    steps, found = {}, {}
+    steps, table = {}, {}
     x = torch.randn(TOKENS, width)
     for name, make in ways(passes).items():
         torch.manual_seed(0)
@@ -96,7 +96,7 @@ def measure(passes: int, rounds: int, width: int, blocks: int) -> dict[str, dict
 
         step()
         count = sum(p.numel() for p in model.parameters())
-        found[name] = {
+        table[name] = {
             "state": sum(map(state_bytes, optimizers)) / count,
             "step": peak_bytes(step, torch.device("cpu")) / count,
         }
@@ -108,8 +108,8 @@ def measure(passes: int, rounds: int, width: int, blocks: int) -> dict[str, dict
             step()
             seconds[name].append(time.perf_counter() - start)
     for name, times in seconds.items():
-        found[name]["time"] = statistics.median(a / b for a, b in zip(times, seconds[BASELINE], strict=True))
-    return found
+        table[name]["time"] = statistics.median(a / b for a, b in zip(times, seconds[BASELINE], strict=True))
+    return table
 
 
 def main() -> None:
@@ -119,14 +119,14 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    found = {passes: measure(passes, args.rounds, args.width, args.blocks) for passes in (1, 4)}
+    tables = {passes: measure(passes, args.rounds, args.width, args.blocks) for passes in (1, 4)}
     print("| passes a step | | state, bytes a parameter | a step on top, bytes a parameter | time, ratio |")
     print("|---|---|---|---|---|")
-    for passes, table in found.items():
+    for passes, table in tables.items():
         for name, row in table.items():
             print(f"| {passes} | {name} | {row['state']:.2f} | {row['step']:.2f} | {row['time']:.2f} |")
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+        args.json.write_text(json.dumps(tables, indent=1) + "\n")
 
 
 if __name__ == "__main__":

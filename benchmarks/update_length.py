@@ -75,8 +75,8 @@ def main() -> None:
     print("|---|---|---|---|")
     for batch, lr in SETTINGS:
         rows = batch or len(y)
-        found = np.array([ratio(x, y, rows, lr, args.steps, seed) for seed in range(args.seeds)])
-        cells = [f"{np.median(c):.2f} ({c.min():.2f} to {c.max():.2f})" for c in found.T]
+        ratios = np.array([ratio(x, y, rows, lr, args.steps, seed) for seed in range(args.seeds)])
+        cells = [f"{np.median(c):.2f} ({c.min():.2f} to {c.max():.2f})" for c in ratios.T]
         name = f"{batch}" if batch else f"all {rows:,}"
         print(f"| {name} | {lr:g} | " + " | ".join(cells) + " |", flush=True)
 

@@ -37,8 +37,8 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
     study.optimize(validation_loss, n_trials=20)
-    found = ", ".join(f"{name} {value:.2g}" for name, value in study.best_params.items())
-    print(f"best of {len(study.trials)}: {found}, validation loss {study.best_value:.4f}")
+    settings = ", ".join(f"{name} {value:.2g}" for name, value in study.best_params.items())
+    print(f"best of {len(study.trials)}: {settings}, validation loss {study.best_value:.4f}")
     worst = max(trial.value for trial in study.trials if trial.value is not None)
     assert study.best_value < 0.5 * worst
 

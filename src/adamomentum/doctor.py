@@ -62,8 +62,8 @@ def _in_optax() -> str:
 def _in_keras() -> str:
     if not _installed("keras"):
         return 'not available: run pip install "adamomentum[keras]", and a backend: torch, jax or tensorflow'
-    found = _version("keras").partition(".")[0]  # of a nightly build or a copy nothing is known
-    if found.isdigit() and int(found) < 3:
+    major = _version("keras").partition(".")[0]  # of a nightly build or a copy nothing is known
+    if major.isdigit() and int(major) < 3:
         return 'not available: it is for Keras 3, run pip install "adamomentum[keras]"'
     backends = [name for name in ("torch", "jax", "tensorflow") if _installed(name)]
     return f"available, with {' or '.join(backends)}" if backends else "not available: install torch, jax or tensorflow"

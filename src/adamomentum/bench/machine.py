@@ -29,5 +29,5 @@ def describe(device: torch.device) -> str:
 def versions() -> dict[str, str]:
     """Return the installed versions of Python, this library, torch and the peers' packages."""
     packages = dict.fromkeys(c.package for c in sorted(STEP, key=lambda c: not c.ours))
-    found = {c.package: c.version() for c in STEP}
-    return {"Python": platform.python_version(), **{p: v for p in packages if (v := found[p]) is not None}}
+    installed = {c.package: c.version() for c in STEP}
+    return {"Python": platform.python_version(), **{p: v for p in packages if (v := installed[p]) is not None}}

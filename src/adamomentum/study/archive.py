@@ -35,7 +35,7 @@ class ArchiveError(Exception):
     """An archive cannot be taken up; the message says why and what to do."""
 
 
-def write(folder: Folder, to: Path, made: Plan, results: Mapping[str, TrialResult]) -> int:
+def write(folder: Folder, to: Path, plan: Plan, results: Mapping[str, TrialResult]) -> int:
     """Write all finished trials of the plan into the folder ``to``; returns how many they are.
 
     Raises:
@@ -45,7 +45,7 @@ def write(folder: Folder, to: Path, made: Plan, results: Mapping[str, TrialResul
     if not folder.history():
         folder.register()
     make_folder(to, "--to")
-    unique = {t.spec.trial_id: t.spec for t in made.trials if t.spec.trial_id in results}
+    unique = {t.spec.trial_id: t.spec for t in plan.trials if t.spec.trial_id in results}
     # Trials that are alike stand together, which packs them better.
     records = sorted((as_record(spec, results[key]) for key, spec in unique.items()), key=lambda r: _packed(r["spec"]))
     lines = [_packed(record) + "\n" for record in records]
@@ -168,7 +168,7 @@ def _planned(
     What is planned depends on results, stage by stage; only those that are planned are held in memory.
     """
     known = {task.name: data.get(task.name, NO_DATA) for task in folder.study.tasks}
-    found: set[str] = set()
+    trial_ids: set[str] = set()
     tasks: set[str] = set()
     for device in sorted({spec.device_kind for spec in specs.values()}):
         for now in folder.rounds(known, device, lambda spec: None):
@@ -176,5 +176,5 @@ def _planned(
             new = now.missing.keys() & specs.keys()
             if new:
                 now.results.update({spec.trial_id: result for spec, result in trials(path) if spec.trial_id in new})
-        found |= now.results.keys()
-    return len(found), tasks
+        trial_ids |= now.results.keys()
+    return len(trial_ids), tasks

@@ -114,12 +114,12 @@ def plan(
         for entry in study.tasks:
             # Counting needs no data, so none is downloaded for it.
             known.setdefault(entry.name, NO_DATA)
-        made, results = folder.results(device, known)
+        plan, results = folder.results(device, known)
         say(console, f"{study.name} ({study.hash}): {study.title}")
-        console.print(_plan_table(study, made, results))
+        console.print(_plan_table(study, plan, results))
         count = workers or available_cores()
         source_of = "finished trials" if results else "what the study declares"
-        rest = left(study, made, results)
+        rest = left(study, plan, results)
         how = f" with {count} trials at a time, estimated from {source_of}"
         say(console, f"Left: {rest.text(count, how)}." if rest.trials else "Nothing left.")
 
@@ -127,11 +127,11 @@ def plan(
 def _print_ids(folder: Folder, sources: Mapping[str, Path], device: str, console: Console, errors: Console) -> None:
     """Print the trials that ``trial`` would run now; what is to be said besides goes to standard error."""
     _prepare_unknown(folder, sources, lambda text: say(errors, text))
-    made, results = folder.results(device)
-    open_now = {key: t for key, t in made.by_id.items() if key not in results}
+    plan, results = folder.results(device)
+    open_now = {key: t for key, t in plan.by_id.items() if key not in results}
     for key, t in open_now.items():
         say(console, f"{key} {t.task} {t.role} {t.optimizer}")
-    later = made.open.total()
+    later = plan.open.total()
     if later:
         say(errors, f"{len(open_now)} trials can be run now, up to {later} more when those are finished")
 
@@ -143,17 +143,17 @@ def _prepare_unknown(folder: Folder, sources: Mapping[str, Path], say: Callable[
         Folder(folder.root, folder.study.only(unknown), folder.whole).prepare_data(sources, say)
 
 
-def _plan_table(study: Study, made: Plan, results: Mapping[str, TrialResult]) -> Table:
+def _plan_table(study: Study, plan: Plan, results: Mapping[str, TrialResult]) -> Table:
     table = Table("task", *ROLES, "done", "left", title_justify="left")
     for entry in study.tasks:
-        unique = {t.spec.trial_id: t for t in made.trials if t.task == entry.name}
-        counts = Counter(t.role for t in made.trials if t.task == entry.name)
+        unique = {t.spec.trial_id: t for t in plan.trials if t.task == entry.name}
+        counts = Counter(t.role for t in plan.trials if t.task == entry.name)
         done = sum(key in results for key in unique)
         cells = (entry.name, *(str(counts[role]) for role in ROLES), str(done), str(len(unique) - done))
         table.add_row(*map(Text, cells))
-    if made.open:
+    if plan.open:
         waiting = Counter[str]()
-        for (role, _, _), count in made.open.items():
+        for (role, _, _), count in plan.open.items():
             waiting[role] += count
         table.add_row("not planned yet (at most)", *(str(waiting[role] or "") for role in ROLES), "", "")
     return table
@@ -247,25 +247,25 @@ def status(
     with told(Console(stderr=True)):
         folder = _folder(source, smoke, only, out)
         study = folder.study
-        made, results = folder.results(device)
+        plan, results = folder.results(device)
         say(console, f"{study.name} ({study.hash}) in {folder.root}")
-        console.print(_plan_table(study, made, results))
-        if made.choices:
+        console.print(_plan_table(study, plan, results))
+        if plan.choices:
             table = Table("task", "optimizer", "chosen", "validation", "edge", title_justify="left")
-            for (task, name), choice in made.choices.items():
+            for (task, name), choice in plan.choices.items():
                 setting = choice.setting or {}
                 chosen = ", ".join(f"{key} {value:g}" for key, value in setting.items()) or "nothing could be trained"
                 score = f"{choice.score:.4g}" if setting else "-"
                 cells = (task, stages.label(study, name), chosen, score, ", ".join(choice.edges))
                 table.add_row(*map(Text, cells))  # a label may hold brackets, which are markup in plain strings
             console.print(table)
-        diverged = Counter((t.task, t.optimizer) for t in made.trials
+        diverged = Counter((t.task, t.optimizer) for t in plan.trials
                            if (r := results.get(t.spec.trial_id)) and r.status == "diverged")  # fmt: skip
         for (task, name), count in diverged.items():
             say(console, f"{count} diverged: {task} {name}")
         for spec, result in folder.store.failures():
             say(console, f"Failed: {spec.trial_id} {spec.optimizer.name}: {result.last_line}")
-        rest = left(study, made, results)
+        rest = left(study, plan, results)
         say(console, f"Left: {rest.text()}" if rest.trials else "Complete.")
 
 
@@ -276,14 +276,14 @@ def show(
 ) -> None:
     """Print all that is kept of a trial: specification, result, learning curve, traceback."""
     with told(Console(stderr=True)):
-        found = sorted(path for path in out.glob("**/store/*/*.json") if path.stem.startswith(trial))
-        if len(found) != 1:
-            names = ", ".join(path.stem for path in found[:10])
-            raise Failed(f"{len(found)} trials in {out} begin with {trial!r}{': ' + names if found else ''}")
+        paths = sorted(path for path in out.glob("**/store/*/*.json") if path.stem.startswith(trial))
+        if len(paths) != 1:
+            names = ", ".join(path.stem for path in paths[:10])
+            raise Failed(f"{len(paths)} trials in {out} begin with {trial!r}{': ' + names if paths else ''}")
         try:
-            spec, result = Store.read(found[0])
+            spec, result = Store.read(paths[0])
         except ValueError as error:
-            raise Failed(f"{found[0]} is not usable ({reason(error)}); the next run does the trial again") from None
+            raise Failed(f"{paths[0]} is not usable ({reason(error)}); the next run does the trial again") from None
         record = as_record(spec, result)
         text = record["result"].pop("error", "")
         Console().print_json(json.dumps(record))
@@ -310,12 +310,12 @@ def trial(
         modules = _beside(source, folder.study)
         first = int(os.environ.get("RANK", 0)) == 0
         _prepare_unknown(folder, sources, lambda text: None)
-        made, _ = folder.results(device)
-        if trial_id not in made.by_id:
+        plan, _ = folder.results(device)
+        if trial_id not in plan.by_id:
             raise Failed(
                 f"no trial {trial_id} can be planned now; `adamomentum study plan --ids` prints those that can"
             )
-        spec = made.by_id[trial_id].spec
+        spec = plan.by_id[trial_id].spec
         if folder.store.get(spec) is not None:
             if first:
                 say(Console(), f"{trial_id} is finished already; `adamomentum study show {trial_id}` prints it")

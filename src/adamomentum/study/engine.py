@@ -167,16 +167,16 @@ class Folder:
             kept = self.store.get if self.root.exists() else lambda spec: None  # no folder is made for asking
         results, asked = dict[str, TrialResult](), set[str]()
         while True:
-            made, before = self._plan(data, results, device), len(results)
+            plan, before = self._plan(data, results, device), len(results)
             missing: dict[str, Planned] = {}
-            for key, t in made.by_id.items():
-                if key not in asked and (found := kept(t.spec)) is not None:
-                    results[key] = found
+            for key, t in plan.by_id.items():
+                if key not in asked and (result := kept(t.spec)) is not None:
+                    results[key] = result
                 asked.add(key)
                 if key not in results:
                     missing[key] = t
             if len(results) == before:  # else what was kept may already allow to plan further
-                yield Round(made, results, missing)
+                yield Round(plan, results, missing)
                 if len(results) == before:
                     return
 

@@ -55,9 +55,9 @@ def left(study: Study, plan: Plan, results: Mapping[str, TrialResult]) -> Left:
         waiting[task, stages.optimizer_of(study, name).name] += count
     total, unknown = 0.0, Counter[str]()
     for (task, optimizer), count in waiting.items():
-        found, declared = timed.get((task, optimizer)) or timed.get((task, "")), study.task(task).minutes
-        if found:
-            total += count * sorted(found)[len(found) // 2]
+        seconds, declared = timed.get((task, optimizer)) or timed.get((task, "")), study.task(task).minutes
+        if seconds:
+            total += count * sorted(seconds)[len(seconds) // 2]
         elif declared is not None:
             total += count * 60 * declared
         else:

@@ -150,8 +150,8 @@ def _adamomentum(params: Iterable[Any], **kwargs: Any) -> torch.optim.Optimizer:
 
 def _torch(name: str) -> Callable[..., torch.optim.Optimizer]:
     def build(params: Iterable[Any], **kwargs: Any) -> torch.optim.Optimizer:
-        made: torch.optim.Optimizer = getattr(import_module("torch.optim"), name)(params, **kwargs)
-        return made
+        optimizer: torch.optim.Optimizer = getattr(import_module("torch.optim"), name)(params, **kwargs)
+        return optimizer
 
     return build
 
@@ -160,8 +160,10 @@ def _pytorch_optimizer(name: str) -> Callable[..., torch.optim.Optimizer]:
     def build(params: Iterable[Any], **kwargs: Any) -> torch.optim.Optimizer:
         # foreach=False: up to release 3.10 the foreach AdaBelief lacked a bias correction, and its first step was 10
         # times too small. Since 4.0 both paths agree; the loop is kept for one arithmetic everywhere.
-        made: torch.optim.Optimizer = getattr(import_module("pytorch_optimizer"), name)(params, foreach=False, **kwargs)
-        return made
+        optimizer: torch.optim.Optimizer = getattr(import_module("pytorch_optimizer"), name)(
+            params, foreach=False, **kwargs
+        )
+        return optimizer
 
     return build
 

@@ -203,8 +203,8 @@ def values(results: StudyResults, role: str, task: str, optimizer: str, column: 
     index = mine["replicate"].astype(int)
     if column not in mine:
         return pd.Series(np.nan, index=index, dtype=float)
-    found = mine[column].astype(float).where(mine["status"] == "ok")
-    return pd.Series(found.to_numpy(), index=index).sort_index()
+    numbers = mine[column].astype(float).where(mine["status"] == "ok")
+    return pd.Series(numbers.to_numpy(), index=index).sort_index()
 
 
 def interval(numbers: pd.Series) -> Interval:
@@ -242,14 +242,14 @@ def same_runs(results: StudyResults, role: str, task: str) -> dict[str, str]:
     family = family_of(results, task)
     columns = ["lr", "status", TRAIN_LOSS.key, f"val_{family.select}", column_of(family.primary)]
     seen: dict[str, str] = {}
-    found: dict[str, str] = {}
+    same: dict[str, str] = {}
     for name in results.study.baselines:
         mine = runs(results, role, task, name).set_index("replicate").sort_index().reindex(columns=columns)
         if not (mine["status"] == "ok").any():
             continue  # divergences are all alike
-        found |= {name: seen[text]} if (text := mine.to_json(double_precision=15)) in seen else {}
+        same |= {name: seen[text]} if (text := mine.to_json(double_precision=15)) in seen else {}
         seen.setdefault(text, name)
-    return found
+    return same
 
 
 def untrained(results: StudyResults, task: str, optimizer: str) -> bool:
@@ -279,15 +279,15 @@ def steps_to(results: StudyResults, task: str, optimizer: str, target: float) ->
     """
     metric = time_metric(results, task)
     column, reached = f"val_{metric.key}", steps_to_at_most if metric.better == "lower" else steps_to_target
-    found = {}
+    steps = {}
     for row in runs(results, "final", task, optimizer).to_dict("records"):
         replicate = int(row["replicate"])
         curve = results.final_curves.get((task, optimizer, replicate), results.curves.iloc[:0]).sort_values("step")
         if row["status"] != "ok" or column not in curve:
-            found[replicate] = math.inf
+            steps[replicate] = math.inf
         else:
-            found[replicate] = reached(curve["step"].tolist(), curve[column].tolist(), target)
-    return pd.Series(found, dtype=float).sort_index()
+            steps[replicate] = reached(curve["step"].tolist(), curve[column].tolist(), target)
+    return pd.Series(steps, dtype=float).sort_index()
 
 
 def sensitivity_curve(results: StudyResults, task: str, optimizer: str) -> pd.DataFrame:

@@ -396,13 +396,12 @@ def plan(study: Study, fingerprints: Mapping[str, str], results: Results, device
         ValueError: if the study sets a hyper-parameter that an optimizer does not have.
     """
     planner = _Planner(study, fingerprints, results, device)
-    made = planner.plan
     chosen: dict[str, dict[str, Choice]] = {}
     for task in study.tasks:
         choices = planner.tune(task)
         if choices is not None:
             chosen[task.name] = choices
-            made.choices |= {(task.name, name): choice for name, choice in choices.items()}
+            planner.plan.choices |= {(task.name, name): choice for name, choice in choices.items()}
     for task in study.tasks:
         if planner.trials_of(task):
             planner.default(task)
@@ -424,7 +423,7 @@ def plan(study: Study, fingerprints: Mapping[str, str], results: Results, device
                 planner.later("control", task, control.name, control.seeds)
             for name in study.sensitivity.optimizers:
                 planner.later("sensitivity", task, name, sweep)
-    return made
+    return planner.plan
 
 
 def published(study: Study) -> Iterator[tuple[str, OptimizerSpec]]:

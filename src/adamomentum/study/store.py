@@ -183,8 +183,8 @@ class Store:
 
     def _read(self, path: Path, spec: TrialSpec) -> TrialResult | None:
         try:
-            found, result = self.read(path)
-            if found != spec:
+            stored, result = self.read(path)
+            if stored != spec:
                 raise ValueError("it holds another trial")
             return result
         except FileNotFoundError:

@@ -368,8 +368,8 @@ class Study(_Entry):
 
     def called(self, base: str) -> str:
         """Return what the study calls the registry's optimizer ``base``; nothing if it is in none of its entries."""
-        found = [name for name, entry in self.optimizers.items() if (entry.base or name) == base]
-        return min(found, key=lambda name: self.optimizers[name].control, default="")
+        names = [name for name, entry in self.optimizers.items() if (entry.base or name) == base]
+        return min(names, key=lambda name: self.optimizers[name].control, default="")
 
     def task(self, name: str) -> TaskEntry:
         """Return the task called ``name``."""

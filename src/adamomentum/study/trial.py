@@ -165,7 +165,7 @@ def _train(spec: TrialSpec, data: Any, group: Group, checkpoints: Checkpoints | 
     if not broken:
         for split in metrics:
             metrics[split] |= run.finish(split)
-    final = {f"{split}_{name}": number(value) for split, found in metrics.items() for name, value in found.items()}
+    final = {f"{split}_{name}": number(value) for split, values in metrics.items() for name, value in values.items()}
     final["train_loss"] = None if broken else statistics.fmean(log.losses[-max(1, total // 10) :])
     final |= {f"selected_{name}": number(value) for name, value in log.selected.items()}
     final |= diagnostics(optimizers, registry.eps_placement(spec.optimizer))

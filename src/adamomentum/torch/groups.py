@@ -273,8 +273,8 @@ def _containers(
             chosen.append((prefix, by_prefix[prefix]))
         return chosen
 
-    found: list[tuple[str, nn.Module]] = []
-    inside: set[nn.Module] = set()  # what a container found holds, itself included, under any name
+    containers: list[tuple[str, nn.Module]] = []
+    inside: set[nn.Module] = set()  # what the containers hold, themselves included, under any name
     for prefix, module in modules:
         children = list(module.children())
         if (
@@ -284,23 +284,23 @@ def _containers(
             and len({type(child) for child in children}) == 1
             and all(map(_has_parameters, children))
         ):
-            found.append((prefix, module))
+            containers.append((prefix, module))
             inside.update(module.modules())
-    if len(found) != 1:
-        names = ", ".join(repr(prefix.removesuffix(".")) for prefix, _ in found)
-        problem = f"the layers may be in any of {names}" if found else "found no list of equal modules"
+    if len(containers) != 1:
+        names = ", ".join(repr(prefix.removesuffix(".")) for prefix, _ in containers)
+        problem = f"the layers may be in any of {names}" if containers else "found no list of equal modules"
         raise ValueError(
             f"layer_decay: {problem}; name the containers of the layers in blocks, "
             "in order from input to output, or pass layer_of"
         )
-    prefix, container = found[0]
+    prefix, container = containers[0]
     within = sum(1 for _ in container.parameters())
     if 2 * within < sum(1 for _ in modules[0][1].parameters()):
         raise ValueError(
             f"layer_decay: {prefix.removesuffix('.')!r}, the one list of equal modules, holds only {within} of the "
             "model's parameters; if it holds the layers name it in blocks, else name what does, or pass layer_of"
         )
-    return found
+    return containers
 
 
 def _has_parameters(module: nn.Module | None) -> bool:

@@ -55,13 +55,13 @@ def _sharded_modules() -> list[tuple[nn.Module, list[Any]]]:
     from torch.distributed._composable_state import _module_state_mapping
     from torch.distributed.fsdp import FSDPModule
 
-    found: list[tuple[nn.Module, list[Any]]] = []
+    sharded: list[tuple[nn.Module, list[Any]]] = []
     for module in list(_module_state_mapping):
         if isinstance(module, FSDPModule):
             state = module._get_fsdp_state()
             groups = getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]
-            found.append((module, [group for group in groups if group is not None]))
-    return found
+            sharded.append((module, [group for group in groups if group is not None]))
+    return sharded
 
 
 def _parameters(groups: Iterable[Any]) -> set[Tensor]:

@@ -24,8 +24,8 @@ Part = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 def find(folder: Path) -> dict[str, list[Path]]:
     """Return the parquet files of each split below ``folder``, in order; no split has any if one lacks them."""
-    found = {split: parquet.files(folder, split) for split in SPLITS}
-    return found if all(found.values()) else {}
+    files = {split: parquet.files(folder, split) for split in SPLITS}
+    return files if all(files.values()) else {}
 
 
 def read(files: dict[str, list[Path]], name: str) -> dict[str, Part]:

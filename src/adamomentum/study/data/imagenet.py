@@ -72,8 +72,8 @@ def imagenet(source: Path | None) -> FileImages:
         if not path.is_dir():
             raise DataError(f"{path} is not a folder; {HOW}")
     classes = tuple(sorted(entry.name for entry in folders["train"].iterdir() if entry.is_dir()))
-    found = {split: _listed(source, path, classes) for split, path in folders.items()}
-    files, labels = found["train"]
+    listed = {split: _listed(source, path, classes) for split, path in folders.items()}
+    files, labels = listed["train"]
     held_out = min(VALIDATION, len(files) // 10)
     if not held_out:
         raise DataError(f"{folders['train']} holds {len(files)} images, too few to hold out a tenth")
@@ -81,8 +81,8 @@ def imagenet(source: Path | None) -> FileImages:
     return FileImages(
         name="ImageNet",
         root=source,
-        files={**{split: [files[k] for k in part] for split, part in rows.items()}, "test": found["test"][0]},
-        y={**{split: labels[part] for split, part in rows.items()}, "test": found["test"][1]},
+        files={**{split: [files[k] for k in part] for split, part in rows.items()}, "test": listed["test"][0]},
+        y={**{split: labels[part] for split, part in rows.items()}, "test": listed["test"][1]},
         classes=classes,
     )
 

@@ -124,13 +124,13 @@ def _load_folder(path: Path) -> ImageData:
             raise DataError(
                 f"no images in {root}: expected one subfolder a class with {', '.join(sorted(SUFFIXES))} files"
             )
-    images = _decode([image for found in files.values() for image, _ in found])
-    used = {image for found in files.values() for image, _ in found}
+    images = _decode([image for pairs in files.values() for image, _ in pairs])
+    used = {image for pairs in files.values() for image, _ in pairs}
     x, y, start = {}, {}, 0
-    for split, found in files.items():
-        x[split] = images[start : start + len(found)]
-        y[split] = np.array([label for _, label in found])
-        start += len(found)
+    for split, pairs in files.items():
+        x[split] = images[start : start + len(pairs)]
+        y[split] = np.array([label for _, label in pairs])
+        start += len(pairs)
     return _assemble(path, x, y, _endings([file for file in _files(path) if file not in used]))
 
 
@@ -154,8 +154,8 @@ def _endings(files: list[Path]) -> dict[str, int]:
 def _split_folders(path: Path) -> dict[str, Path]:
     """Return the folders above the class folders: those of the splits, or ``path`` itself as ``all``."""
     folders = {folder.name.lower(): folder for folder in _subfolders(path)}
-    found = [name for name in folders if name in SPLITS or name in SPLIT_SYNONYMS]
-    if not found:
+    splits = [name for name in folders if name in SPLITS or name in SPLIT_SYNONYMS]
+    if not splits:
         return {"all": path}
     unknown = [folder.name for name, folder in folders.items() if name not in SPLITS]
     if "train" not in folders or unknown:

@@ -19,9 +19,9 @@ def files(folder: Path, split: str) -> list[Path]:
     Hub has them. If it is named after none, to that of its folder below ``folder``: ``train/0000.parquet``, as the
     Hub's conversion does. Of several names of a split (``NAMES``) the first one counts that a file has.
     """
-    found = [(path, _named_after(path, folder)) for path in sorted(folder.rglob("*.parquet"))]
+    named = [(path, _named_after(path, folder)) for path in sorted(folder.rglob("*.parquet"))]
     for name in NAMES[split]:
-        paths = [path for path, after in found if after == name]
+        paths = [path for path, after in named if after == name]
         if paths:
             return paths
     return []

@@ -76,8 +76,8 @@ def ptb(
             return _download(cache, tokens, words, fetch or _fetch)
 
         arrays = cached("ptb-v1", download, cache)
-    found = tuple(str(word) for word in arrays["words"])
-    return TextData(name, found, {split: arrays[split] for split in SPLITS})
+    vocabulary = tuple(str(word) for word in arrays["words"])
+    return TextData(name, vocabulary, {split: arrays[split] for split in SPLITS})
 
 
 def read_folder(folder: Path) -> dict[str, Sentences]:
@@ -110,8 +110,8 @@ def _sentences(content: bytes, where: str) -> Sentences:
         except UnicodeDecodeError as error:
             raise DataError(f"Penn Treebank: {where} is not UTF-8 text ({error}); {HOW}") from None
     try:
-        (found,) = parquet.columns(io.BytesIO(content), [COLUMN])
-        return [str(sentence) for sentence in found]
+        (sentences,) = parquet.columns(io.BytesIO(content), [COLUMN])
+        return [str(sentence) for sentence in sentences]
     except ValueError as error:
         raise DataError(f"Penn Treebank: {where} has no readable column {COLUMN!r} ({error}); {HOW}") from None
 
@@ -131,10 +131,10 @@ class _Text:
         if sizes == dict(tokens) and len(self._words) == words and not new:
             return ""
         expected = " / ".join(f"{tokens[split]:,}" for split in SPLITS)
-        found = " / ".join(f"{sizes[split]:,}" for split in SPLITS)
+        actual = " / ".join(f"{sizes[split]:,}" for split in SPLITS)
         extra = f" and {len(new):,} that are not in train, e.g. {min(new)!r}" if new else ""
         return (
-            f"Penn Treebank: {where} has {found} tokens (train / valid / test, with one a sentence for its end) and "
+            f"Penn Treebank: {where} has {actual} tokens (train / valid / test, with one a sentence for its end) and "
             f"{len(self._words):,} words{extra}; the published text has {expected} and {words:,}. It is another "
             "preparation of the text (Mikolov's is wanted: lower case, N for numbers, <unk> for rare words), or cut "
             "short"

@@ -38,8 +38,8 @@ for name in ("requests", "matplotlib", "matplotlib.pyplot"):
     sys.modules[name] = types.ModuleType(name)
 sys.modules["matplotlib"].pyplot = sys.modules["matplotlib.pyplot"]
 from mnist1d.data import get_dataset_args, make_dataset
-made = make_dataset(get_dataset_args())
-np.savez(sys.argv[2], x=made["x"], y=made["y"], x_test=made["x_test"], y_test=made["y_test"])
+data = make_dataset(get_dataset_args())
+np.savez(sys.argv[2], x=data["x"], y=data["y"], x_test=data["x_test"], y_test=data["y_test"])
 """
 
 
@@ -90,16 +90,16 @@ def mnist1d(cache: Path | None = None) -> SignalData:
 
 def _make() -> tuple[Arrays, dict[str, str]]:
     with TemporaryDirectory() as folder:
-        made = Path(folder) / "made.npz"
+        path = Path(folder) / "made.npz"
         try:
             wheel = download(WHEEL, Path(folder))
         except DataError as error:
             raise DataError(f"MNIST-1D is not in the cache and {error}; connect to the network once") from None
-        command = [sys.executable, "-c", _MAKE, str(wheel), str(made)]
+        command = [sys.executable, "-c", _MAKE, str(wheel), str(path)]
         result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if result.returncode:
             raise DataError(f"MNIST-1D could not be made: {result.stderr.strip().splitlines()[-1]}")
-        with np.load(io.BytesIO(made.read_bytes())) as file:
+        with np.load(io.BytesIO(path.read_bytes())) as file:
             arrays = {key: file[key] for key in file.files}
     # Rounded: the last bits depend on the machine, and the data's fingerprint must not.
     rounded = {key: np.round(arrays[key], 4).astype(np.float32) for key in ("x", "x_test")}

@@ -77,11 +77,11 @@ def _make(source: Path | None) -> tuple[Arrays, dict[str, str]]:
             f"the Wikipedia excerpt is not in the cache and {error}; connect to the network once, "
             f"or give the wheel {WHEEL.name} {WHEEL.version} ({WHEEL.python}, {WHEEL.platform}): --data wikipedia=FILE"
         ) from None
-    found = [tokenize(clean(text)) for text in articles(bz2.decompress(packed))]
-    found = [tokens for tokens in found if len(tokens) > MIN_WORDS]
+    documents = [tokenize(clean(text)) for text in articles(bz2.decompress(packed))]
+    documents = [tokens for tokens in documents if len(tokens) > MIN_WORDS]
     # Whole articles: paragraphs of one article would tell its words to another split.
     parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for k, tokens in enumerate(found):
+    for k, tokens in enumerate(documents):
         parts[{8: "val", 9: "test"}.get(k % 10, "train")] += tokens
     parts["train"] = parts["train"][:TRAIN_TOKENS]
     words = vocabulary(parts["train"], WORDS)
@@ -123,7 +123,7 @@ def tokenize(text: str) -> list[str]:
     """Return lower-case words, numbers as ``<num>``, punctuation, and ``<eos>`` at the end of each paragraph."""
     tokens: list[str] = []
     for line in text.lower().splitlines():
-        found = ["<num>" if token[0].isdigit() else token for token in _TOKEN.findall(line)]
-        if len(found) > 5:
-            tokens += [*found, END]
+        paragraph = ["<num>" if token[0].isdigit() else token for token in _TOKEN.findall(line)]
+        if len(paragraph) > 5:
+            tokens += [*paragraph, END]
     return tokens

@@ -55,9 +55,9 @@ class Count:
     total: int
 
     @classmethod
-    def of(cls, found: Iterable[Comparison]) -> Count:
+    def of(cls, comparisons: Iterable[Comparison]) -> Count:
         """Count comparisons, the same runs once."""
-        sides = [_side(c) for c in found if not c.same_as]
+        sides = [_side(c) for c in comparisons if not c.same_as]
         return cls(sides.count("better"), sides.count("worse"), len(sides))
 
     def text(self, words: Words) -> str:
@@ -66,19 +66,19 @@ class Count:
         return f"{words[0]} in {self.ahead}, {words[1]} in {self.behind}, {NO_EVIDENCE} in {neither} of {self.total}"
 
 
-def undecidable(found: Iterable[Comparison]) -> int:
+def undecidable(comparisons: Iterable[Comparison]) -> int:
     """How many rank tests could not have been significant after correction, however they had come out."""
     return sum(
         c.by_rank and not c.untrained and (c.paired.wilcoxon_p is None or c.paired.wilcoxon_floor * len(group) >= ALPHA)
-        for group in _by_task(found)
+        for group in _by_task(comparisons)
         for c in group
         if not c.same_as
     )
 
 
-def _by_task(found: Iterable[Comparison]) -> list[list[Comparison]]:
+def _by_task(comparisons: Iterable[Comparison]) -> list[list[Comparison]]:
     groups: dict[str, list[Comparison]] = {}
-    for c in found:
+    for c in comparisons:
         groups.setdefault(c.task, []).append(c)
     return list(groups.values())
 
@@ -87,9 +87,9 @@ def _side(c: Comparison) -> str:
     return c.outcome if c.corrected else "neither"
 
 
-def verdict(found: Sequence[Comparison], words: Words) -> str:
+def verdict(comparisons: Sequence[Comparison], words: Words) -> str:
     """Return what comparisons say of a claim that the reference is ahead; see ``RULE``."""
-    count = Count.of(found)
+    count = Count.of(comparisons)
     if not count.total:
         return "not tested yet"
     if count.ahead == count.behind == 0:
@@ -116,8 +116,10 @@ class Judge(Part):
         """Return the baselines of a kind."""
         return [n for n in self.study.baselines if self.study.optimizer(n).kind == kind]
 
-    def _picked(self, found: Sequence[Comparison], tasks: Sequence[str], names: Sequence[str]) -> list[Comparison]:
-        return [c for c in found if c.task in tasks and c.other in names]
+    def _picked(
+        self, comparisons: Sequence[Comparison], tasks: Sequence[str], names: Sequence[str]
+    ) -> list[Comparison]:
+        return [c for c in comparisons if c.task in tasks and c.other in names]
 
     def missing(self, tasks: Sequence[str], role: str = "final") -> str:
         """Return what of a track is not there yet."""
@@ -134,18 +136,18 @@ class Judge(Part):
                 parts.append(f"{task}: {'all' if everyone else ', '.join(lacking)}")
         return "; ".join(parts)
 
-    def sentence(self, task: str, found: Sequence[Comparison], words: Words) -> str:
+    def sentence(self, task: str, comparisons: Sequence[Comparison], words: Words) -> str:
         """Say how the reference came out on a task."""
         parts = []
         for side, word in (("better", f"{words[0]} than"), ("worse", f"{words[1]} than"),
                            ("neither", f"{NO_EVIDENCE} to")):  # fmt: skip
-            names = [self.label(c.other) for c in found if _side(c) == side]
+            names = [self.label(c.other) for c in comparisons if _side(c) == side]
             if names:
                 parts.append(f"{word} {', '.join(names)}")
         return f"{task}: {'; '.join(parts)}."
 
-    def _by_task(self, found: Sequence[Comparison], tasks: Sequence[str], words: Words) -> list[str]:
-        grouped = ((task, [c for c in found if c.task == task]) for task in tasks)
+    def _by_task(self, comparisons: Sequence[Comparison], tasks: Sequence[str], words: Words) -> list[str]:
+        grouped = ((task, [c for c in comparisons if c.task == task]) for task in tasks)
         return [self.sentence(task, mine, words) for task, mine in grouped if mine]
 
     def _place(self, cost: Callable[[str], float | None]) -> tuple[int, int] | None:
@@ -176,11 +178,11 @@ class Judge(Part):
         tasks = [t.name for t in self.study.tasks]
         evidence = []
         for task in tasks:
-            found = [c for c in self.tables.speed if c.task == task]
-            if not found:
+            comparisons = [c for c in self.tables.speed if c.task == task]
+            if not comparisons:
                 continue
             target = self.tables.targets[task]
-            text = self.sentence(task, found, SPEED)
+            text = self.sentence(task, comparisons, SPEED)
             origin = f"the median end of {self.label(target.baseline)}" if target.baseline else "declared in advance"
             evidence.append(f"{text} {self._by_median_steps(task)} {target.text}, {origin}.")
         blind, total = undecidable(self.tables.speed), Count.of(self.tables.speed).total
@@ -232,10 +234,10 @@ class Judge(Part):
         text = "It is best on other tasks too: language modelling, translation, generative networks."
         if not self.others:
             return Claim(text, "not tested: the study has no such task", (), "")
-        found = self._picked(self.tables.comparisons, self.others, self.study.baselines)
-        evidence = self._by_task(found, self.others, QUALITY)
+        comparisons = self._picked(self.tables.comparisons, self.others, self.study.baselines)
+        evidence = self._by_task(comparisons, self.others, QUALITY)
         places = {task: place for task in self.others if (place := self.place(task)) is not None}
-        words = verdict(found, QUALITY)
+        words = verdict(comparisons, QUALITY)
         if places:
             first = sum(place == 1 for place, _ in places.values())
             words += f"; first by mean on {first} of {len(places)} tasks"
@@ -247,15 +249,15 @@ class Judge(Part):
 
     def answer(self) -> str:
         """Return the whole in one paragraph."""
-        study, found = self.study, [c for c in self.tables.comparisons if not c.control]
+        study, comparisons = self.study, [c for c in self.tables.comparisons if not c.control]
         tasks = f"{len(study.tasks)} task{'s' if len(study.tasks) > 1 else ''}"
         others = f"{len(study.baselines)} other optimizer{'s' if len(study.baselines) != 1 else ''}"
         opening = f"{self.reference} against {others} on {tasks}; {self._how_tuned()}"
-        if not found:
+        if not comparisons:
             return (
                 f"{opening} Nothing can be said yet: no evaluation runs of {self.reference} and another are finished."
             )
-        ahead = Count.of(found)
+        ahead = Count.of(comparisons)
         parts = [opening, f"On the test split {self.reference} was {ahead.text(QUALITY)} comparisons."]
         if self.tables.speed:
             parts.append(f"It was {Count.of(self.tables.speed).text(SPEED)} comparisons of steps to a common target.")

@@ -168,13 +168,13 @@ def _corrected(p_values: Mapping[str, float | None], baselines: Iterable[str]) -
 
 
 def _judged(
-    results: StudyResults, task: str, metric: Metric, found: Mapping[str, _Pairs], always_by_rank: bool
+    results: StudyResults, task: str, metric: Metric, pairs_of: Mapping[str, _Pairs], always_by_rank: bool
 ) -> list[Comparison]:
     study = results.study
-    t_holm = _corrected({n: p.paired.t_p for n, p in found.items()}, study.baselines)
-    w_holm = _corrected({n: p.paired.wilcoxon_p for n, p in found.items()}, study.baselines)
+    t_holm = _corrected({n: p.paired.t_p for n, p in pairs_of.items()}, study.baselines)
+    w_holm = _corrected({n: p.paired.wilcoxon_p for n, p in pairs_of.items()}, study.baselines)
     comparisons = []
-    for name, pairs in found.items():
+    for name, pairs in pairs_of.items():
         paired, by_rank = pairs.paired, always_by_rank or pairs.by_rank()
         text = outcome(paired, metric.better, by_rank, pairs.count)
         control = name not in study.baselines
@@ -188,7 +188,7 @@ def _judged(
 
 def _decided(results: StudyResults, task: str, metric: Metric) -> dict[str, Comparison]:
     """Return the comparisons in which no setting that was tried trains one of the two."""
-    study, found = results.study, {}
+    study, decided = results.study, {}
     lost = {name: untrained(results, task, name) for name in study.optimizers}
     for name in study.optimizers:
         # The one that trains must have runs: what has not been run is not better.
@@ -196,8 +196,8 @@ def _decided(results: StudyResults, task: str, metric: Metric) -> dict[str, Comp
         if lost[name] == lost[study.reference] or runs(results, "final", task, winner).empty:
             continue
         text, control = "better" if lost[name] else "worse", name not in study.baselines
-        found[name] = Comparison(task, metric, study.reference, name, control, NOTHING, None, None, text, True, True)
-    return found
+        decided[name] = Comparison(task, metric, study.reference, name, control, NOTHING, None, None, text, True, True)
+    return decided
 
 
 def compare(results: StudyResults, role: str, task: str, metric: Metric, column: str | None = None) -> list[Comparison]:
@@ -213,13 +213,13 @@ def compare(results: StudyResults, role: str, task: str, metric: Metric, column:
     study, column = results.study, column or column_of(metric)
     mine = values(results, role, task, study.reference, column)
     decided = _decided(results, task, metric) if role == "final" else {}
-    found: dict[str, _Pairs] = {}
+    pairs_of: dict[str, _Pairs] = {}
     for name in study.optimizers:
         if name != study.reference and name not in decided:
             pairs = _pairs(mine, values(results, role, task, name, column), metric.better)
             if pairs is not None:
-                found[name] = pairs
-    decided |= {c.other: c for c in _judged(results, task, metric, found, False)}
+                pairs_of[name] = pairs
+    decided |= {c.other: c for c in _judged(results, task, metric, pairs_of, False)}
     return [decided[name] for name in study.optimizers if name in decided]
 
 
@@ -231,14 +231,14 @@ def compare_speed(results: StudyResults, task: str, steps: Mapping[str, pd.Serie
         task: name of the task.
         steps: of each optimizer's final runs by replicate, infinite where the target is missed; empty without a target.
     """
-    study, found = results.study, {}
+    study, pairs_of = results.study, {}
     decided = _decided(results, task, STEPS) if steps else {}
     for name in study.baselines:
         if study.reference in steps and name in steps:
             pairs = _pairs(steps[study.reference], steps[name], "lower")
             if pairs is not None:
-                found[name] = pairs
-    decided |= {c.other: c for c in _judged(results, task, STEPS, found, True)}
+                pairs_of[name] = pairs
+    decided |= {c.other: c for c in _judged(results, task, STEPS, pairs_of, True)}
     return [decided[name] for name in study.baselines if name in decided]
 
 
@@ -301,8 +301,8 @@ def _costs(results: StudyResults, task: str, name: str) -> list[float] | None:
     if untrained(results, task, name):
         return [math.inf] * seeds
     metric = family_of(results, task).primary
-    found = [as_cost(v, metric) for v in values(results, "final", task, name, column_of(metric))]
-    return found if most(len(found), seeds) else None
+    costs = [as_cost(v, metric) for v in values(results, "final", task, name, column_of(metric))]
+    return costs if most(len(costs), seeds) else None
 
 
 def _mean(costs: Sequence[float]) -> float:

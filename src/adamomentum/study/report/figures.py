@@ -111,14 +111,16 @@ class Panels(Part):
     def forest(self, ax: Axes, task: str) -> bool:
         """Mean paired difference of the reference to each other optimizer, with its interval; right is better."""
         metric = family_of(self.results, task).primary
-        found = [c for c in self.tables.comparisons if c.task == task and math.isfinite(c.paired.difference.mean)]
-        if not found:
+        comparisons = [c for c in self.tables.comparisons if c.task == task and math.isfinite(c.paired.difference.mean)]
+        if not comparisons:
             return False
-        lines = [[metric.scale * v for v in (d.mean, d.low, d.high)] for d in (c.paired.difference for c in found)]
+        lines = [
+            [metric.scale * v for v in (d.mean, d.low, d.high)] for d in (c.paired.difference for c in comparisons)
+        ]
         limit = FAR * float(np.median([max(abs(v) for v in line if math.isfinite(v)) for line in lines])) or 1.0
         ends = [float(np.clip(v, -limit, limit)) for line in lines for v in line if math.isfinite(v)]
         left, right = min(0.0, *ends), max(0.0, *ends)
-        for y, (c, (mean, low, high)) in enumerate(zip(found, lines, strict=True)):
+        for y, (c, (mean, low, high)) in enumerate(zip(comparisons, lines, strict=True)):
             style = self.styles[c.other]
             if math.isfinite(low):
                 ax.plot(np.clip([low, high], left, right), [y, y], color=style.colour, linewidth=2.2)
@@ -131,7 +133,7 @@ class Panels(Part):
             ax.annotate(f"{mean:+.{metric.digits}f}", (edge, y), xytext=(-8 if better else 8, 0), fontsize=8,
                         textcoords="offset points", ha="right" if better else "left", va="center")  # fmt: skip
         ax.axvline(0, color=INK, linewidth=1)
-        self._rows(ax, [c.other for c in found])
+        self._rows(ax, [c.other for c in comparisons])
         # Numbers as in the tables; the axis is turned round where lower is better, so that right is always better.
         room = 0.06 * (right - left) or 1.0
         ax.set_xlim((left - room, right + room) if metric.better == "higher" else (right + room, left - room))
@@ -142,23 +144,23 @@ class Panels(Part):
     def finals(self, ax: Axes, task: str) -> bool:
         """Draw the primary metric of each final run, with mean and 95 % interval."""
         metric = family_of(self.results, task).primary
-        found = {}
+        points_of = {}
         for name in self.study.optimizers:
             points = metric.scale * values(self.results, "final", task, name, column_of(metric)).dropna()
             if len(points):
-                found[name] = points
-        if not found:
+                points_of[name] = points
+        if not points_of:
             return False
-        medians = [float(v.median()) for v in found.values()]
+        medians = [float(v.median()) for v in points_of.values()]
         middle = float(np.median(medians))
-        apart, spread = ([abs(m - middle) for m in medians], [float(v.max() - v.min()) for v in found.values()])
+        apart, spread = ([abs(m - middle) for m in medians], [float(v.max() - v.min()) for v in points_of.values()])
         reach = max(FAR * float(np.median(apart)), float(np.median(spread)))
-        everything = np.concatenate([v.to_numpy() for v in found.values()])
+        everything = np.concatenate([v.to_numpy() for v in points_of.values()])
         low, high = everything.min(), everything.max()
-        if reach > 0 and len(found) > 2:
+        if reach > 0 and len(points_of) > 2:
             low, high = max(low, middle - 3 * reach), min(high, middle + 3 * reach)
         room = 0.04 * (high - low) or 1e-3
-        for y, (name, points) in enumerate(found.items()):
+        for y, (name, points) in enumerate(points_of.items()):
             style, row = self.styles[name], self.tables.row(task, name)
             height = y + 0.18 + np.linspace(-0.12, 0.12, len(points))
             inside = (points >= low) & (points <= high)
@@ -172,7 +174,7 @@ class Panels(Part):
                 ax.plot(np.clip(ends, low, high), [y - 0.16] * 2, color=style.colour, linewidth=2.2)
             if low <= metric.scale * interval.mean <= high:
                 self._mark(ax, name, metric.scale * interval.mean, y - 0.16)
-        self._rows(ax, list(found))
+        self._rows(ax, list(points_of))
         ax.set_xlim(low - room, high + room)
         ax.set_xlabel(f"test {heading(metric)}\n{metric.better} is better")
         ax.set_title(f"{task}: final runs")
@@ -227,14 +229,14 @@ class Panels(Part):
 
     def time_to_target(self, ax: Axes, task: str) -> bool:
         """Share of final runs that have reached the target by a step."""
-        found = {n: self.tables.steps[task, n] for n in self.study.optimizers if (task, n) in self.tables.steps}
-        if not found:
+        steps_of = {n: self.tables.steps[task, n] for n in self.study.optimizers if (task, n) in self.tables.steps}
+        if not steps_of:
             return False
         end = float(final_curves(self.results, task)["step"].max())
-        for k, (name, steps) in enumerate(found.items()):
+        for k, (name, steps) in enumerate(steps_of.items()):
             reached = sorted(s for s in steps if math.isfinite(s))
             # A little apart: lines that lie on one another stay visible.
-            y = np.arange(len(reached) + 1) / len(steps) + 0.004 * (k - len(found) / 2)
+            y = np.arange(len(reached) + 1) / len(steps) + 0.004 * (k - len(steps_of) / 2)
             self._line(ax, name, [0.0, *reached, end], [*y, y[-1]], drawstyle="steps-post")
         ax.set_ylim(-0.04, 1.04)
         ax.set_xlim(left=0)
@@ -319,28 +321,28 @@ class Panels(Part):
 
     def scores(self, ax: Axes) -> bool:
         """Interquartile mean of the scores, with its bootstrap interval."""
-        found = self.tables.across.iqm
-        for y, (name, q) in enumerate(found.items()):
+        iqm = self.tables.across.iqm
+        for y, (name, q) in enumerate(iqm.items()):
             ax.plot([q.low, q.high], [y, y], color=self.styles[name].colour, linewidth=2.2)
             self._mark(ax, name, q.mean, y)
         ax.axvline(1, color=INK, linewidth=1)
-        if found:
-            self._rows(ax, list(found))
+        if iqm:
+            self._rows(ax, list(iqm))
             anchor = self.label(self.tables.across.anchor)
             ax.set_xlabel(f"interquartile mean of scores, {anchor} = 1\nhigher is better")
         ax.set_title("Scores over all tasks")
-        return bool(found)
+        return bool(iqm)
 
     def profile(self, ax: Axes) -> bool:
         """Share of tasks on which an optimizer is within a factor of the best."""
-        found = self.tables.across.profile
-        for k, (name, shares) in enumerate(found.items()):
-            y = np.asarray(shares) + 0.005 * (k - len(found) / 2)
+        profile = self.tables.across.profile
+        for k, (name, shares) in enumerate(profile.items()):
+            y = np.asarray(shares) + 0.005 * (k - len(profile) / 2)
             self._line(ax, name, TAUS, y, drawstyle="steps-post")
         ax.set_ylim(-0.05, 1.05)
         ax.set_xlabel("cost within this factor of the best")
         ax.set_title("Performance profile: share of tasks")
-        return bool(found)
+        return bool(profile)
 
 
 def _name(column: str) -> str:
@@ -375,17 +377,17 @@ def draw(results: StudyResults, tables: StudyTables, folder: Path) -> dict[str, 
     """
     for old in (*folder.glob("*.svg"), *folder.glob("*.pdf")):
         old.unlink()  # of an earlier version of the study
-    panels, found = Panels(results, tables), dict[str, list[str]]()
+    panels, svgs = Panels(results, tables), dict[str, list[str]]()
     for kind in PER_TASK:
         drawn = [
             panel(getattr(panels, kind), f"{kind}-{task.name}", folder, task.name, size=SIZE)
             for task in results.study.tasks
         ]
-        found[kind] = [svg for svg in drawn if svg is not None]
+        svgs[kind] = [svg for svg in drawn if svg is not None]
     drawn = [panel(getattr(panels, kind), kind, folder, size=SIZE) for kind in ACROSS]
-    found["across"] = [svg for svg in drawn if svg is not None]
+    svgs["across"] = [svg for svg in drawn if svg is not None]
     _headline(panels, folder)
-    return found
+    return svgs
 
 
 def _headline(panels: Panels, folder: Path) -> None:

@@ -37,12 +37,12 @@ def machines(results: StudyResults) -> tuple[dict[str, str], list[str]]:
 def failed(folder: Folder, results: StudyResults) -> list[dict[str, str]]:
     """Return the planned trials whose last attempt ended in an error, with the last line of the traceback."""
     planned = {t.spec.trial_id: t for t in results.plan.trials}
-    found = []
+    rows = []
     for spec, result in folder.store.failures():
         if spec.trial_id not in planned:
             continue
         t = planned[spec.trial_id]
-        found.append(
+        rows.append(
             {
                 "id": spec.trial_id,
                 "task": t.task,
@@ -52,7 +52,7 @@ def failed(folder: Folder, results: StudyResults) -> list[dict[str, str]]:
                 "error": result.last_line,
             }
         )
-    return found
+    return rows
 
 
 def missing(results: StudyResults) -> list[dict[str, str]]:
@@ -68,10 +68,10 @@ def missing(results: StudyResults) -> list[dict[str, str]]:
 
 def optimizers(results: StudyResults) -> list[dict[str, str]]:
     """Return each optimizer as the study has it."""
-    study, found = results.study, []
+    study, rows = results.study, []
     for name, entry in study.optimizers.items():
         o = study.optimizer(name)
-        found.append(
+        rows.append(
             {
                 "label": stages.label(study, name) + (" (control)" if entry.control else ""),
                 "is": o.name,
@@ -82,7 +82,7 @@ def optimizers(results: StudyResults) -> list[dict[str, str]]:
                 "hyperparameters": values(dict(o.hyperparameters)),
             }
         )
-    return found
+    return rows
 
 
 def searched(study: Study, name: str, names: Iterable[str]) -> str:
@@ -95,9 +95,9 @@ def searched(study: Study, name: str, names: Iterable[str]) -> str:
 
 def tasks(results: StudyResults) -> list[dict[str, Any]]:
     """Return each task as the study has it."""
-    study, found = results.study, []
+    study, rows = results.study, []
     for entry in study.tasks:
-        found.append(
+        rows.append(
             {
                 "name": entry.name,
                 "family": entry.family,
@@ -110,7 +110,7 @@ def tasks(results: StudyResults) -> list[dict[str, Any]]:
                 "set": settings_text(entry),
             }
         )
-    return found
+    return rows
 
 
 def settings_text(entry: TaskEntry) -> str:

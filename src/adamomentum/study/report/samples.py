@@ -36,20 +36,20 @@ class Samples:
     texts: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def take(self, name: str, found: Mapping[str, Any]) -> None:
+    def take(self, name: str, samples: Mapping[str, Any]) -> None:
         """Take up one optimizer's."""
-        if "images" in found:
-            self.pictures.append((name, picture(found["images"], found["shape"])))
-        for k, pair in enumerate(found.get("translations", ())):
+        if "images" in samples:
+            self.pictures.append((name, picture(samples["images"], samples["shape"])))
+        for k, pair in enumerate(samples.get("translations", ())):
             if k == len(self.sentences):
                 self.sentences.append((pair["source"], pair["reference"], []))
             self.sentences[k][2].append((name, pair["translation"]))
-        if "continued" in found:
-            self.prompt = found.get("prompt", "")
-            self.texts.append((name, found["continued"]))
+        if "continued" in samples:
+            self.prompt = samples.get("prompt", "")
+            self.texts.append((name, samples["continued"]))
         for key in ("metric", "metrics"):
-            if key in found and found[key] not in self.notes:
-                self.notes.append(found[key])
+            if key in samples and samples[key] not in self.notes:
+                self.notes.append(samples[key])
 
 
 def gather_samples(results: StudyResults) -> list[Samples]:

@@ -172,8 +172,7 @@ class StudyTables:
 
     def row(self, task: str, optimizer: str, track: str = "final") -> Row | None:
         """Return the row of an optimizer on a task, if there is one."""
-        found = (r for r in self.rows if (r.task, r.optimizer, r.track) == (task, optimizer, track))
-        return next(found, None)
+        return next((r for r in self.rows if (r.task, r.optimizer, r.track) == (task, optimizer, track)), None)
 
 
 class Part:
@@ -250,10 +249,10 @@ def _target(results: StudyResults, task: str) -> Target | None:
     for name in study.baselines:
         if untrained(results, task, name):
             continue
-        found = values(results, "final", task, name, column)
-        complete = complete and len(found) >= study.final.seeds
-        if most(len(found), study.final.seeds):
-            medians[name] = sorted(v if math.isfinite(v) else math.inf for v in found)[len(found) // 2]
+        finals = values(results, "final", task, name, column)
+        complete = complete and len(finals) >= study.final.seeds
+        if most(len(finals), study.final.seeds):
+            medians[name] = sorted(v if math.isfinite(v) else math.inf for v in finals)[len(finals) // 2]
     best = min(medians, key=medians.__getitem__, default="")
     if not best or not math.isfinite(medians[best]):
         return None

@@ -97,7 +97,7 @@ def train_digits_cnn(steps: int = 3000) -> DigitsCnn:
 
 
 if __name__ == "__main__":
-    made = train_digits_cnn()
+    network = train_digits_cnn()
     path = Path(__file__).parent / f"{NAME}.npz"
-    np.savez_compressed(path, **{key: value.half().numpy() for key, value in made.state_dict().items()})
-    print(f"{path}: {100 * accuracy(made, *digits_in_fifths()[1]):.2f} % of the held-out fifth")
+    np.savez_compressed(path, **{key: value.half().numpy() for key, value in network.state_dict().items()})
+    print(f"{path}: {100 * accuracy(network, *digits_in_fifths()[1]):.2f} % of the held-out fifth")

@@ -217,11 +217,11 @@ class GanRun(Run):
                 fake = self._fake()
             distances.append(frechet_distance(self._real[split], fake))
         self._shown.load_state_dict(now)
-        found = {"fid_last3": sum(distances) / len(distances)}
+        metrics = {"fid_last3": sum(distances) / len(distances)}
         # The last of these states is the present one.
         if math.isfinite(distances[-1]):
-            found["precision"], found["recall"] = precision_recall(self._real[split], fake)
-        return found
+            metrics["precision"], metrics["recall"] = precision_recall(self._real[split], fake)
+        return metrics
 
     def samples(self) -> dict[str, Any]:
         """Return 64 images as rows of bytes, their shape, and what exactly the distance to the test split measures."""

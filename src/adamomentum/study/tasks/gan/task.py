@@ -70,15 +70,15 @@ class Gan(Task):
         flat = data.images.x["train"].reshape(shape[0], -1).astype(np.float64) / 127.5 - 1
         drawn = np.random.default_rng(0).multivariate_normal(flat.mean(0), np.cov(flat.T), len(flat))
         pixels = torch.from_numpy(drawn.clip(-1, 1).reshape(-1, 1, *shape[1:3])).float()
-        found = {}
+        scores = {}
         for name, fake in (("real images", real["val"]), ("Gaussian images", described(pixels))):
             precision, recall = precision_recall(real["test"], fake)
-            found[name] = {
+            scores[name] = {
                 "test_fid": frechet_distance(real["test"], fake),
                 "test_precision": precision,
                 "test_recall": recall,
             }
-        return found
+        return scores
 
     def setup(self, context: Context) -> GanRun:
         """Build both networks."""

@@ -28,8 +28,8 @@ def nearest_neighbours(train: Pairs, sources: Sequence[str]) -> list[str]:
 
     def grams(text: str) -> npt.NDArray[np.int32]:
         spaced = f" {text.lower()} "
-        found = {index.setdefault(spaced[k : k + 4], len(index)) for k in range(max(1, len(spaced) - 3))}
-        return np.fromiter(found, np.int32, len(found))
+        ids = {index.setdefault(spaced[k : k + 4], len(index)) for k in range(max(1, len(spaced) - 3))}
+        return np.fromiter(ids, np.int32, len(ids))
 
     def matrix(rows: list[npt.NDArray[np.int32]]) -> Any:
         pointers = np.cumsum([0, *map(len, rows)])
@@ -38,10 +38,10 @@ def nearest_neighbours(train: Pairs, sources: Sequence[str]) -> list[str]:
 
     known, asked = [grams(source) for source, _ in train], [grams(source) for source in sources]
     columns, sizes = matrix(known).T.tocsr(), np.array([len(row) for row in known])
-    found: list[str] = []
+    targets: list[str] = []
     for start in range(0, len(asked), ROWS):
         part = asked[start : start + ROWS]
         common = (matrix(part) @ columns).toarray().astype(np.float64)
         union = np.array([len(row) for row in part])[:, None] + sizes - common
-        found += [train[k][1] for k in (common / union).argmax(1)]
-    return found
+        targets += [train[k][1] for k in (common / union).argmax(1)]
+    return targets

@@ -35,11 +35,11 @@ def _scores(hypotheses: list[str], references: list[str]) -> tuple[dict[str, flo
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
-    found, signatures = {}, []
+    scores, signatures = {}, []
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
-        found[name] = float(metric.corpus_score(hypotheses, [references]).score)
+        scores[name] = float(metric.corpus_score(hypotheses, [references]).score)
         signatures.append(f"{name} {metric.get_signature()}")
-    return found, "; ".join(signatures)
+    return scores, "; ".join(signatures)
 
 
 class _TranslationRun(Run):
@@ -108,8 +108,8 @@ class _TranslationRun(Run):
         if split != "test":
             return {}
         self._hypotheses = self._translate(split)
-        found, self._signature = _scores(self._hypotheses, [target for _, target in self._pairs(split)])
-        return found
+        scores, self._signature = _scores(self._hypotheses, [target for _, target in self._pairs(split)])
+        return scores
 
     def _pairs(self, split: str) -> Sequence[tuple[str, str]]:
         return first(self._data.pairs[split], self._settings.eval_limit)
@@ -118,7 +118,7 @@ class _TranslationRun(Run):
         self._model.eval()
         sources = [source for source, _ in first(self._encoded[split], self._settings.eval_limit)]
         order = sorted(range(len(sources)), key=lambda k: len(sources[k]))
-        found: dict[int, str] = {}
+        translations: dict[int, str] = {}
         for start in range(0, len(order), DECODE_SENTENCES):
             rows = order[start : start + DECODE_SENTENCES]
             longest = min(MAX_LENGTH, 10 + 3 * max(len(sources[k]) for k in rows) // 2)
@@ -127,8 +127,8 @@ class _TranslationRun(Run):
                 targets = beam_search(
                     self._model, source, BEGIN, END, self._settings.beam, longest, self._settings.penalty
                 )
-            found |= zip(rows, self._data.processor.decode(targets), strict=True)
-        return [found[k] for k in range(len(sources))]
+            translations |= zip(rows, self._data.processor.decode(targets), strict=True)
+        return [translations[k] for k in range(len(sources))]
 
     def samples(self) -> dict[str, Any]:
         pairs = self._pairs("test")
@@ -167,14 +167,14 @@ class Translation(Task):
         """Return what copying the source, the nearest training sentence, and word frequencies reach."""
         sources, references = map(list, zip(*data.pairs["test"], strict=True))
         guesses = {"copy": sources, "nearest neighbour": nearest_neighbours(data.pairs["train"], sources)}
-        found = {
+        scores = {
             name: {f"test_{metric}": score for metric, score in _scores(guess, references)[0].items()}
             for name, guess in guesses.items()
         }
         words = lambda split: np.array([word for _, target in data.encode(split) for word in target])
         counts = np.bincount(words("train"), minlength=data.size) + 1.0
         loss = float(-np.log(counts / counts.sum())[words("test")].mean())
-        return {**found, "unigram": {"test_loss": loss}}
+        return {**scores, "unigram": {"test_loss": loss}}
 
     def setup(self, context: Context) -> Run:
         """Build the network and encode the sentences.
