@@ -399,7 +399,7 @@ def custom(
         path: ``module:Class``; the class is a torch.optim.Optimizer whose constructor takes ``params``, ``lr`` and the
             hyper-parameters by keyword. The module must be importable in the worker, or lie beside the study file.
         label: what a reader sees.
-        default_lr: for the default track.
+        default_lr: for the role ``default``.
         hyperparameters: all others that change the mathematics, with their default values.
         space: what can be searched for: ``lr``, and any of ``hyperparameters``.
         kind: what it counts as in the paper's claims; ``other`` is left out of those on adaptive methods and on SGD.

@@ -140,7 +140,7 @@ class TaskEntry(_Entry):
         tune: what is searched for; a hyper-parameter that an optimizer's space lacks is left alone for it.
         trials: tuning trials of each optimizer, if not the study's.
         hyperparameters: what is set for every optimizer that has it, e.g. ``betas``.
-        optimizers: per optimizer what is set for this task: ``lr`` is that of the default track only.
+        optimizers: per optimizer what is set for this task: ``lr`` is that of the role ``default`` only.
         minutes: what a trial takes on one core of a laptop, for the plan's estimate until trials have been timed.
         notes: what a reader must know, e.g. where settings as printed and as run differ.
         target: of the primary metric on the validation split, to which time is measured; by default where the best

@@ -172,7 +172,7 @@ def test_the_same_runs_under_two_names_count_once(tmp_path) -> None:
     both = studyfile.parse(text, "made-up").only(("pictures", "words"))
     results = gather(run(tmp_path / "study", both, Twins()))
     made = build(results)
-    assert made.same == {(track, "pictures"): {"adamw": "adam"} for track in ("final", "default")}
+    assert made.same == {(role, "pictures"): {"adamw": "adam"} for role in ("final", "default")}
     assert [(c.task, c.other) for c in made.comparisons if c.same_as] == [("pictures", "adamw")]
     assert len([c for c in made.comparisons if not c.control]) == 8
     # Both stand in the tables, and in Holm's correction, which is so a little too strict, not too lax.

@@ -122,7 +122,7 @@ class Judge(Part):
         return [c for c in comparisons if c.task in tasks and c.other in names]
 
     def missing(self, tasks: Sequence[str], role: str = "final") -> str:
-        """Return what of a track is not there yet."""
+        """Return what of a role is not there yet."""
         seeds = self.study.final.seeds if role == "final" else self.study.default.seeds
         parts = []
         for task in tasks:

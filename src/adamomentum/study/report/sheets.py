@@ -39,14 +39,14 @@ class Sheets(Part):
         """Return every table by the name that the page knows it by; a task's is ``task NAME``."""
         tables = self.tables
         readings = {
-            (track, c.task, c.other): self.reading(c)
-            for track, comparisons in (("default", tables.default_comparisons), ("final", tables.comparisons))
+            (role, c.task, c.other): self.reading(c)
+            for role, comparisons in (("default", tables.default_comparisons), ("final", tables.comparisons))
             for c in comparisons
         }
         return {
             **{f"task {t.name}": self.task(t.name) for t in self.study.tasks},
             "selected": self.selected({(c.task, c.other): self.reading(c) for c in tables.selected_comparisons}),
-            "tracks": self.tracks(readings),
+            "tracks": self.roles(readings),
             "differences": self.differences("differences", tables.comparisons),
             "default": self.differences("differences-published", tables.default_comparisons),
             "speed": self.speed(),
@@ -68,9 +68,9 @@ class Sheets(Part):
     # --- what came out for each optimizer ---
 
     def task(self, task: str) -> Sheet:
-        """Return the tuned track of a task, and what trivial methods reach."""
+        """Return the tuned runs of a task, and what trivial methods reach."""
         metrics = family_of(self.results, task).metrics
-        rows = [r for r in self.tables.rows if r.task == task and r.track == "final"]
+        rows = [r for r in self.tables.rows if r.task == task and r.role == "final"]
         sheet = Sheet(
             f"results-{task}",
             ["optimizer", "chosen", *map(heading, metrics), "diverged", "steps to target", "ms / step", "notes"],
@@ -124,11 +124,11 @@ class Sheets(Part):
             notes.append(f"{row.diverged} of {row.runs} runs diverged, mean over the others")
         return notes
 
-    def tracks(self, readings: Mapping[tuple[str, str, str], str]) -> Sheet:
+    def roles(self, readings: Mapping[tuple[str, str, str], str]) -> Sheet:
         """Return published settings beside tuned ones.
 
         Args:
-            readings: (track, task, optimizer) to what the reference is beside it.
+            readings: (role, task, optimizer) to what the reference is beside it.
         """
         reference = self.label(self.study.reference)
         sheet = Sheet(
@@ -157,7 +157,7 @@ class Sheets(Part):
                     ],
                     self.mark(name),
                 )
-        sheet.frame = rows_frame([r for r in self.tables.rows if r.track == "default"])
+        sheet.frame = rows_frame([r for r in self.tables.rows if r.role == "default"])
         return sheet
 
     def selected(self, readings: Mapping[tuple[str, str], str]) -> Sheet:
@@ -171,11 +171,11 @@ class Sheets(Part):
             "selected",
             ["task", "metric", "optimizer", f"{reference} beside it", "at the last step",
              "at the best point by validation", "median step of it", "of"],
-            frame=rows_frame([r for r in self.tables.rows if r.track == "final" and r.selected_step is not None]),
+            frame=rows_frame([r for r in self.tables.rows if r.role == "final" and r.selected_step is not None]),
             groups=2,
         )  # fmt: skip
         for row in self.tables.rows:
-            if row.track != "final" or row.selected_step is None:
+            if row.role != "final" or row.selected_step is None:
                 continue
             metric = family_of(self.results, row.task).primary
             steps = runs(self.results, "final", row.task, row.optimizer)["last_step"].max()
@@ -235,7 +235,7 @@ class Sheets(Part):
         dominated = {
             (r.task, r.optimizer): r.eps_dominated
             for r in self.tables.rows
-            if r.track == "final" and r.eps_dominated is not None
+            if r.role == "final" and r.eps_dominated is not None
         }
         names = [*self.study.optimizers, *(c.name for c in self.study.controls)]
         for control in self.study.controls:

@@ -43,7 +43,7 @@ def say_results(results: StudyResults, tables: StudyTables, console: Console) ->
     """
     sheets, whole = Sheets(results, tables), len(results.study.tasks) == 1
     for task in (t.name for t in results.study.tasks):
-        rows = [row for row in tables.rows if (row.task, row.track) == (task, "final")]
+        rows = [row for row in tables.rows if (row.task, row.role) == (task, "final")]
         if not rows:
             say(console, f"{task}: no evaluation runs yet")
             continue

@@ -36,18 +36,18 @@ from adamomentum.study.statistics.effort import Width, expected_best, lr_width
 from adamomentum.study.statistics.paired import Interval
 from adamomentum.study.tasks import Metric
 
-TRACKS = {"final": "tuned", "default": "published"}
+ROLE_WORDS = {"final": "tuned", "default": "published"}  # as a reader sees them, in the column track
 
 
 @dataclass(frozen=True)
 class Row:
-    """One optimizer on one task, in one track.
+    """One optimizer on one task, in one role.
 
     Attributes:
         task: name of the task.
         optimizer: name in the study.
-        track: ``final`` (tuned) or ``default``.
-        setting: what was searched for and chosen; of the default track the published learning rate.
+        role: ``final`` (tuned) or ``default``.
+        setting: what was searched for and chosen; of ``default`` the published learning rate.
         edges: searched values that lie at an edge of what was tried.
         runs: finished evaluation runs.
         diverged: how many of them.
@@ -65,7 +65,7 @@ class Row:
 
     task: str
     optimizer: str
-    track: str
+    role: str
     setting: dict[str, float]
     edges: tuple[str, ...]
     runs: int
@@ -89,7 +89,7 @@ def rows_frame(rows: Sequence[Row]) -> pd.DataFrame:
         line: dict[str, object] = {
             "task": row.task,
             "optimizer": row.optimizer,
-            "track": TRACKS[row.track],
+            "track": ROLE_WORDS[row.role],
             **row.setting,
             "at_edge": ", ".join(row.edges),
             "runs": row.runs,
@@ -141,11 +141,11 @@ class StudyTables:
     """All numbers of a report.
 
     Attributes:
-        rows: every optimizer on every task in both tracks, as far as run.
-        comparisons: of the primary metric, final track.
-        default_comparisons: the same of the default track.
-        selected_comparisons: of the primary metric at the best point by validation, final track.
-        loss_comparisons: of the training loss at the end, final track; not where that loss is a game's.
+        rows: every optimizer on every task in both roles, as far as run.
+        comparisons: of the primary metric, in the role ``final``.
+        default_comparisons: the same in the role ``default``.
+        selected_comparisons: of the primary metric at the best point by validation, ``final``.
+        loss_comparisons: of the training loss at the end, ``final``; not where that loss is a game's.
         targets: per task.
         steps: per (task, optimizer) the steps to the target of each final run, by replicate.
         speed: comparisons of the steps to the target.
@@ -153,7 +153,7 @@ class StudyTables:
         across: all tasks together.
         evp: per (task, optimizer) expected best validation metric after k tuning points.
         widths: per (task, optimizer) of the sensitivity sweep.
-        same: per (track, task) the baselines whose runs are those of an earlier one, and which that is.
+        same: per (role, task) the baselines whose runs are those of an earlier one, and which that is.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -170,9 +170,9 @@ class StudyTables:
     widths: dict[tuple[str, str], Width] = field(default_factory=dict)
     same: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
 
-    def row(self, task: str, optimizer: str, track: str = "final") -> Row | None:
+    def row(self, task: str, optimizer: str, role: str = "final") -> Row | None:
         """Return the row of an optimizer on a task, if there is one."""
-        return next((r for r in self.rows if (r.task, r.optimizer, r.track) == (task, optimizer, track)), None)
+        return next((r for r in self.rows if (r.task, r.optimizer, r.role) == (task, optimizer, role)), None)
 
 
 class Part:
@@ -205,9 +205,9 @@ def build(results: StudyResults) -> StudyTables:
                     tables.steps[task, name] = steps
         tables.rows += [
             row
-            for track in ("final", "default")
+            for role in ("final", "default")
             for name in study.optimizers
-            if (row := _row(tables, results, task, name, track)) is not None
+            if (row := _row(tables, results, task, name, role)) is not None
         ]
         tables.comparisons += compare(results, "final", task, family.primary)
         tables.default_comparisons += compare(results, "default", task, family.primary)
@@ -259,38 +259,38 @@ def _target(results: StudyResults, task: str) -> Target | None:
     return Target(metric, medians[best], best, complete)
 
 
-def _row(tables: StudyTables, results: StudyResults, task: str, name: str, track: str) -> Row | None:
-    mine, choice = runs(results, track, task, name), results.choices.get((task, name))
-    if mine.empty and not (track == "final" and untrained(results, task, name)):
+def _row(tables: StudyTables, results: StudyResults, task: str, name: str, role: str) -> Row | None:
+    mine, choice = runs(results, role, task, name), results.choices.get((task, name))
+    if mine.empty and not (role == "final" and untrained(results, task, name)):
         return None
     setting: dict[str, float] = {}
-    if track == "final" and choice is not None and choice.setting is not None:
+    if role == "final" and choice is not None and choice.setting is not None:
         setting = dict(choice.setting)
     elif not mine.empty:
         setting = {"lr": float(mine["lr"].iloc[0])}
-    steps = tables.steps.get((task, name)) if track == "final" else None
+    steps = tables.steps.get((task, name)) if role == "final" else None
     times = timed(results, task, name)["ms_per_step"]
     shares = mine["eps_dominated"].dropna() if "eps_dominated" in mine else pd.Series(dtype=float)
     chosen = mine["selected_step"].dropna() if "selected_step" in mine else pd.Series(dtype=float)
     return Row(
         task=task,
         optimizer=name,
-        track=track,
+        role=role,
         setting=setting,
-        edges=choice.edges if track == "final" and choice is not None else (),
+        edges=choice.edges if role == "final" and choice is not None else (),
         runs=len(mine),
         diverged=int((mine["status"] == "diverged").sum()),
         metrics={
-            m.key: interval(values(results, track, task, name, column_of(m))) for m in family_of(results, task).metrics
+            m.key: interval(values(results, role, task, name, column_of(m))) for m in family_of(results, task).metrics
         },
-        train_loss=interval(values(results, track, task, name, TRAIN_LOSS.key)),
+        train_loss=interval(values(results, role, task, name, TRAIN_LOSS.key)),
         steps=None if steps is None else statistics.median(steps.tolist()),
         reached=0 if steps is None else sum(map(math.isfinite, steps)),
         ms=float(times.quantile(LOW)) if len(times) else None,
         ms_high=float(times.quantile(HIGH)) if len(times) else None,
         side_by_side=side_by_side(results, task, name, results.study.called(COST_BASE)),
         eps_dominated=float(shares.mean()) if len(shares) else None,
-        selected=interval(values(results, track, task, name, selected_column(family_of(results, task).primary))),
+        selected=interval(values(results, role, task, name, selected_column(family_of(results, task).primary))),
         selected_step=float(chosen.median()) if len(chosen) else None,
     )
 
