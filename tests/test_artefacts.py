@@ -44,8 +44,8 @@ def listed() -> list[Path]:
 def links(page: Path) -> set[Path]:
     """The files that a page in Markdown or HTML links or shows."""
     text = page.read_text(encoding="utf-8")
-    found = re.findall(r"\]\(([^)#\s]+)" if page.suffix == ".md" else r'(?:src|href)="([^"#]+)"', text)
-    return {(page.parent / link).resolve() for link in found if not re.match(r"https?:|data:|mailto:", link)}
+    addresses = re.findall(r"\]\(([^)#\s]+)" if page.suffix == ".md" else r'(?:src|href)="([^"#]+)"', text)
+    return {(page.parent / link).resolve() for link in addresses if not re.match(r"https?:|data:|mailto:", link)}
 
 
 def test_the_manifest_has_each_kept_file_once() -> None:

@@ -53,11 +53,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.clients]
 
 def run(*command: str | Path, **variables: str) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **variables}
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, timeout=SECONDS, env=environment, check=False
     )
-    assert found.returncode == 0, found.stderr[-4000:]
-    return found.stdout
+    assert result.returncode == 0, result.stderr[-4000:]
+    return result.stdout
 
 
 @pytest.mark.parametrize(("name", "packages"), PLAIN.items(), ids=PLAIN)
@@ -86,12 +86,12 @@ def test_layer_decay_is_the_published_rule(rule) -> None:
     model = runpy.run_path(str(FOLDER / "layer_decay.py"))["VisionTransformer"](depth=3)
     how = {"layer_of": layer_of} if rule == "timm" else {}
     groups = param_groups(model, weight_decay=0.2, layer_decay=0.75, lr=1e-3, **how)
-    found = {name: (group["lr"], group["weight_decay"]) for group in groups for name in group["param_names"]}
+    settings = {name: (group["lr"], group["weight_decay"]) for group in groups for name in group["param_names"]}
     expected = {}
     for name, p in model.named_parameters():
         spared = p.ndim == 1 or name.endswith(".bias") or name == "pos_embed"
         expected[name] = (pytest.approx(1e-3 * 0.75 ** (4 - layer_of(name))), 0.0 if spared else 0.2)
-    assert found == expected
+    assert settings == expected
 
 
 def on_processes(count: int, name: str, *arguments: str | Path) -> str:
@@ -139,19 +139,19 @@ def test_started_without_torchrun_it_says_how(name, tmp_path) -> None:
     arguments = ["--checkpoints", str(tmp_path)] if name == "fsdp2.py" else []
     environment = {name: value for name, value in os.environ.items() if name != "RANK"}
     command = [sys.executable, str(FOLDER / name), *arguments]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
-    assert found.returncode == 1
+    result = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
+    assert result.returncode == 1
     start = "torchrun makes the processes: torchrun --standalone --nproc-per-node 2"
-    assert found.stderr.splitlines()[-1] == " ".join([start, *command[1:]])
+    assert result.stderr.splitlines()[-1] == " ".join([start, *command[1:]])
 
 
 def test_each_warms_up_as_the_documentation_advises() -> None:
     """Over 50 to 100 steps, or with full bias correction."""
     number = re.compile(r"(?:total_iters=|warmup_steps=|warmup_num_steps\": )(\d+)")
     for file in FOLDER.glob("*.py"):
-        found = [int(steps) for steps in number.findall(file.read_text())]
-        assert found or OTHERWISE[file.name] in file.read_text(), file.name
-        assert all(50 <= steps <= 100 for steps in found), file.name
+        warmups = [int(steps) for steps in number.findall(file.read_text())]
+        assert warmups or OTHERWISE[file.name] in file.read_text(), file.name
+        assert all(50 <= steps <= 100 for steps in warmups), file.name
 
 
 def test_none_is_left_out() -> None:

@@ -38,17 +38,17 @@ def original() -> str:
 
 def points(d: str) -> list[tuple[str, np.ndarray]]:
     """The absolute points of a path, by command."""
-    found, x, y = [], 0.0, 0.0
+    commands, x, y = [], 0.0, 0.0
     for letter, text in re.findall(r"([A-Za-z])([^A-Za-z]*)", d):
         numbers = np.array(re.findall(r"-?[\d.]+", text), float).reshape(-1, 2)
         # A letter that is not repeated: the next points start from the ones before.
         for group in numbers.reshape(-1, {"q": 2, "c": 3}.get(letter.lower(), 1), 2):
             places = group + np.array([x, y]) if letter.islower() else group
-            found.append((letter.upper(), places))
+            commands.append((letter.upper(), places))
             x, y = places[-1]
         if letter in "zZ":
-            found.append(("Z", np.zeros((0, 2))))
-    return found
+            commands.append(("Z", np.zeros((0, 2))))
+    return commands
 
 
 def test_a_shorter_figure_has_the_same_elements_in_the_same_places(original) -> None:

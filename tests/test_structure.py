@@ -59,12 +59,12 @@ def test_imports_do_not_go_round() -> None:
 
 
 def test_the_map_is_true() -> None:
-    found: dict[str, set[str]] = {}
+    arrows: dict[str, set[str]] = {}
     for module, targets in ARROWS.items():
         crossing = {part(target) for target in targets} - {part(module), "adamomentum"} - SHARED
         if part(module) not in DOORS and crossing:
-            found.setdefault(part(module), set()).update(crossing)
-    assert found == drawn()
+            arrows.setdefault(part(module), set()).update(crossing)
+    assert arrows == drawn()
 
 
 def test_what_is_shared_uses_nothing() -> None:

@@ -105,6 +105,6 @@ def test_each_step_really_clips(contestant, monkeypatch) -> None:
 
 def test_machine_and_versions() -> None:
     assert "cores" in describe(torch.device("cpu"))
-    found = versions()
-    assert found["torch"] == torch.__version__
-    assert list(found)[:2] == ["Python", "adamomentum"]
+    installed = versions()
+    assert installed["torch"] == torch.__version__
+    assert list(installed)[:2] == ["Python", "adamomentum"]

@@ -13,7 +13,7 @@ SHAPES = ((300,), (20, 30), (4, 3, 2, 2))
 CPU = torch.device("cpu")
 
 
-def made(contestant, shared):
+def optimizer_of(contestant, shared):
     try:
         return contestant.create(shared.params)
     except Unavailable as error:
@@ -27,7 +27,7 @@ def pointers(tensors: list[Tensor]) -> set[int]:
 @pytest.mark.parametrize("contestant", STEP, ids=lambda c: c.name)
 def test_all_step_the_very_same_memory(contestant) -> None:
     shared = SharedTensors(SHAPES, CPU)
-    optimizer = made(contestant, shared)
+    optimizer = optimizer_of(contestant, shared)
     optimizer.step()
     before = pointers([*shared.params, *shared.grads, *shared.first, *shared.second])
     grads = [g.clone() for g in shared.grads]

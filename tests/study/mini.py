@@ -98,9 +98,9 @@ def written(root: Path, text: str = MINI, upto: int | None = None) -> Folder:
 
 def finished(out: Path) -> dict[str, dict]:
     """All stored trials by id, without clock and machine; every file must be whole."""
-    found = {}
+    records = {}
     for path in out.glob("store/[0-9a-f][0-9a-f]/*.json"):
         record = json.loads(path.read_text())
         result = record["result"]
-        found[path.stem] = {"spec": record["spec"], **{k: result[k] for k in ("status", "final", "curve", "samples")}}
-    return found
+        records[path.stem] = {"spec": record["spec"], **{k: result[k] for k in ("status", "final", "curve", "samples")}}
+    return records

@@ -90,8 +90,8 @@ SAMPLES = {
 
 
 def study(*names: str) -> Study:
-    made = studyfile.parse(TEXT, "made-up")
-    return made.only(names) if names else made
+    whole = studyfile.parse(TEXT, "made-up")
+    return whole.only(names) if names else whole
 
 
 class Fake:
@@ -151,9 +151,9 @@ class Fake:
         }[family]
 
 
-def run(root: Path, made: Study, fake: Fake) -> Folder:
+def run(root: Path, study: Study, fake: Fake) -> Folder:
     """Puts results into a real store, stage by stage as they can be planned."""
-    folder = Folder(root, made)
+    folder = Folder(root, study)
     root.mkdir(parents=True, exist_ok=True)
     data = {
         t.name: {
@@ -161,13 +161,13 @@ def run(root: Path, made: Study, fake: Fake) -> Folder:
             "description": f"{t.name}: 8 examples",
             "baselines": BASELINES.get(t.name, {}),
         }
-        for t in made.tasks
+        for t in study.tasks
     }
     (root / "data.json").write_text(json.dumps(data))
     folder.register()
     store, results, tried = folder.store, {}, set()
     while True:
-        plan = stages.plan(made, {t.name: "0" * 16 for t in made.tasks}, results)
+        plan = stages.plan(study, {t.name: "0" * 16 for t in study.tasks}, results)
         # A trial may serve two stages; as in the engine, the first one that plans it runs it.
         new = list({t.spec.trial_id: t for t in reversed(plan.trials) if t.spec.trial_id not in tried}.values())
         if not new:
@@ -191,8 +191,8 @@ def final(results, task, optimizer, column, role="final"):
     return mine.sort_values("replicate")[column].to_numpy(dtype=float)
 
 
-def comparison(found, other, task="digits"):
-    return next(c for c in found if (c.task, c.other) == (task, other))
+def comparison(comparisons, other, task="digits"):
+    return next(c for c in comparisons if (c.task, c.other) == (task, other))
 
 
 def status(role, optimizer, replicates, what):

@@ -201,10 +201,10 @@ def test_an_older_folder_without_a_history_can_be_exported(tmp_path) -> None:
 
 def test_an_export_is_the_same_whatever_the_order(tmp_path) -> None:
     folder = written(tmp_path / "folder", upto=4)
-    made, results = folder.results()
+    plan, results = folder.results()
     for k, order in enumerate((results, dict(reversed(results.items())))):
-        archive.write(folder, tmp_path / str(k), made, order)
+        archive.write(folder, tmp_path / str(k), plan, order)
     first, second = ((tmp_path / k / archive.TRIALS).read_bytes() for k in "01")
     assert first == second
-    one = next(t.spec for t in made.trials if t.spec.trial_id in results)
+    one = next(t.spec for t in plan.trials if t.spec.trial_id in results)
     assert as_record(one, results[one.trial_id]) in lines(tmp_path / "0")

@@ -29,9 +29,9 @@ def to_the_end(study: Study, loss, fingerprint: str = "0" * 16) -> stages.Plan:
     """The plan after all trials, whose validation loss ``loss`` makes up."""
     results = {}
     while True:
-        made = stages.plan(study, dict.fromkeys(fingerprints(study), fingerprint), results)
-        if not finish(made, results, loss):
-            return made
+        plan = stages.plan(study, dict.fromkeys(fingerprints(study), fingerprint), results)
+        if not finish(plan, results, loss):
+            return plan
 
 
 def far_from(lr: float):
@@ -40,8 +40,8 @@ def far_from(lr: float):
 
 def test_its_trials_have_the_ids_of_earlier_versions(tiny_data) -> None:
     """Or what is in folders of these would be trained again."""
-    made = to_the_end(as_study(tiny_data, seeds=5), lambda t: far_from(middle(t))(t), MNIST)
-    ids = {t.spec.trial_id for t in made.trials}
+    plan = to_the_end(as_study(tiny_data, seeds=5), lambda t: far_from(middle(t))(t), MNIST)
+    ids = {t.spec.trial_id for t in plan.trials}
     assert len(ids) == 60
     tuned = {"adamomentum": "3208b0a5692158c7", "sgdm": "801ea635fcd33c4b"}
     final = {"adamomentum": "f0e50086eeb8b337", "adam": "a9bc2744f9dd67a2", "sgdm": "075787c6b531eb2f"}
@@ -50,16 +50,16 @@ def test_its_trials_have_the_ids_of_earlier_versions(tiny_data) -> None:
 
 def test_stages_choose_then_evaluate_on_fresh_seeds(tiny_data) -> None:
     study = as_study(tiny_data)
-    made = to_the_end(study, lambda t: far_from(middle(t))(t))
-    tuning, final = ([t for t in made.trials if t.role == role] for role in ("tune", "final"))
+    plan = to_the_end(study, lambda t: far_from(middle(t))(t))
+    tuning, final = ([t for t in plan.trials if t.role == role] for role in ("tune", "final"))
     assert len(tuning) == 4 * 5 * 2
     assert len(final) == 4 * 3
-    assert len(made.trials) == len(tuning) + len(final)
+    assert len(plan.trials) == len(tuning) + len(final)
     assert {t.spec.budget.evaluations for t in tuning} == {1}
     assert {t.spec.budget.evaluations for t in final} == {16}
     assert not {t.spec.seed("init") for t in tuning} & {t.spec.seed("init") for t in final}
     for name in study.optimizers:
-        choice = made.choices["images", name]
+        choice = plan.choices["images", name]
         assert choice.setting == {"lr": registry.get(name).lr_grid()[2]}
         assert (choice.edges, choice.points) == ((), 5)
 
@@ -71,9 +71,9 @@ def middle(t: Planned) -> float:
 @pytest.mark.parametrize("best", [1e-3, 1e-1])
 def test_a_best_rate_at_an_end_of_its_grid_is_flagged_and_the_grid_is_not_extended(tiny_data, best) -> None:
     study = as_study(tiny_data, adamw=(1e-3, 1e-2, 1e-1)).model_copy(update={"tuning": studyfile.Tuning()})
-    made = to_the_end(study, far_from(best))
-    assert made.choices["images", "adamw"].edges == ("lr",)
-    assert {t.spec.optimizer.lr for t in made.trials if t.role == "tune"} == {1e-3, 1e-2, 1e-1}
+    plan = to_the_end(study, far_from(best))
+    assert plan.choices["images", "adamw"].edges == ("lr",)
+    assert {t.spec.optimizer.lr for t in plan.trials if t.role == "tune"} == {1e-3, 1e-2, 1e-1}
 
 
 def test_ties_go_to_the_smaller_rate_and_a_divergence_rules_one_out(tiny_data) -> None:
@@ -84,15 +84,15 @@ def test_ties_go_to_the_smaller_rate_and_a_divergence_rules_one_out(tiny_data) -
         lr = t.spec.optimizer.lr
         return None if lr == 3 and t.spec.replicate else losses[lr]
 
-    made = to_the_end(study, loss)
-    assert made.choices["images", "sgdm"].setting == {"lr": 0.3}
+    plan = to_the_end(study, loss)
+    assert plan.choices["images", "sgdm"].setting == {"lr": 0.3}
 
 
 def test_a_single_rate_is_taken_as_given(tiny_data) -> None:
     study = as_study(tiny_data, adamw=(0.02,), sgdm=(0.1, 0.3))
-    made = to_the_end(study, far_from(0.1))
-    assert {t.optimizer for t in made.trials if t.role == "tune"} == {"sgdm"}
-    choice = made.choices["images", "adamw"]
+    plan = to_the_end(study, far_from(0.1))
+    assert {t.optimizer for t in plan.trials if t.role == "tune"} == {"sgdm"}
+    choice = plan.choices["images", "adamw"]
     assert (choice.setting, choice.points, choice.edges) == ({"lr": 0.02}, 0, ())
     alone = to_the_end(as_study(tiny_data, adamw=(0.02,)), far_from(0.1))
     assert {t.role for t in alone.trials} == {"final"}
@@ -118,11 +118,11 @@ def test_time_is_measured_to_what_is_declared_or_else_to_the_best_baseline(tmp_p
     task = study.tasks[0].model_copy(update={"target": target})
     folder = run(tmp_path, study.model_copy(update={"tasks": (task,)}), Fake())
     results = gather(folder)
-    made = build(results)
-    assert Sheets(results, made).target("images").startswith(text)
+    tables = build(results)
+    assert Sheets(results, tables).target("images").startswith(text)
     # The accuracy is 1 - 0.1 x loss, the loss at the steps 4, 1.4, 1.2 and 1 times that at the end.
-    assert made.row("images", "adamw").steps == steps
-    assert (made.row("images", "adamw").reached == 0) == math.isinf(steps)
+    assert tables.row("images", "adamw").steps == steps
+    assert (tables.row("images", "adamw").reached == 0) == math.isinf(steps)
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,8 @@ budget = { steps = 2 }
 def test_a_failed_tuning_trial_does_not_count(tiny_data) -> None:
     study = as_study(tiny_data, sgdm=(0.1, 0.3))
     results = {}
-    made = stages.plan(study, fingerprints(study), results)
-    for t in made.trials:
+    plan = stages.plan(study, fingerprints(study), results)
+    for t in plan.trials:
         failed = t.spec.replicate == 0 and t.spec.optimizer.lr == 0.3
         results[t.spec.trial_id] = fake_result(None, "error") if failed else fake_result(far_from(0.3)(t))
     choice = stages.plan(study, fingerprints(study), results).choices["images", "sgdm"]

@@ -25,12 +25,12 @@ def results(executor, specs):
 def test_one_trial_that_raises_and_one_that_kills_its_worker(make_spec) -> None:
     data = {1: "raise", 2: "die"}
     with LocalExecutor(data, workers=2, run=misbehave) as executor:
-        found = results(executor, [make_spec(replicate=k) for k in range(6)])
-        assert sorted(found) == list(range(6))
-        assert {k for k, r in found.items() if r.status == "ok"} == {0, 3, 4, 5}
-        assert "RuntimeError: replicate 1 is bad" in found[1].error
-        assert "misbehave" in found[1].error
-        assert "worker process died" in found[2].error
+        by_replicate = results(executor, [make_spec(replicate=k) for k in range(6)])
+        assert sorted(by_replicate) == list(range(6))
+        assert {k for k, r in by_replicate.items() if r.status == "ok"} == {0, 3, 4, 5}
+        assert "RuntimeError: replicate 1 is bad" in by_replicate[1].error
+        assert "misbehave" in by_replicate[1].error
+        assert "worker process died" in by_replicate[2].error
         # The same executor goes on with the next stage.
         assert results(executor, [make_spec(replicate=9)])[9].status == "ok"
 
@@ -100,10 +100,10 @@ def test_a_worker_computes_in_one_thread_and_holds_the_data_of_two_tasks(tmp_pat
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 def test_a_trial_that_wants_too_much_memory_fails_alone(make_spec) -> None:
     with LocalExecutor(2**30, workers=1, run=hold) as executor:
-        found = results(executor, [make_spec(replicate=k) for k in (0, 2, 0)])
-        found |= results(executor, [make_spec(replicate=0)])
-    assert {k: r.status for k, r in found.items()} == {0: "ok", 2: "error"}
-    assert "allocate memory" in found[2].error
+        by_replicate = results(executor, [make_spec(replicate=k) for k in (0, 2, 0)])
+        by_replicate |= results(executor, [make_spec(replicate=0)])
+    assert {k: r.status for k, r in by_replicate.items()} == {0: "ok", 2: "error"}
+    assert "allocate memory" in by_replicate[2].error
 
 
 def test_workers_must_be_positive() -> None:
@@ -122,10 +122,10 @@ def test_ray_starts_a_trial_again_whose_worker_died(make_spec, tmp_path, monkeyp
     try:
         with RayExecutor(data, workers=2, run=misbehave) as executor:
             assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler  # not Ray's own
-            found = results(executor, [make_spec(replicate=k) for k in range(5)])
+            by_replicate = results(executor, [make_spec(replicate=k) for k in range(5)])
     finally:
         signal.signal(signal.SIGTERM, before)
     assert (tmp_path / "marker").exists()
-    assert {k for k, r in found.items() if r.status == "ok"} == {0, 3, 4}
-    assert "died" in found[1].error
-    assert "RuntimeError: replicate 2 is bad" in found[2].error
+    assert {k for k, r in by_replicate.items() if r.status == "ok"} == {0, 3, 4}
+    assert "died" in by_replicate[1].error
+    assert "RuntimeError: replicate 2 is bad" in by_replicate[2].error

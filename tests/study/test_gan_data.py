@@ -42,9 +42,9 @@ def test_the_features_know_digits_and_tell_real_ones(images) -> None:
     net = digit_features.load_digits_cnn()
     assert digit_features.accuracy(net, *held_out) > 0.985
     assert digit_features.accuracy(net, x, y) > 0.999
-    found = Gan().baselines(GanData(images))
-    assert found["real images"]["test_fid"] < 0.1 * found["Gaussian images"]["test_fid"]
-    assert found["real images"]["test_precision"] > 0.8 > found["Gaussian images"]["test_precision"]
+    scores = Gan().baselines(GanData(images))
+    assert scores["real images"]["test_fid"] < 0.1 * scores["Gaussian images"]["test_fid"]
+    assert scores["real images"]["test_precision"] > 0.8 > scores["Gaussian images"]["test_precision"]
 
 
 @pytest.mark.slow
@@ -65,12 +65,12 @@ def test_the_weights_are_what_their_script_makes(images) -> None:
 
 def test_inception_is_the_users_file(tmp_path) -> None:
     x = torch.rand(250, 3, 32, 32) * 2.2 - 1.1
-    found = features.load(features.INCEPTION, CPU, weights_file(tmp_path / "a.pt"))(x)
+    vectors = features.load(features.INCEPTION, CPU, weights_file(tmp_path / "a.pt"))(x)
     # Bytes at the images' own size reach the file, in parts, and values beyond the range are cut.
     pixels = ((x.clamp(-1, 1) + 1) * 127.5).round()
-    assert torch.allclose(found, torch.nn.functional.avg_pool2d(pixels, 16).flatten(1) / 10, atol=1e-4)
+    assert torch.allclose(vectors, torch.nn.functional.avg_pool2d(pixels, 16).flatten(1) / 10, atol=1e-4)
     flagged = features.load(features.INCEPTION, CPU, weights_file(tmp_path / "b.pt", kind=FlaggedMeans))(x)
-    assert torch.allclose(flagged, found, atol=1e-4)
+    assert torch.allclose(flagged, vectors, atol=1e-4)
 
 
 def test_features_that_cannot_be_had_say_what_they_need(tmp_path) -> None:

@@ -33,9 +33,9 @@ def test_the_frechet_distance_against_scipy(count) -> None:
     c, d = np.cov(x.T), np.cov(y.T)
     root = scipy.linalg.sqrtm(c @ d).real
     expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(c + d - 2 * root)
-    found = frechet_distance(torch.from_numpy(x), torch.from_numpy(y))
-    assert found == pytest.approx(expected, rel=1e-6)
-    assert frechet_distance(torch.from_numpy(y), torch.from_numpy(x)) == pytest.approx(found, rel=1e-6)
+    distance = frechet_distance(torch.from_numpy(x), torch.from_numpy(y))
+    assert distance == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(torch.from_numpy(y), torch.from_numpy(x)) == pytest.approx(distance, rel=1e-6)
 
 
 def test_single_precision_features_are_compared_in_double() -> None:

@@ -165,6 +165,6 @@ def test_images_are_shifted_as_wholes_and_reflected_at_the_border() -> None:
         dy, dx = int(image[0, 8, 8]) - 8, int(image[1, 8, 8]) - 8
         moves.add((dy, dx))
         expected = [torch.nn.functional.pad(part[None, None], (2, 2, 2, 2), mode="reflect")[0, 0] for part in images[0]]
-        for found, padded in zip(image, expected, strict=True):
-            assert torch.equal(found, padded[2 + dy : 18 + dy, 2 + dx : 18 + dx])
+        for channel, padded in zip(image, expected, strict=True):
+            assert torch.equal(channel, padded[2 + dy : 18 + dy, 2 + dx : 18 + dx])
     assert {abs(d) for move in moves for d in move} == {0, 1, 2}

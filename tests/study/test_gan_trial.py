@@ -82,8 +82,8 @@ def test_the_losses_of_the_game(data, loss, cost, monkeypatch) -> None:
     run = GanRun(make_context(data, {"data": "digits", "model": "sn-dcgan", **SMALL, "loss": loss}))
     real, fake = torch.tensor([1.5, 0.5, -2.0, 4.0, 1.0]), torch.tensor([-1.0, -3.0, -1.5, 1.25, -2.0])
     monkeypatch.setattr(run, "_trained_discriminator", lambda images, labels, parts: torch.cat([real, fake]))
-    found = run._discriminator_loss(torch.zeros(5, 1, 8, 8), torch.zeros(5).long()).item()
-    assert found == pytest.approx(cost(real, True) + cost(fake, False))
+    discriminator_loss = run._discriminator_loss(torch.zeros(5, 1, 8, 8), torch.zeros(5).long()).item()
+    assert discriminator_loss == pytest.approx(cost(real, True) + cost(fake, False))
     monkeypatch.setattr(run._discriminator, "forward", lambda images, labels: fake)
     # The generator's hinge has no margin: it wants the score as high as can be.
     assert run._generator_loss(5).item() == pytest.approx(-fake.mean() if loss == "hinge" else cost(fake, True))

@@ -19,8 +19,8 @@ eps_placement = "inside"
 
 def first(study: Study, task: str, role: str, optimizer: str, device: str) -> Planned:
     """The first such trial that is planned before anything is finished; the data is a fingerprint of zeros."""
-    made = stages.plan(study.only((task,)), {task: "0" * 16}, {}, device)
-    return next(t for t in made.trials if (t.role, t.optimizer) == (role, optimizer))
+    plan = stages.plan(study.only((task,)), {task: "0" * 16}, {}, device)
+    return next(t for t in plan.trials if (t.role, t.optimizer) == (role, optimizer))
 
 
 @pytest.mark.parametrize(

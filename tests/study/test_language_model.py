@@ -118,13 +118,13 @@ def test_random_lengths_are_those_of_awd_lstm() -> None:
         return Streams(torch.zeros(2_000_000).long(), 2, 70, True, torch.Generator().manual_seed(0))
 
     streams = make()
-    found = lengths(streams, 4000)
-    long = found[found > 52]
-    assert len(long) / len(found) == pytest.approx(0.95, abs=0.01)
+    windows = lengths(streams, 4000)
+    long = windows[windows > 52]
+    assert len(long) / len(windows) == pytest.approx(0.95, abs=0.01)
     assert long.mean() == pytest.approx(69.5, abs=0.5)  # int() of a normal around 70
     assert long.std() == pytest.approx(5, abs=0.3)
-    assert found[found <= 52].mean() == pytest.approx(34.5, abs=1.5)
-    assert streams.per_epoch == pytest.approx(999_999 / found.mean(), rel=0.02)
+    assert windows[windows <= 52].mean() == pytest.approx(34.5, abs=1.5)
+    assert streams.per_epoch == pytest.approx(999_999 / windows.mean(), rel=0.02)
     # As they come from a generator that is in the checkpoint, they go on from it.
     again = make()
     again.load_state_dict(streams.state_dict())
@@ -214,9 +214,9 @@ def test_every_token_is_scored_once(streams, monkeypatch) -> None:
         run._model.embedding.normal_()  # far from uniform
         run._model.eval()
         expected = brute_force(run, torch.from_numpy(data.tokens["test"]).long(), streams)
-    found = run.evaluate("test")
-    assert found["loss"] == pytest.approx(expected, rel=1e-5)
-    assert found["perplexity"] == pytest.approx(math.exp(expected), rel=1e-5)
+    metrics = run.evaluate("test")
+    assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["perplexity"] == pytest.approx(math.exp(expected), rel=1e-5)
 
 
 def test_the_uniform_model_has_as_many_choices_as_words() -> None:
@@ -248,9 +248,9 @@ def test_the_baselines_are_what_they_say() -> None:
     single = [-math.log(((train == w).sum() + 1) / (60 + 12)) for w in test[1:]]
     assert unigram_loss(train, test, 12) == pytest.approx(np.mean(single), rel=1e-12)
     data = tiny_text()
-    found = LanguageModel().baselines(data)
-    assert found["bigram"]["test_loss"] < found["unigram"]["test_loss"]
-    assert found["bigram"]["test_perplexity"] == pytest.approx(math.exp(found["bigram"]["test_loss"]))
+    scores = LanguageModel().baselines(data)
+    assert scores["bigram"]["test_loss"] < scores["unigram"]["test_loss"]
+    assert scores["bigram"]["test_perplexity"] == pytest.approx(math.exp(scores["bigram"]["test_loss"]))
 
 
 def test_a_smoke_run_evaluates_the_first_tokens_alone() -> None:

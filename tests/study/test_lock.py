@@ -51,9 +51,9 @@ def test_a_system_without_fcntl(tmp_path, monkeypatch) -> None:
 
 def test_the_help_needs_no_fcntl() -> None:
     code = "import sys; sys.modules['fcntl'] = None; from adamomentum.cli import main; main()"
-    found = subprocess.run([sys.executable, "-c", code, "compare", "--help"], capture_output=True, text=True)
-    assert (found.returncode, found.stderr) == (0, "")
-    assert "--optimizers" in found.stdout
+    result = subprocess.run([sys.executable, "-c", code, "compare", "--help"], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "--optimizers" in result.stdout
 
 
 def test_what_happens_inside_is_not_taken_for_a_lock(tmp_path) -> None:

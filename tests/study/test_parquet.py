@@ -20,7 +20,7 @@ def touch(folder, *names):
     return folder
 
 
-def found(folder) -> dict[str, list[str]]:
+def files_of(folder) -> dict[str, list[str]]:
     return {split: [str(path.relative_to(folder)) for path in parquet.files(folder, split)] for split in SPLITS}
 
 
@@ -39,13 +39,13 @@ def found(folder) -> dict[str, list[str]]:
 )  # fmt: skip
 def test_which_files_are_of_a_split(tmp_path, names, expected) -> None:
     touch(tmp_path, *names)
-    assert found(tmp_path) == {split: [name] if name else [] for split, name in zip(SPLITS, expected, strict=True)}
+    assert files_of(tmp_path) == {split: [name] if name else [] for split, name in zip(SPLITS, expected, strict=True)}
 
 
 def test_the_name_of_the_folder_that_is_given_says_nothing(tmp_path) -> None:
     """Else the test file of a copy in a folder called train would be trained on."""
     folder = touch(tmp_path / "train", "train.parquet", "test.parquet", "valid.parquet", "notes.parquet")
-    assert found(folder) == {"train": ["train.parquet"], "val": ["valid.parquet"], "test": ["test.parquet"]}
+    assert files_of(folder) == {"train": ["train.parquet"], "val": ["valid.parquet"], "test": ["test.parquet"]}
 
 
 def write(path, **columns) -> None:

@@ -21,9 +21,9 @@ SWAPPED = parse(MINI.replace("adamw = {}\nsgdm = {}", "sgdm = { grid = [0.1] }\n
 
 def planned(study: Study, count: int) -> tuple[Round, list[stages.Planned]]:
     """A round of ``study`` of which nothing is done, and the trials of it that end first."""
-    made = stages.plan(study, fingerprints(study), {})
-    missing = {t.spec.trial_id: t for t in made.trials}
-    return Round(made, {}, missing), list(missing.values())[:count]
+    plan = stages.plan(study, fingerprints(study), {})
+    missing = {t.spec.trial_id: t for t in plan.trials}
+    return Round(plan, {}, missing), list(missing.values())[:count]
 
 
 def ends(watch: Watch, now: Round, trial: stages.Planned, result) -> None:

@@ -108,8 +108,8 @@ def test_every_declared_hyperparameter_reaches_the_optimizer(name) -> None:
     (group,) = optimizer.param_groups
     for key, value in {"lr": 0.01, **entry.hyperparameters}.items():
         # A few are held by the object, not by its groups.
-        found = group[key] if key in group else getattr(optimizer, key)
-        assert found == value, key
+        actual = group[key] if key in group else getattr(optimizer, key)
+        assert actual == value, key
 
 
 @pytest.mark.parametrize("name", NAMES)

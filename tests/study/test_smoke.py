@@ -42,12 +42,12 @@ def study(*arguments: object, home: Path, cache: str | None = "cache") -> str:
 
 
 def cifar_files(folder: Path) -> dict[str, Path]:
-    found = {}
+    folders = {}
     for name in ("cifar10", "cifar100"):
         inside = write_folder(folder / name, name, rows_of(name))
         weights_file(inside / INCEPTION_FILE)  # for the GANs
-        found[name] = inside
-    return found
+        folders[name] = inside
+    return folders
 
 
 def imagenet_files(folder: Path) -> dict[str, Path]:
@@ -104,11 +104,11 @@ def test_the_smoke_run_of_paper_mini_is_the_same_on_ray(embedded_data, tmp_path)
     local = finished(out)
     asked = studyfile.read("paper-mini").smoked().only(EMBEDDED)
     folder = Folder(out, asked)
-    made, results = folder.results()
-    assert results.keys() == {t.spec.trial_id for t in made.trials} == local.keys()
-    assert not made.open
-    assert {t.role for t in made.trials} == set(stages.ROLES)
-    assert {t.optimizer for t in made.trials if t.role == "tune"} == set(asked.optimizers)
+    plan, results = folder.results()
+    assert results.keys() == {t.spec.trial_id for t in plan.trials} == local.keys()
+    assert not plan.open
+    assert {t.role for t in plan.trials} == set(stages.ROLES)
+    assert {t.optimizer for t in plan.trials if t.role == "tune"} == set(asked.optimizers)
     assert "part of the study" not in (out / "report" / "report.html").read_text()
     study(*command, "--executor", "ray", "--out", "on-ray", home=tmp_path, cache=None)
     assert finished(tmp_path / "on-ray") == local

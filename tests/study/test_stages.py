@@ -17,14 +17,14 @@ def run_to_the_end(study, loss):
     """Finishes every planned trial with ``loss(planned)`` until nothing new is planned."""
     results = {}
     for _ in range(10):
-        made = stages.plan(study, fingerprints(study), results)
-        if not finish(made, results, loss):
-            return made, results
+        plan = stages.plan(study, fingerprints(study), results)
+        if not finish(plan, results, loss):
+            return plan, results
     raise AssertionError("the plan never closes")
 
 
-def by_role(made, role, optimizer=None):
-    return [t for t in made.trials if t.role == role and optimizer in (None, t.optimizer)]
+def by_role(plan, role, optimizer=None):
+    return [t for t in plan.trials if t.role == role and optimizer in (None, t.optimizer)]
 
 
 def bowl(best):
@@ -53,46 +53,46 @@ def test_further_points_are_new_ones() -> None:
 
 def test_every_optimizer_gets_the_same_points_of_its_own_space() -> None:
     study = studyfile.parse(MINI, "mini")
-    made = stages.plan(study, fingerprints(study), {})
+    plan = stages.plan(study, fingerprints(study), {})
     positions = {}
     for name in study.optimizers:
         space = study.optimizer(name).space["lr"]
-        lrs = [t.spec.optimizer.lr for t in by_role(made, "tune", name) if t.task == "one"]
+        lrs = [t.spec.optimizer.lr for t in by_role(plan, "tune", name) if t.task == "one"]
         assert len(lrs) == study.tuning.trials
         positions[name] = [space.position(lr) for lr in lrs]
-    for found in positions.values():
-        assert found == pytest.approx(positions["adamomentum"], abs=2e-3)  # settings are rounded to 3 digits
+    for points in positions.values():
+        assert points == pytest.approx(positions["adamomentum"], abs=2e-3)  # settings are rounded to 3 digits
 
 
 def test_stages_open_one_after_the_other() -> None:
     study = studyfile.parse(MINI, "mini")
     results = {}
-    made = stages.plan(study, fingerprints(study), results)
-    assert by_role(made, "tune") and by_role(made, "default")
-    assert not by_role(made, "final") and {"final", "control", "sensitivity"} <= {role for role, _, _ in made.open}
-    made, results = run_to_the_end(study, bowl({}))
-    assert not made.open
+    plan = stages.plan(study, fingerprints(study), results)
+    assert by_role(plan, "tune") and by_role(plan, "default")
+    assert not by_role(plan, "final") and {"final", "control", "sensitivity"} <= {role for role, _, _ in plan.open}
+    plan, results = run_to_the_end(study, bowl({}))
+    assert not plan.open
     for role, per in (("final", study.final.seeds), ("default", study.default.seeds)):
         for name in study.optimizers:
             if role == "default" and study.optimizers[name].control:
-                assert not by_role(made, role, name)
+                assert not by_role(plan, role, name)
                 continue
             for task in study.tasks:
-                mine = [t for t in by_role(made, role, name) if t.task == task.name]
+                mine = [t for t in by_role(plan, role, name) if t.task == task.name]
                 assert sorted(t.spec.replicate for t in mine) == list(range(per))
-    assert all(t.spec.trial_id in results for t in made.trials)
+    assert all(t.spec.trial_id in results for t in plan.trials)
 
 
 def test_choice_is_the_best_of_validation_and_never_sees_the_test() -> None:
     study = studyfile.parse(MINI, "mini")
-    made, _results = run_to_the_end(study, bowl({"adamw": 3e-3, "sgdm": 0.3, "adamomentum": 7e-4}))
+    plan, _results = run_to_the_end(study, bowl({"adamw": 3e-3, "sgdm": 0.3, "adamomentum": 7e-4}))
     for name, best in (("adamw", 3e-3), ("sgdm", 0.3), ("adamomentum", 7e-4)):
-        choice = made.choices["one", name]
-        tried = {t.spec.optimizer.lr for t in by_role(made, "tune", name) if t.task == "one"}
+        choice = plan.choices["one", name]
+        tried = {t.spec.optimizer.lr for t in by_role(plan, "tune", name) if t.task == "one"}
         assert choice.setting["lr"] == min(tried, key=lambda lr: abs(math.log(lr / best)))
         assert not choice.edges
-    assert all(t.spec.stage == "tune" for t in by_role(made, "tune"))
-    assert all(t.spec.stage == "final" for t in made.trials if t.role != "tune")
+    assert all(t.spec.stage == "tune" for t in by_role(plan, "tune"))
+    assert all(t.spec.stage == "final" for t in plan.trials if t.role != "tune")
 
 
 @pytest.mark.parametrize(
@@ -113,13 +113,13 @@ def test_the_outer_tenth_of_what_was_tried_is_an_edge(inside, edge, after) -> No
 
 def test_an_edge_extends_the_search_for_all_alike_and_stays_flagged_if_it_moves_along() -> None:
     study = studyfile.parse(MINI, "mini")
-    made, _ = run_to_the_end(study, bowl({"adamw": 1e3, "sgdm": 0.3}))
-    counts = {n: len({t.point for t in by_role(made, "tune", n) if t.task == "one"}) for n in study.optimizers}
+    plan, _ = run_to_the_end(study, bowl({"adamw": 1e3, "sgdm": 0.3}))
+    counts = {n: len({t.point for t in by_role(plan, "tune", n) if t.task == "one"}) for n in study.optimizers}
     assert set(counts.values()) == {study.tuning.trials + study.tuning.extension}
-    assert made.choices["one", "adamw"].edges == ("lr",)
-    assert made.choices["one", "sgdm"].edges == ()
+    assert plan.choices["one", "adamw"].edges == ("lr",)
+    assert plan.choices["one", "sgdm"].edges == ()
     high = study.optimizer("adamw").space["lr"].high
-    beyond = [t.spec.optimizer.lr for t in by_role(made, "tune", "adamw") if t.spec.optimizer.lr > high]
+    beyond = [t.spec.optimizer.lr for t in by_role(plan, "tune", "adamw") if t.spec.optimizer.lr > high]
     assert len(beyond) == study.tuning.extension * len(study.tasks)
     inner, _ = run_to_the_end(study, bowl({"adamw": 3e-3, "sgdm": 0.3, "adamomentum": 7e-4}))
     assert len({t.point for t in by_role(inner, "tune", "adamw")}) == study.tuning.trials
@@ -127,18 +127,18 @@ def test_an_edge_extends_the_search_for_all_alike_and_stays_flagged_if_it_moves_
 
 def test_an_optimizer_that_never_trains_has_no_final_runs_and_stops_nobody() -> None:
     study = studyfile.parse(MINI, "mini")
-    made, _ = run_to_the_end(study, lambda t: None if t.spec.optimizer.name == "sgdm" else bowl({})(t))
-    assert made.choices["one", "sgdm"].setting is None
-    assert not by_role(made, "final", "sgdm")
-    assert by_role(made, "final", "adamw")
+    plan, _ = run_to_the_end(study, lambda t: None if t.spec.optimizer.name == "sgdm" else bowl({})(t))
+    assert plan.choices["one", "sgdm"].setting is None
+    assert not by_role(plan, "final", "sgdm")
+    assert by_role(plan, "final", "adamw")
 
 
 def test_a_failed_tuning_trial_says_nothing() -> None:
     study = studyfile.parse(MINI, "mini")
     results = {}
-    made = stages.plan(study, fingerprints(study), results)
-    finish(made, results, bowl({}))
-    best = min(by_role(made, "tune", "adamw"), key=lambda t: results[t.spec.trial_id].final["val_loss"])
+    plan = stages.plan(study, fingerprints(study), results)
+    finish(plan, results, bowl({}))
+    best = min(by_role(plan, "tune", "adamw"), key=lambda t: results[t.spec.trial_id].final["val_loss"])
     results[best.spec.trial_id] = fake_result(None, "error")
     choice = stages.plan(study, fingerprints(study), results).choices.get(("one", "adamw"))
     if choice is None:  # the extension is open
@@ -151,21 +151,21 @@ def test_a_failed_tuning_trial_says_nothing() -> None:
 
 def test_sensitivity_passes_through_the_choice_without_running_it_twice() -> None:
     study = studyfile.parse(MINI, "mini")
-    made, _ = run_to_the_end(study, bowl({}))
-    sweep = by_role(made, "sensitivity", "adamw")
+    plan, _ = run_to_the_end(study, bowl({}))
+    sweep = by_role(plan, "sensitivity", "adamw")
     assert sorted({t.point for t in sweep}) == [-1, 0, 1]
     middle = {t.spec.trial_id for t in sweep if t.point == 0}
-    assert middle <= {t.spec.trial_id for t in by_role(made, "final", "adamw")}
-    lr = made.choices["one", "adamw"].setting["lr"]
+    assert middle <= {t.spec.trial_id for t in by_role(plan, "final", "adamw")}
+    lr = plan.choices["one", "adamw"].setting["lr"]
     up = next(t.spec.optimizer.lr for t in sweep if t.point == 1 and t.task == "one")
     assert up == pytest.approx(lr * 10**0.5, rel=1e-2)
 
 
 def test_controls_take_over_a_choice_and_change_it() -> None:
     study = studyfile.parse(MINI, "mini")
-    made, _ = run_to_the_end(study, bowl({}))
-    control = by_role(made, "control", "faster")[0].spec.optimizer
-    lr = made.choices["one", "adamomentum"].setting["lr"]
+    plan, _ = run_to_the_end(study, bowl({}))
+    control = by_role(plan, "control", "faster")[0].spec.optimizer
+    lr = plan.choices["one", "adamomentum"].setting["lr"]
     assert control.name == "adam"
     assert control.lr == pytest.approx(4.36 * lr, rel=1e-2)
     assert control.hyperparameters["eps"] == 1e-6
@@ -175,13 +175,13 @@ def test_controls_take_over_a_choice_and_change_it() -> None:
     own = both.choices["one", "plain"].setting["weight_decay"]
     control = by_role(both, "control", "faster")[0].spec.optimizer
     assert control.hyperparameters["weight_decay"] == own > 0
-    assert {t.task for t in by_role(made, "control", "faster")} == {"one"}
+    assert {t.task for t in by_role(plan, "control", "faster")} == {"one"}
 
 
 def test_baselines_run_before_the_reference_whose_target_they_set() -> None:
     study = studyfile.parse(MINI, "mini")
-    made, _ = run_to_the_end(study, bowl({}))
-    final = [t.optimizer for t in by_role(made, "final") if t.task == "one"]
+    plan, _ = run_to_the_end(study, bowl({}))
+    final = [t.optimizer for t in by_role(plan, "final") if t.task == "one"]
     assert max(k for k, n in enumerate(final) if n in study.baselines) < final.index("adamomentum")
 
 

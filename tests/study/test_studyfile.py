@@ -180,8 +180,8 @@ def test_what_comes_along_can_be_planned(name, smoke) -> None:
     }
     study = studyfile.read(name)
     study = study.smoked() if smoke else study
-    made = stages.plan(study, {task.name: "0" * 16 for task in study.tasks}, {})
-    assert {t.task for t in made.trials} == {task.name for task in study.tasks}
+    plan = stages.plan(study, {task.name: "0" * 16 for task in study.tasks}, {})
+    assert {t.task for t in plan.trials} == {task.name for task in study.tasks}
     for task in study.tasks:
         assert settings[task.family].of(task.params).data == task.params["data"]
 
@@ -235,9 +235,9 @@ def test_what_is_said_of_an_own_optimizer_reaches_its_trials_and_the_hashes() ->
     assert study.hash != plain.hash
     specs = []
     for each in (study, plain):
-        made = stages.plan(each, fingerprints(each), {})
-        specs.append(next(t.spec for t in made.trials if t.optimizer == "plain"))
-        assert all("eps_placement" not in t.spec.canonical() for t in made.trials if t.optimizer != "plain")
+        plan = stages.plan(each, fingerprints(each), {})
+        specs.append(next(t.spec for t in plan.trials if t.optimizer == "plain"))
+        assert all("eps_placement" not in t.spec.canonical() for t in plan.trials if t.optimizer != "plain")
     assert specs[0].optimizer.eps_placement == "inside"
     assert "eps_placement" not in specs[1].canonical()
     assert specs[0].trial_id != specs[1].trial_id

@@ -36,9 +36,9 @@ def test_a_family_that_comes_along(tiny_npz) -> None:
 def task_of(run: type[SineRun]) -> type[Sine]:
     """A task with other runs, at the top level of this module as a user's would be."""
     name = f"{run.__name__}Task"
-    made = type(name, (Sine,), {"setup": lambda self, context: run(context), "__module__": __name__})
-    globals()[name] = made
-    return made
+    task = type(name, (Sine,), {"setup": lambda self, context: run(context), "__module__": __name__})
+    globals()[name] = task
+    return task
 
 
 class Random(Sine):

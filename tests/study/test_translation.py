@@ -139,17 +139,17 @@ def next_words(net, source, body):
 
 def exhaustive(net, source, longest, penalty):
     """The best of all targets that end by ``longest``, by normalized log-probability."""
-    found = {}
+    scores = {}
 
     def extend(body, score):
         for word, log in enumerate(next_words(net, source, body)):
             if word == END:
-                found[body] = (score + log) / (len(body) + 1) ** penalty
+                scores[body] = (score + log) / (len(body) + 1) ** penalty
             elif word not in (PAD, BEGIN) and len(body) + 1 < longest:
                 extend((*body, word), score + log)
 
     extend((), 0.0)
-    return list(max(found, key=found.__getitem__))
+    return list(max(scores, key=scores.__getitem__))
 
 
 def beam_by_hand(net, source, beam, longest, penalty):
@@ -180,18 +180,18 @@ def decided(seed, words):
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_a_wide_beam_finds_the_best_of_all(penalty) -> None:
-    found = []
+    targets = []
     for seed in range(6):
         small = decided(seed, 6)
         source = torch.randint(4, 6, (1, 4))
-        found += beam_search(small, source, BEGIN, END, 3**3 + 3**2 + 4, 4, penalty)
-        assert found[-1] == exhaustive(small, source, 4, penalty)
-    assert len({tuple(body) for body in found}) > 2
+        targets += beam_search(small, source, BEGIN, END, 3**3 + 3**2 + 4, 4, penalty)
+        assert targets[-1] == exhaustive(small, source, 4, penalty)
+    assert len({tuple(body) for body in targets}) > 2
 
 
 @pytest.mark.parametrize("beam", [1, 2, 4])
 def test_a_narrow_beam_keeps_what_it_should(beam) -> None:
-    found = []
+    targets = []
     for seed in range(6):
         small = decided(seed, 9)
         source = torch.randint(4, 9, (3, 5))
@@ -199,6 +199,6 @@ def test_a_narrow_beam_keeps_what_it_should(beam) -> None:
         together = beam_search(small, source, BEGIN, END, beam, 7, 1.0)
         rows = [row[row != PAD][None] for row in source]
         assert together == [beam_by_hand(small, row, beam, 7, 1.0) for row in rows]
-        found += together
-    assert len({tuple(body) for body in found}) > 6
-    assert {len(body) < 7 for body in found} == {True, False}
+        targets += together
+    assert len({tuple(body) for body in targets}) > 6
+    assert {len(body) < 7 for body in targets} == {True, False}

@@ -95,12 +95,12 @@ def test_whole_components_are_held_out_and_no_text_is_in_two_splits(texts) -> No
     pairs = homeassistant.split(texts)
     assert sum(len(p) for p in pairs.values()) == 60 * 3 + 1
     component = {german: name for name, german, _ in texts if german.startswith("Dies")}
-    found = {split: {component[g] for g, _ in pairs[split] if g in component} for split in SPLITS}
-    assert sum(len(names) for names in found.values()) == 60
-    assert len(found["train"]) > 40
-    assert all(found.values())
+    components = {split: {component[g] for g, _ in pairs[split] if g in component} for split in SPLITS}
+    assert sum(len(names) for names in components.values()) == 60
+    assert len(components["train"]) > 40
+    assert all(components.values())
     for a, b in itertools.combinations(SPLITS, 2):
-        assert not found[a] & found[b]
+        assert not components[a] & components[b]
         assert not {t for p in pairs[a] for t in p} & {t for p in pairs[b] for t in p}
 
 
@@ -127,9 +127,9 @@ def test_the_wheel_as_a_file_and_then_from_the_cache(tmp_path, monkeypatch) -> N
     with pytest.raises(DataError, match=f"a.whl has SHA-256 {digest}, expected"):
         homeassistant.home_assistant(SUBWORDS, path, cache)
     monkeypatch.setattr(homeassistant, "WHEEL", Wheel("homeassistant", "2024.3.3", digest))
-    made = homeassistant.home_assistant(SUBWORDS, path, cache)
-    assert made.size == SUBWORDS
-    assert len(made.pairs["train"]) > len(made.pairs["val"]) > 0
+    corpus = homeassistant.home_assistant(SUBWORDS, path, cache)
+    assert corpus.size == SUBWORDS
+    assert len(corpus.pairs["train"]) > len(corpus.pairs["val"]) > 0
     assert [p.read_text() for p in cache.glob("*.LICENCE.txt")] == [homeassistant.LICENCE]
     with pytest.raises(DataError, match=r"takes the wheel homeassistant 2024\.3\.3; .* is no file"):
         homeassistant.home_assistant(SUBWORDS, tmp_path / "none.whl", cache)
@@ -138,7 +138,7 @@ def test_the_wheel_as_a_file_and_then_from_the_cache(tmp_path, monkeypatch) -> N
         raise DataError("could not download it")
 
     monkeypatch.setattr(homeassistant, "download", offline)
-    assert homeassistant.home_assistant(SUBWORDS, cache=cache).fingerprint == made.fingerprint
+    assert homeassistant.home_assistant(SUBWORDS, cache=cache).fingerprint == corpus.fingerprint
     with pytest.raises(DataError, match=r"not in the cache and could not download it; connect .* or give --data"):
         homeassistant.home_assistant(SUBWORDS - 1, cache=cache)
 
@@ -192,17 +192,17 @@ def test_training_pairs_of_iwslt_are_cleaned_as_in_fairseqs_recipe(data, tmp_pat
     just = ("wort " * 175, "word " * 175), ("eins zwei", "one two three")
     for split in SPLITS:
         pairs[split] += [long, uneven, *just]
-    found = iwslt14(write_iwslt(tmp_path / "text", pairs), SUBWORDS, tmp_path)
-    assert {split: len(found.pairs[split]) for split in SPLITS} == {"train": 122, "val": 20, "test": 16}
-    assert found.pairs["train"][-2:] == [(de.strip(), en.strip()) for de, en in just]
+    corpus = iwslt14(write_iwslt(tmp_path / "text", pairs), SUBWORDS, tmp_path)
+    assert {split: len(corpus.pairs[split]) for split in SPLITS} == {"train": 122, "val": 20, "test": 16}
+    assert corpus.pairs["train"][-2:] == [(de.strip(), en.strip()) for de, en in just]
 
 
 def test_separators_inside_a_line_and_windows_line_ends(data, tmp_path) -> None:
     folder = write_iwslt(tmp_path / "text", data.pairs)
     german = [f"{de} \u2028oder\x85 so" for de, _ in data.pairs["val"]]
     (folder / "valid.de").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(german).encode())
-    found = iwslt14(folder, SUBWORDS, tmp_path).pairs["val"]
-    assert found == [(de, en) for de, (_, en) in zip(german, data.pairs["val"], strict=True)]
+    val = iwslt14(folder, SUBWORDS, tmp_path).pairs["val"]
+    assert val == [(de, en) for de, (_, en) in zip(german, data.pairs["val"], strict=True)]
 
 
 def test_iwslt_says_what_is_wrong(data, tmp_path) -> None:
@@ -250,10 +250,10 @@ def test_nearest_neighbours_against_brute_force(data, rows, monkeypatch) -> None
 
 
 def test_baselines_are_those_of_the_test_split(data) -> None:
-    found = Translation().baselines(data)
-    assert found["copy"]["test_bleu"] < 5 < found["nearest neighbour"]["test_bleu"]
-    assert found["copy"]["test_chrf"] < found["nearest neighbour"]["test_chrf"]
+    scores = Translation().baselines(data)
+    assert scores["copy"]["test_bleu"] < 5 < scores["nearest neighbour"]["test_bleu"]
+    assert scores["copy"]["test_chrf"] < scores["nearest neighbour"]["test_chrf"]
     words = {split: np.array([w for _, target in data.encode(split) for w in target]) for split in SPLITS}
     counts = [1 + int((words["train"] == w).sum()) for w in range(data.size)]
     expected = -np.mean([np.log(counts[w] / sum(counts)) for w in words["test"]])
-    assert found["unigram"]["test_loss"] == pytest.approx(expected)
+    assert scores["unigram"]["test_loss"] == pytest.approx(expected)

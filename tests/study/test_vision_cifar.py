@@ -58,13 +58,13 @@ def test_archive_and_folder_hold_the_same(tmp_path, name, official) -> None:
         for file in ARCHIVES[name].train
         for image, label in zip(*rows[file], strict=True)
     }
-    found = [
+    loaded = [
         (image.tobytes(), int(label))
         for split in ("train", "val")
         for image, label in zip(data.x[split], data.y[split], strict=True)
     ]
-    assert dict(found) == written
-    assert len(found) == len(written)
+    assert dict(loaded) == written
+    assert len(loaded) == len(written)
     assert len(data.y["val"]) == len(written) // 10
 
 

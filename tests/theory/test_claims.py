@@ -37,12 +37,12 @@ def test_verdict(fields, verdict) -> None:
 
 def test_only_what_is_relied_on_can_be_a_fault() -> None:
     for printed, corrected, control in itertools.product((YES, NO), ((), (YES,), (NO,)), (YES, NO)):
-        made = claim(printed=(printed,), corrected=corrected, control=control, relied_on=True)
-        assert made.fault == (not made.verdict.startswith("confirmed"))
+        relied_on = claim(printed=(printed,), corrected=corrected, control=control, relied_on=True)
+        assert relied_on.fault == (not relied_on.verdict.startswith("confirmed"))
         assert not claim(printed=(printed,), corrected=corrected, control=control).fault
 
 
 def test_what_was_not_computed_is_undecided_and_no_fault() -> None:
-    made = not_computed("k", "t", "s", "no data", relied_on=True)
-    assert (made.verdict, made.fault) == ("undecided", False)
+    undecided = not_computed("k", "t", "s", "no data", relied_on=True)
+    assert (undecided.verdict, undecided.fault) == ("undecided", False)
     assert claim(missing="no data").verdict == "undecided"

@@ -55,12 +55,12 @@ def test_theorem_4_by_hand() -> None:
 
 def test_corollary_2_by_hand() -> None:
     arguments = {"coordinates": 3, "width": 2.0, "largest": 0.5, "alpha": 0.1, "betas": (0.5, 0.75), "decay": 0.5}
-    found = regret_bound_cor2(16, eps=1.0, **arguments)
+    bound = regret_bound_cor2(16, eps=1.0, **arguments)
     first = 3 * 4 * 2.5 / (2 * 0.1 * 0.5 * 4)
     second = 3 * 4 * 2.5 * 0.5 / (2 * 0.1 * 0.5 * 0.25 * 16)
     third = 3 * 0.5 * 0.1 * math.sqrt(1 + math.log(16)) / (0.25 * math.sqrt(0.25 * 16))
-    assert found.applicable
-    assert found.value == pytest.approx(first + second + third)
+    assert bound.applicable
+    assert bound.value == pytest.approx(first + second + third)
     printed = regret_bound_cor2(16, eps=1.0, printed=True, **arguments)
     assert printed.value == pytest.approx((first + second) / 5 + third)
     assert not printed.applicable

@@ -67,9 +67,9 @@ def test_wrong_arguments(call, message) -> None:
 
 
 def test_mean_of_censored_exits() -> None:
-    found = Exits(np.array([10.0, 20.0]), censored=2, limit=50)
-    assert found.mean == pytest.approx(65)
-    assert found.error == pytest.approx(1 / math.sqrt(2))
+    exits = Exits(np.array([10.0, 20.0]), censored=2, limit=50)
+    assert exits.mean == pytest.approx(65)
+    assert exits.error == pytest.approx(1 / math.sqrt(2))
     nobody = Exits(np.zeros(0), censored=3, limit=50)
     assert math.isinf(nobody.mean)
     assert math.isinf(nobody.error)
@@ -79,12 +79,12 @@ def test_the_stopwatch() -> None:
     """Walkers pushed by the same constant gradient leave together, in the step that takes them past the edge."""
     pushed = {"walkers": 3, "limit": 100}
     make = lambda theta: Stepper("sgdm", theta, lr=0.1, momentum=0.0)
-    found = exit_times(make, lambda x: np.full_like(x, -1.0), 0.35, np.zeros, **pushed)
-    assert found.times.tolist() == [4, 4, 4]
-    assert (found.censored, found.limit) == (0, 4)
+    exits = exit_times(make, lambda x: np.full_like(x, -1.0), 0.35, np.zeros, **pushed)
+    assert exits.times.tolist() == [4, 4, 4]
+    assert (exits.censored, exits.limit) == (0, 4)
     # In two dimensions the distance counts; those that leave in the burn-in are put back.
-    found = exit_times(make, lambda x: np.full_like(x, -1.0), 0.35, np.zeros, burn=3, dimensions=2, **pushed)
-    assert found.times.tolist() == [3, 3, 3]
+    exits = exit_times(make, lambda x: np.full_like(x, -1.0), 0.35, np.zeros, burn=3, dimensions=2, **pushed)
+    assert exits.times.tolist() == [3, 3, 3]
     nobody = exit_times(make, lambda x: x, 0.35, np.zeros, **pushed)
     assert (nobody.times.size, nobody.censored) == (0, 3)
 
@@ -97,14 +97,14 @@ def test_the_stopwatch_waits_until_enough_have_left() -> None:
     def push(x):
         return -pushes[: len(x)] if len(x) == 4 else -pushes[4 - len(x) :]
 
-    found = exit_times(make, push, 1.15, np.zeros, walkers=4, limit=4)
-    assert (found.times.tolist(), found.censored, found.limit) == ([4], 3, 4)
-    found = exit_times(make, push, 1.15, np.zeros, walkers=4, limit=4, enough=3)
-    assert (found.times.tolist(), found.censored, found.limit) == ([4, 6, 12], 1, 12)
-    found = exit_times(make, push, 1.15, np.zeros, walkers=4, limit=20, enough=3)
-    assert (found.times.tolist(), found.censored, found.limit) == ([4, 6, 12], 1, 20)
-    found = exit_times(make, push, 1.15, np.zeros, walkers=4, limit=4, enough=4)
-    assert (found.censored, found.limit) == (1, 4 * escape.PATIENCE)
+    exits = exit_times(make, push, 1.15, np.zeros, walkers=4, limit=4)
+    assert (exits.times.tolist(), exits.censored, exits.limit) == ([4], 3, 4)
+    exits = exit_times(make, push, 1.15, np.zeros, walkers=4, limit=4, enough=3)
+    assert (exits.times.tolist(), exits.censored, exits.limit) == ([4, 6, 12], 1, 12)
+    exits = exit_times(make, push, 1.15, np.zeros, walkers=4, limit=20, enough=3)
+    assert (exits.times.tolist(), exits.censored, exits.limit) == ([4, 6, 12], 1, 20)
+    exits = exit_times(make, push, 1.15, np.zeros, walkers=4, limit=4, enough=4)
+    assert (exits.censored, exits.limit) == (1, 4 * escape.PATIENCE)
 
 
 def test_walkers_that_leave_do_not_disturb_the_others() -> None:
@@ -118,11 +118,11 @@ def test_walkers_that_leave_do_not_disturb_the_others() -> None:
     first = np.where(np.any(theta, axis=0), np.argmax(theta, axis=0) + 1, 0)
 
     alive = np.arange(50)
-    stepper, found = Stepper("adamomentum", np.zeros((50, 1)), lr=0.05), np.zeros(50)
+    stepper, times = Stepper("adamomentum", np.zeros((50, 1)), lr=0.05), np.zeros(50)
     for t, g in enumerate(noise, 1):
         stepper.step(g[alive] + stepper.theta)
         left = np.abs(stepper.theta[:, 0]) > 0.3
-        found[alive[left]] = t
+        times[alive[left]] = t
         stepper.keep(~left)
         alive = alive[~left]
-    np.testing.assert_array_equal(found, first)
+    np.testing.assert_array_equal(times, first)

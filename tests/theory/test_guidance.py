@@ -27,10 +27,10 @@ def test_what_the_documentation_says() -> None:
 @given(st.floats(1e-6, 10), st.floats(0, 1), beta1s, st.floats(0, 1e3))
 def test_decay_per_step_is_kept(lr, weight_decay, beta1, ratio) -> None:
     betas = (beta1, 0.999)
-    found = guidance.suggest_lr(lr, betas, signal_to_noise=ratio)
+    rate = guidance.suggest_lr(lr, betas, signal_to_noise=ratio)
     decay = guidance.suggest_weight_decay(weight_decay, betas, signal_to_noise=ratio)
-    assert found * decay == pytest.approx(lr * weight_decay)
-    assert found <= lr * (1 + 1e-12)
+    assert rate * decay == pytest.approx(lr * weight_decay)
+    assert rate <= lr * (1 + 1e-12)
 
 
 @given(st.floats(0.01, 0.99), st.floats(0, 30))

@@ -26,11 +26,11 @@ def filter_matrix(beta1, steps):
 
 def updates(gradients, betas, eps=TINY):
     """Algorithm 1's updates, in lr."""
-    theta, state, made = np.zeros(np.shape(gradients[0])), reference.State.zeros(gradients[0]), []
+    theta, state, changes = np.zeros(np.shape(gradients[0])), reference.State.zeros(gradients[0]), []
     for g in gradients:
-        made.append(theta - reference.step(theta, g, state, lr=1.0, betas=betas, eps=eps)[0])
+        changes.append(theta - reference.step(theta, g, state, lr=1.0, betas=betas, eps=eps)[0])
         _, state = reference.step(theta, g, state, lr=1.0, betas=betas, eps=eps)
-    return np.array(made)
+    return np.array(changes)
 
 
 def adams_v(gradients, beta2):
@@ -193,9 +193,9 @@ def test_sandwich_at_the_defaults_and_beyond() -> None:
 
 @given(beta1s, st.floats(0, 0.9999), st.integers(1, 60), st.floats(0.1, 1e6))
 def test_startup_is_algorithm_1s(beta1, beta2, steps, size) -> None:
-    made = updates([np.float64(size)] * steps, (beta1, beta2))
-    np.testing.assert_allclose(transients.startup_profile(steps, (beta1, beta2)), made, rtol=1e-7)
-    assert made[0] == pytest.approx(1 / (1 - beta1))
+    lengths = updates([np.float64(size)] * steps, (beta1, beta2))
+    np.testing.assert_allclose(transients.startup_profile(steps, (beta1, beta2)), lengths, rtol=1e-7)
+    assert lengths[0] == pytest.approx(1 / (1 - beta1))
 
 
 def test_startup_at_the_defaults() -> None:
@@ -213,8 +213,8 @@ def test_startup_falls(beta1, beta2) -> None:
 
 @given(beta1s, beta2s, st.integers(1, 40))
 def test_warmup_peak_is_the_longest_step(beta1, beta2, warmup) -> None:
-    made = updates([np.float64(2.0)] * 80, (beta1, beta2)) * np.minimum(1, np.arange(1, 81) / warmup)
-    assert transients.warmup_peak(warmup, (beta1, beta2)) == pytest.approx(made.max(), rel=1e-7)
+    lengths = updates([np.float64(2.0)] * 80, (beta1, beta2)) * np.minimum(1, np.arange(1, 81) / warmup)
+    assert transients.warmup_peak(warmup, (beta1, beta2)) == pytest.approx(lengths.max(), rel=1e-7)
     assert transients.warmup_peak(warmup + 1, (beta1, beta2)) <= transients.warmup_peak(warmup, (beta1, beta2)) + 1e-12
 
 
@@ -228,8 +228,8 @@ def test_largest_update_is_the_supremum_over_all_steps(beta1, beta2) -> None:
 
 @given(sequences, beta1s, beta2s)
 def test_no_update_is_longer(gradients, beta1, beta2) -> None:
-    made = np.abs(updates(np.array(gradients), (beta1, beta2)))
-    for t, length in enumerate(made, 1):
+    lengths = np.abs(updates(np.array(gradients), (beta1, beta2)))
+    for t, length in enumerate(lengths, 1):
         assert length <= transients.max_update_at(t, (beta1, beta2)) * (1 + 1e-9)
 
 

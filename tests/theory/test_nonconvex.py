@@ -17,10 +17,10 @@ def test_by_hand() -> None:
     assert preconditioner_bounds(c) == pytest.approx((0.2, 0.25))
     kappa = 1 / (2 * math.sqrt(2 * 0.2 * 0.25))
     alpha, one_minus = [0.1, 0.05], [0.5, 0.4, 0.3]
-    found = gradnorm_bound(c, alpha, one_minus)
+    bound = gradnorm_bound(c, alpha, one_minus)
     expected = 10 / 0.2 + kappa * (0.25 * 7 + 0.25 * 3 + 3 * (0.16 + 0.09))
-    assert found.value == pytest.approx(expected / (0.05 * 2))
-    assert found.applicable
+    assert bound.value == pytest.approx(expected / (0.05 * 2))
+    assert bound.applicable
     printed = 10 / 0.2 + kappa * (3 + 7) + math.sqrt(2 / (2 * 0.2 * 0.25)) * 3 * 0.25
     assert gradnorm_bound(c, alpha, one_minus, printed=True).value == pytest.approx(printed / 0.1)
     limit = min(0.4 * math.sqrt(0.2 / (2 * 4 * 0.25**3)), 0.2 / (2 * 2 * 0.25**2))

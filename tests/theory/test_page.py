@@ -43,8 +43,8 @@ def test_the_table_is_what_is_computed() -> None:
 def test_the_full_run_that_is_kept_says_the_same(record) -> None:
     assert record["profile"] == "full"
     assert record["failures"] == []
-    found = {claim["key"]: claim["verdict"] for claim in record["claims"]}
-    assert found == {key: verdict for verdicts in (*VERDICTS.values(), FULL) for key, verdict in verdicts.items()}
+    verdict_of = {claim["key"]: claim["verdict"] for claim in record["claims"]}
+    assert verdict_of == {key: verdict for verdicts in (*VERDICTS.values(), FULL) for key, verdict in verdicts.items()}
     # Whatever is called confirmed makes the command fail if it is not.
     for claim in record["claims"]:
         assert claim["relied_on"] == claim["verdict"].startswith("confirmed"), claim["key"]
@@ -56,11 +56,11 @@ def test_what_is_kept_is_what_one_command_wrote(record) -> None:
         assert claim["data"], claim["key"]
     assert record["command"].startswith("adamomentum theory --full")
     assert "--only" not in record["command"]
-    made = (KEPT / page.PAGE).read_text(encoding="utf-8")
-    assert html.unescape(re.search(r"<pre>(.*?)</pre>\s*<p", made, re.DOTALL)[1]) == record["command"]
+    text = (KEPT / page.PAGE).read_text(encoding="utf-8")
+    assert html.unescape(re.search(r"<pre>(.*?)</pre>\s*<p", text, re.DOTALL)[1]) == record["command"]
     for claim in record["claims"]:
         for check in (*claim["printed"], *claim["corrected"], *claim["against"], claim["control"]):
-            assert check["text"] in html.unescape(made)
+            assert check["text"] in html.unescape(text)
     figures = {path.name for path in (KEPT / "figures").glob("*.svg")}
     assert figures == {f"{drawing.file or key}.svg" for key, drawing in experiments.drawings().items()}
     assert sum(path.stat().st_size for path in KEPT.rglob("*") if path.is_file()) < 3e6
@@ -86,8 +86,8 @@ def test_the_table_of_selectivity_is_the_full_runs(kept) -> None:
         row = expected.setdefault((cell["shape"] + noise, f"{cell['sharpness']:g}"), {})
         row[cell["name"]] = shown if cell["held"] else f"({shown})"
     rows = re.findall(r"^  \| ([^|]+) \| (\d+) \| (.+) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    found = {(basin, h): cells.split(" | ") for basin, h, cells in rows}
-    assert found == {key: [row[name] for name in data["names"]] for key, row in expected.items()}
+    table = {(basin, h): cells.split(" | ") for basin, h, cells in rows}
+    assert table == {key: [row[name] for name in data["names"]] for key, row in expected.items()}
 
 
 def span(values, digits: int, factor: float = 1.0) -> str:
@@ -167,9 +167,9 @@ def test_what_is_said_of_basins_holds_in_the_full_run(kept) -> None:
             assert r < ratio[shape, "adamomentum", h]
     # Nothing of this is left in noise that grows with the slopes, nor much in heavy-tailed noise.
     for noise, h in (("alpha = 1.5", 25.0), ("Gaussian, scale in proportion to sqrt(h)", 25.0)):
-        found = [c["ratio"] for c in cells if c["noise"] == noise and c["sharpness"] == h]
-        assert len(found) == 4
-        assert min(found) > 1
+        ratios = [c["ratio"] for c in cells if c["noise"] == noise and c["sharpness"] == h]
+        assert len(ratios) == 4
+        assert min(ratios) > 1
 
 
 def test_the_numbers_are_kept_when_a_figure_fails(tmp_path, monkeypatch) -> None:
@@ -249,8 +249,8 @@ def test_kept_figures_can_be_searched_and_read_out() -> None:
     for path in (KEPT / "figures").glob("*.svg"):
         svg = path.read_text(encoding="utf-8")
         assert "<text" in svg and "DejaVuSans-" not in svg, path
-    made = (KEPT / page.PAGE).read_text(encoding="utf-8")
-    shown = re.findall(r'<img src="([^"]+)" alt="[^"]+">', made)
-    assert len(shown) == made.count("<img") == len(experiments.drawings())
+    text = (KEPT / page.PAGE).read_text(encoding="utf-8")
+    shown = re.findall(r'<img src="([^"]+)" alt="[^"]+">', text)
+    assert len(shown) == text.count("<img") == len(experiments.drawings())
     assert {KEPT / each for each in shown} == set((KEPT / "figures").glob("*.svg"))
-    assert all("scope=" in attributes for attributes in re.findall(r"<th\b([^>]*)>", made))
+    assert all("scope=" in attributes for attributes in re.findall(r"<th\b([^>]*)>", text))

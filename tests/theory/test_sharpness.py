@@ -15,8 +15,8 @@ def test_eigenvalue_of_a_quadratic(eigenvalues) -> None:
     basis, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))
     matrix = basis @ torch.diag(torch.tensor(eigenvalues, dtype=torch.float64)) @ basis.T
     x = torch.randn(3, dtype=torch.float64, requires_grad=True)
-    found = top_eigenvalue(lambda: 0.5 * x @ matrix @ x, [x], tolerance=1e-9, iterations=500)
-    assert found == pytest.approx(max(eigenvalues, key=abs), rel=1e-6)
+    eigenvalue = top_eigenvalue(lambda: 0.5 * x @ matrix @ x, [x], tolerance=1e-9, iterations=500)
+    assert eigenvalue == pytest.approx(max(eigenvalues, key=abs), rel=1e-6)
 
 
 def test_eigenvalue_of_a_network_is_that_of_its_hessian() -> None:
@@ -32,10 +32,10 @@ def test_eigenvalue_of_a_network_is_that_of_its_hessian() -> None:
 
     flat = torch.cat([p.detach().flatten() for p in params.values()])
     eigenvalues = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss_of, flat))
-    found = top_eigenvalue(
+    eigenvalue = top_eigenvalue(
         lambda: nn.functional.cross_entropy(model(x), y), list(params.values()), tolerance=1e-8, iterations=2000
     )
-    assert found == pytest.approx(eigenvalues[eigenvalues.abs().argmax()].item(), rel=1e-5)
+    assert eigenvalue == pytest.approx(eigenvalues[eigenvalues.abs().argmax()].item(), rel=1e-5)
     assert all(p.grad is None for p in params.values())
 
 

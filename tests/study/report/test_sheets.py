@@ -16,8 +16,8 @@ pytestmark = pytest.mark.usefixtures("unrendered")
 
 
 def test_files_hold_the_numbers_of_the_page(tmp_path) -> None:
-    results, made = gathered(tmp_path)
-    sheets = Sheets(results, made).every()
+    results, tables = gathered(tmp_path)
+    sheets = Sheets(results, tables).every()
     sheet = sheets["task digits"]
     frame = sheet.frame[sheet.frame["track"] == "tuned"].set_index("optimizer")
     runs = final(results, "digits", "sgdm", "test_accuracy")
@@ -34,10 +34,10 @@ def test_files_hold_the_numbers_of_the_page(tmp_path) -> None:
 
 
 def test_a_single_interval_that_excludes_0_is_not_enough_after_correction(tmp_path) -> None:
-    results, made = gathered(tmp_path, Fake({"adamomentum": 0.287, "adamw": 0.3, "sgdm": 0.3, "adabelief": 0.3}))
-    sheet = Sheets(results, made).every()["differences"]
+    results, tables = gathered(tmp_path, Fake({"adamomentum": 0.287, "adamw": 0.3, "sgdm": 0.3, "adabelief": 0.3}))
+    sheet = Sheets(results, tables).every()["differences"]
     readings, place = {}, sheet.header.index("reading")
-    for c, row in zip(made.comparisons, sheet.rows, strict=True):
+    for c, row in zip(tables.comparisons, sheet.rows, strict=True):
         readings[c.other] = row[place]
         if not c.control and c.outcome in ("better", "worse"):
             assert ("not after correction" in row[place]) == (c.t_holm >= ALPHA)
@@ -47,8 +47,8 @@ def test_a_single_interval_that_excludes_0_is_not_enough_after_correction(tmp_pa
 
 
 def test_report_is_labelled_by_names_in_csv(tmp_path) -> None:
-    results, made = gathered(tmp_path)
-    frame = Sheets(results, made).every()["tracks"].frame
+    results, tables = gathered(tmp_path)
+    frame = Sheets(results, tables).every()["tracks"].frame
     assert isinstance(frame, pd.DataFrame)
     assert set(frame["optimizer"]) == {"adamomentum", "adamw", "sgdm", "adabelief"}
     assert set(frame["track"]) == {"published"}
@@ -72,7 +72,7 @@ class Clocked(Fake):
         self.recorded = recorded
 
     def result(self, t):
-        made = super().result(t)
+        result = super().result(t)
         stage = ("default", "tune", "final", "sensitivity", "control").index(t.role)
         order = ("adamomentum", "adamw", "sgdm", "adabelief", "own", "adamw-rate").index(t.optimizer)
         started = 1e9 + 200 * stage + 12 * (t.point if t.role == "tune" else t.spec.replicate) + 2 * order
@@ -80,11 +80,11 @@ class Clocked(Fake):
         if t.optimizer == "adabelief":
             started, ms = started + 3600, 25.0
         clock = {"started": started} if self.recorded else {}
-        return made.model_copy(update={"timing": {"ms_per_step": ms, "train_seconds": 1.0, "seconds": 2.0, **clock}})
+        return result.model_copy(update={"timing": {"ms_per_step": ms, "train_seconds": 1.0, "seconds": 2.0, **clock}})
 
 
-def cost_cells(results, made):
-    sheet = Sheets(results, made).every()["cost"]
+def cost_cells(results, tables):
+    sheet = Sheets(results, tables).every()["cost"]
     return {row[0]: row[1] for row in sheet.rows}, sheet.frame.set_index("optimizer")
 
 

@@ -15,15 +15,15 @@ from adamomentum.study.results import gather
 
 def said(folder, width=200) -> tuple[str, StudyTables]:
     console, results = Console(width=width), gather(folder)
-    made = build(results)
+    tables = build(results)
     with console.capture() as captured:
-        say_results(results, made, console)
-    return captured.get(), made
+        say_results(results, tables, console)
+    return captured.get(), tables
 
 
 @pytest.mark.parametrize("tasks", [("digits", "words"), ("digits",), ("words",)])
 def test_a_table_a_task_and_a_sentence_a_difference(tmp_path, tasks) -> None:
-    text, made = said(run(tmp_path, study(*tasks), Fake({"adamw": 0.02})))
+    text, tables = said(run(tmp_path, study(*tasks), Fake({"adamw": 0.02})))
     for task in tasks:
         metric, factor, digits = {"digits": ("accuracy", 100, 2), "words": ("perplexity", 1, 2)}[task]
         part = text[text.index(f"{task}: test split") :]
@@ -32,7 +32,7 @@ def test_a_table_a_task_and_a_sentence_a_difference(tmp_path, tasks) -> None:
             ("sgdm", "SGD + momentum"),
             ("own", "Own variant (control)"),
         ):
-            row = made.row(task, name)
+            row = tables.row(task, name)
             mean, half = row.metrics[metric].mean, row.metrics[metric].half_width
             line = re.search(rf"^ {re.escape(label)}  .*", part, re.M)[0]
             assert f"{factor * mean:.{digits}f} ± {factor * half:.{digits}f}" in line
@@ -40,11 +40,11 @@ def test_a_table_a_task_and_a_sentence_a_difference(tmp_path, tasks) -> None:
             # Of several tasks the short table has one number each.
             assert (f"({row.reached}/8)" in line) == (f"{row.metrics['loss'].mean:.3f} ±" in line) == (len(tasks) == 1)
         assert ("\nTarget: validation " in part) == (len(tasks) == 1)
-    found = {(c.task, c.other): c for c in made.comparisons}
+    comparisons = {(c.task, c.other): c for c in tables.comparisons}
     sentences = [line for line in text.splitlines() if " - " in line]
-    assert len(sentences) == len(found) == 4 * len(tasks)
+    assert len(sentences) == len(comparisons) == 4 * len(tasks)
     if "digits" in tasks:
-        d = found["digits", "adabelief"].paired.difference
+        d = comparisons["digits", "adabelief"].paired.difference
         numbers = f"{100 * d.mean:+.2f} points ({100 * d.low:+.2f} to {100 * d.high:+.2f})"
         assert f"digits: AdaMomentum - AdaBelief, accuracy: {numbers}: better" in sentences
     assert all(line.rpartition(": ")[2] in ("better", "worse", "no evidence of difference", "better, but not after "
@@ -73,8 +73,8 @@ def test_what_is_missing_or_lost_is_said(tmp_path, status, words) -> None:
 
 
 def test_labels_are_no_markup_and_words_are_not_cut(tmp_path) -> None:
-    made = study("digits")
-    entry = made.optimizers["own"].model_copy(update={"label": "[red]An-unusually-long-label[/red]"})
-    made = made.model_copy(update={"optimizers": {**made.optimizers, "own": entry}})
-    text, _ = said(run(tmp_path, made, Fake()), width=30)
+    plain = study("digits")
+    entry = plain.optimizers["own"].model_copy(update={"label": "[red]An-unusually-long-label[/red]"})
+    labelled = plain.model_copy(update={"optimizers": {**plain.optimizers, "own": entry}})
+    text, _ = said(run(tmp_path, labelled, Fake()), width=30)
     assert " [red]An-unusually-long-label[/red]" in text

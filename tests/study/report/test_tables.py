@@ -21,56 +21,56 @@ pytestmark = pytest.mark.usefixtures("unrendered")
 
 
 def test_tables_are_what_scipy_makes_of_the_trials(tmp_path) -> None:
-    results, made = gathered(tmp_path)
-    row = made.row("digits", "adamw")
+    results, tables = gathered(tmp_path)
+    row = tables.row("digits", "adamw")
     runs = final(results, "digits", "adamw", "test_accuracy")
     low, high = scipy_stats.t.interval(0.95, 7, runs.mean(), scipy_stats.sem(runs))
-    found = row.metrics["accuracy"]
-    assert (found.mean, found.low, found.high) == pytest.approx((runs.mean(), low, high))
+    interval = row.metrics["accuracy"]
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((runs.mean(), low, high))
     assert (row.runs, row.diverged, row.ms, row.eps_dominated) == (8, 0, 10.0, 0.25)
     tests = {}
     for name in ("adamw", "sgdm", "adabelief"):
         mine, other = (final(results, "digits", n, "test_accuracy") for n in ("adamomentum", name))
-        c = comparison(made.comparisons, name)
+        c = comparison(tables.comparisons, name)
         assert c.paired.difference.mean == pytest.approx((mine - other).mean())
         assert c.paired.t_p == pytest.approx(scipy_stats.ttest_rel(mine, other).pvalue)
         assert c.paired.wilcoxon_p == pytest.approx(scipy_stats.wilcoxon(mine, other, method="exact").pvalue)
         tests[name] = c
     corrected = multipletests([c.paired.t_p for c in tests.values()], method="holm")[1]
     assert [c.t_holm for c in tests.values()] == pytest.approx(list(corrected))
-    assert comparison(made.comparisons, "own").t_holm is None  # a control is outside the correction
+    assert comparison(tables.comparisons, "own").t_holm is None  # a control is outside the correction
 
 
 def test_a_divergence_counts_as_worst_and_is_never_dropped(tmp_path) -> None:
     fake = Fake({"sgdm": -0.5}, status("final", "sgdm", {0, 1, 2}, "diverged"))
-    results, made = gathered(tmp_path, fake)
-    row = made.row("digits", "sgdm")
+    results, tables = gathered(tmp_path, fake)
+    row = tables.row("digits", "sgdm")
     assert (row.runs, row.diverged, row.metrics["accuracy"].n) == (8, 3, 5)
-    c = comparison(made.comparisons, "sgdm")
+    c = comparison(tables.comparisons, "sgdm")
     assert (c.paired.n, c.paired.lost_b, c.by_rank) == (5, 3, True)
     # SGD's 5 survivors are far better; by ranks with 3 divergences that is no evidence.
     assert c.paired.difference.mean < 0
     assert c.outcome == NO_EVIDENCE
-    assert sum(math.isinf(s) for s in made.steps["digits", "sgdm"]) >= 3
-    assert made.across.scores["sgdm"]["digits"].count(0.0) == 3
-    assert made.across.ranks["sgdm"] == max(made.across.ranks.values())
-    shown = next(r for r in Sheets(results, made).every()["task digits"].rows if r[0] == "SGD + momentum")
+    assert sum(math.isinf(s) for s in tables.steps["digits", "sgdm"]) >= 3
+    assert tables.across.scores["sgdm"]["digits"].count(0.0) == 3
+    assert tables.across.ranks["sgdm"] == max(tables.across.ranks.values())
+    shown = next(r for r in Sheets(results, tables).every()["task digits"].rows if r[0] == "SGD + momentum")
     assert "3 of 8" in shown
     assert "mean over the others" in shown[-1]
 
 
 def test_failed_runs_are_missing_and_pairs_stay_pairs(tmp_path) -> None:
     fake = Fake(status=status("final", "adamomentum", {2}, "error"))
-    results, made = gathered(tmp_path, fake)
-    c = comparison(made.comparisons, "adamw")
+    results, tables = gathered(tmp_path, fake)
+    c = comparison(tables.comparisons, "adamw")
     mine, other = final(results, "digits", "adamomentum", "test_loss"), final(results, "digits", "adamw", "test_loss")
     assert (len(mine), len(other), c.paired.n) == (7, 8, 7)
-    found = comparison(made.loss_comparisons, "adamw").paired.difference.mean
+    difference = comparison(tables.loss_comparisons, "adamw").paired.difference.mean
     mine, other = (final(results, "digits", n, "train_loss") for n in ("adamomentum", "adamw"))
-    assert found == pytest.approx((mine - [v for k, v in enumerate(other) if k != 2]).mean())
-    assert list(made.steps["digits", "adamomentum"].index) == [0, 1, 3, 4, 5, 6, 7]
-    assert (made.across.tasks, made.across.partial) == (["digits"], ["digits"])
-    assert "digits: AdaMomentum" in Judge(results, made).claims()[0].missing
+    assert difference == pytest.approx((mine - [v for k, v in enumerate(other) if k != 2]).mean())
+    assert list(tables.steps["digits", "adamomentum"].index) == [0, 1, 3, 4, 5, 6, 7]
+    assert (tables.across.tasks, tables.across.partial) == (["digits"], ["digits"])
+    assert "digits: AdaMomentum" in Judge(results, tables).claims()[0].missing
 
 
 def test_a_failed_tuning_trial_hides_nothing_and_proves_nothing(tmp_path) -> None:
@@ -81,77 +81,77 @@ def test_a_failed_tuning_trial_hides_nothing_and_proves_nothing(tmp_path) -> Non
             else "ok"
         )
 
-    results, made = gathered(tmp_path, Fake(status=lost))
+    results, tables = gathered(tmp_path, Fake(status=lost))
     assert len(final(results, "digits", "adamw", "test_loss")) == 8
     assert results.missing[("digits", "tune", "adamw")] == 5
     assert results.choices["digits", "sgdm"].failed == 6
-    assert made.row("digits", "sgdm") is None  # all its tuning trials failed: that is no result
-    assert [c.other for c in made.comparisons] == ["adamw", "adabelief", "own"]
-    assert "SGD + momentum" in Judge(results, made).claims()[1].missing
+    assert tables.row("digits", "sgdm") is None  # all its tuning trials failed: that is no result
+    assert [c.other for c in tables.comparisons] == ["adamw", "adabelief", "own"]
+    assert "SGD + momentum" in Judge(results, tables).claims()[1].missing
 
 
 def test_target_is_the_best_baselines_and_half_of_its_runs_reach_it(tmp_path) -> None:
-    results, made = gathered(tmp_path, Fake({"adamomentum": -0.3}))
-    target = made.targets["digits"]
+    results, tables = gathered(tmp_path, Fake({"adamomentum": -0.3}))
+    target = tables.targets["digits"]
     assert target.baseline == "sgdm"  # not the reference, though it is better; not the control
     ends = sorted(final(results, "digits", "sgdm", "val_loss"))
     assert target.value == ends[4]
-    assert (made.steps["digits", "sgdm"] <= 40).sum() == 5
-    assert made.row("digits", "sgdm").steps == 40
-    assert made.row("digits", "adamw").steps == math.inf
-    assert comparison(made.speed, "adamw").outcome == "better"
-    [shown] = [row for row in Sheets(results, made).every()["speed"].rows if row[1] == "SGD + momentum"]
+    assert (tables.steps["digits", "sgdm"] <= 40).sum() == 5
+    assert tables.row("digits", "sgdm").steps == 40
+    assert tables.row("digits", "adamw").steps == math.inf
+    assert comparison(tables.speed, "adamw").outcome == "better"
+    [shown] = [row for row in Sheets(results, tables).every()["speed"].rows if row[1] == "SGD + momentum"]
     assert shown[5:7] == ["40 (5/8)", "0.4"]  # 40 steps of 10 ms
-    [shown] = [row for row in Sheets(results, made).every()["speed"].rows if row[1] == "AdamW"]
+    [shown] = [row for row in Sheets(results, tables).every()["speed"].rows if row[1] == "AdamW"]
     assert shown[5:7] == ["not reached (0/8)", "–"]
 
 
 def test_one_failed_run_moves_neither_target_nor_scores_away(tmp_path) -> None:
     whole = build(gather(run(tmp_path / "whole", study("digits"), Fake())))
     assert (whole.targets["digits"].baseline, whole.targets["digits"].complete) == ("sgdm", True)
-    _, made = gathered(tmp_path, Fake(status=status("final", "sgdm", {7}, "error")))
-    assert (made.targets["digits"].baseline, made.targets["digits"].complete) == ("sgdm", False)
-    assert made.across.partial == ["digits"]
-    assert len(made.across.scores["sgdm"]["digits"]) == 7
+    _, tables = gathered(tmp_path, Fake(status=status("final", "sgdm", {7}, "error")))
+    assert (tables.targets["digits"].baseline, tables.targets["digits"].complete) == ("sgdm", False)
+    assert tables.across.partial == ["digits"]
+    assert len(tables.across.scores["sgdm"]["digits"]) == 7
 
 
 def test_what_nothing_could_train_is_worst_without_a_test(tmp_path) -> None:
-    results, made = gathered(
+    results, tables = gathered(
         tmp_path, Fake(status=lambda t: "diverged" if t.optimizer == "sgdm" and t.role == "tune" else "ok")
     )
-    c = comparison(made.comparisons, "sgdm")
+    c = comparison(tables.comparisons, "sgdm")
     assert (c.outcome, c.untrained, c.corrected) == ("better", True, True)
-    assert comparison(made.speed, "sgdm").outcome == "better"
-    assert made.across.ranks["sgdm"] == 4
-    assert made.across.scores["sgdm"]["digits"] == [0.0] * 8
-    assert made.row("digits", "sgdm").setting == {}
-    judge = Judge(results, made)
+    assert comparison(tables.speed, "sgdm").outcome == "better"
+    assert tables.across.ranks["sgdm"] == 4
+    assert tables.across.scores["sgdm"]["digits"] == [0.0] * 8
+    assert tables.row("digits", "sgdm").setting == {}
+    judge = Judge(results, tables)
     assert not judge.claims()[1].missing
-    assert "nothing that was tried trains it" in Sheets(results, made).every()["task digits"].rows[2]
-    assert made.evp["digits", "sgdm"] == [math.inf] * 4
+    assert "nothing that was tried trains it" in Sheets(results, tables).every()["task digits"].rows[2]
+    assert tables.evp["digits", "sgdm"] == [math.inf] * 4
 
 
 def test_tuning_curves_average_over_seeds_and_leave_the_extension_out(tmp_path) -> None:
-    results, made = gathered(tmp_path)
+    results, tables = gathered(tmp_path)
     t = results.trials
     first = t[(t["role"] == "tune") & (t["optimizer"] == "adamw") & (t["point"] < 4)]["val_loss"]
-    assert made.evp["digits", "adamw"][0] == pytest.approx(first.mean())
-    assert made.evp["digits", "adamw"][-1] == pytest.approx(first.min())
-    assert set(made.widths) == {("digits", "adamomentum"), ("digits", "adamw")}
+    assert tables.evp["digits", "adamw"][0] == pytest.approx(first.mean())
+    assert tables.evp["digits", "adamw"][-1] == pytest.approx(first.min())
+    assert set(tables.widths) == {("digits", "adamomentum"), ("digits", "adamw")}
 
 
 def test_the_best_point_by_validation_is_a_second_look(tmp_path) -> None:
     # The curve is lowest at its third point: there every run is read again.
-    results, made = gathered(tmp_path, Fake(curve=(4, 1.4, 0.9, 1)))
-    row = made.row("digits", "adamw")
+    results, tables = gathered(tmp_path, Fake(curve=(4, 1.4, 0.9, 1)))
+    row = tables.row("digits", "adamw")
     mine = results.trials[(results.trials["role"] == "final") & (results.trials["optimizer"] == "adamw")]
     assert row.selected_step == 30
     assert row.selected.mean == pytest.approx(mine["selected_test_accuracy"].mean())
     assert row.selected.mean > row.metrics["accuracy"].mean
     a, b = (final(results, "digits", name, "selected_test_accuracy") for name in ("adamomentum", "adamw"))
-    [found] = [c for c in made.selected_comparisons if c.other == "adamw"]
-    assert found.paired.difference.mean == pytest.approx(float((a - b).mean()))
-    sheet = Sheets(results, made).every()["selected"]
+    [selected] = [c for c in tables.selected_comparisons if c.other == "adamw"]
+    assert selected.paired.difference.mean == pytest.approx(float((a - b).mean()))
+    sheet = Sheets(results, tables).every()["selected"]
     assert [row[6:8] for row in sheet.rows] == [["30", "40"]] * 5
 
 
@@ -171,26 +171,26 @@ def test_the_same_runs_under_two_names_count_once(tmp_path) -> None:
     )
     both = studyfile.parse(text, "made-up").only(("pictures", "words"))
     results = gather(run(tmp_path / "study", both, Twins()))
-    made = build(results)
-    assert made.same == {(role, "pictures"): {"adamw": "adam"} for role in ("final", "default")}
-    assert [(c.task, c.other) for c in made.comparisons if c.same_as] == [("pictures", "adamw")]
-    assert len([c for c in made.comparisons if not c.control]) == 8
+    tables = build(results)
+    assert tables.same == {(role, "pictures"): {"adamw": "adam"} for role in ("final", "default")}
+    assert [(c.task, c.other) for c in tables.comparisons if c.same_as] == [("pictures", "adamw")]
+    assert len([c for c in tables.comparisons if not c.control]) == 8
     # Both stand in the tables, and in Holm's correction, which is so a little too strict, not too lax.
-    adam, adamw = (comparison(made.comparisons, name, "pictures") for name in ("adam", "adamw"))
+    adam, adamw = (comparison(tables.comparisons, name, "pictures") for name in ("adam", "adamw"))
     assert (adam.paired, adam.t_holm) == (adamw.paired, adamw.t_holm)
-    assert Count.of(c for c in made.comparisons if not c.control).total == 7
-    assert Count.of(made.speed).total == 7
-    judge = Judge(results, made)
+    assert Count.of(c for c in tables.comparisons if not c.control).total == 7
+    assert Count.of(tables.speed).total == 7
+    judge = Judge(results, tables)
     answer = judge.answer()
     assert "Adam and AdamW have the same runs on pictures: they count once." in answer
     assert answer.count("of 7 comparisons") == 3
     assert "of 7 comparisons" in judge.speed().verdict
-    blind = undecidable(made.speed)
-    alone = [c for c in made.speed if not c.same_as]
+    blind = undecidable(tables.speed)
+    alone = [c for c in tables.speed if not c.same_as]
     assert blind == undecidable(alone)
 
 
 def test_divergences_are_not_the_same_runs(tmp_path) -> None:
     fake = Fake(status=lambda t: "diverged" if t.role == "default" and t.optimizer in ("adamw", "sgdm") else "ok")
-    _, made = gathered(tmp_path, fake)
-    assert made.same == {}
+    _, tables = gathered(tmp_path, fake)
+    assert tables.same == {}

@@ -55,11 +55,11 @@ def test_interquartile_mean_by_hand() -> None:
 
 @given(st.lists(POSITIVE, min_size=1, max_size=20), POSITIVE)
 def test_interquartile_mean_lies_between_the_quartiles_and_scales(values, factor) -> None:
-    found = across.interquartile_mean(values)
+    mean = across.interquartile_mean(values)
     cut = len(values) // 4
     inner = sorted(values)[cut : len(values) - cut]
-    assert inner[0] * (1 - 1e-12) <= found <= inner[-1] * (1 + 1e-12)
-    assert across.interquartile_mean([v * factor for v in values]) == pytest.approx(found * factor)
+    assert inner[0] * (1 - 1e-12) <= mean <= inner[-1] * (1 + 1e-12)
+    assert across.interquartile_mean([v * factor for v in values]) == pytest.approx(mean * factor)
 
 
 def test_extreme_runs_do_not_decide() -> None:
@@ -70,47 +70,47 @@ def test_extreme_runs_do_not_decide() -> None:
 def test_the_bootstrap_resamples_every_task_by_itself() -> None:
     # Runs of a task are equal, tasks are far apart: any other resampling would give an interval.
     apart = {"a": [1.0] * 5, "b": [10.0] * 5, "c": [100.0] * 5}
-    found = across.stratified_iqm(apart)
-    assert found.mean == found.low == found.high == 28  # 3 are cut off at each end: (2 * 1 + 5 * 10 + 2 * 100) / 9
-    assert found.n == 15
+    iqm = across.stratified_iqm(apart)
+    assert iqm.mean == iqm.low == iqm.high == 28  # 3 are cut off at each end: (2 * 1 + 5 * 10 + 2 * 100) / 9
+    assert iqm.n == 15
 
 
 def test_tasks_vary_independently_and_may_differ_in_their_runs() -> None:
     # What one task gains the other loses: only if the same runs were drawn from both would the mean never move.
-    found = across.stratified_iqm({"a": [1.0, 2.0, 3.0, 4.0], "b": [4.0, 3.0, 2.0, 1.0]})
-    assert found.low < found.mean - 0.5 < found.mean + 0.5 < found.high
+    iqm = across.stratified_iqm({"a": [1.0, 2.0, 3.0, 4.0], "b": [4.0, 3.0, 2.0, 1.0]})
+    assert iqm.low < iqm.mean - 0.5 < iqm.mean + 0.5 < iqm.high
     assert across.stratified_iqm({"a": [1.0] * 5, "b": [1.0] * 3}) == Interval(1, 1, 1, 8)
 
 
 def test_the_bootstrap_interval_of_one_task_is_scipys_and_repeats() -> None:
     values = np.random.default_rng(0).normal(1, 0.2, 12)
-    found = across.stratified_iqm({"a": values.tolist()})
+    iqm = across.stratified_iqm({"a": values.tolist()})
     theirs = scipy.stats.bootstrap(
         (values,),
         lambda x, axis: scipy.stats.trim_mean(x, 0.25, axis=axis),
         method="percentile",
         rng=np.random.default_rng(5),
     ).confidence_interval
-    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.015)
-    assert found == across.stratified_iqm({"a": values.tolist()})
-    assert found.low < found.mean < found.high
+    assert (iqm.low, iqm.high) == pytest.approx((theirs.low, theirs.high), abs=0.015)
+    assert iqm == across.stratified_iqm({"a": values.tolist()})
+    assert iqm.low < iqm.mean < iqm.high
 
 
 @pytest.mark.slow
 def test_the_bootstrap_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     rng, hits, rounds = np.random.default_rng(0), 0, 300
     for _ in range(rounds):
-        made = {t: (shift + rng.normal(0, 0.1, 10)).tolist() for t, shift in (("a", 0.9), ("b", 1.0), ("c", 1.1))}
-        found = across.stratified_iqm(made, resamples=499)
-        hits += found.low <= 1.0 <= found.high  # by symmetry the true interquartile mean
+        scores = {t: (shift + rng.normal(0, 0.1, 10)).tolist() for t, shift in (("a", 0.9), ("b", 1.0), ("c", 1.1))}
+        iqm = across.stratified_iqm(scores, resamples=499)
+        hits += iqm.low <= 1.0 <= iqm.high  # by symmetry the true interquartile mean
     assert 0.88 < hits / rounds < 0.99  # percentile intervals of few runs are a little short
 
 
 def test_one_run_a_task_has_no_interval() -> None:
-    found = across.stratified_iqm({"a": [1.0, 2.0], "b": [3.0]})
-    assert (found.mean, found.n) == (2.0, 3)
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
+    iqm = across.stratified_iqm({"a": [1.0, 2.0], "b": [3.0]})
+    assert (iqm.mean, iqm.n) == (2.0, 3)
+    assert math.isnan(iqm.low)
+    assert math.isnan(iqm.high)
     with pytest.raises(ValueError, match="at least one task"):
         across.stratified_iqm({})
     with pytest.raises(ValueError, match=r"scores\['b'\] must be finite and not empty"):
@@ -122,21 +122,21 @@ def test_one_run_a_task_has_no_interval() -> None:
 
 def test_profile_by_hand() -> None:
     costs = {"x": [1.0, 4.0, math.inf, math.inf], "y": [2.0, 1.0, 5.0, math.inf]}
-    found = across.performance_profile(costs, [1, 2, 3.9, 4])
-    assert found == {"x": [0.25, 0.25, 0.25, 0.5], "y": [0.5, 0.75, 0.75, 0.75]}
+    profile = across.performance_profile(costs, [1, 2, 3.9, 4])
+    assert profile == {"x": [0.25, 0.25, 0.25, 0.5], "y": [0.5, 0.75, 0.75, 0.75]}
 
 
 @given(st.integers(1, 5).flatmap(lambda n: st.lists(st.lists(COST, min_size=n, max_size=n), min_size=1, max_size=4)))
 def test_profiles_rise_and_someone_is_best_where_anyone_arrives(rows) -> None:
     costs = {f"o{k}": row for k, row in enumerate(rows)}
-    found = across.performance_profile(costs, TAUS[:-1])
+    profile = across.performance_profile(costs, TAUS[:-1])
     solved = sum(any(math.isfinite(row[t]) for row in rows) for t in range(len(rows[0]))) / len(rows[0])
-    assert sum(shares[0] for shares in found.values()) >= solved - 1e-9
-    for name, shares in found.items():
+    assert sum(shares[0] for shares in profile.values()) >= solved - 1e-9
+    for name, shares in profile.items():
         assert shares == sorted(shares)
         assert 0 <= shares[0] <= shares[-1] <= sum(map(math.isfinite, costs[name])) / len(rows[0])
     scaled = {name: [8 * c for c in row] for name, row in costs.items()}  # a power of 2: no rounding
-    assert across.performance_profile(scaled, TAUS[:-1]) == found
+    assert across.performance_profile(scaled, TAUS[:-1]) == profile
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_mean_ranks_by_hand() -> None:
         {"loss": [1.0, 2.0, math.inf], "accuracy": [0.9, 0.9, math.inf], "bleu": [math.nan, 20.0, -math.inf]},
         index=["x", "y", "z"],
     )
-    found = across.mean_ranks(values, {"loss": "lower", "accuracy": "higher", "bleu": "higher"})
-    assert found.to_dict() == pytest.approx({"x": (1 + 1.5 + 2.5) / 3, "y": (2 + 1.5 + 1) / 3, "z": (3 + 3 + 2.5) / 3})
+    ranks = across.mean_ranks(values, {"loss": "lower", "accuracy": "higher", "bleu": "higher"})
+    assert ranks.to_dict() == pytest.approx({"x": (1 + 1.5 + 2.5) / 3, "y": (2 + 1.5 + 1) / 3, "z": (3 + 3 + 2.5) / 3})
     with pytest.raises(ValueError, match=r"better must say lower or higher for every task, got \{'bleu': None\}"):
         across.mean_ranks(values, {"loss": "lower", "accuracy": "higher"})
 
@@ -182,13 +182,13 @@ TABLES = st.integers(1, 7).flatmap(
 def test_ranks_sum_up_and_see_only_the_order(rows, direction) -> None:
     values = pd.DataFrame(rows)
     better = {str(task): direction for task in values}
-    found = across.mean_ranks(values, better)
+    ranks = across.mean_ranks(values, better)
     k = len(rows)
-    assert found.sum() == pytest.approx(k * (k + 1) / 2)
-    assert found.between(1, k).all()
-    assert across.mean_ranks(np.exp(values), better).to_dict() == pytest.approx(found.to_dict())
+    assert ranks.sum() == pytest.approx(k * (k + 1) / 2)
+    assert ranks.between(1, k).all()
+    assert across.mean_ranks(np.exp(values), better).to_dict() == pytest.approx(ranks.to_dict())
     other = {str(task): "higher" if direction == "lower" else "lower" for task in values}
-    assert across.mean_ranks(-values, other).to_dict() == pytest.approx(found.to_dict())
+    assert across.mean_ranks(-values, other).to_dict() == pytest.approx(ranks.to_dict())
 
 
 def table(optimizers, tasks):

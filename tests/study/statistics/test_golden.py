@@ -57,30 +57,30 @@ def test_the_table_is_reproduced(optimizer) -> None:
 @pytest.mark.parametrize("position", range(7))
 def test_the_p_values_are_reproduced_but_one(layers, position) -> None:
     optimizer, printed = ORDER[position], PRINTED[layers][position]
-    found = compare_paired(perplexities("adam3", layers), perplexities(optimizer, layers))
-    assert found.t_p_less is not None
+    paired = compare_paired(perplexities("adam3", layers), perplexities(optimizer, layers))
+    assert paired.t_p_less is not None
     if (layers, optimizer) == WRONG:
-        assert found.t_p_less == pytest.approx(TRUE_VALUE, rel=0.005)
-        assert found.t_p_less < printed / 10
+        assert paired.t_p_less == pytest.approx(TRUE_VALUE, rel=0.005)
+        assert paired.t_p_less < printed / 10
     elif (layers, optimizer) == LAST_DIGIT:
-        assert found.t_p_less == pytest.approx(1.9548e-5, rel=1e-4)
+        assert paired.t_p_less == pytest.approx(1.9548e-5, rel=1e-4)
     else:
-        assert f"{found.t_p_less:.2e}" == f"{printed:.2e}"
+        assert f"{paired.t_p_less:.2e}" == f"{printed:.2e}"
 
 
 @pytest.mark.parametrize("digits", [1, 3, 6])
 def test_no_other_rounding_gives_the_printed_values(digits) -> None:
     for layers in (1, 2, 3):
         for optimizer, printed in zip(ORDER, PRINTED[layers], strict=True):
-            found = compare_paired(perplexities("adam3", layers, digits), perplexities(optimizer, layers, digits))
-            assert f"{found.t_p_less:.2e}" != f"{printed:.2e}"
+            paired = compare_paired(perplexities("adam3", layers, digits), perplexities(optimizer, layers, digits))
+            assert f"{paired.t_p_less:.2e}" != f"{printed:.2e}"
 
 
 def test_the_exact_wilcoxon_test_is_at_its_floor_everywhere() -> None:
     for layers in (1, 2, 3):
         for optimizer in ORDER:
-            found = compare_paired(perplexities("adam3", layers), perplexities(optimizer, layers))
-            assert found.wilcoxon_p == found.wilcoxon_floor == 0.0625
+            paired = compare_paired(perplexities("adam3", layers), perplexities(optimizer, layers))
+            assert paired.wilcoxon_p == paired.wilcoxon_floor == 0.0625
             a, b = perplexities("adam3", layers), perplexities(optimizer, layers)
             one_sided = scipy_stats.wilcoxon([x - y for x, y in zip(a, b, strict=True)], alternative="less")
             assert one_sided.pvalue == 0.03125

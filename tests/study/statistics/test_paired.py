@@ -56,33 +56,33 @@ def split(pairs):
 def test_tests_and_effect_agree_with_scipy(n) -> None:
     rng = np.random.default_rng(n)
     a, b = rng.normal(3.0, 1, n), rng.normal(3.5, 2, n)
-    found = compare_paired(a.tolist(), b.tolist())
-    assert (found.n, found.lost_a, found.lost_b) == (n, 0, 0)
-    assert found.t_p == pytest.approx(scipy.stats.ttest_rel(a, b).pvalue)
-    assert found.t_p_less == pytest.approx(scipy.stats.ttest_rel(a, b, alternative="less").pvalue)
-    assert found.welch_p == pytest.approx(scipy.stats.ttest_ind(a, b, equal_var=False).pvalue)
-    assert found.wilcoxon_p == pytest.approx(scipy.stats.wilcoxon(a, b, method="exact").pvalue)
-    assert found.wilcoxon_floor == 2 / 2**n
-    assert found.correlation == pytest.approx(scipy.stats.pearsonr(a, b).statistic)
+    paired = compare_paired(a.tolist(), b.tolist())
+    assert (paired.n, paired.lost_a, paired.lost_b) == (n, 0, 0)
+    assert paired.t_p == pytest.approx(scipy.stats.ttest_rel(a, b).pvalue)
+    assert paired.t_p_less == pytest.approx(scipy.stats.ttest_rel(a, b, alternative="less").pvalue)
+    assert paired.welch_p == pytest.approx(scipy.stats.ttest_ind(a, b, equal_var=False).pvalue)
+    assert paired.wilcoxon_p == pytest.approx(scipy.stats.wilcoxon(a, b, method="exact").pvalue)
+    assert paired.wilcoxon_floor == 2 / 2**n
+    assert paired.correlation == pytest.approx(scipy.stats.pearsonr(a, b).statistic)
     theirs = scipy.stats.ttest_rel(a, b).confidence_interval(0.95)
-    assert (found.difference.low, found.difference.high) == pytest.approx((theirs.low, theirs.high))
-    assert found.d_z == pytest.approx((a - b).mean() / (a - b).std(ddof=1))
+    assert (paired.difference.low, paired.difference.high) == pytest.approx((theirs.low, theirs.high))
+    assert paired.d_z == pytest.approx((a - b).mean() / (a - b).std(ddof=1))
     # Hedges' exact factor is a ratio of gamma functions; the usual formula is within 2 % of it from 3 pairs on.
     m = n - 1
     exact = math.exp(math.lgamma(m / 2) - math.lgamma((m - 1) / 2)) / math.sqrt(m / 2)
-    assert found.effect == pytest.approx(found.d_z * exact, rel=0.02)
+    assert paired.effect == pytest.approx(paired.d_z * exact, rel=0.02)
 
 
 def test_the_bootstrap_interval_is_scipys_and_the_same_every_time() -> None:
     a, b = [1.0, 2.0, 4.0, 8.0, 9.0, 16.0], [0.5] * 6
-    found = compare_paired(a, b)
+    paired = compare_paired(a, b)
     theirs = scipy.stats.bootstrap(
         (np.subtract(a, b),), np.mean, method="BCa", n_resamples=9999, rng=np.random.default_rng(7)
     ).confidence_interval
-    assert found.bca == pytest.approx((theirs.low, theirs.high), rel=0.05)
-    assert found == compare_paired(a, b)
+    assert paired.bca == pytest.approx((theirs.low, theirs.high), rel=0.05)
+    assert paired == compare_paired(a, b)
     # Skewed to the right: unlike the t interval it reaches further up than down.
-    assert found.bca[1] - found.difference.mean > found.difference.mean - found.bca[0]
+    assert paired.bca[1] - paired.difference.mean > paired.difference.mean - paired.bca[0]
 
 
 @pytest.mark.parametrize("a", [[1.0], [1.5, 2.5, 3.5], [0.1 + 0.2, 0.7, 0.3]])
@@ -90,22 +90,22 @@ def test_without_spread_there_is_no_test_of_the_mean(a) -> None:
     b = {1: [0.5], 3: [0.5, 1.5, 2.5] if a[0] == 1.5 else [0.3, 0.7, 0.1 + 0.2]}[len(a)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = compare_paired(a, b)
-    assert (found.t_p, found.t_p_less, found.welch_p, found.bca) == (None,) * 4
-    assert (found.effect, found.d_z, found.correlation) == (None,) * 3
+        paired = compare_paired(a, b)
+    assert (paired.t_p, paired.t_p_less, paired.welch_p, paired.bca) == (None,) * 4
+    assert (paired.effect, paired.d_z, paired.correlation) == (None,) * 3
 
 
 def test_two_pairs_have_a_t_test_but_no_bootstrap() -> None:
-    found = compare_paired([1.0, 3.0], [0.5, 1.0])
-    assert found.t_p == pytest.approx(scipy.stats.ttest_rel([1, 3], [0.5, 1]).pvalue)
-    assert (found.bca, found.effect) == (None, None)
-    assert found.d_z is not None
+    paired = compare_paired([1.0, 3.0], [0.5, 1.0])
+    assert paired.t_p == pytest.approx(scipy.stats.ttest_rel([1, 3], [0.5, 1]).pvalue)
+    assert (paired.bca, paired.effect) == (None, None)
+    assert paired.d_z is not None
 
 
 def test_rounding_is_no_difference() -> None:
-    found = compare_paired([0.1 + 0.2, 0.5, 0.75], [0.3, 0.25, 1.0])
-    assert found.wilcoxon_floor == 0.5  # two pairs differ, by the same amount
-    assert (found.wilcoxon_p, found.rank_effect) == (1, 0)
+    paired = compare_paired([0.1 + 0.2, 0.5, 0.75], [0.3, 0.25, 1.0])
+    assert paired.wilcoxon_floor == 0.5  # two pairs differ, by the same amount
+    assert (paired.wilcoxon_p, paired.rank_effect) == (1, 0)
     ties = compare_paired([0.3, 0.7], [0.2, 0.8])  # 0.09999999999999998 up, 0.10000000000000009 down
     assert ties.rank_effect == 0
     nothing = compare_paired([0.1 + 0.2] * 6, [0.3] * 6)
@@ -125,14 +125,14 @@ def test_wilcoxon_is_exact_with_ties_and_zeros(pairs) -> None:
     a, b = split(pairs)
     d = [round(1000 * x) - round(1000 * y) for x, y in pairs]
     d = [v for v in d if v]
-    found = compare_paired(a, b)
+    paired = compare_paired(a, b)
     if not d:
-        assert found.wilcoxon_p is None
+        assert paired.wilcoxon_p is None
     else:
-        assert found.wilcoxon_p == pytest.approx(signs(d))
-        assert found.wilcoxon_p >= found.wilcoxon_floor * (1 - 1e-12)
+        assert paired.wilcoxon_p == pytest.approx(signs(d))
+        assert paired.wilcoxon_p >= paired.wilcoxon_floor * (1 - 1e-12)
         same_sign = all(v > 0 for v in d) or all(v < 0 for v in d)
-        assert (found.wilcoxon_p == pytest.approx(found.wilcoxon_floor)) == (same_sign or len(d) == 1)
+        assert (paired.wilcoxon_p == pytest.approx(paired.wilcoxon_floor)) == (same_sign or len(d) == 1)
 
 
 @given(PAIRS_WITH_LOSSES, st.sampled_from(["lower", "higher"]))
@@ -183,10 +183,10 @@ def test_a_divergence_is_the_worst_that_can_happen_to_its_side(better) -> None:
 
 
 def test_all_runs_of_one_side_lost() -> None:
-    found = compare_paired([None] * 8, [0.5] * 8, "higher")
-    assert (found.n, found.lost_a, found.rank_effect, found.t_p) == (0, 8, -1, None)
-    assert found.wilcoxon_p == pytest.approx(2 / 2**8)
-    assert math.isnan(found.difference.mean)
+    paired = compare_paired([None] * 8, [0.5] * 8, "higher")
+    assert (paired.n, paired.lost_a, paired.rank_effect, paired.t_p) == (0, 8, -1, None)
+    assert paired.wilcoxon_p == pytest.approx(2 / 2**8)
+    assert math.isnan(paired.difference.mean)
     nothing = compare_paired([None], [None])
     assert (nothing.n, nothing.lost_a, nothing.lost_b, nothing.wilcoxon_p) == (0, 0, 0, None)
 
@@ -227,6 +227,6 @@ def test_holm_counts_only_what_was_tested() -> None:
 
 def test_rank_effect_is_the_signed_share_of_ranks() -> None:
     assert compare_paired([1, 2, 3], [2, 4, 6]).rank_effect == -1
-    found = compare_paired([1, 2, 3, None], [2, 4, 6, 5])
-    assert found.rank_effect == pytest.approx((4 - 1 - 2 - 3) / 10)
+    paired = compare_paired([1, 2, 3, None], [2, 4, 6, 5])
+    assert paired.rank_effect == pytest.approx((4 - 1 - 2 - 3) / 10)
     assert compare_paired([1, 1], [1, 1]).rank_effect is None

@@ -39,9 +39,9 @@ def test_without_the_data_the_claims_are_undecided(monkeypatch) -> None:
 
     monkeypatch.setattr(work, "load", unreachable)
     for profile, keys in (("quick", ["network-noise"]), ("full", ["network-noise", "network-flatness"])):
-        found = network.run(profile, 0)
-        assert [claim.key for claim in found] == keys
-        for claim in found:
+        claims = network.run(profile, 0)
+        assert [claim.key for claim in claims] == keys
+        for claim in claims:
             assert (claim.verdict, claim.missing, claim.fault) == ("undecided", "no network, no MNIST-1D", False)
 
 
