@@ -1,4 +1,4 @@
-"""Which part of the library may import which: the map in CONTRIBUTING.md, and that no import goes round."""
+"""What CONTRIBUTING.md says of the library's parts and words: who may import whom, where tests are, what is no name."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ PAGE = ROOT.parents[1] / "CONTRIBUTING.md"
 # What several parts use and what uses none; the front door, which uses the class.
 SHARED = {"cores", "files", "devices", "terminal", "reference"}
 DOORS = {"adamomentum", "__main__", "cli"}
+# Modules that still have names which say nothing.
+UNNAMED = {"adamomentum.optax", "adamomentum.keras"}
 
 
 def imported(path: Path) -> set[str]:
@@ -69,6 +71,22 @@ def test_the_map_is_true() -> None:
 
 def test_what_is_shared_uses_nothing() -> None:
     assert not {(a, b) for a, to in ARROWS.items() for b in to if part(a) in SHARED and part(b) != part(a)}
+
+
+def test_names_say_what_they_hold() -> None:
+    nodes = (
+        (path, node)
+        for module, path in MODULES.items()
+        if module not in UNNAMED
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    )
+    places = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path, node in nodes
+        if (isinstance(node, ast.arg) and node.arg in ("made", "found"))
+        or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in ("made", "found"))
+    ]
+    assert not places, f"made and found are no names, say what it holds: {', '.join(places)}"
 
 
 @pytest.mark.parametrize("name", [name for name, path in MODULES.items() if path.name != "__init__.py"])
