@@ -22,12 +22,9 @@ def command(*arguments: object) -> tuple[int, str]:
 def test_end_to_end(tmp_path) -> None:
     page, data = tmp_path / "page.md", tmp_path / "data.json"
     arguments = ["--workload", "resnet18", "--workload", "100x64", "--workload", "clip-100x512", "--threads", "1"]
-    result = subprocess.run(
-        [sys.executable, "-m", "adamomentum.cli", "bench", "--quick", *arguments, "--out", page, "--json", data],
-        capture_output=True,
-        text=True,
-        timeout=300,  # where heavy peers are installed, they compile
-    )
+    # DeepSpeed, where it is installed, compiles its kernel for minutes.
+    code = "import sys; sys.modules['deepspeed'] = None; from adamomentum.cli import main; main()"
+    result = python(code, "bench", "--quick", *arguments, "--out", str(page), "--json", str(data))
     assert result.returncode == 0, result.stderr
     text = page.read_text(encoding="utf-8")
     for heading in ("# Performance", "## Models, 1 thread", "## Many small tensors, 1 thread", "## Memory"):

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from adamomentum.theory.experiments import exits, floor, frequency, network, regret, selectivity, stationarity, trapping
+from adamomentum.theory.experiments import (
+    exits,
+    floor,
+    frequency,
+    network,
+    noise,
+    regret,
+    sandwich,
+    selectivity,
+    startup,
+    stationarity,
+    trapping,
+)
 
 
 @pytest.fixture
@@ -13,9 +25,15 @@ def small(monkeypatch) -> None:
     for module, name, size in (
         (frequency, "BETA1S", (0.9,)),
         (floor, "RUNS", [((0.9, 0.99), 4000)]),
-        (regret, "SEARCH", (20, 40)),
-        (regret, "LONG", 25_000),
+        (sandwich, "STEPS", 400),
+        (noise, "MEANS", (400, 800, 400)),
+        (noise, "QUADRATIC", (3000, 500, 400)),
+        (noise, "CORRELATED", (400, 200, 500)),
+        (startup, "SEARCH", (60, 150)),
+        (regret, "SEARCH", (12, 60)),
+        (regret, "LONG", 4000),
         (regret, "ROUNDS", 1024),
+        (regret, "PICTURE", 600),
         (stationarity, "STEPS", (2048, 512)),
         (exits, "WALKERS", (300, 100)),
         (exits, "LIMIT", 6000),
@@ -25,3 +43,8 @@ def small(monkeypatch) -> None:
     ):
         monkeypatch.setitem(getattr(module, name), "quick", size)
     monkeypatch.setitem(network.SIZES, "full", (3, 2))
+    # Streams that mislead sooner, at a smaller beta1.
+    monkeypatch.setattr(regret, "LONG_BETAS", (0.8, 0.96))
+    monkeypatch.setattr(regret, "LONG_PERIOD", 41)
+    monkeypatch.setattr(regret, "LONG_RATIOS", (1.05, 1.1, 1.2))
+    monkeypatch.setattr(startup, "BETAS", ((0.9, 0.999), (0.9, 0.98), (0.95, 0.9)))

@@ -166,6 +166,6 @@ def test_an_update_that_is_not_a_number_is_no_confirmation(monkeypatch, faulty) 
 
 
 def test_measured_momentum_is_the_optimizers() -> None:
-    ratio, error = noise.momentum_ratios("adamomentum", np.array([0.0]), 300, 300, np.random.default_rng(0))
+    ratio, error = noise.momentum_ratios("adamomentum", np.array([0.0]), (300, 200, 300), np.random.default_rng(0))
     assert ratio[0] == pytest.approx(1 / 19, abs=5 * error[0])
     assert error[0] < 0.003

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from itertools import chain
+from itertools import chain, cycle, product
 from unittest.mock import patch
 
 import torch
@@ -306,25 +306,34 @@ class TestGeneric(TestCase):
     # ---- the update ----
 
     @parametrize("contiguous", [True, False])
-    @parametrize("with_scheduler", [True, False])
     @optims([INFO])
-    def test_goes_in_the_right_direction(self, device, dtype, optim_info, contiguous, with_scheduler):
-        for schedulers in optim_info.scheduler_inputs if with_scheduler else [[]]:
-            for desc, kwargs in configs(device, skip=["differentiable"]):
-                if desc.startswith("lr 0"):
-                    continue  # goes nowhere, until a scheduler sets lr
-                with case(desc), warnings.catch_warnings():
-                    warnings.simplefilter("error")  # PyTorch warns if step() was called out of order
-                    problem = Regression(device, dtype, contiguous)
-                    optimizer = AdaMomentum(problem.params, **kwargs)
-                    running = [make(optimizer) for make in schedulers]
-                    first = problem.loss().item()
-                    for _ in range(20):
-                        loss = problem.closure()
-                        optimizer.step()
-                        for scheduler in running:
-                            scheduler.step(*([loss.item()] if isinstance(scheduler, ReduceLROnPlateau) else []))
-                    self.assertEqual(problem.loss().item() > first, kwargs.get("maximize", False))
+    def test_goes_in_the_right_direction(self, device, dtype, optim_info, contiguous):
+        for desc, kwargs in configs(device, skip=["differentiable"]):
+            self.check_direction(device, dtype, desc, kwargs, contiguous=contiguous)
+
+    @optims([INFO])
+    def test_goes_in_the_right_direction_with_schedulers(self, device, dtype, optim_info):
+        # Each scheduler meets every path, and each input one of the schedulers.
+        for i, (desc, kwargs) in enumerate(configs(device, skip=["differentiable"])):
+            schedulers = optim_info.scheduler_inputs[i % len(optim_info.scheduler_inputs)]
+            self.check_direction(device, dtype, desc, kwargs, schedulers)
+
+    def check_direction(self, device, dtype, desc: str, kwargs: dict, schedulers: Iterable = (), contiguous=True):
+        """The loss falls in 20 steps, or rises where it is maximized."""
+        if desc.startswith("lr 0"):
+            return  # goes nowhere, until a scheduler sets lr
+        with case(desc), warnings.catch_warnings():
+            warnings.simplefilter("error")  # PyTorch warns if step() was called out of order
+            problem = Regression(device, dtype, contiguous)
+            optimizer = AdaMomentum(problem.params, **kwargs)
+            running = [make(optimizer) for make in schedulers]
+            first = problem.loss().item()
+            for _ in range(20):
+                loss = problem.closure()
+                optimizer.step()
+                for scheduler in running:
+                    scheduler.step(*([loss.item()] if isinstance(scheduler, ReduceLROnPlateau) else []))
+            self.assertEqual(problem.loss().item() > first, kwargs.get("maximize", False))
 
     @parametrize("foreach", [True, False])
     @optims([INFO])
@@ -464,25 +473,21 @@ class TestGeneric(TestCase):
                         p.grad = None
             for optimizer in optimizers:
                 optimizer.step()
-            tracker = TensorTracker()
             for p, q in zip(*lists, strict=True):
                 ours, theirs = (opt.state[x] for opt, x in zip(optimizers, (p, q), strict=True))
                 self.assertEqual(list(ours), list(theirs))
                 for a, b in ((p, q), *((ours[key], theirs[key]) for key in ours)):
-                    tracker.add(a)
-                    tracker.pop_check_set(b, self, TOLERANCES[a.dtype])
-            self.assertTrue(tracker.all_popped())
+                    alike = a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
+                    # assertEqual takes ten times as long as the step.
+                    if not alike or not torch.allclose(a, b, **TOLERANCES[a.dtype]):
+                        self.assertEqual(b, a, **TOLERANCES[a.dtype])
+                    with torch.no_grad():
+                        b.copy_(a)
 
     @optims(
         [INFO],
-        dtypes=[
-            torch.float64,
-            torch.float32,
-            torch.float16,
-            torch.bfloat16,
-            torch.complex64,
-            torch.complex128,
-        ],
+        # One of each kind; the others are in the test after this one.
+        dtypes=[torch.float32, torch.bfloat16, torch.complex64],
     )
     def test_foreach_matches_forloop(self, device, dtype, optim_info):
         # Small chunks, so that the last tensor is cut up and the others are gathered.
@@ -509,11 +514,11 @@ class TestGeneric(TestCase):
 
     @optims([INFO])
     def test_foreach_matches_forloop_on_many_tensors(self, device, dtype, optim_info):
-        params = [parameter(device, dtype, 1 + i % 7) for i in range(1000)]
+        params = [parameter(device, dtype, 1 + i % 7) for i in range(300)]
         paths = [{"foreach": foreach, "amsgrad": True, "weight_decay": 0.1} for foreach in (False, True)]
         self.check_lockstep([params, copies(params)], paths, steps=3)
 
-    @optims([INFO], dtypes=[torch.float64, torch.float32, torch.bfloat16, torch.complex64])
+    @optims([INFO], dtypes=[torch.float64, torch.bfloat16, torch.complex64])
     def test_differentiable_matches_forloop(self, device, dtype, optim_info):
         for x in optim_info.optim_inputs_func(device):
             with case(x.desc):
@@ -715,16 +720,18 @@ class TestGeneric(TestCase):
                     self.assertEqual(p, q, rtol=0, atol=0)
                     self.assertEqual(one.state[p], two.state[q], rtol=0, atol=0)
 
-    @parametrize("first_named", [True, False])
-    @parametrize("second_named", [True, False])
     @optims([INFO])
-    def test_training_resumes_from_a_state_dict(self, device, dtype, optim_info, first_named, second_named):
+    def test_training_resumes_from_a_state_dict(self, device, dtype, optim_info):
         def without_names(state_dict: dict) -> dict:
             groups = [{k: v for k, v in g.items() if k != "param_names"} for g in state_dict["param_groups"]]
             return {**state_dict, "param_groups": groups}
 
-        for desc, kwargs in configs(device, skip=["differentiable"]):
-            with case(desc):
+        # Names have nothing to do with the options: each input meets one combination.
+        named = cycle(product((True, False), repeat=2))
+        for (desc, kwargs), (first_named, second_named) in zip(
+            configs(device, skip=["differentiable"]), named, strict=False
+        ):
+            with case(f"{desc}, names {first_named} and {second_named}"):
                 problem = Regression(device, dtype)
                 optimizer = AdaMomentum(problem.named(first_named), **deepcopy(kwargs))
                 for _ in range(7):
@@ -752,7 +759,7 @@ class TestGeneric(TestCase):
                 )
 
     @parametrize("weights_only", [True, False])
-    @optims([INFO], dtypes=[torch.float64, torch.float32, torch.bfloat16, torch.complex64])
+    @optims([INFO], dtypes=[torch.float32, torch.bfloat16, torch.complex64])
     def test_state_dict_survives_a_file(self, device, dtype, optim_info, weights_only):
         for desc, kwargs in configs(device, skip=["differentiable"]):
             with case(desc):

@@ -135,7 +135,7 @@ def test_kernels_store_what_the_for_loop_stores(switches, dtype, state_dtype):
     opt = AdaMomentum(ours, fused=True, state_dtype=state_dtype, **SWITCHES[switches])
     other = AdaMomentum(theirs, foreach=False, state_dtype=state_dtype, **SWITCHES[switches])
     differ = total = 0
-    for t in range(30):
+    for t in range(10):  # rectify takes its other branch from step 6
         train(ours, opt, 1, seed=t)
         train(theirs, other, 1, seed=t)
         for p, q in zip(ours, theirs, strict=True):

@@ -26,6 +26,11 @@ Name = Literal["adamomentum", "adam", "adabelief"]
 
 NAMES: tuple[Name, ...] = ("adamomentum", "adam", "adabelief")
 BETA2 = 0.999
+# How many independent sequences, steps to forget the start, and steps to average over: of a mean in noise, on the
+# quadratic, and of correlated noise.
+MEANS = {"quick": (250, 2000, 1000), "full": (2000, 4000, 4000)}
+QUADRATIC = {"quick": (1500, 1000, 1000), "full": (6000, 3000, 4000)}
+CORRELATED = {"quick": (200, 200, 1500), "full": (1000, 200, 10000)}
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
@@ -45,7 +50,7 @@ def spread_of_v(beta1: float) -> float:
 
 def _signal_to_noise(profile: Profile, rng: np.random.Generator) -> Claim:
     rhos = np.array([0.0, 0.1, 0.23, 0.5, 1.0, 3.0])
-    rows, burn, steps = (250, 2000, 1000) if profile == "quick" else (2000, 4000, 4000)
+    rows, burn, steps = MEANS[profile]
     chance = 0.01
     shape = (rhos.size + 1, rows)
 
@@ -132,7 +137,7 @@ def on_quadratic(name: Name, lr: float, beta1: float, size: tuple[int, int, int]
 
 def _floor(profile: Profile, rng: np.random.Generator) -> Claim:
     lr, beta1s = 0.02, (0.5, 0.8, 0.9, 0.95, 0.99)
-    size = (1500, 1000, 1000) if profile == "quick" else (6000, 3000, 4000)
+    size = QUADRATIC[profile]
     both: tuple[Name, ...] = ("adamomentum", "adam")
     measured = {name: np.array([on_quadratic(name, lr, b, size, rng) for b in beta1s]) for name in both}
     factors = np.array([adam_equivalent_lr(1.0, b) for b in beta1s])
@@ -186,27 +191,29 @@ def _floor(profile: Profile, rng: np.random.Generator) -> Claim:
     )
 
 
-def momentum_ratios(name: str, phis: Array, rows: int, steps: int, rng: np.random.Generator) -> tuple[Array, Array]:
+def momentum_ratios(
+    name: str, phis: Array, size: tuple[int, int, int], rng: np.random.Generator
+) -> tuple[Array, Array]:
     """Return E m^2 / E g^2 in stationary noise whose correlation over k steps is phi^k, measured.
 
     Args:
         name: ``adamomentum``, or ``sgdm``: the sum of past gradients, weighted by 0.9^k, instead of their average.
         phis: correlations, shape (n,).
-        rows: how many sequences each.
-        steps: how many, after some to forget the start.
+        size: how many sequences each, steps to forget the start, steps to average over.
         rng: of the noise.
 
     Returns:
         Ratios and their standard errors, shape (n,) each.
     """
+    rows, burn, steps = size
     g = rng.normal(size=(phis.size, rows))
     stepper = fresh(name, g.shape) if name == "adamomentum" else Stepper(name, np.zeros(g.shape), lr=1.0)
     key = "exp_avg" if name == "adamomentum" else "momentum_buffer"
     ours, theirs = np.zeros((2, *g.shape))
-    for t in range(steps + 200):
+    for t in range(burn + steps):
         g = phis[:, None] * g + np.sqrt(1 - phis[:, None] ** 2) * rng.normal(size=g.shape)
         stepper.step(g)
-        if t >= 200:
+        if t >= burn:
             ours += stepper.state[key] ** 2
             theirs += g**2
     ratio = ours.mean(axis=1) / theirs.mean(axis=1)
@@ -217,11 +224,11 @@ def momentum_ratios(name: str, phis: Array, rows: int, steps: int, rng: np.rando
 def _assumption_5(profile: Profile, rng: np.random.Generator) -> Claim:
     """Look for a noise that meets the assumption, and compute why there is none."""
     phis = np.array([-0.5, 0.0, 0.5, 0.9, 0.99, 0.999])
-    rows, steps = (200, 1500) if profile == "quick" else (1000, 10000)
+    rows, burn, steps = CORRELATED[profile]
     beta1 = 0.9
     required = assumption5(beta1).required
-    ratio, error = momentum_ratios("adamomentum", phis, rows, steps, rng)
-    heavy, _ = momentum_ratios("sgdm", phis, rows, steps // 5, rng)
+    ratio, error = momentum_ratios("adamomentum", phis, (rows, burn, steps), rng)
+    heavy, _ = momentum_ratios("sgdm", phis, (rows, burn, steps // 5), rng)
     expected = ar1_momentum_ratio(phis, beta1)
     # (2 - b) / b <= (1 - b) / (1 + b) times b (1 + b) on both sides, and the difference of the sides.
     b = Polynomial([0, 1])

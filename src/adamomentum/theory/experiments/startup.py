@@ -28,6 +28,8 @@ BETAS = (DEFAULT, (0.9, 0.98), (0.5, 0.999), (0.95, 0.9))
 # Relative; what it is asked of are identities, so only rounding is left.
 EXACT = 1e-9
 PEAK = 1.1
+# Sequences of each family and steps, in the search for a longer update.
+SEARCH = {"quick": (60, 500), "full": (600, 1500)}
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
@@ -145,7 +147,7 @@ def _attained(name: str, whose: str, betas: tuple[float, float], steps: int) -> 
 
 def _largest_update(profile: Profile, rng: np.random.Generator) -> Claim:
     """Search for an update beyond the largest possible one, and make that."""
-    rows, steps = (60, 500) if profile == "quick" else (600, 1500)
+    rows, steps = SEARCH[profile]
     checks, longest = [], []
     for betas in BETAS:
         most = _longest("adamomentum", adversarial(rng, rows, steps), rows * len(FAMILIES), betas).max()
