@@ -82,7 +82,7 @@ def test_a_page_uses_what_is_kept() -> None:
 
 def test_nothing_is_kept_in_two_forms() -> None:
     """Of a figure the SVG, of trials the lines; what shows a figure in a page is the file."""
-    forms = {".svg": "figure", ".pdf": "figure", ".png": "figure", ".gz": "trials", ".parquet": "trials"}
+    forms = {".svg": "figure", ".pdf": "figure", ".png": "figure", ".xz": "trials", ".parquet": "trials"}
     things = [(forms[path.suffix], path.name.split(".")[0]) for path in KEPT if path.suffix in forms]
     assert len(things) == len(set(things))
     assert not any(path.suffix in (".pdf", ".parquet") for path in KEPT)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -44,11 +44,11 @@ def fresh(tmp_path: Path, text: str = MINI) -> Folder:
 
 
 def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in gzip.decompress((folder / archive.TRIALS).read_bytes()).splitlines()]
+    return [json.loads(line) for line in lzma.decompress((folder / archive.TRIALS).read_bytes()).splitlines()]
 
 
 def write_lines(folder: Path, texts: list[bytes]) -> None:
-    (folder / archive.TRIALS).write_bytes(gzip.compress(b"".join(text + b"\n" for text in texts), 1))
+    (folder / archive.TRIALS).write_bytes(lzma.compress(b"".join(text + b"\n" for text in texts), preset=0))
 
 
 def contents(root: Path) -> dict[str, object]:
@@ -109,7 +109,7 @@ def test_a_damaged_line_is_named_and_nothing_is_written(copy, tmp_path, damaged,
         texts[2] = damaged
     write_lines(copy, texts)
     folder = fresh(tmp_path)
-    with pytest.raises(ArchiveError, match=f"trials.jsonl.gz cannot be taken up: {message}"):
+    with pytest.raises(ArchiveError, match=f"trials.jsonl.xz cannot be taken up: {message}"):
         take_up(folder, copy)
     assert not folder.root.exists()
 
@@ -136,7 +136,7 @@ def test_a_cut_off_archive(copy, tmp_path) -> None:
 
 
 def test_a_small_file_that_unpacks_to_a_huge_one_takes_no_memory(copy) -> None:
-    with gzip.open(copy / archive.TRIALS, "wb", 1) as file:
+    with lzma.open(copy / archive.TRIALS, "wb", preset=0) as file:
         for _ in range(6):
             file.write(b"[" * 2**24)
     assert (copy / archive.TRIALS).stat().st_size < 2**20

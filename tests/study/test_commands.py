@@ -124,7 +124,7 @@ def test_an_export_can_be_taken_up_elsewhere_and_reported_on(files, tmp_path) ->
     study, data, out = files
     call("export", study, "--out", out, "--to", tmp_path / "a")
     call("export", study, "--out", out, "--to", tmp_path / "b")
-    assert (tmp_path / "a" / "trials.jsonl.gz").read_bytes() == (tmp_path / "b" / "trials.jsonl.gz").read_bytes()
+    assert (tmp_path / "a" / "trials.jsonl.xz").read_bytes() == (tmp_path / "b" / "trials.jsonl.xz").read_bytes()
     trials = pd.read_parquet(tmp_path / "a" / "trials.parquet")
     assert set(trials.role) == {"tune", "default", "final", "sensitivity", "control"}
     call("import", study, tmp_path / "a", "--out", tmp_path / "new")
@@ -134,7 +134,7 @@ def test_an_export_can_be_taken_up_elsewhere_and_reported_on(files, tmp_path) ->
     assert "report.html" in call("report", study, "--out", tmp_path / "new")
     printed = call("run", study, "--data", f"folder={data}", "--out", tmp_path / "new")
     assert "trials to run now" not in printed
-    assert "holds no trials.jsonl.gz" in call("import", study, out, "--out", tmp_path / "c", code=1)
+    assert "holds no trials.jsonl.xz" in call("import", study, out, "--out", tmp_path / "c", code=1)
 
 
 def test_a_limit_of_memory_reaches_the_workers(files, tmp_path, monkeypatch) -> None:
@@ -210,8 +210,8 @@ def test_a_damaged_history_is_no_new_one(files, tmp_path) -> None:
 def test_a_cut_off_export_is_named(files, tmp_path) -> None:
     study, _, out = files
     call("export", study, "--out", out, "--to", tmp_path / "a")
-    whole = (tmp_path / "a" / "trials.jsonl.gz").read_bytes()
-    (tmp_path / "a" / "trials.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    whole = (tmp_path / "a" / "trials.jsonl.xz").read_bytes()
+    (tmp_path / "a" / "trials.jsonl.xz").write_bytes(whole[: len(whole) // 2])
     assert "damaged or cut off" in call("import", study, tmp_path / "a", "--out", tmp_path / "new", code=1)
 
 

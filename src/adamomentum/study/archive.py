@@ -6,10 +6,9 @@ small file that unpacks to a huge one does no harm.
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from adamomentum.study.trial import TrialResult
 
 T = TypeVar("T")
 
-TRIALS, DATA, STUDY = "trials.jsonl.gz", "data.json", "study.json"
+TRIALS, DATA, STUDY = "trials.jsonl.xz", "data.json", "study.json"
 MOST_LINE = 2**24
 """Bytes of one trial. Those of the studies that come along have 20,000 at most."""
 
@@ -49,8 +48,7 @@ def write(folder: Folder, to: Path, plan: Plan, results: Mapping[str, TrialResul
     # Trials that are alike stand together, which packs them better.
     records = sorted((as_record(spec, results[key]) for key, spec in unique.items()), key=lambda r: _packed(r["spec"]))
     lines = [_packed(record) + "\n" for record in records]
-    # No time stamp: the same trials make the same file.
-    write_atomic(to / TRIALS, gzip.compress("".join(lines).encode(), mtime=0))
+    write_atomic(to / TRIALS, lzma.compress("".join(lines).encode(), preset=9))
     write_atomic(to / DATA, (folder.root / DATA).read_bytes())
     write_atomic(to / STUDY, (folder.root / STUDY).read_bytes())
     return len(lines)
@@ -67,10 +65,8 @@ def trials(path: Path) -> Iterator[tuple[TrialSpec, TrialResult]]:
         ArchiveError: if the file is damaged, or holds anything else, or a trial twice.
     """
     seen: set[str] = set()
-    if not path.stat().st_size:  # gzip takes it for a file without lines
-        raise ArchiveError(f"{path} is damaged or cut off: it is empty; fetch it again")
     try:
-        with gzip.open(path) as file:
+        with lzma.open(path) as file:
             number = 0
             while line := file.readline(MOST_LINE + 1):
                 number += 1
@@ -86,7 +82,7 @@ def trials(path: Path) -> Iterator[tuple[TrialSpec, TrialResult]]:
                     raise ValueError(f"line {number}: the trial {spec.trial_id} has no results")
                 seen.add(spec.trial_id)
                 yield spec, result
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, lzma.LZMAError) as error:
         raise ArchiveError(f"{path} is damaged or cut off ({error}); fetch it again") from None
     except ValueError as error:
         raise ArchiveError(f"{path} cannot be taken up: {error}; fetch it again, or export it anew") from None
