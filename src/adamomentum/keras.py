@@ -164,8 +164,10 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         """Return a list a name; the moments of one variable are made after each other."""
         lists: list[list[Any]] = [[] for _ in names]
         for variable in variables:
-            for name, made in zip(names, lists, strict=True):
-                made.append(None if self._overwrite_variable_with_gradient(variable) else self._moment(variable, name))
+            for name, moments in zip(names, lists, strict=True):
+                moments.append(
+                    None if self._overwrite_variable_with_gradient(variable) else self._moment(variable, name)
+                )
         return lists
 
     def _moment(self, variable: Any, name: str) -> Any:
@@ -301,7 +303,7 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         keys, variables = set(store.keys()), self.variables
         saved = {key: store[key] for key in keys - {MARK}}
         if self.built and len(saved) == len(variables):
-            own = {name.lower() for name, found in vars(keras.optimizers).items() if isinstance(found, type)}
+            own = {name.lower() for name, entry in vars(keras.optimizers).items() if isinstance(entry, type)}
             layout, mark = self._layout(), store[MARK] if MARK in keys else None
             arrays = [np.asarray(saved[str(i)]) for i in range(len(variables))]
             family, arrays = recognise(arrays, writer_of(store, {*own, "adamomentum"}), mark, layout)
@@ -327,15 +329,15 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         ratio = (1 - self.beta_1) / (1 + self.beta_1)
         steps = int(arrays[0]) // (self.gradient_accumulation_steps or 1)
         accumulated = self.epsilon / (1 - self.beta_2) * (1 - self.beta_2**steps)
-        made = []
+        converted = []
         for i, (array, variable) in enumerate(zip(arrays, self.variables, strict=True)):
             if variable is self._learning_rate:
                 array = variable.numpy()
             elif i in layout.second:
                 largest = i >= layout.start + 2 * layout.moments
                 array = ratio * array.astype(variable.dtype) + largest * accumulated
-            made.append(array)
-        return made
+            converted.append(array)
+        return converted
 
     def get_config(self) -> dict[str, Any]:
         """Return what ``from_config`` makes this optimizer from again: its arguments, and what does not decay.
@@ -369,11 +371,11 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         """
         config = dict(config)
         names, mask = config.pop("undecayed_names", None), config.pop("undecayed_variables", ())
-        made: AdaMomentum = super().from_config(config, custom_objects)
+        optimizer: AdaMomentum = super().from_config(config, custom_objects)
         if names:
-            made.exclude_from_weight_decay(var_names=names)
-        made._undecayed_mask = tuple(mask)
-        return made
+            optimizer.exclude_from_weight_decay(var_names=names)
+        optimizer._undecayed_mask = tuple(mask)
+        return optimizer
 
 
 # For compile("adamomentum"), as for the names of Keras's own optimizers.

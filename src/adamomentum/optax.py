@@ -117,13 +117,13 @@ def scale_by_adamomentum(
             tree.flatten_up_to(state.nu_max) if amsgrad else [None] * len(leaves),
             strict=True,
         )
-        made = []
+        updated = []
         for i, (g, p, m, v, v_max) in enumerate(rows):
             if g is None:  # not trained in this step
-                made.append(_Leaf(None, m, v, v_max))
+                updated.append(_Leaf(None, m, v, v_max))
             else:
-                made.append(_update(g, m, v, v_max, numbers, dtype=_update_dtype(updates, i, g, p, m, v)))
-        columns = [jax.tree.unflatten(tree, [leaf[i] for leaf in made]) for i in range(4)]
+                updated.append(_update(g, m, v, v_max, numbers, dtype=_update_dtype(updates, i, g, p, m, v)))
+        columns = [jax.tree.unflatten(tree, [leaf[i] for leaf in updated]) for i in range(4)]
         return columns[0], ScaleByAdaMomentumState(count, columns[1], columns[2], columns[3] if amsgrad else None)
 
     return optax.GradientTransformation(init_fn, update_fn)
@@ -187,8 +187,10 @@ def adamomentum(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, Any]:
         # The moments have counted the updates: a count of its own would be another structure of state.
-        made, state = with_decay(weight_decay(state[0].count)).update(updates, state, params, **extra)
-        return made, state
+        decayed: tuple[optax.Updates, Any] = with_decay(weight_decay(state[0].count)).update(
+            updates, state, params, **extra
+        )
+        return decayed
 
     return optax.GradientTransformationExtraArgs(with_decay(0.0).init, update_fn)
 
