@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from adamomentum.theory.experiments import exits, floor, frequency, network, regret, selectivity, stationarity, trapping
+from adamomentum.theory.experiments import (
+    exits,
+    floor,
+    frequency,
+    network,
+    noise,
+    regret,
+    selectivity,
+    stationarity,
+    trapping,
+)
 
 
 @pytest.fixture
@@ -21,7 +31,15 @@ def small(monkeypatch) -> None:
         (exits, "LIMIT", 6000),
         (selectivity, "SIZES", (100, 60, 120, (25.0,))),
         (trapping, "STARTS", 200),
-        (network, "SIZES", (2, 2)),
+        (network, "SIZES", (2, 1)),
+        (noise, "SIGNAL", (250, 1000, 500)),
+        (noise, "FLOOR", (1500, 700, 500)),
+        (noise, "SEQUENCES", (200, 700)),
     ):
         monkeypatch.setitem(getattr(module, name), "quick", size)
-    monkeypatch.setitem(network.SIZES, "full", (3, 2))
+    monkeypatch.setitem(network.SIZES, "full", (2, 1))
+    monkeypatch.setattr(noise, "BETA1S", (0.5, 0.9, 0.99))
+    # Every fourth learning rate.
+    monkeypatch.setattr(trapping, "LRS", trapping.LRS[::4])
+    monkeypatch.setattr(trapping, "EQUAL", trapping.EQUAL // 4)
+    monkeypatch.setattr(trapping, "STEPS", 400)

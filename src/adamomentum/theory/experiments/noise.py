@@ -26,6 +26,12 @@ Name = Literal["adamomentum", "adam", "adabelief"]
 
 NAMES: tuple[Name, ...] = ("adamomentum", "adam", "adabelief")
 BETA2 = 0.999
+# Coordinates, steps to forget the start, and steps that are measured.
+SIGNAL: dict[Profile, tuple[int, int, int]] = {"quick": (250, 2000, 1000), "full": (2000, 4000, 4000)}
+FLOOR: dict[Profile, tuple[int, int, int]] = {"quick": (1500, 1000, 1000), "full": (6000, 3000, 4000)}
+# Sequences of each correlation, and their length.
+SEQUENCES: dict[Profile, tuple[int, int]] = {"quick": (200, 1500), "full": (1000, 10000)}
+BETA1S = (0.5, 0.8, 0.9, 0.95, 0.99)
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
@@ -45,7 +51,7 @@ def spread_of_v(beta1: float) -> float:
 
 def _signal_to_noise(profile: Profile, rng: np.random.Generator) -> Claim:
     rhos = np.array([0.0, 0.1, 0.23, 0.5, 1.0, 3.0])
-    rows, burn, steps = (250, 2000, 1000) if profile == "quick" else (2000, 4000, 4000)
+    rows, burn, steps = SIGNAL[profile]
     chance = 0.01
     shape = (rhos.size + 1, rows)
 
@@ -131,8 +137,7 @@ def on_quadratic(name: Name, lr: float, beta1: float, size: tuple[int, int, int]
 
 
 def _floor(profile: Profile, rng: np.random.Generator) -> Claim:
-    lr, beta1s = 0.02, (0.5, 0.8, 0.9, 0.95, 0.99)
-    size = (1500, 1000, 1000) if profile == "quick" else (6000, 3000, 4000)
+    lr, beta1s, size = 0.02, BETA1S, FLOOR[profile]
     both: tuple[Name, ...] = ("adamomentum", "adam")
     measured = {name: np.array([on_quadratic(name, lr, b, size, rng) for b in beta1s]) for name in both}
     factors = np.array([adam_equivalent_lr(1.0, b) for b in beta1s])
@@ -217,7 +222,7 @@ def momentum_ratios(name: str, phis: Array, rows: int, steps: int, rng: np.rando
 def _assumption_5(profile: Profile, rng: np.random.Generator) -> Claim:
     """Look for a noise that meets the assumption, and compute why there is none."""
     phis = np.array([-0.5, 0.0, 0.5, 0.9, 0.99, 0.999])
-    rows, steps = (200, 1500) if profile == "quick" else (1000, 10000)
+    rows, steps = SEQUENCES[profile]
     beta1 = 0.9
     required = assumption5(beta1).required
     ratio, error = momentum_ratios("adamomentum", phis, rows, steps, rng)
