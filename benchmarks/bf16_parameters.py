@@ -1,7 +1,7 @@
 """A language model with bfloat16 parameters beside float32 ones, for each way to round the parameters.
 
     python benchmarks/bf16_parameters.py [--seeds 3] [--steps 400] [--lr 1e-3] [--units 128] [--streams 20]
-        [--json FILE]
+        [--evaluated 20000] [--json FILE]
 
 An LSTM on the embedded Wikipedia excerpt; forward and backward pass in the parameters' dtype. Everything
 else is equal: initial weights, batches, learning rate, schedule.
@@ -21,7 +21,7 @@ from adamomentum import AdaMomentum
 from adamomentum.study import work
 from adamomentum.study.tasks.language.awd_lstm import AwdLstm
 
-WINDOW, EVALUATED = 35, 20_000
+WINDOW = 35
 RUNS = {
     "float32": (torch.float32, "nearest"),
     "bfloat16, nearest": (torch.bfloat16, "nearest"),
@@ -59,7 +59,7 @@ def train(data, dtype: torch.dtype, rounding: str, seed: int, args: argparse.Nam
         schedule.step()
         losses.append(loss.item())
     model.float().eval()
-    held_out = in_streams(torch.from_numpy(data.tokens["val"]).long()[:EVALUATED], streams)
+    held_out = in_streams(torch.from_numpy(data.tokens["val"]).long()[: args.evaluated], streams)
     with torch.no_grad():
         logits, _, _, _ = model(held_out[:-1], model.initial(streams))
     return losses, F.cross_entropy(logits.flatten(0, 1), held_out[1:].flatten()).item()
@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--units", type=int, default=128)
     parser.add_argument("--streams", type=int, default=20, help="running texts side by side, as in a batch")
+    parser.add_argument("--evaluated", type=int, default=20_000, help="words of the validation text")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     data = work.load("language-model", {"data": "wikipedia"}, {})

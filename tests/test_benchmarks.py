@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
-    "bf16_parameters": (["--seeds", "2", "--steps", "20", "--units", "8", "--streams", "2"], "precision.md"),
+    "bf16_parameters": (
+        ["--seeds", "1", "--steps", "20", "--units", "4", "--streams", "1", "--evaluated", "200"],
+        "precision.md",
+    ),
     "keras_step": (["--rounds", "2", "--scale", "0.01"], "keras.md"),
     "optax_step": (["--parameters", "4000", "--rounds", "2"], "optax.md"),
     "reduced_state_accuracy": (["--seeds", "2", "--epochs", "1"], "precision.md"),

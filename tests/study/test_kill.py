@@ -12,17 +12,47 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from study.mini import MINI, finished
+from study.arrays import make_arrays
+from study.mini import finished
 
-KILLS = 5
+from adamomentum.study import studyfile
+from adamomentum.study.engine import Folder, run_study
+from adamomentum.study.execute.local import LocalExecutor
+from adamomentum.study.work import Setup, run_planned
+
 RAY_KILLS = 2  # as often as a trial is started again: both may hit the same one
-# Long enough that a kill mostly hits trials under way.
-LONGER = MINI.replace("steps = 6", "steps = 60").replace("steps = 3", "steps = 60")
+# All rounds, few trials, and each long enough that a kill mostly hits some under way.
+STUDY = """
+name = "killed"
+[tuning]
+trials = 2
+extension = 1
+[default]
+seeds = 1
+[final]
+seeds = 2
+[optimizers]
+adamomentum = {}
+adamw = {}
+[[tasks]]
+name = "one"
+family = "image-classification"
+params = { data = "folder" }
+budget = { steps = 120, batch_size = 8, evaluations = 2 }
+"""
+# The command but for its report, which takes longer than all of these trials.
+COMMAND = """
+from adamomentum.cli import main
+from adamomentum.study import running
+running.write_report = lambda *arguments: None
+main()
+"""
 
 
 def start(study: Path, data: Path, out: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "adamomentum.cli", "study", "run", str(study), "--data", f"folder={data}"]
+    command = [sys.executable, "-c", COMMAND, "study", "run", str(study), "--data", f"folder={data}", "--workers", "2"]
     command += ["--out", str(out), "--checkpoint-minutes", "0.002", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -32,48 +62,58 @@ def children(pid: int) -> list[int]:
     return [int(p) for p in listed]
 
 
-def to_the_end(study: Path, data: Path, out: Path, *options: str) -> str:
-    process = start(study, data, out, *options)
-    output, _ = process.communicate(timeout=560)
-    assert process.returncode == 0, output
-    return output
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> tuple[Path, Path]:
+    """The study's file, and that of its data."""
+    folder = tmp_path_factory.mktemp("files")
+    x, y = make_arrays()
+    np.savez(folder / "tiny.npz", x=x, y=y)
+    (folder / "killed.toml").write_text(STUDY)
+    return folder / "killed.toml", folder / "tiny.npz"
 
 
-@pytest.fixture
-def files(tmp_path, tiny_npz):
-    study = tmp_path / "mini.toml"
-    study.write_text(LONGER)
-    return study, tiny_npz
+@pytest.fixture(scope="module")
+def undisturbed(files, tmp_path_factory) -> dict[str, dict]:
+    """What the study comes to when nothing is killed."""
+    study, data = files
+    folder = Folder(tmp_path_factory.mktemp("undisturbed"), studyfile.read(str(study)))
+    sources = {"folder": data}
+    known = folder.prepare_data(sources, lambda text: None)
+    folder.register()
+    with LocalExecutor(Setup(sources), 2, run_planned) as executor:
+        run_study(folder, known, executor, "cpu", lambda *a: None, lambda *a: None)
+    return finished(folder.root)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
-def test_kills_change_nothing(tmp_path, files) -> None:
-    to_the_end(*files, tmp_path / "undisturbed")
-    whole = finished(tmp_path / "undisturbed")
+def test_kills_change_nothing(tmp_path, files, undisturbed) -> None:
     out = tmp_path / "killed"
     rng = random.Random(0)
     counts = []
-    for k in range(KILLS):
+    # At any moment, starting up perhaps, however slow the machine is; under way; and under way after a worker's death,
+    # with which the run itself must go on.
+    for under_way, worker_dies in ((False, False), (True, False), (True, True)):
         before = written(out)
         process = start(*files, out)
-        if k % 5:  # the others are killed at any moment, starting up perhaps, however slow the machine is
+        if under_way:
             wait_until(lambda p=process, before=before: p.poll() is not None or written(out) != before)
-        time.sleep(rng.uniform(0.0, 4.0))
+        time.sleep(rng.uniform(0.0, 1.0 if under_way else 4.0))
         workers = children(process.pid)
-        if k % 4 == 3 and workers:
-            # A worker dies: the run itself must go on, and is then killed too.
+        if worker_dies:
             os.kill(rng.choice(workers), signal.SIGKILL)
             time.sleep(rng.uniform(0.5, 2.0))
+        assert process.poll() is None, process.stdout.read()
         process.kill()
         process.wait()
         for worker in workers:
             wait_for_the_end_of(worker)
         counts.append(len(finished(out)))
     assert counts == sorted(counts)
-    assert counts[-1] > 0
-    to_the_end(*files, out)
-    assert finished(out) == whole
+    process = start(*files, out)
+    output, _ = process.communicate(timeout=560)
+    assert process.returncode == 0, output
+    assert finished(out) == undisturbed
     assert not list(out.glob("store/failed/*.json"))
     assert not list((out / "checkpoints").glob("*.pt"))
 
@@ -152,15 +192,10 @@ def trials_under_way(driver: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc to find Ray's workers")
-def test_ray_gives_the_same_results_though_workers_are_killed(tmp_path, files) -> None:
+def test_ray_gives_the_same_results_though_workers_are_killed(tmp_path, files, undisturbed) -> None:
     pytest.importorskip("ray")
-    study, data = files
-    # Trials long enough to be hit, and no more of them than it takes.
-    study.write_text(LONGER.replace("steps = 60", "steps = 150").replace("trials = 4", "trials = 2"))
-    options = ("--tasks", "two", "--workers", "2")
-    to_the_end(study, data, tmp_path / "local", *options)
     out = tmp_path / "ray"
-    process = start(study, data, out, *options, "--executor", "ray")
+    process = start(*files, out, "--executor", "ray")
     killed = 0
     while process.poll() is None and killed < RAY_KILLS:
         before = written(out)
@@ -171,5 +206,5 @@ def test_ray_gives_the_same_results_though_workers_are_killed(tmp_path, files) -
     output, _ = process.communicate(timeout=560)
     assert process.returncode == 0, output
     assert killed == RAY_KILLS
-    assert finished(out) == finished(tmp_path / "local")
+    assert finished(out) == undisturbed
     assert not list(out.glob("store/failed/*.json"))

@@ -39,10 +39,15 @@ def small(monkeypatch) -> None:
         (exits, "LIMIT", 6000),
         (selectivity, "SIZES", (100, 60, 120, (25.0,))),
         (trapping, "STARTS", 200),
-        (network, "SIZES", (2, 2)),
+        (network, "SIZES", (2, 1)),
     ):
         monkeypatch.setitem(getattr(module, name), "quick", size)
-    monkeypatch.setitem(network.SIZES, "full", (3, 2))
+    monkeypatch.setitem(network.SIZES, "full", (2, 1))
+    monkeypatch.setattr(noise, "BETA1S", (0.5, 0.9, 0.99))
+    # Every fourth learning rate.
+    monkeypatch.setattr(trapping, "LRS", trapping.LRS[::4])
+    monkeypatch.setattr(trapping, "EQUAL", trapping.EQUAL // 4)
+    monkeypatch.setattr(trapping, "STEPS", 400)
     # Streams that mislead sooner, at a smaller beta1.
     monkeypatch.setattr(regret, "LONG_BETAS", (0.8, 0.96))
     monkeypatch.setattr(regret, "LONG_PERIOD", 41)

@@ -8,7 +8,7 @@ import pytest
 from theory.faults import ON_DEMAND
 
 from adamomentum.theory import experiments
-from adamomentum.theory.run import run_all
+from adamomentum.theory.run import run_all, run_experiment
 
 
 @pytest.mark.slow
@@ -23,8 +23,8 @@ def test_an_interrupt_does_not_wait_for_what_is_under_way() -> None:
 @pytest.mark.slow
 def test_numbers_do_not_depend_on_the_workers() -> None:
     """Nor on which experiments run beside."""
-    known = experiments.by_name()
-    one = dict(run_all({"algorithm": known["algorithm"]}, "quick", 3, 1))
-    two = dict(run_all({name: known[name] for name in ("startup", "algorithm")}, "quick", 3, 2))
-    assert set(two) == {"startup", "algorithm"}
-    assert one["algorithm"][0].data == two["algorithm"][0].data
+    algorithm = experiments.by_name()["algorithm"]
+    here = run_experiment("algorithm", algorithm, "quick", 3)
+    there = dict(run_all({"good": ON_DEMAND["good"], "algorithm": algorithm}, "quick", 3, 2))
+    assert set(there) == {"good", "algorithm"}
+    assert there["algorithm"][0].data == here[0].data

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from theory.faults import assert_drawn
@@ -10,6 +12,7 @@ from torch import nn
 import adamomentum
 from adamomentum.study import work
 from adamomentum.study.data.base import DataError
+from adamomentum.theory import sharpness
 from adamomentum.theory.experiments import network
 
 
@@ -26,7 +29,8 @@ def test_signal_of_equal_and_of_opposite_batches() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
-def test_what_full_adds() -> None:
+def test_what_full_adds(monkeypatch) -> None:
+    monkeypatch.setattr(sharpness, "top_eigenvalue", partial(sharpness.top_eigenvalue, iterations=10))
     claims = {claim.key: claim for claim in network.run("full", 0)}
     assert set(claims) == {"network-noise", "network-flatness"}
     assert not claims["network-flatness"].control.holds

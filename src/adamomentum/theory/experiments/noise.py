@@ -31,6 +31,7 @@ BETA2 = 0.999
 MEANS = {"quick": (250, 2000, 1000), "full": (2000, 4000, 4000)}
 QUADRATIC = {"quick": (1500, 1000, 1000), "full": (6000, 3000, 4000)}
 CORRELATED = {"quick": (200, 200, 1500), "full": (1000, 200, 10000)}
+BETA1S = (0.5, 0.8, 0.9, 0.95, 0.99)
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
@@ -136,8 +137,7 @@ def on_quadratic(name: Name, lr: float, beta1: float, size: tuple[int, int, int]
 
 
 def _floor(profile: Profile, rng: np.random.Generator) -> Claim:
-    lr, beta1s = 0.02, (0.5, 0.8, 0.9, 0.95, 0.99)
-    size = QUADRATIC[profile]
+    lr, beta1s, size = 0.02, BETA1S, QUADRATIC[profile]
     both: tuple[Name, ...] = ("adamomentum", "adam")
     measured = {name: np.array([on_quadratic(name, lr, b, size, rng) for b in beta1s]) for name in both}
     factors = np.array([adam_equivalent_lr(1.0, b) for b in beta1s])
