@@ -18,7 +18,7 @@ SMALL = {
     "keras_step": (["--rounds", "2", "--scale", "0.01"], "keras.md"),
     "optax_step": (["--parameters", "4000", "--rounds", "2"], "optax.md"),
     "reduced_state_accuracy": (["--seeds", "2", "--epochs", "1"], "precision.md"),
-    "release_checks": (["--passes", "2"], None),
+    "release_checks": (["--passes", "1"], None),
     "release_memory": (["--rounds", "1", "--width", "8", "--blocks", "1"], "precision.md"),
     "update_length": (["--seeds", "1", "--steps", "3"], "coming-from-adam.md"),
     "rounding_time": (["--elements", "2000", "--rounds", "2"], "precision.md"),

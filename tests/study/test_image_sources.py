@@ -273,7 +273,8 @@ def test_imagenets_network_trains(tiny_imagenet) -> None:
 def test_imagenet_in_bfloat16(tiny_imagenet) -> None:
     params = {"data": "imagenet", "model": "small-resnet", "augment": "rrc-flip"}
     data = ImageClassification().load(params, tiny_imagenet)
-    bfloat16_stays_near(spec_of("image-classification", data, params, lr=1e-4), data, 0.05)
+    budget = Budget(steps=2, batch_size=4, evaluations=1)
+    bfloat16_stays_near(spec_of("image-classification", data, params, lr=1e-4, budget=budget), data, 0.05)
 
 
 @pytest.mark.distributed

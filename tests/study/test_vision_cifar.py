@@ -193,6 +193,13 @@ def tiny(tmp_path_factory):
     return ImageClassification().load(AS_RUN, folder)
 
 
+@pytest.fixture(scope="module")
+def tiniest(tmp_path_factory):
+    """For networks of the paper's size, which take a second an image."""
+    folder = write_folder(tmp_path_factory.mktemp("cifar"), "cifar10", rows_of("cifar10", 4))
+    return ImageClassification().load(AS_RUN, folder)
+
+
 def spec(data, params, **budget):
     lr = budget.pop("lr", 3e-3)
     return spec_of("image-classification", data, params, "adamomentum", lr, budget=Budget(**budget))
@@ -200,16 +207,18 @@ def spec(data, params, **budget):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["vgg16-bn", "resnet34", "densenet121"])
-def test_the_papers_networks_go_on_bit_for_bit(tiny, model) -> None:
-    whole = goes_on(spec(tiny, {**AS_RUN, "model": model}, lr=1e-4, steps=3, batch_size=8, evaluations=3), tiny, [2])
+def test_the_papers_networks_go_on_bit_for_bit(tiniest, model) -> None:
+    params = {**AS_RUN, "model": model}
+    whole = goes_on(spec(tiniest, params, lr=1e-4, steps=3, batch_size=4, evaluations=1), tiniest, [2])
     assert whole.status == "ok"
     assert {"test_accuracy", "test_loss"} <= set(whole.final)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["vgg16-bn", "resnet34", "densenet121"])
-def test_the_papers_networks_in_bfloat16(tiny, model) -> None:
-    bfloat16_stays_near(spec(tiny, {"data": "cifar10", "model": model}, lr=1e-5, steps=2, batch_size=8), tiny, 0.05)
+def test_the_papers_networks_in_bfloat16(tiniest, model) -> None:
+    params = {"data": "cifar10", "model": model}
+    bfloat16_stays_near(spec(tiniest, params, lr=1e-5, steps=2, batch_size=4, evaluations=1), tiniest, 0.05)
 
 
 def test_augmentation_goes_on_bit_for_bit(tiny) -> None:
