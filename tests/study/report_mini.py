@@ -180,8 +180,8 @@ def run(root: Path, study: Study, fake: Fake) -> Folder:
                 store.put(t.spec, result)
 
 
-def gathered(tmp_path, fake=None, names=("digits",)):
-    results = gather(run(tmp_path / "study", study(*names), fake or Fake()))
+def gathered(tmp_path, fake, names=("digits",)):
+    results = gather(run(tmp_path / "study", study(*names), fake))
     return results, build(results)
 
 

@@ -56,6 +56,12 @@ def test_a_spec_survives_json(values) -> None:
     assert again.trial_id == first.trial_id
 
 
+def test_a_copy_has_an_id_of_its_own() -> None:
+    first = spec()
+    assert first.trial_id == first.model_copy().trial_id
+    assert first.model_copy(update={"replicate": 7}).trial_id == spec(replicate=7).trial_id != first.trial_id
+
+
 def test_golden_id() -> None:
     # Stored trials are found by this value: a change orphans every store out there.
     assert spec().trial_id == "6f140d2945d47cab"

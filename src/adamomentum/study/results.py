@@ -106,7 +106,7 @@ def gather(folder: Folder, device: str = "cpu") -> StudyResults:
     plan, results = folder.results(device)
     study = folder.study
     rows: list[dict[str, object]] = []
-    frames: list[pd.DataFrame] = []
+    frames: dict[tuple[object, ...], pd.DataFrame] = {}
     missing: dict[tuple[str, str, str], int] = {}
     for planned in plan.trials:
         spec, result = planned.spec, results.get(planned.spec.trial_id)
@@ -135,9 +135,7 @@ def gather(folder: Folder, device: str = "cpu") -> StudyResults:
         if planned.role in ("final", "default") and result.curve.get("step"):
             frame = pd.DataFrame(result.curve).astype(float)
             frame["seconds"] = frame["step"] * result.timing.get("ms_per_step", 0.0) / 1e3
-            for key in CURVE_KEYS:
-                frame.insert(0, key, str(rows[-1][key]) if key != "replicate" else spec.replicate)
-            frames.append(frame)
+            frames[tuple(rows[-1][key] for key in CURVE_KEYS)] = frame
     return StudyResults(
         study=study,
         data=folder.data(),
@@ -163,11 +161,10 @@ def _table(rows: Sequence[dict[str, object]], first: list[str]) -> pd.DataFrame:
     return table[[*first, *numbers]]
 
 
-def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+def _joined(frames: Mapping[tuple[object, ...], pd.DataFrame]) -> pd.DataFrame:
     if not frames:
         return pd.DataFrame(columns=[*CURVE_KEYS, "step", "seconds", "train_loss"])
-    joined = pd.concat(frames, ignore_index=True)
-    return joined[[*CURVE_KEYS, *(column for column in joined if column not in CURVE_KEYS)]]
+    return pd.concat(frames, names=CURVE_KEYS).reset_index(CURVE_KEYS).reset_index(drop=True)
 
 
 def family_of(results: StudyResults, task: str) -> Family:

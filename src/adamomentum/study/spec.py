@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from numbers import Real
 from typing import Annotated, Any, Literal
 
@@ -202,10 +203,16 @@ class TrialSpec(_Frozen):
         """Return the spec as JSON with sorted keys: the text that is hashed."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
-    @property
+    @cached_property
     def trial_id(self) -> str:
-        """The first 16 hex digits of the SHA-256 of ``canonical()``."""
+        """The first 16 hex digits of the SHA-256 of ``canonical()``. Planning asks for each some 40 times."""
         return digest([self.canonical()])
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> TrialSpec:
+        """Return a copy, with other values of the fields in ``update``, and so with another id."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("trial_id", None)
+        return copy
 
     def seed(self, role: str) -> int:
         """Return the seed of one role (``init``, ``order``, ...), in 0..2**63-1.

@@ -82,7 +82,7 @@ def test_a_reference_that_nothing_could_train_is_worst_too(tmp_path) -> None:
 
 
 def test_a_game_has_no_training_loss_to_compare(tmp_path) -> None:
-    results, made = gathered(tmp_path, names=("pictures",))
+    results, made = gathered(tmp_path, Fake(), ("pictures",))
     assert made.loss_comparisons == []
     _, found = verdicts(results, made)
     assert found[1] == "not tested: the study has no vision task"

@@ -1,4 +1,4 @@
-"""The figures of a report: drawn the same again, and each optimizer told from the others."""
+"""The figures of a report: each optimizer is told from the others. That they are drawn the same is in test_page.py."""
 
 from __future__ import annotations
 
@@ -6,17 +6,7 @@ from study.report_mini import Fake, run, study
 
 from adamomentum.study import registry
 from adamomentum.study.report import figures
-from adamomentum.study.report.tables import build
 from adamomentum.study.results import gather
-
-
-def test_figures_are_the_same_when_drawn_again(tmp_path) -> None:
-    results = gather(run(tmp_path / "study", study("pictures"), Fake()))
-    for name in ("a", "b"):
-        figures.draw(results, build(results), tmp_path / name)
-    for path in (tmp_path / "a").glob("*.svg"):
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
-    assert len(list((tmp_path / "a").glob("*.svg"))) == len(figures.PER_TASK) + 2
 
 
 def test_every_optimizer_has_a_key_of_its_own(tmp_path) -> None:

@@ -4,30 +4,50 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from study.report_mini import Fake, run, study
+from unrendered import savefig
 
 from adamomentum import page
+from adamomentum.page import figures as page_figures
 from adamomentum.page.figures import INK
 from adamomentum.study.engine import Folder
+from adamomentum.study.report import figures
 from adamomentum.study.report import page as report
-from adamomentum.study.report.figures import PER_TASK
-from adamomentum.study.results import gather
 from adamomentum.study.studyfile import StudyError
 
 
-def write(folder: Folder) -> str:
-    return report.write(folder, "cpu", "adamomentum study report <made-up>").read_text()
+def write(folder: Folder, known: report.Numbers | None = None) -> str:
+    return report.write(folder, "cpu", "adamomentum study report <made-up>", known).read_text()
 
 
 @pytest.fixture(scope="module")
-def complete(tmp_path_factory) -> tuple[Folder, str]:
+def numbers(tmp_path_factory) -> tuple[Folder, report.Numbers]:
     folder = run(tmp_path_factory.mktemp("complete"), study(), Fake())
-    return folder, write(folder)
+    return folder, report.numbers(folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def complete(numbers) -> tuple[Folder, str]:
+    """Figures of one task and of all together are rendered, not those of other tasks: the same with other numbers."""
+    folder, known = numbers
+    real = page_figures.save
+
+    def save(figure, name: str, place: Path) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            if name.endswith(("-words", "-sentences", "-pictures")):
+                patch.setattr(Figure, "savefig", savefig)
+            return real(figure, name, place)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_figures, "save", save)
+        return folder, write(folder, known)
 
 
 class Tags(HTMLParser):
@@ -88,6 +108,7 @@ def test_a_complete_study(complete) -> None:
     for task in folder.study.tasks:
         assert f'id="task-{task.name}"' in page
     assert page.count('class="card claim"') >= 3
+    assert "Below 6 tasks no test" in page
     assert "prove" not in page
 
 
@@ -125,21 +146,31 @@ def test_files_of_figures_stand_on_white_and_those_in_the_page_on_its_own_ground
     assert page.count("currentColor") > len(files)
 
 
+def test_figures_are_the_same_when_drawn_again(numbers, complete, tmp_path, monkeypatch) -> None:
+    folder, (results, tables) = numbers
+    monkeypatch.setattr(figures, "PER_TASK", ("finals", "curves"))
+    figures.draw(replace(results, study=folder.study.only(("digits",))), tables, tmp_path)
+    names = {"finals-digits.svg", "curves-digits.svg", "scores.svg", "profile.svg"}
+    assert {path.name for path in tmp_path.glob("*.svg")} == {*names, "forest.svg"}
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (folder.report / "figures" / name).read_bytes()
+
+
 def test_text_in_figures_is_text(complete) -> None:
     assert re.search(r"<text[^>]*>SGD \+ momentum</text>", complete[1])
 
 
-def test_a_complete_study_leaves_files_for_others(complete) -> None:
-    folder, _ = complete
-    results = gather(folder)
+def test_a_complete_study_leaves_files_for_others(numbers, complete) -> None:
+    folder, (results, _) = numbers
     pd.testing.assert_frame_equal(pd.read_parquet(folder.report / "report.parquet"), results.trials, check_dtype=False)
-    for kind in PER_TASK:
+    for kind in figures.PER_TASK:
         for task in folder.study.tasks:
             if (kind, task.name) == ("training", "pictures"):
                 continue
             name = f"{kind}-{task.name}"
             assert "<svg" in (folder.report / "figures" / f"{name}.svg").read_text()
             assert (folder.report / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert len(list((folder.report / "figures").glob("*.svg"))) == 4 * len(figures.PER_TASK) - 1 + 3
     for name in ("results-digits", "differences", "tracks", "steps-to-target", "controls", "all-tasks", "cost"):
         table = pd.read_csv(folder.report / "tables" / f"{name}.csv")
         assert len(table)

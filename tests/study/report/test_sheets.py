@@ -15,8 +15,8 @@ from adamomentum.study.report.sheets import Sheets, bytes_per_parameter
 pytestmark = pytest.mark.usefixtures("unrendered")
 
 
-def test_files_hold_the_numbers_of_the_page(tmp_path) -> None:
-    results, tables = gathered(tmp_path)
+def test_files_hold_the_numbers_of_the_page(whole) -> None:
+    results, tables = whole
     sheets = Sheets(results, tables).every()
     sheet = sheets["task digits"]
     frame = sheet.frame[sheet.frame["track"] == "tuned"].set_index("optimizer")
@@ -46,8 +46,8 @@ def test_a_single_interval_that_excludes_0_is_not_enough_after_correction(tmp_pa
     assert any("not after correction" in text for text in readings.values())
 
 
-def test_report_is_labelled_by_names_in_csv(tmp_path) -> None:
-    results, tables = gathered(tmp_path)
+def test_report_is_labelled_by_names_in_csv(whole) -> None:
+    results, tables = whole
     frame = Sheets(results, tables).every()["tracks"].frame
     assert isinstance(frame, pd.DataFrame)
     assert set(frame["optimizer"]) == {"adamomentum", "adamw", "sgdm", "adabelief"}

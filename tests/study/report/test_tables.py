@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
-from study.report_mini import TEXT, Fake, comparison, final, gathered, run, status, study
+from study.report_mini import TEXT, Fake, comparison, final, gathered, run, status
 
 from adamomentum.study import studyfile
 from adamomentum.study.report.claims import Count, Judge, undecidable
@@ -20,8 +20,8 @@ from adamomentum.study.results import gather
 pytestmark = pytest.mark.usefixtures("unrendered")
 
 
-def test_tables_are_what_scipy_makes_of_the_trials(tmp_path) -> None:
-    results, tables = gathered(tmp_path)
+def test_tables_are_what_scipy_makes_of_the_trials(whole) -> None:
+    results, tables = whole
     row = tables.row("digits", "adamw")
     runs = final(results, "digits", "adamw", "test_accuracy")
     low, high = scipy_stats.t.interval(0.95, 7, runs.mean(), scipy_stats.sem(runs))
@@ -106,9 +106,9 @@ def test_target_is_the_best_baselines_and_half_of_its_runs_reach_it(tmp_path) ->
     assert shown[5:7] == ["not reached (0/8)", "–"]
 
 
-def test_one_failed_run_moves_neither_target_nor_scores_away(tmp_path) -> None:
-    whole = build(gather(run(tmp_path / "whole", study("digits"), Fake())))
-    assert (whole.targets["digits"].baseline, whole.targets["digits"].complete) == ("sgdm", True)
+def test_one_failed_run_moves_neither_target_nor_scores_away(tmp_path, whole) -> None:
+    target = whole[1].targets["digits"]
+    assert (target.baseline, target.complete) == ("sgdm", True)
     _, tables = gathered(tmp_path, Fake(status=status("final", "sgdm", {7}, "error")))
     assert (tables.targets["digits"].baseline, tables.targets["digits"].complete) == ("sgdm", False)
     assert tables.across.partial == ["digits"]
@@ -131,8 +131,8 @@ def test_what_nothing_could_train_is_worst_without_a_test(tmp_path) -> None:
     assert tables.evp["digits", "sgdm"] == [math.inf] * 4
 
 
-def test_tuning_curves_average_over_seeds_and_leave_the_extension_out(tmp_path) -> None:
-    results, tables = gathered(tmp_path)
+def test_tuning_curves_average_over_seeds_and_leave_the_extension_out(whole) -> None:
+    results, tables = whole
     t = results.trials
     first = t[(t["role"] == "tune") & (t["optimizer"] == "adamw") & (t["point"] < 4)]["val_loss"]
     assert tables.evp["digits", "adamw"][0] == pytest.approx(first.mean())
