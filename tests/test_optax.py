@@ -450,9 +450,9 @@ def test_schedules() -> None:
     schedule = optax.warmup_cosine_decay_schedule(0.0, 0.1, 2, 5)
     params, state = PARAMS, None
     plain = scale_by_adamomentum()
-    state = plain.init(params)
+    state, update = plain.init(params), jax.jit(plain.update)
     for t in range(5):
-        updates, state = plain.update(jax.grad(quadratic)(params), state)
+        updates, state = update(jax.grad(quadratic)(params), state)
         params = jax.tree.map(lambda p, u, t=t: p - schedule(t) * u, params, updates)
     close(run(adamomentum(schedule), PARAMS)[0], params)
 
@@ -517,10 +517,10 @@ def test_accumulated_gradients() -> None:
     """MultiSteps of two halves is one step of their mean."""
     optimizer = optax.MultiSteps(adamomentum(0.1), every_k_schedule=2)
     halves = lambda scale: lambda params: jax.tree.map(lambda g: scale * g, jax.grad(quadratic)(params))
-    state, params = optimizer.init(PARAMS), PARAMS
+    state, params, update = optimizer.init(PARAMS), PARAMS, jax.jit(optimizer.update)
     for _ in range(5):
         for scale in (0.5, 1.5):
-            updates, state = optimizer.update(halves(scale)(params), state, params)
+            updates, state = update(halves(scale)(params), state, params)
             params = optax.apply_updates(params, updates)
     close(params, run(adamomentum(0.1), PARAMS)[0])
 
@@ -763,9 +763,10 @@ def test_a_state_of_adam_goes_on_as_the_error_says() -> None:
     grads = [jnp.asarray(rng.standard_normal(500), "float32") for _ in range(300)]
     theirs, own = optax.scale_by_adam(b2=0.99), scale_by_adamomentum(b2=0.99)
     s, state, b1 = theirs.init(grads[0]), own.init(grads[0]), 0.9
+    their_update, update = jax.jit(theirs.update), jax.jit(own.update)
     for g in grads:
-        _, s = theirs.update(g, s)
-        wanted, state = own.update(g, state)
+        _, s = their_update(g, s)
+        wanted, state = update(g, state)
     converted = ScaleByAdaMomentumState(s.count, s.mu, jax.tree.map(lambda nu: nu * (1 - b1) / (1 + b1), s.nu), None)
     wanted, found = (own.update(grads[0], each)[0] for each in (state, converted))
     assert float(jnp.abs(found).mean() / jnp.abs(wanted).mean()) == pytest.approx(1, rel=0.05)

@@ -120,6 +120,13 @@ def test_show_prints_a_trial_by_its_first_digits(files) -> None:
     assert "begin with ''" in call("show", "", "--out", out, code=1)
 
 
+@pytest.fixture
+def unreported(monkeypatch) -> None:
+    """Runs end without a report: what is in one is tested elsewhere."""
+    monkeypatch.setattr(running, "write_report", lambda *_: None)
+
+
+@pytest.mark.usefixtures("unreported")
 def test_an_export_can_be_taken_up_elsewhere_and_reported_on(files, tmp_path) -> None:
     study, data, out = files
     call("export", study, "--out", out, "--to", tmp_path / "a")
@@ -189,6 +196,7 @@ def test_wrong_input_is_named(files, tmp_path) -> None:
     assert "bad.toml: tuning.trials" in call("plan", tmp_path / "bad.toml", code=1)
 
 
+@pytest.mark.usefixtures("unreported")
 def test_some_tasks_are_no_edit_of_the_study(files) -> None:
     study, data, out = files
     before = json.loads((out / "study.json").read_text())
@@ -403,8 +411,8 @@ def own(beside):
     return beside("own.toml", OWN, "beside_the_study", CODE)
 
 
-def test_an_optimizer_beside_the_study_file_is_found(own, tiny_npz, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(running, "write_report", lambda *_: None)
+@pytest.mark.usefixtures("unreported")
+def test_an_optimizer_beside_the_study_file_is_found(own, tiny_npz, tmp_path) -> None:
     arguments = ("--data", f"folder={tiny_npz}", "--out", tmp_path / "out")
     call("run", own, *arguments, "--workers", 1)
     assert len(list((tmp_path / "out").glob("store/??/*.json"))) == 2

@@ -87,8 +87,9 @@ def test_a_study_runs_to_its_end_and_then_has_nothing_to_do(finished) -> None:
 
 
 def test_an_interrupted_study_goes_on_and_ends_as_if_nothing_had_been(tmp_path, study, finished) -> None:
-    _, npz, _, undisturbed, _ = finished
-    folder = Folder(tmp_path / "cut", study)
+    _, npz, made, results, _ = finished
+    folder = Folder(tmp_path / "cut", study.only(("two",)))
+    undisturbed = {t.spec.trial_id: results[t.spec.trial_id] for t in made.trials if t.task == "two"}
 
     def stop_after_nine(spec, count) -> None:
         if count == 9:

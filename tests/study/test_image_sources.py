@@ -257,7 +257,7 @@ def pixels_of_a_gradient(seed: int) -> bool:
 def test_imagenet_goes_on_in_the_middle_of_an_epoch_bit_for_bit(tiny_imagenet) -> None:
     params = {"data": "imagenet", "model": "small-resnet", "augment": "rrc-flip"}
     data = ImageClassification().load(params, tiny_imagenet)
-    budget = Budget(steps=9, batch_size=6, evaluations=3)
+    budget = Budget(steps=6, batch_size=6, evaluations=2)
     goes_on(spec_of("image-classification", data, params, budget=budget), data, [4])
 
 

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
@@ -135,6 +135,7 @@ def test_wilcoxon_is_exact_with_ties_and_zeros(pairs) -> None:
         assert (paired.wilcoxon_p == pytest.approx(paired.wilcoxon_floor)) == (same_sign or len(d) == 1)
 
 
+@settings(max_examples=50)
 @given(PAIRS_WITH_LOSSES, st.sampled_from(["lower", "higher"]))
 def test_exchanging_the_two_mirrors_everything(pairs, better) -> None:
     a, b = split(pairs)
@@ -152,6 +153,7 @@ def test_exchanging_the_two_mirrors_everything(pairs, better) -> None:
         assert one.d_z == pytest.approx(-other.d_z)
 
 
+@settings(max_examples=50)
 @given(PAIRS_WITH_LOSSES, st.sampled_from([0.01, 8.0, 1000.0]))
 def test_the_unit_does_not_matter(pairs, factor) -> None:
     a, b = split(pairs)
