@@ -643,7 +643,8 @@ def unsynchronized_worker(rank: int, folder: Path) -> None:
     for name, (pattern, passes) in SYNCHRONIZED.items():
         for replicated in (False, True):
             model = make_model()
-            shape, names = ((2, 1), ("replicate", "shard")) if replicated else ((2,), ("shard",))
+            count = dist.get_world_size()
+            shape, names = ((count, 1), ("replicate", "shard")) if replicated else ((count,), ("shard",))
             mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
             for module in (model[0], model[2], model):
                 fully_shard(module, mesh=mesh)
@@ -672,9 +673,9 @@ def unsynchronized_worker(rank: int, folder: Path) -> None:
     torch.save(results, folder / f"{rank}.pt")
 
 
-@pytest.mark.slow
 @pytest.mark.distributed
-def test_passes_without_synchronization_count_under_release(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_passes_without_synchronization_count_under_release(tmp_path: Path, processes: int) -> None:
     """In a loop without ``step()``."""
     expected = {}
     for name, (pattern, _) in SYNCHRONIZED.items():
@@ -686,7 +687,7 @@ def test_passes_without_synchronization_count_under_release(tmp_path: Path) -> N
                 optimizer.step()
                 optimizer.zero_grad()
         expected[name] = values(model)
-    for results in run_in_processes(unsynchronized_worker, 2, tmp_path):
+    for results in run_in_processes(unsynchronized_worker, processes, tmp_path):
         for kind, result in results.items():
             assert_close(result, expected[kind.rpartition(",")[0]], 1e-9)
 
