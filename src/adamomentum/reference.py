@@ -22,7 +22,8 @@ added to v at every step, where it accumulates, instead of once to the root: the
 denominator is sqrt(eps / (1 - beta2)).
 
 What is not in Algorithm 1 is a switch, off by default: ``amsgrad``, the three kinds of weight decay,
-``rectify`` and ``maximize`` follow the paper's experiments; ``full_bias_correction`` is this library's own.
+``rectify`` and ``maximize`` follow the paper's experiments; ``full_bias_correction``, and ``adjust_lr``,
+``second_moment`` and ``nesterov``, which make a drop-in for AdamW, are this library's own.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["State", "rectification", "step"]
+__all__ = ["State", "rectification", "step", "white_noise_mean"]
 
 Array = NDArray[np.float64]
 
@@ -79,6 +80,44 @@ def rectification(t: int, beta2: float) -> float | None:
     return math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
 
 
+def white_noise_mean(
+    t: float, betas: tuple[float, float], *, lookahead: bool = False, passes: float = 1.0
+) -> float:
+    """Return kappa_t, the mean of v_t (eps aside) for gradients that are white noise of variance 1.
+
+    What v averages the square of is x_t = p m_{t-1} + q g_t: the momentum with p = beta1, q = 1 - beta1, the
+    look-ahead momentum with p = beta1^2, q = 1 - beta1^2. As g_t is independent of m_{t-1}, whose variance is
+    c (1 - beta1^(2(t-1))) with c = (1 - beta1) / (1 + beta1),
+
+        E x_t^2 = q^2 + p^2 c (1 - beta1^(2(t-1)))
+        kappa_t = (1 - beta2) sum_s beta2^(t-s) E x_s^2
+                = q^2 (1 - beta2^t) + p^2 c [(1 - beta2^t) - (1 - beta2) (beta2^t - a^t) / (beta2 - a)],  a = beta1^2.
+
+    Of K micro-batches whose gradients were not kept, K times the last one's stands for the sum: its variance
+    is K, so q^2 grows by (1 - beta1)^2 (K - 1).
+
+    Args:
+        t: step number, from 1.
+        betas: decay rates (beta1, beta2) of the two moments.
+        lookahead: whether x is the look-ahead momentum.
+        passes: K, for the look-ahead momentum alone.
+
+    Returns:
+        kappa_t, to a relative error of 1e-12 also where beta2 is near beta1^2.
+    """
+    beta1, beta2 = betas
+    p, q2 = (beta1**2, (1 - beta1**2) ** 2 + (1 - beta1) ** 2 * (passes - 1)) if lookahead else (beta1, (1 - beta1) ** 2)
+    c = (1 - beta1) / (1 + beta1)
+    correction2 = -math.expm1(t * math.log(beta2)) if beta2 else 1.0
+
+    # (beta2^t - a^t) / (beta2 - a) = high^(t-1) (1 - (low / high)^t) / (1 - low / high), the last quotient t at 1.
+    high, low = max(beta1**2, beta2), min(beta1**2, beta2)
+    gap = (high - low) / high if low else 1.0
+    ratio = t if gap == 0 else 1.0 if gap == 1 else -math.expm1(t * math.log1p(-gap)) / gap
+    later = correction2 - (1 - beta2) * high ** (t - 1) * ratio
+    return q2 * correction2 + p**2 * c * later
+
+
 def step(
     theta: ArrayLike,
     grad: ArrayLike,
@@ -94,6 +133,11 @@ def step(
     rectify: bool = False,
     full_bias_correction: bool = False,
     maximize: bool = False,
+    adjust_lr: str | None = None,
+    second_moment: str | None = None,
+    nesterov: bool = False,
+    last_grad: ArrayLike | None = None,
+    passes: int = 1,
 ) -> tuple[Array, State]:
     """Make one step of Algorithm 1 on one parameter array.
 
@@ -115,6 +159,14 @@ def step(
         full_bias_correction: average the square of ``m_hat`` in v instead of that of ``m``. The first step
             is then lr instead of lr / (1 - beta1).
         maximize: follow the gradient upwards.
+        adjust_lr: "match_rms_adamw" divides v by its mean in white noise, :func:`white_noise_mean`, instead of
+            by 1 - beta2^t: steps are as long as AdamW's at the same lr. Not with ``full_bias_correction``.
+        second_moment: what v averages the square of: "momentum", or "lookahead" for beta1 m + (1 - beta1) g.
+            None is "lookahead" with ``adjust_lr`` or ``nesterov``, else "momentum".
+        nesterov: move by the look-ahead momentum over 1 - beta1^(t+1), the sum of its weights, instead of m_hat.
+        last_grad: with gradients released as they come, the last micro-batch's, shape S; ``passes`` times this
+            stands in the look-ahead momentum for ``grad``, their sum. None: ``grad`` itself.
+        passes: micro-batches a step, 1 without ``last_grad``.
 
     Returns:
         theta_t, and the state after t steps. The arguments are not changed.
@@ -123,21 +175,26 @@ def step(
     beta1, beta2 = betas
     t = state.step + 1
 
+    ahead = g if last_grad is None else passes * np.asarray(last_grad, np.float64)
+
     if maximize:
-        g = -g
+        g, ahead = -g, -ahead
     if not decoupled_weight_decay:
-        g = g + weight_decay * theta
+        g, ahead = g + weight_decay * theta, ahead + weight_decay * theta
     elif fixed_decay:
         theta = theta * (1 - weight_decay) if lr != 0 else theta
     else:
         theta = theta * (1 - lr * weight_decay)
 
     m = beta1 * state.m + (1 - beta1) * g
-    m_hat = m / (1 - beta1**t)
-    squared = m_hat**2 if full_bias_correction else m**2
-    v = beta2 * state.v + (1 - beta2) * squared + eps
+    n = beta1 * m + (1 - beta1) * ahead
+    m_hat = n / (1 - beta1 ** (t + 1)) if nesterov else m / (1 - beta1**t)
+    lookahead = second_moment == "lookahead" or (second_moment is None and bool(adjust_lr or nesterov))
+    averaged = n if lookahead else m_hat if full_bias_correction else m
+    v = beta2 * state.v + (1 - beta2) * averaged**2 + eps
     v_max = np.maximum(state.v_max, v) if amsgrad else state.v_max
-    v_hat = (v_max if amsgrad else v) / (1 - beta2**t)
+    correction2 = white_noise_mean(t, betas, lookahead=lookahead, passes=passes) if adjust_lr else 1 - beta2**t
+    v_hat = (v_max if amsgrad else v) / correction2
 
     r = rectification(t, beta2) if rectify else 1.0
     direction = m_hat if r is None else r * m_hat / np.sqrt(v_hat)
