@@ -46,6 +46,13 @@ INPUTS = {
     "amsgrad": {"amsgrad": True, "weight_decay": 0.1},
     "rectify": {"rectify": True},
     "full bias correction": {"full_bias_correction": True},
+    "drop-in": {"adjust_lr": "match_rms_adamw", "weight_decay": 0.1},
+    "drop-in of the momentum, Nesterov": {
+        "adjust_lr": "match_rms_adamw",
+        "second_moment": "momentum",
+        "nesterov": True,
+        "capturable": True,
+    },
     "maximize": {"maximize": True},
     "maximize, L2 decay": {"maximize": True, "weight_decay": 0.1, "decoupled_weight_decay": False},
     "float64 state": {"state_dtype": torch.float64},
