@@ -43,7 +43,7 @@ INLINE double choose(uint64_t mask, double a, double b) {
 }
 
 constexpr uint32_t kSign = 0x80000000u, kInfinity = 0x7F800000u;
-constexpr uint32_t kByPosition = 0xD1B54A33u, kByStepM = 0xABC98389u, kByStepV = 0x8CB92BA7u;
+constexpr uint32_t kByPosition = 0xD1B54A33u, kByStepM = 0xABC98389u, kByStepV = 0x8CB92BA7u, kByStepP = 0x9E3779B9u;
 
 // ---- how numbers are stored ----
 
@@ -65,11 +65,12 @@ struct BF16 {
   using Stored = uint16_t;
   using Number = float;
   INLINE float load(uint16_t x) { return float_of(static_cast<uint32_t>(x) << 16); }
-  INLINE uint16_t store(float x) {  // to nearest, ties to even
+  INLINE uint32_t rounded_bits(float x) {  // to nearest, ties to even
     uint32_t u = bits_of(x);
-    uint32_t rounded = (u + 0x7FFFu + ((u >> 16) & 1u)) >> 16;
-    return static_cast<uint16_t>(select((u & ~kSign) > kInfinity, (u >> 16) | 0x40u, rounded));
+    return select((u & ~kSign) > kInfinity, u | 0x400000u, u + 0x7FFFu + ((u >> 16) & 1u));
   }
+  INLINE uint16_t store(float x) { return static_cast<uint16_t>(rounded_bits(x) >> 16); }
+  INLINE float rounded(float x) { return float_of(rounded_bits(x) & 0xFFFF0000u); }
   INLINE uint16_t store_randomly(float x, uint32_t random) {  // random: 32 bits
     uint32_t u = bits_of(x);
     // An infinity stays one, and a NaN: those made by arithmetic have their mark in the upper half.
@@ -97,6 +98,11 @@ struct F16 {
     uint32_t h = select(magnitude < (113u << 23), subnormal, select(magnitude >= (143u << 23), special, normal));
     return static_cast<uint16_t>(h | ((u >> 16) & 0x8000u));
   }
+  INLINE float rounded(float x) { return load(store(x)); }
+};
+
+struct Codes {
+  using Stored = uint8_t;
 };
 
 template <class A, class B> struct Wider {
@@ -111,6 +117,42 @@ template <class T> struct Mask {
 };
 template <> struct Mask<double> {
   using Type = uint64_t;
+};
+
+// ---- how parameters are rounded: what is kept of them, and the number they stand for with it ----
+
+template <class P, Rounding kRounding> struct Kept {  // kNearest, kStochastic
+  using Stored = typename P::Stored;
+  template <class T> INLINE T load(typename P::Stored p, Stored) { return P::load(p); }
+  template <class T> INLINE typename P::Stored store(T x, uint32_t random, Stored *) {
+    if constexpr (kRounding == kStochastic) return P::store_randomly(x, random);
+    else return P::store(x);
+  }
+};
+
+template <class P> struct Kept<P, kKahan> {
+  using Stored = typename P::Stored;
+  template <class T> INLINE float load(typename P::Stored p, Stored kept) {
+    const float x = P::load(p), lost = P::load(kept), whole = x + lost, inner = x + lost * (1 - 0x1p-9f);
+    const float closest = P::rounded(inner) == x ? inner : x;
+    return P::rounded(whole) == x ? whole : closest;
+  }
+  INLINE typename P::Stored store(float x, uint32_t, Stored *kept) {
+    *kept = P::store(x - P::rounded(x));
+    return P::store(x);
+  }
+};
+
+template <class P> struct Kept<P, kMaster> {
+  using Stored = float;
+  template <class T> INLINE float load(typename P::Stored p, float kept) {
+    const float x = P::load(p);
+    return P::rounded(kept) == x ? kept : x;
+  }
+  INLINE typename P::Stored store(float x, uint32_t, float *kept) {
+    *kept = x;
+    return P::store(x);
+  }
 };
 
 // ---- the update ----
@@ -182,50 +224,73 @@ INLINE T new_theta(T theta, T g, T &m, T &v, T *v_max, const Constants<T> &c, co
 }
 
 // Moments in float32 or float64.
-template <class P, class S, Form kForm> INLINE void update_plain(const Span &s, const Numbers &numbers) {
+template <class P, class S, Rounding kRounding, Form kForm>
+INLINE void update_plain(const Span &s, const Numbers &numbers) {
   using T = typename Wider<P, S>::Type;
+  using Q = Kept<P, kRounding>;
+  constexpr bool kKeeps = kRounding == kKahan || kRounding == kMaster;
   const Constants<T> c = constants_of<T>(numbers);
+  typename Q::Stored *RESTRICT kept = static_cast<typename Q::Stored *>(s.kept);
   typename P::Stored *RESTRICT p = static_cast<typename P::Stored *>(s.p);
   const typename P::Stored *RESTRICT g = static_cast<const typename P::Stored *>(s.g);
   T *RESTRICT m = static_cast<T *>(s.m);
   T *RESTRICT v = static_cast<T *>(s.v);
   T *RESTRICT v_max = static_cast<T *>(s.v_max);
   const Choices<T> choices = choices_of<T>(numbers);
+  const uint32_t random = s.position * kByPosition + numbers.step * kByStepP;
   if (kForm == kGeneral && v_max) {
     for (int64_t i = 0; i < s.n; ++i) {
       T mi = m[i], vi = v[i], largest = v_max[i];
-      p[i] = P::store(new_theta<kForm, T>(P::load(p[i]), P::load(g[i]), mi, vi, &largest, c, choices));
+      typename Q::Stored k = kKeeps ? kept[i] : typename Q::Stored{};
+      const T theta = Q::template load<T>(p[i], k);
+      const T next = new_theta<kForm, T>(theta, P::load(g[i]), mi, vi, &largest, c, choices);
+      p[i] = Q::store(next, random + static_cast<uint32_t>(i) * kByPosition, &k);
       m[i] = mi, v[i] = vi, v_max[i] = largest;
+      if (kKeeps) kept[i] = k;
     }
     return;
   }
   for (int64_t begin = 0; begin < s.n; begin += kStrip) {
     const int64_t end = s.n - begin < kStrip ? s.n : begin + kStrip;
     prefetch(p, begin, s.n), prefetch(g, begin, s.n), prefetch(m, begin, s.n), prefetch(v, begin, s.n);
+    if (kKeeps) prefetch(kept, begin, s.n);
     for (int64_t i = begin; i < end; ++i) {
       T mi = m[i], vi = v[i];
-      p[i] = P::store(new_theta<kForm, T>(P::load(p[i]), P::load(g[i]), mi, vi, nullptr, c, choices));
+      typename Q::Stored k = kKeeps ? kept[i] : typename Q::Stored{};
+      const T theta = Q::template load<T>(p[i], k);
+      const T next = new_theta<kForm, T>(theta, P::load(g[i]), mi, vi, nullptr, c, choices);
+      p[i] = Q::store(next, random + static_cast<uint32_t>(i) * kByPosition, &k);
       m[i] = mi, v[i] = vi;
+      if (kKeeps) kept[i] = k;
     }
   }
 }
 
 // Moments in bfloat16, rounded stochastically.
-template <class P, Form kForm> INLINE void update_bf16(const Span &s, const Numbers &numbers) {
+template <class P, Rounding kRounding, Form kForm> INLINE void update_bf16(const Span &s, const Numbers &numbers) {
+  using Q = Kept<P, kRounding>;
+  constexpr bool kKeeps = kRounding == kKahan || kRounding == kMaster;
   const Constants<float> c = constants_of<float>(numbers);
+  typename Q::Stored *RESTRICT kept = static_cast<typename Q::Stored *>(s.kept);
   typename P::Stored *RESTRICT p = static_cast<typename P::Stored *>(s.p);
   const typename P::Stored *RESTRICT g = static_cast<const typename P::Stored *>(s.g);
   uint16_t *RESTRICT m = static_cast<uint16_t *>(s.m);
   uint16_t *RESTRICT v = static_cast<uint16_t *>(s.v);
   const Choices<float> choices = choices_of<float>(numbers);
-  const uint32_t start = s.position * kByPosition, in_m = numbers.step * kByStepM, in_v = numbers.step * kByStepV;
+  const uint32_t start = s.position * kByPosition, in_p = numbers.step * kByStepP;
+  const uint32_t in_m = numbers.step * kByStepM, in_v = numbers.step * kByStepV;
   for (int64_t begin = 0; begin < s.n; begin += kStrip) {
     const int64_t end = s.n - begin < kStrip ? s.n : begin + kStrip;
     prefetch(p, begin, s.n), prefetch(g, begin, s.n), prefetch(m, begin, s.n), prefetch(v, begin, s.n);
+    if (kKeeps) prefetch(kept, begin, s.n);
     for (int64_t i = begin; i < end; ++i) {
       float mi = BF16::load(m[i]), vi = BF16::load(v[i]);
-      p[i] = P::store(new_theta<kForm, float>(P::load(p[i]), P::load(g[i]), mi, vi, nullptr, c, choices));
-      uint32_t random = start + static_cast<uint32_t>(i) * kByPosition;
+      typename Q::Stored k = kKeeps ? kept[i] : typename Q::Stored{};
+      const float theta = Q::template load<float>(p[i], k);
+      const float next = new_theta<kForm, float>(theta, P::load(g[i]), mi, vi, nullptr, c, choices);
+      const uint32_t random = start + static_cast<uint32_t>(i) * kByPosition;
+      p[i] = Q::store(next, random + in_p, &k);
+      if (kKeeps) kept[i] = k;
       m[i] = BF16::store_randomly(mi, random + in_m);
       v[i] = BF16::store_randomly(vi, random + in_v);
     }
@@ -233,9 +298,11 @@ template <class P, Form kForm> INLINE void update_bf16(const Span &s, const Numb
 }
 
 // Moments in 8-bit codes: see adamomentum/torch/precision.py for the format.
-template <class P, Form kForm> INLINE void update_codes(const Span &s, const Numbers &numbers) {
+template <class P, Rounding kRounding, Form kForm> INLINE void update_codes(const Span &s, const Numbers &numbers) {
+  using Q = Kept<P, kRounding>;
+  constexpr bool kKeeps = kRounding == kKahan || kRounding == kMaster;
   const Choices<float> choices = choices_of<float>(numbers);
-  const uint32_t in_m = numbers.step * kByStepM, in_v = numbers.step * kByStepV;
+  const uint32_t in_m = numbers.step * kByStepM, in_v = numbers.step * kByStepV, in_p = numbers.step * kByStepP;
   float mb[kBlock], vb[kBlock];
   for (int64_t begin = 0, block = 0; begin < s.n; begin += kBlock, ++block) {
     Constants<float> c = constants_of<float>(numbers);
@@ -246,6 +313,8 @@ template <class P, Form kForm> INLINE void update_codes(const Span &s, const Num
     prefetch<kBlock>(static_cast<const uint8_t *>(s.v), begin, s.n);
     typename P::Stored *RESTRICT p = static_cast<typename P::Stored *>(s.p) + begin;
     const typename P::Stored *RESTRICT g = static_cast<const typename P::Stored *>(s.g) + begin;
+    typename Q::Stored *RESTRICT kept = kKeeps ? static_cast<typename Q::Stored *>(s.kept) + begin : nullptr;
+    if (kKeeps) prefetch<kBlock>(static_cast<const typename Q::Stored *>(s.kept), begin, s.n);
     uint8_t *RESTRICT m = static_cast<uint8_t *>(s.m) + begin;
     uint8_t *RESTRICT v = static_cast<uint8_t *>(s.v) + begin;
 
@@ -253,13 +322,18 @@ template <class P, Form kForm> INLINE void update_codes(const Span &s, const Num
     const float base = float_of(low_m);
     if (s.m_scale[block] == 255 || s.v_scale[block] == 255)
       c.grad_factor = NAN;  // spoiled: all that follows becomes NaN
+    const uint32_t start = (s.position + static_cast<uint32_t>(begin)) * kByPosition;
     int32_t largest_m = 0, largest_v = 0;
     for (int i = 0; i < n; ++i) {
       uint32_t code = m[i], steps = (code & 0x7Fu) << 20;
       uint32_t linear = bits_of(float_of(low_m + steps) - base), above = low_m + steps - (1u << 23);
       float mi = float_of(select(steps < (1u << 23), linear, above) | ((code & 0x80u) << 24));
       float vi = float_of(low_v + (static_cast<uint32_t>(v[i]) << 20));
-      p[i] = P::store(new_theta<kForm, float>(P::load(p[i]), P::load(g[i]), mi, vi, nullptr, c, choices));
+      typename Q::Stored k = kKeeps ? kept[i] : typename Q::Stored{};
+      const float theta = Q::template load<float>(p[i], k);
+      const float next = new_theta<kForm, float>(theta, P::load(g[i]), mi, vi, nullptr, c, choices);
+      p[i] = Q::store(next, start + static_cast<uint32_t>(i) * kByPosition + in_p, &k);
+      if (kKeeps) kept[i] = k;
       mb[i] = mi, vb[i] = vi;
       int32_t size_m = static_cast<int32_t>(bits_of(mi) & ~kSign), size_v = static_cast<int32_t>(bits_of(vi) & ~kSign);
       largest_m = size_m > largest_m ? size_m : largest_m;
@@ -275,7 +349,6 @@ template <class P, Form kForm> INLINE void update_codes(const Span &s, const Num
     s.v_scale[block] = static_cast<uint8_t>(exponent_v);
     low_m = (exponent_m - 14u) << 23, low_v = (exponent_v - 31u) << 23;
     const float new_base = float_of(low_m);
-    const uint32_t start = (s.position + static_cast<uint32_t>(begin)) * kByPosition;
     for (int i = 0; i < n; ++i) {
       uint32_t random = start + static_cast<uint32_t>(i) * kByPosition;
       uint32_t u = bits_of(mb[i]), magnitude = u & ~kSign;
@@ -295,23 +368,17 @@ INLINE Form form_of(const Span &s, const Numbers &n) {
   return n.lookahead ? kLookahead : kAlgorithm1;
 }
 
-template <class P, class S> void update(const Span &s, const Numbers &n) {
-  const Form form = form_of(s, n);
-  if (form == kAlgorithm1) update_plain<P, S, kAlgorithm1>(s, n);
-  else if (form == kLookahead) update_plain<P, S, kLookahead>(s, n);
-  else update_plain<P, S, kGeneral>(s, n);
+template <class P, class S, Rounding kRounding, Form kForm> INLINE void update_as(const Span &s, const Numbers &n) {
+  if constexpr (sizeof(typename S::Stored) >= 4) update_plain<P, S, kRounding, kForm>(s, n);
+  else if constexpr (sizeof(typename S::Stored) == 2) update_bf16<P, kRounding, kForm>(s, n);
+  else update_codes<P, kRounding, kForm>(s, n);
 }
-template <class P> void update16(const Span &s, const Numbers &n) {
+
+template <class P, class S, Rounding kRounding = kNearest> void update(const Span &s, const Numbers &n) {
   const Form form = form_of(s, n);
-  if (form == kAlgorithm1) update_bf16<P, kAlgorithm1>(s, n);
-  else if (form == kLookahead) update_bf16<P, kLookahead>(s, n);
-  else update_bf16<P, kGeneral>(s, n);
-}
-template <class P> void update8(const Span &s, const Numbers &n) {
-  const Form form = form_of(s, n);
-  if (form == kAlgorithm1) update_codes<P, kAlgorithm1>(s, n);
-  else if (form == kLookahead) update_codes<P, kLookahead>(s, n);
-  else update_codes<P, kGeneral>(s, n);
+  if (form == kAlgorithm1) update_as<P, S, kRounding, kAlgorithm1>(s, n);
+  else if (form == kLookahead) update_as<P, S, kRounding, kLookahead>(s, n);
+  else update_as<P, S, kRounding, kGeneral>(s, n);
 }
 
 // ---- the sum of squares ----
@@ -339,6 +406,11 @@ template <class P> double square_sum(const void *data, int64_t n) {
 
 }  // namespace ISA
 
+// The kernels of a half-precision parameter P with moments S, in the order of Rounding.
+#define ROUNDED(P, S, stochastic) \
+  {ISA::update<ISA::P, ISA::S>, stochastic, ISA::update<ISA::P, ISA::S, kKahan>, ISA::update<ISA::P, ISA::S, kMaster>}
+#define STOCHASTIC(S) ISA::update<ISA::BF16, ISA::S, kStochastic>
+
 #define NAME_OF(x) #x
 #define NAME(x) NAME_OF(x)
 #define TABLE_OF(isa) kernels_##isa
@@ -347,10 +419,16 @@ template <class P> double square_sum(const void *data, int64_t n) {
 extern const Kernels TABLE(ISA) = {
     NAME(ISA),
     {
-        {ISA::update<ISA::F32, ISA::F32>, nullptr, ISA::update16<ISA::F32>, ISA::update8<ISA::F32>},
-        {nullptr, ISA::update<ISA::F64, ISA::F64>, nullptr, nullptr},
-        {ISA::update<ISA::F16, ISA::F32>, nullptr, ISA::update16<ISA::F16>, ISA::update8<ISA::F16>},
-        {ISA::update<ISA::BF16, ISA::F32>, nullptr, ISA::update16<ISA::BF16>, ISA::update8<ISA::BF16>},
+        {{ISA::update<ISA::F32, ISA::F32>},
+         {},
+         {ISA::update<ISA::F32, ISA::BF16>},
+         {ISA::update<ISA::F32, ISA::Codes>}},
+        {{}, {ISA::update<ISA::F64, ISA::F64>}, {}, {}},
+        {ROUNDED(F16, F32, nullptr), {}, ROUNDED(F16, BF16, nullptr), ROUNDED(F16, Codes, nullptr)},
+        {ROUNDED(BF16, F32, STOCHASTIC(F32)),
+         {},
+         ROUNDED(BF16, BF16, STOCHASTIC(BF16)),
+         ROUNDED(BF16, Codes, STOCHASTIC(Codes))},
     },
     {ISA::square_sum<ISA::F32>, ISA::square_sum<ISA::F64>, ISA::square_sum<ISA::F16>, ISA::square_sum<ISA::BF16>},
 };

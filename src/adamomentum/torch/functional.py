@@ -115,10 +115,10 @@ def choose_kernels(
         return None
     if not params or torch.compiler.is_compiling() or fused_cpu.watched():
         return None
-    if rounding != "nearest" and any(rounds(p, rounding) for p in params):  # the kernels round to nearest
-        return None
     if params[0].is_cpu:
         return None if fused_cpu.why_not() else "native"
+    if rounding != "nearest" and any(rounds(p, rounding) for p in params):  # the Triton kernel rounds to nearest
+        return None
     return "triton" if fused and params[0].is_cuda else None
 
 
@@ -304,7 +304,7 @@ def take_step(
     """
     if path == "native":
         if batch is None:
-            batch = fused_cpu.new_batch()
+            batch = fused_cpu.new_batch(rule.rounding)
             rows = [row for row in rows if not fused_cpu.add(batch, *row, rule.amsgrad)]
         if len(batch):
             fused_cpu.run(batch, rule)

@@ -447,7 +447,7 @@ class AdaMomentum(Optimizer):
             )
         batch = None
         if kernels == "native":  # checks what it takes
-            batch = fused_cpu.new_batch()
+            batch = fused_cpu.new_batch(group["rounding"])
             own = self.state if isinstance(self.state, dict) else {}
             rest, position = batch.gather(params, own, group["amsgrad"], position)
         else:
