@@ -48,7 +48,7 @@ struct Span {
 
 struct Kernels {
   const char *isa;
-  void (*update[kParams][kStates][kRoundings])(const Span &, const Numbers &);  // null where not supported
+  void (*update)(Param, State, Rounding, const Span &, const Numbers &);  // what is_supported() says yes to
   double (*square_sum[kParams])(const void *g, int64_t n);
 };
 
@@ -60,6 +60,15 @@ extern const Kernels kernels_avx2;
 #ifdef ADAMOMENTUM_AVX512
 extern const Kernels kernels_avx512;
 #endif
+
+static constexpr int64_t size_of(Param p) { return p == kFloat64 ? 8 : p == kFloat32 ? 4 : 2; }
+static constexpr int64_t size_of(State s) { return s == kState64 ? 8 : s == kState32 ? 4 : s == kStateBF16 ? 2 : 1; }
+
+// Of their own in each file, as nothing is shared between instruction sets. float64 goes with float64 alone, and wider parameters than half precision are not rounded.
+static constexpr bool is_supported(Param p, State s, Rounding r) {
+  const bool half = p == kFloat16 || p == kBFloat16;
+  return (p == kFloat64) == (s == kState64) && (half || r == kNearest) && !(p == kFloat16 && r == kStochastic);
+}
 
 // The kernels for this processor.
 const Kernels &kernels();
