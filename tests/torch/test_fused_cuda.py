@@ -96,7 +96,7 @@ def test_without_triton_it_says_how_to_get_it(monkeypatch):
             "found_inf": None,
         }
         with pytest.raises(RuntimeError, match=r"fused=True on CUDA needs Triton: .* pip install triton"):
-            fused_cuda_update([], [], [], [], [], [], [], [], **options)
+            fused_cuda_update([], **options)
     finally:
         for function in caches:
             function.cache_clear()
