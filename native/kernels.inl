@@ -67,10 +67,17 @@ struct BF16 {
   INLINE float load(uint16_t x) { return float_of(static_cast<uint32_t>(x) << 16); }
   INLINE uint32_t rounded_bits(float x) {  // to nearest, ties to even
     uint32_t u = bits_of(x);
-    return select((u & ~kSign) > kInfinity, u | 0x400000u, u + 0x7FFFu + ((u >> 16) & 1u));
+    return select(x != x, u | 0x400000u, u + 0x7FFFu + ((u >> 16) & 1u));
   }
   INLINE uint16_t store(float x) { return static_cast<uint16_t>(rounded_bits(x) >> 16); }
   INLINE float rounded(float x) { return float_of(rounded_bits(x) & 0xFFFF0000u); }
+  INLINE uint16_t store_rounded(float x) { return static_cast<uint16_t>(bits_of(x) >> 16); }
+  // Whether x rounds to `number`: they are half a spacing apart at most, and less where that would go to an even one.
+  INLINE bool rounds_to(float x, float number) {
+    const uint32_t u = bits_of(number);
+    const int32_t apart = static_cast<int32_t>(bits_of(x) - u);
+    return (apart < 0 ? -apart : apart) < static_cast<int32_t>(0x8001u - ((u >> 16) & 1u));
+  }
   INLINE uint16_t store_randomly(float x, uint32_t random) {  // random: 32 bits
     uint32_t u = bits_of(x);
     // An infinity stays one, and a NaN: those made by arithmetic have their mark in the upper half.
@@ -99,6 +106,8 @@ struct F16 {
     return static_cast<uint16_t>(h | ((u >> 16) & 0x8000u));
   }
   INLINE float rounded(float x) { return load(store(x)); }
+  INLINE uint16_t store_rounded(float x) { return store(x); }
+  INLINE bool rounds_to(float x, float number) { return rounded(x) == number; }
 };
 
 // ---- the update, of a block of at most kBlock elements at a time ----
@@ -154,8 +163,8 @@ template <class P> void read_kahan(const Block &b, float *RESTRICT x) {
   for (int i = 0; i < b.n; ++i) {
     const float theta = P::load(p[i]), lost = P::load(kept[i]), whole = theta + lost;
     const float inner = theta + lost * (1 - 0x1p-9f);
-    const float other = P::rounded(inner) == theta ? inner : theta;
-    x[i] = P::rounded(whole) == theta ? whole : other;
+    const float other = P::rounds_to(inner, theta) ? inner : theta;
+    x[i] = P::rounds_to(whole, theta) ? whole : other;
   }
 }
 
@@ -163,8 +172,9 @@ template <class P> void write_kahan(const Block &b, uint32_t, const float *RESTR
   typename P::Stored *RESTRICT p = b.at<typename P::Stored>(b.span.p);
   typename P::Stored *RESTRICT kept = b.at<typename P::Stored>(b.span.kept);
   for (int i = 0; i < b.n; ++i) {
-    kept[i] = P::store(x[i] - P::rounded(x[i]));
-    p[i] = P::store(x[i]);
+    const float stored = P::rounded(x[i]);
+    kept[i] = P::store(x[i] - stored);
+    p[i] = P::store_rounded(stored);
   }
 }
 
@@ -173,7 +183,7 @@ template <class P> void read_master(const Block &b, float *RESTRICT x) {
   const float *RESTRICT kept = b.at<float>(b.span.kept);
   for (int i = 0; i < b.n; ++i) {
     const float theta = P::load(p[i]);
-    x[i] = P::rounded(kept[i]) == theta ? kept[i] : theta;
+    x[i] = P::rounds_to(kept[i], theta) ? kept[i] : theta;
   }
 }
 
