@@ -114,7 +114,7 @@ def white_noise_mean(t: float, betas: tuple[float, float], *, lookahead: bool = 
     high, low = max(beta1**2, beta2), min(beta1**2, beta2)
     gap = (high - low) / high if low else 1.0
     ratio = t if gap == 0 else 1.0 if gap == 1 else -math.expm1(t * math.log1p(-gap)) / gap
-    later = correction2 - (1 - beta2) * high ** (t - 1) * ratio
+    later = correction2 - (1 - beta2) * math.pow(high, t - 1) * ratio
     return q2 * correction2 + p**2 * c * later
 
 
