@@ -308,7 +308,7 @@ def from_adam(
 
     def is_adams(part: Any) -> bool:
         # By name: a module that is loaded again has another class.
-        return type(part).__name__ == optax.ScaleByAdamState.__name__
+        return bool(type(part).__name__ == optax.ScaleByAdamState.__name__)
 
     def scaled(moment: jax.Array, by: Any = 1.0) -> jax.Array:
         wide = jnp.promote_types(moment.dtype, jnp.float32)
