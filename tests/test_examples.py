@@ -40,8 +40,8 @@ OTHERWISE = {
     "tune_with_optuna.py": "total_steps=100, pct_start=0.5",
     "compiled_step.py": "min(1.0, (step + 1) / 50)",
     "hf_trainer.py": "(optimizer, 50, ",
-    "flax_nnx.py": "(0.0, 3e-3, 50, STEPS)",
-    "equinox_loop.py": "(0.0, 3e-3, 50, STEPS)",
+    "flax_nnx.py": "(0.0, 1.3e-2, 50, STEPS)",
+    "equinox_loop.py": "(0.0, 1.3e-2, 50, STEPS)",
     "training_loop.py": "STEPS, WARMUP, SWA_STEPS = 200, 50, 100",
     "optax_loop.py": "STEPS, WARMUP, ACCUMULATE = 200, 50, 2",
 }
