@@ -7,8 +7,8 @@ v averages the square of the momentum m, or of the look-ahead momentum n_t = bet
 
     n_t = (1 + beta1) m_t - beta1 m_(t-1)    and    m_t = (n_t + beta1 m_(t-1)) / (1 + beta1).
 
-Symbols: beta1, beta2 are the decay rates; a = (1 - beta1) / (1 + beta1); kappa without t is its limit for large t, a for
-m and (1 - beta1^2)^2 + beta1^4 a for n. All in units of lr, with eps negligible. What v averages the square of is
+Symbols: beta1, beta2 are the decay rates; a = (1 - beta1) / (1 + beta1); kappa without t is its limit for large t, a
+for m and (1 - beta1^2)^2 + beta1^4 a for n. All in units of lr, with eps negligible. What v averages the square of is
 called by the option's name, ``momentum`` or ``lookahead``; ``gradient`` is Adam. Sources: this library.
 """
 
@@ -102,9 +102,9 @@ def stable_lr(swing: float, beta1: float = 0.9, averaged: Averaged = "lookahead"
     :func:`denominator` (pi) times that is what lr is divided by. So s curvature = lr / (denominator swing), and the
     limit 2 denominator swing / a does not depend on the curvature.
 
-    The other way around, lr a / (2 denominator) is the size at which swings go on for good: with Adam 0.026 lr, with the
-    look-ahead momentum 0.047 lr and with the momentum 0.115 lr at beta1 = 0.9, whatever the curvature. Assumes v steady
-    at first: while x changes, few steps against 1 / (1 - beta2).
+    The other way around, lr a / (2 denominator) is the size at which swings go on for good: at beta1 = 0.9 with Adam
+    0.026 lr, with the look-ahead momentum 0.047 lr and with the momentum 0.115 lr, whatever the curvature. Assumes v
+    steady at first: while x changes, few steps against 1 / (1 - beta2).
 
     Args:
         swing: size of x, which alternates in sign, in units of the parameter.
@@ -211,9 +211,9 @@ def largest_momentum(betas: tuple[float, float] = (0.9, 0.999), averaged: Averag
 def largest_weight(betas: tuple[float, float] = (0.9, 0.999), averaged: Averaged = "lookahead") -> float:
     """Return K, the largest sqrt(kappa_t) / (1 - beta1^t) of all steps t.
 
-    It is by this that lr is multiplied where |m_t| / sqrt(v_t) is what is known. kappa_t is at most kappa, so what comes
-    after step t is at most sqrt(kappa) / (1 - beta1^t): the search ends where that is sqrt(kappa). For the momentum and
-    1 - beta2 <= a, which (0.9, 0.999) and (0.9, 0.95) meet, K is sqrt(kappa) = sqrt(a); the proof is in
+    It is by this that lr is multiplied where |m_t| / sqrt(v_t) is what is known. kappa_t is at most kappa, so what
+    comes after step t is at most sqrt(kappa) / (1 - beta1^t): the search ends where that is sqrt(kappa). For the
+    momentum and 1 - beta2 <= a, which (0.9, 0.999) and (0.9, 0.95) meet, K is sqrt(kappa) = sqrt(a); the proof is in
     docs/theory/regret.md. For Adam 1 - beta2^t stands for kappa_t.
 
     Args:
@@ -240,8 +240,8 @@ def largest_weight(betas: tuple[float, float] = (0.9, 0.999), averaged: Averaged
 def longest_update(betas: tuple[float, float] = (0.9, 0.999), averaged: Averaged = "lookahead") -> float:
     """Return a length that no update exceeds, whatever the gradients: C K / sqrt(1 - beta2).
 
-    C is :func:`largest_momentum`, K :func:`largest_weight`. Where K is the limit for large t, as at the defaults, updates
-    come as near to it as one likes; where it is an early step's, in which C is not reached, it is a bound alone.
+    C is :func:`largest_momentum`, K :func:`largest_weight`. Where K is the limit for large t, as at the defaults,
+    updates come as near to it as one likes; where it is an early step's, which does not reach C, it is a bound alone.
 
     Args:
         betas: decay rates.
@@ -255,3 +255,31 @@ def longest_update(betas: tuple[float, float] = (0.9, 0.999), averaged: Averaged
         ValueError: if an argument is out of range.
     """
     return largest_momentum(betas, averaged) * largest_weight(betas, averaged) / math.sqrt(1 - check_betas(betas)[1])
+
+
+def step_sizes(steps: int, betas: tuple[float, float] = (0.9, 0.999), averaged: Averaged = "lookahead") -> Array:
+    """Return a_1, a_2, ... of :mod:`~.nonconvex` at lr 1 and constant betas: the step with the scalars taken out.
+
+    The update is a_t m_t / sqrt(v_t / (1 - beta2^t)) with a_t = sqrt(kappa_t / (1 - beta2^t)) / (1 - beta1^t), and with
+    |n_t| <= max |g| like |m_t| the root of the look-ahead's v has the bounds of the momentum's. So a_t is all that
+    changes in the bound on gradient norms; for ``gradient`` it is Adam's and Algorithm 1's 1 / (1 - beta1^t).
+
+    Args:
+        steps: how many.
+        betas: decay rates.
+        averaged: what v averages the square of.
+
+    Returns:
+        a_t, in lr, shape (steps,). At the defaults from 1 (1.9 for the look-ahead momentum), down to 0.220 (0.260) at
+        step 41 (50), and from there up to sqrt(kappa), 0.229 (0.266).
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    _check(averaged)
+    steps = check_steps("steps", steps, "how many are asked for")
+    beta1, beta2 = check_betas(betas)
+    ratios = np.ones(steps)
+    if averaged != "gradient":
+        ratios = np.array([adam_ratio(t, beta1, beta2, lookahead=averaged == "lookahead") for t in range(1, steps + 1)])
+    return np.asarray(np.sqrt(ratios) / (1 - beta1 ** np.arange(1, steps + 1)))

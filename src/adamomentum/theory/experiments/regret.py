@@ -41,6 +41,7 @@ FAMILIES = ("biased coin", "periodic", "log-normal", "biased normal", "switching
 # beta2 / (1 - beta2). Rounds; betas; rounds from one large gradient to the next; how large, over what cancels the rest.
 LONG = {"quick": 40_000, "full": 400_000}
 LONG_BETAS, LONG_PERIOD, LONG_RATIOS = (0.9, 0.99), 101, (1.03, 1.06, 1.09)
+LONG_ALPHA = 0.5
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
@@ -223,8 +224,17 @@ def _theorem_4(profile: Profile, rng: np.random.Generator) -> Claim:
         moments.append(ledger.last_moment.copy())
 
     betas, decay = (0.9, 0.999), 0.999
-    plain = {"amsgrad": False, "bias_corrected": False}
-    play(linear(gradients), rounds, np.zeros(20), 0.1, betas, decay=decay, watch=watch, **plain)
+    play(
+        linear(gradients),
+        rounds,
+        np.zeros(20),
+        0.1,
+        betas,
+        decay=decay,
+        amsgrad=False,
+        bias_corrected=False,
+        watch=watch,
+    )
     shrank = float((np.diff(np.stack(roots), axis=0) < 0).mean())
     beta1 = betas[0] * decay ** np.arange(rounds)[:, None]
     missed = float((np.stack(moments) < (1 - beta1) * np.abs(gradients)).mean())
@@ -341,7 +351,7 @@ def _corollary_2(profile: Profile, rng: np.random.Generator) -> Claim:
     )
 
 
-def mislead(profile: Profile, amsgrad: bool, matched: SecondMoment | None = None) -> float:
+def mislead(profile: Profile, amsgrad: bool, matched: SecondMoment | None = None, alpha: float = LONG_ALPHA) -> float:
     """Return the largest regret over the bound from the run, on long streams that mislead at beta1 = 0.9."""
     rounds = LONG[profile]
     gradients = misleading(rounds, LONG_PERIOD, np.array(LONG_RATIOS) * (LONG_PERIOD - 1))
@@ -349,11 +359,11 @@ def mislead(profile: Profile, amsgrad: bool, matched: SecondMoment | None = None
 
     def watch(t: int, total: Array, ledger: RegretLedger) -> None:
         if t % (rounds // 20) == 0:
-            bound = const_b1_by_coordinate(ledger, 0.5, WIDTH, True)
+            bound = const_b1_by_coordinate(ledger, alpha, WIDTH, True)
             worst.append(float((linear_regret(gradients[:t], total) / bound).max()))
 
     start = np.ones(len(LONG_RATIOS))
-    play(linear(gradients), rounds, start, 0.5, LONG_BETAS, amsgrad=amsgrad, matched=matched, watch=watch)
+    play(linear(gradients), rounds, start, alpha, LONG_BETAS, amsgrad=amsgrad, matched=matched, watch=watch)
     return max(worst)
 
 
