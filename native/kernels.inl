@@ -30,6 +30,18 @@ INLINE float float_of(uint32_t u) {
 
 INLINE uint32_t select(bool yes, uint32_t a, uint32_t b) { return yes ? a : b; }
 
+// As select, with what is the same for all elements as a mask of the numbers' width: a bool would keep compilers from
+// vectorizing a loop over narrower ones.
+INLINE float choose(uint32_t mask, float a, float b) { return float_of((bits_of(a) & mask) | (bits_of(b) & ~mask)); }
+INLINE double choose(uint64_t mask, double a, double b) {
+  uint64_t x, y;
+  __builtin_memcpy(&x, &a, 8);
+  __builtin_memcpy(&y, &b, 8);
+  x = (x & mask) | (y & ~mask);
+  __builtin_memcpy(&a, &x, 8);
+  return a;
+}
+
 constexpr uint32_t kSign = 0x80000000u, kInfinity = 0x7F800000u;
 constexpr uint32_t kByPosition = 0xD1B54A33u, kByStepM = 0xABC98389u, kByStepV = 0x8CB92BA7u;
 
@@ -94,6 +106,13 @@ template <> struct Wider<F64, F64> {
   using Type = double;
 };
 
+template <class T> struct Mask {
+  using Type = uint32_t;
+};
+template <> struct Mask<double> {
+  using Type = uint64_t;
+};
+
 // ---- the update ----
 
 // What a strip will need is asked for this many elements ahead. The processor's own prefetching follows four streams at
@@ -129,25 +148,28 @@ template <class T> INLINE Constants<T> constants_of(const Numbers &n) {
 // 1 and of the drop-in for AdamW; what is rarer shares the third.
 enum Form { kAlgorithm1, kLookahead, kGeneral };
 
-// What the general form decides for each element.
-struct Choices {
-  bool l2, adapt, lookahead, nesterov;
+// What the general form chooses by, as masks.
+template <class T> struct Choices {
+  typename Mask<T>::Type l2, adapt, lookahead, nesterov;
 };
 
-INLINE Choices choices_of(const Numbers &n) { return {n.l2 != 0, n.adapt, n.lookahead, n.nesterov}; }
+template <class T> INLINE Choices<T> choices_of(const Numbers &n) {
+  const typename Mask<T>::Type no = 0, yes = ~no;
+  return {n.l2 != 0 ? yes : no, n.adapt ? yes : no, n.lookahead ? yes : no, n.nesterov ? yes : no};
+}
 
 // One element: m and v become the new moments; returns the new parameter.
 template <Form kForm, class T>
-INLINE T new_theta(T theta, T g, T &m, T &v, T *v_max, const Constants<T> &c, const Choices &choices) {
+INLINE T new_theta(T theta, T g, T &m, T &v, T *v_max, const Constants<T> &c, const Choices<T> &choices) {
   g = g * c.grad_factor;
   T ahead = kForm == kAlgorithm1 ? g : g * c.passes;
-  if (kForm == kGeneral && choices.l2) {
-    g = g + c.l2 * theta;
-    ahead = ahead + c.l2 * theta;
+  if (kForm == kGeneral) {
+    g = choose(choices.l2, g + c.l2 * theta, g);
+    ahead = choose(choices.l2, ahead + c.l2 * theta, ahead);
   }
   m = m + c.m_weight * (g - m);
   const T n = kForm == kAlgorithm1 ? m : m + c.m_weight * (ahead - m);
-  const T averaged = kForm == kLookahead || (kForm == kGeneral && choices.lookahead) ? n : m;
+  const T averaged = kForm == kGeneral ? choose(choices.lookahead, n, m) : n;
   v = v * c.beta2 + c.v_weight * averaged * averaged;
   T d = v + c.eps_sum;
   if (kForm == kGeneral && v_max) {
@@ -155,8 +177,8 @@ INLINE T new_theta(T theta, T g, T &m, T &v, T *v_max, const Constants<T> &c, co
     *v_max = d;
   }
   T root = sizeof(T) == 4 ? static_cast<T>(sqrtf(static_cast<float>(d))) : static_cast<T>(sqrt(d));
-  if (kForm == kGeneral && !choices.adapt) root = 1;
-  return theta * c.shrink + c.factor * (kForm == kGeneral && choices.nesterov ? n : m) / root;
+  if (kForm == kGeneral) root = choose(choices.adapt, root, T{1});
+  return theta * c.shrink + c.factor * (kForm == kGeneral ? choose(choices.nesterov, n, m) : m) / root;
 }
 
 // Moments in float32 or float64.
@@ -168,7 +190,7 @@ template <class P, class S, Form kForm> INLINE void update_plain(const Span &s, 
   T *RESTRICT m = static_cast<T *>(s.m);
   T *RESTRICT v = static_cast<T *>(s.v);
   T *RESTRICT v_max = static_cast<T *>(s.v_max);
-  const Choices choices = choices_of(numbers);
+  const Choices<T> choices = choices_of<T>(numbers);
   if (kForm == kGeneral && v_max) {
     for (int64_t i = 0; i < s.n; ++i) {
       T mi = m[i], vi = v[i], largest = v_max[i];
@@ -195,7 +217,7 @@ template <class P, Form kForm> INLINE void update_bf16(const Span &s, const Numb
   const typename P::Stored *RESTRICT g = static_cast<const typename P::Stored *>(s.g);
   uint16_t *RESTRICT m = static_cast<uint16_t *>(s.m);
   uint16_t *RESTRICT v = static_cast<uint16_t *>(s.v);
-  const Choices choices = choices_of(numbers);
+  const Choices<float> choices = choices_of<float>(numbers);
   const uint32_t start = s.position * kByPosition, in_m = numbers.step * kByStepM, in_v = numbers.step * kByStepV;
   for (int64_t begin = 0; begin < s.n; begin += kStrip) {
     const int64_t end = s.n - begin < kStrip ? s.n : begin + kStrip;
@@ -212,7 +234,7 @@ template <class P, Form kForm> INLINE void update_bf16(const Span &s, const Numb
 
 // Moments in 8-bit codes: see adamomentum/torch/precision.py for the format.
 template <class P, Form kForm> INLINE void update_codes(const Span &s, const Numbers &numbers) {
-  const Choices choices = choices_of(numbers);
+  const Choices<float> choices = choices_of<float>(numbers);
   const uint32_t in_m = numbers.step * kByStepM, in_v = numbers.step * kByStepV;
   float mb[kBlock], vb[kBlock];
   for (int64_t begin = 0, block = 0; begin < s.n; begin += kBlock, ++block) {
