@@ -248,7 +248,7 @@ def longest_update(betas: tuple[float, float] = (0.9, 0.999), averaged: Averaged
         averaged: what v averages the square of.
 
     Returns:
-        The length, in lr: at the defaults 5.02 for the look-ahead momentum, 7.26 for the momentum and 7.27 for Adam,
+        The length, in lr: at the defaults 5.02 for the look-ahead momentum, 7.25 for the momentum and 7.27 for Adam,
         beside 31.6 for Algorithm 1 (:func:`~.transients.max_update`).
 
     Raises:

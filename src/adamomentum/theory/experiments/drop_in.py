@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adamomentum.page.figures import INK, plain_ticks
 from adamomentum.reference import white_noise_mean
@@ -179,7 +180,7 @@ def _unbiased(profile: Profile, rng: np.random.Generator) -> Claim:
         relied_on=True,
         note="Exactly, as a sum over single gradients: v is a sum of squares and white noise is uncorrelated, so "
         "nothing else of its distribution matters.",
-        data={"t": t, "momentum": curves["momentum"], "lookahead": curves["lookahead"]},
+        data={"step": _some(steps), **{averaged: curve[_some(steps) - 1] for averaged, curve in curves.items()}},
     )
 
 
@@ -237,7 +238,8 @@ def _length(profile: Profile, rng: np.random.Generator) -> Claim:
         "with m, move: most where beta2 is small and at the start.",
         data={
             "betas": BETAS,
-            "rms": measured[DEFAULT],
+            "step": _some(steps),
+            "rms": {name: rms[_some(steps) - 1] for name, rms in measured[DEFAULT].items()},
             "spans": {name: [span(name, betas) for betas in BETAS] for name in (*FORMS, "printed")},
             "late": [low, high],
         },
@@ -534,8 +536,8 @@ def _signal(profile: Profile, rng: np.random.Generator) -> Claim:
         "if all were noise. Gradients that are correlated have it between: shorter than Adam's the more they agree, "
         "longer the more they contradict each other.",
         data={
-            "steps": np.arange(1, 201),
-            "profiles": {x: signal_profile(200, DEFAULT, x) for x in BESIDE},
+            "step": _some(steps),
+            "profiles": {x: signal_profile(steps, DEFAULT, x)[_some(steps) - 1] for x in BESIDE},
             "phi": PHIS,
             "rms": rms,
         },
@@ -556,11 +558,15 @@ LABEL = {
 }
 
 
+def _some(steps: int) -> NDArray[np.int64]:
+    """Return some of the steps 1, 2, ..., to be kept and drawn: the first ones, fewer later."""
+    return np.unique(np.geomspace(1, steps, 60).astype(np.int64))
+
+
 def draw_lengths(ax: Axes, data: Data) -> None:
     """Draw the RMS update in white noise against the step."""
     for name in ("printed", *BESIDE):
-        rms = np.asarray(data["rms"][name])
-        ax.plot(np.arange(1, rms.size + 1), rms, color=COLOUR[name], label=LABEL[name], linewidth=1.4)
+        ax.plot(data["step"], data["rms"][name], color=COLOUR[name], label=LABEL[name], linewidth=1.4)
     ax.set_xscale("log")
     ax.set_yscale("log")
     plain_ticks(ax.xaxis, [1, 10, 100, 1000])
