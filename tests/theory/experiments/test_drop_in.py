@@ -45,6 +45,7 @@ def test_a_wrong_divisor_is_found_out(wrong, monkeypatch) -> None:
         assert drop_in._length("quick", rng).fault
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_wrong_average_is_found_out(monkeypatch) -> None:
     """The momentum where the look-ahead momentum belongs, with its own divisor."""

@@ -149,7 +149,7 @@ def _stationarity(profile: Profile, rng: np.random.Generator) -> Claim:
     mean, bound, applies = outcome("lookahead", 400.0)
     size_1: dict[str, Any] = {"smoothness": 1.0, "variance": 1.0, "largest": 1.0, "gap": 1.0, "first_gradient": 1.0}
     limits = {
-        averaged: step_limit(Constants(**size_1), 1 - beta1) / step_sizes(1000, DEFAULT, averaged).max()
+        averaged: float(step_limit(Constants(**size_1), 1 - beta1) / step_sizes(1000, DEFAULT, averaged).max())
         for averaged in BESIDE
     }
     return Claim(
