@@ -6,8 +6,9 @@ variance E |g_t - grad f|^2 is at most sigma^2, and each of its coordinates is a
     theta_(t+1) = theta_t - a_t P_t m_t,    m_t = beta1_t m_(t-1) + (1 - beta1_t) g_t,    t = 1, 2, ...
 
 with P_t the inverse root of the bias-corrected second moment, and a_t = lr_t / (1 - beta1_t^t) the learning rate with
-the correction of the first moment in it (with ``adjust_lr`` another factor: :func:`~.drop_in.step_sizes`). Nothing is
-used of P_t but b_l <= P_t <= b_u: the same theorem holds for Adam, AdaBelief and others, so it cannot tell them apart.
+the correction of the first moment in it. Nothing is used of P_t but b_l <= P_t <= b_u: the same theorem holds for Adam,
+AdaBelief and others, so it cannot tell them apart. With ``adjust_lr`` only a_t is another:
+:func:`adamomentum.theory.drop_in.step_sizes`.
 """
 
 from __future__ import annotations
