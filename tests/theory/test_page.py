@@ -297,6 +297,14 @@ def test_a_page_is_drawn_anew_from_its_numbers(tmp_path, monkeypatch) -> None:
     assert drawn == [[0.0, float("inf"), 2.0], [0.0, None, 2.0]]  # JSON has no infinity
 
 
+def test_numbers_are_kept_in_seven_digits(record) -> None:
+    assert page._plain({"x": np.array([1 / 3, 2e-10 / 3, 7.0]), "n": 123456789}) == {
+        "x": [0.3333333, 6.666667e-11, 7.0],
+        "n": 123456789,
+    }
+    assert page._plain(record) == record
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"claims": [{}], "failures": []}', '{"claims": 3}'])
 def test_a_damaged_file_of_numbers_is_said_and_left_alone(tmp_path, content) -> None:
     (tmp_path / page.CLAIMS).write_text(content)

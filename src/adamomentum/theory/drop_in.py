@@ -34,6 +34,7 @@ __all__ = [
     "longest_update",
     "signal_profile",
     "stable_lr",
+    "step_sizes",
     "white_noise_share",
 ]
 
