@@ -73,7 +73,11 @@ def test_the_table_of_bytes(page=ROOT / "docs" / "precision.md"):
 
 # Where AdamW is replaced, the comment "It was ...AdamW(...)" shows it.
 SWAPPING = ("README.md", "quick-start.md", "index.md", "coming-from-adam.md", "optimizer.md", "options.md")
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+EXAMPLES = [
+    file
+    for file in sorted((ROOT / "examples").glob("*.py"))
+    if "from adamomentum import AdaMomentum" in file.read_text()
+]
 
 
 def advice(page):
@@ -114,6 +118,14 @@ def test_a_swap_keeps_what_adamw_had(name):
     assert calls
     for theirs, ours in calls:
         check_swap(theirs, ours)
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
+def test_an_example_keeps_what_adamw_had(file):
+    code = file.read_text(encoding="utf-8")
+    assert "match_rms_adamw" in code
+    for theirs, ours in swaps(code):
+        assert numbers(ours) == numbers(theirs)
 
 
 def test_adamw_decays_as_the_pages_say():
