@@ -41,9 +41,9 @@ def main() -> None:
     model = VisionTransformer()
     # Patches are layer 0, the blocks 1 to 3, norm and head, with the whole lr, layer 4. timm has the last norm in the
     # last block: for that, pass layer_of.
-    groups = param_groups(model, weight_decay=0.05, layer_decay=0.75, lr=1e-2)
-    # It was torch.optim.AdamW(groups, lr=1e-2); the decay is in the groups.
-    optimizer = AdaMomentum(groups, lr=1e-2, adjust_lr="match_rms_adamw")
+    groups = param_groups(model, weight_decay=0.05, layer_decay=0.75, lr=3.2e-2)
+    # It was torch.optim.AdamW(groups, lr=3.2e-2); the decay is in the groups.
+    optimizer = AdaMomentum(groups, lr=3.2e-2, adjust_lr="match_rms_adamw")
     for group in optimizer.param_groups:
         count = sum(p.numel() for p in group["params"])
         print(f"lr {group['lr']:.2e}  weight_decay {group['weight_decay']:<4g}  {count} parameters")
