@@ -117,7 +117,7 @@ def test_sharded_checkpoints_go_on_with_other_numbers_of_processes(tmp_path) -> 
 # All stages in the same processes, which import for longer than they train. On Linux DeepSpeed would first compile an
 # operation for its collectives; elsewhere it goes without, as here.
 IN_EVERY_STAGE = """
-import runpy, sys
+import os, runpy, sys
 import torch
 from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 ShareMemCommBuilder.is_compatible = lambda self, verbose=False: False
@@ -127,6 +127,8 @@ for stage in "0123":
     sys.argv[1:] = ["--stage", stage]
     runpy.run_path(sys.argv[0], run_name="__main__")
 end()
+sys.stdout.flush()
+os._exit(0)  # several engines in one process, which no user has, do not always end their threads in an orderly way
 """
 
 

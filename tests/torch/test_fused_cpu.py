@@ -381,14 +381,17 @@ from adamomentum import AdaMomentum, _native
 from adamomentum.torch import fused_cpu
 digest = hashlib.sha256()
 forms = ({}, {"decoupled_weight_decay": False}, {"adjust_lr": "match_rms_adamw"}, {"nesterov": True})
-for dtype, state, form in itertools.product(
-    (torch.float32, torch.bfloat16, torch.float16, torch.float64), (None, torch.bfloat16, "8bit"), forms
+roundings = ("nearest", "stochastic", "kahan", "master")
+for dtype, state, form, rounding in itertools.product(
+    (torch.float32, torch.bfloat16, torch.float16, torch.float64), (None, torch.bfloat16, "8bit"), forms, roundings
 ):
-    if dtype == torch.float64 and state is not None:
+    if dtype == torch.float64 and state is not None or rounding != "nearest" and form.get("nesterov"):
+        continue
+    if rounding != "nearest" and dtype.itemsize > 2 or rounding == "stochastic" and dtype == torch.float16:
         continue
     torch.manual_seed(0)
     params = [torch.randn(n).to(dtype) for n in (1000, 77, 1)]
-    opt = AdaMomentum(params, state_dtype=state, weight_decay=0.1, rectify=True, **form)
+    opt = AdaMomentum(params, state_dtype=state, weight_decay=0.1, rectify=True, rounding=rounding, **form)
     for t in range(20):
         for p in params:
             p.grad = (torch.randn(p.shape) * 10.0 ** (t % 7 - 6)).to(dtype)

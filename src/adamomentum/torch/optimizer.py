@@ -153,7 +153,7 @@ class AdaMomentum(Optimizer):
         rounding: how updated parameters in bfloat16 and float16 are rounded; wider ones are not. "nearest" loses
             updates below half the spacing, 2^-9 of a bfloat16 number. "stochastic" (bfloat16 alone), "kahan" and
             "master" do not, at 0, 2 and 4 bytes a parameter; the last two add the state ``compensation`` or
-            ``master``, see :mod:`adamomentum.torch.rounding`. They take the for-loop path for such parameters.
+            ``master``, see :mod:`adamomentum.torch.rounding`. Without kernels such parameters take the for-loop path.
 
     Raises:
         ValueError: if an option is out of range or contradicts another one, or a parameter is named twice.
@@ -443,11 +443,10 @@ class AdaMomentum(Optimizer):
                 foreach=group["foreach"],
                 fused=group["fused"],
                 differentiable=group["differentiable"],
-                rounding=group["rounding"],
             )
         batch = None
         if kernels == "native":  # checks what it takes
-            batch = fused_cpu.new_batch()
+            batch = fused_cpu.new_batch(group["rounding"])
             own = self.state if isinstance(self.state, dict) else {}
             rest, position = batch.gather(params, own, group["amsgrad"], position)
         else:
