@@ -8,6 +8,8 @@ Needs what torch.compile needs: a C++ compiler on a CPU.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -17,7 +19,8 @@ from adamomentum import AdaMomentum
 def main() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
-    optimizer = AdaMomentum(model.parameters(), lr=3e-3)
+    # It was torch.optim.AdamW(model.parameters(), lr=5.6e-2, weight_decay=0.01).
+    optimizer = AdaMomentum(model.parameters(), lr=5.6e-2, weight_decay=0.01, adjust_lr="match_rms_adamw")
     x = torch.randn(256, 8)
     y = x.prod(1, keepdim=True).tanh() + x[:, :1]
 
@@ -33,7 +36,7 @@ def main() -> None:
     losses = []
     for step in range(100):
         # Numbers that change do not compile anything again, whether they are floats or tensors.
-        optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, (step + 1) / 50)
+        optimizer.param_groups[0]["lr"] = 5.6e-2 * (0.5 + 0.5 * math.cos(math.pi * step / 100))
         losses.append(train_step(x, y).item())
         if step == 0:  # all is compiled by now: whatever would be compiled from here on is an error
             torch.compiler.set_stance("fail_on_recompile")

@@ -34,10 +34,17 @@ def train(zero: bool, checkpoint: Path | None) -> None:
     if zero:
         with warnings.catch_warnings(action="ignore"):  # importing it warns of things inside torch
             from torch.distributed.optim import ZeroRedundancyOptimizer
-        optimizer = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=AdaMomentum, lr=1e-2)
+        optimizer = ZeroRedundancyOptimizer(
+            model.parameters(),
+            optimizer_class=AdaMomentum,
+            lr=0.18,
+            weight_decay=0.01,
+            adjust_lr="match_rms_adamw",
+        )
     else:
-        optimizer = AdaMomentum(model.parameters(), lr=1e-2)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.02, total_iters=50)
+        # It was torch.optim.AdamW(model.parameters(), lr=0.18, weight_decay=0.01).
+        optimizer = AdaMomentum(model.parameters(), lr=0.18, weight_decay=0.01, adjust_lr="match_rms_adamw")
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=EPOCHS * len(loader))
 
     losses = []
     for epoch in range(EPOCHS):

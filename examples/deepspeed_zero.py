@@ -40,19 +40,16 @@ def main() -> None:
     model = nn.Sequential(nn.Linear(2, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 2))
     engine, _, _, _ = deepspeed.initialize(
         model=model,
-        # Coming from AdamW at lr 1e-2, weight_decay 0.1: lr over 4.4, decay times 4.4.
+        # It was torch.optim.AdamW(param_groups(model, weight_decay=0.1), lr=3.2e-2).
         # DeepSpeed's own optimizers need no mention here; any other is handed over, and allowed under ZeRO by name.
-        optimizer=AdaMomentum(param_groups(model, weight_decay=0.44), lr=2.3e-3),
+        optimizer=AdaMomentum(param_groups(model, weight_decay=0.1), lr=3.2e-2, adjust_lr="match_rms_adamw"),
         config={
             "train_micro_batch_size_per_gpu": 64,
             "gradient_accumulation_steps": 1,
             "gradient_clipping": 1.0,
             "zero_optimization": {"stage": stage},
             "zero_allow_untested_optimizer": True,
-            "scheduler": {
-                "type": "WarmupLR",
-                "params": {"warmup_min_lr": 0.0, "warmup_max_lr": 2.3e-3, "warmup_num_steps": 50},
-            },
+            "scheduler": {"type": "WarmupCosineLR", "params": {"total_num_steps": STEPS, "warmup_num_steps": 15}},
         },
     )
     generator = torch.Generator().manual_seed(1 + engine.global_rank)

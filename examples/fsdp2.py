@@ -50,8 +50,14 @@ def train(steps: int, folder: Path, release: bool) -> None:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for module in [*model, model]:
         fully_shard(module, mesh=mesh)
-    # In place of a warm-up, which would be longer than this run.
-    optimizer = AdaMomentum(model.parameters(), lr=3e-3, full_bias_correction=True)
+    # It was torch.optim.AdamW(model.parameters(), lr=3.2e-2, weight_decay=0.01).
+    optimizer = AdaMomentum(
+        model.parameters(),
+        lr=3.2e-2,
+        weight_decay=0.01,
+        adjust_lr="match_rms_adamw",
+        second_moment="momentum",  # which is exact also under release with several passes
+    )
     if release:  # gradients are not stored: after its reduction each goes into this process's shard of exp_avg
         release_gradients(optimizer, accumulation_steps=PASSES)
 

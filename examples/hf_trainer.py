@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 from adamomentum import AdaMomentum
 from adamomentum.torch import param_groups
 
-STEPS, MORE = 60, 10
+STEPS, MORE, WARMUP = 60, 10, 7
 
 
 class Counting(torch.utils.data.Dataset):
@@ -32,10 +32,10 @@ def arguments(folder: str) -> TrainingArguments:
         output_dir=folder,
         max_steps=STEPS + MORE,
         per_device_train_batch_size=16,
-        learning_rate=1e-3,  # Adam's divided by 4.4
-        warmup_steps=50,
+        learning_rate=3.2e-2,  # this and what follows is AdamW's
+        warmup_steps=WARMUP,
         lr_scheduler_type="cosine",
-        weight_decay=0.44,  # AdamW's 0.1 times 4.4
+        weight_decay=0.1,
         max_grad_norm=1.0,
         logging_steps=10,
         save_steps=STEPS,
@@ -54,21 +54,22 @@ def model() -> GPT2LMHeadModel:
 def by_class(folder: str) -> Trainer:
     """The Trainer makes groups (no decay on biases and norms), takes decay from its arguments, and schedules."""
     args = arguments(folder)
-    # eps is AdaMomentum's own: args.adam_epsilon, 1e-8, is what Adam adds to the root. Added to the second moment at
+    # eps stays AdaMomentum's own: args.adam_epsilon, 1e-8, is what Adam adds to the root. Added to the second moment at
     # every step, as here, it would keep the denominator above 3e-3, more than many gradients.
     return Trainer(
         model=model(),
         args=args,
         train_dataset=Counting(),
-        optimizer_cls_and_kwargs=(AdaMomentum, {"lr": args.learning_rate, "betas": (0.9, 0.999), "eps": 1e-16}),
+        optimizer_cls_and_kwargs=(AdaMomentum, {"lr": args.learning_rate, "adjust_lr": "match_rms_adamw"}),
     )
 
 
 def ready_made(folder: str) -> Trainer:
     """Optimizer and schedule are your own."""
     network = model()
-    optimizer = AdaMomentum(param_groups(network, weight_decay=0.44), lr=1e-3)
-    schedule = get_cosine_schedule_with_warmup(optimizer, 50, STEPS + MORE)
+    # It was torch.optim.AdamW(param_groups(network, weight_decay=0.1), lr=3.2e-2).
+    optimizer = AdaMomentum(param_groups(network, weight_decay=0.1), lr=3.2e-2, adjust_lr="match_rms_adamw")
+    schedule = get_cosine_schedule_with_warmup(optimizer, WARMUP, STEPS + MORE)
     return Trainer(model=network, args=arguments(folder), train_dataset=Counting(), optimizers=(optimizer, schedule))
 
 

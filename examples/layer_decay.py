@@ -5,11 +5,15 @@ python examples/layer_decay.py
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
 from adamomentum import AdaMomentum
 from adamomentum.torch import param_groups
+
+STEPS, WARMUP = 100, 10
 
 
 class VisionTransformer(nn.Module):
@@ -37,17 +41,20 @@ def main() -> None:
     model = VisionTransformer()
     # Patches are layer 0, the blocks 1 to 3, norm and head, with the whole lr, layer 4. timm has the last norm in the
     # last block: for that, pass layer_of.
-    groups = param_groups(model, weight_decay=0.2, layer_decay=0.75, lr=1e-3)
-    optimizer = AdaMomentum(groups, lr=1e-3)
+    groups = param_groups(model, weight_decay=0.05, layer_decay=0.75, lr=3.2e-2)
+    # It was torch.optim.AdamW(groups, lr=3.2e-2); the decay is in the groups.
+    optimizer = AdaMomentum(groups, lr=3.2e-2, adjust_lr="match_rms_adamw")
     for group in optimizer.param_groups:
         count = sum(p.numel() for p in group["params"])
         print(f"lr {group['lr']:.2e}  weight_decay {group['weight_decay']:<4g}  {count} parameters")
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.02, total_iters=50)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda t: min((t + 1) / WARMUP, 0.5 + 0.5 * math.cos(math.pi * t / STEPS))
+    )
     images = torch.randn(128, 1, 8, 8)
     # Which quarter of the picture is the brightest.
     quarters = nn.functional.avg_pool2d(images, 4).flatten(1)
     losses = []
-    for _ in range(100):
+    for _ in range(STEPS):
         loss = nn.functional.cross_entropy(model(images), quarters.argmax(1))
         optimizer.zero_grad()
         loss.backward()

@@ -20,11 +20,11 @@ def main() -> None:
     model = get_peft_model(base, LoraConfig(r=4, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True))
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     groups = [
-        {"params": [p for name, p in trained.items() if "lora_B" not in name], "lr": 3e-3},
-        {"params": [p for name, p in trained.items() if "lora_B" in name], "lr": 3e-3 * RATIO},
+        {"params": [p for name, p in trained.items() if "lora_B" not in name], "lr": 1e-2},
+        {"params": [p for name, p in trained.items() if "lora_B" in name], "lr": 1e-2 * RATIO},
     ]
-    optimizer = AdaMomentum(groups, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.02, total_iters=50)
+    # It was torch.optim.AdamW(groups, weight_decay=0.0).
+    optimizer = AdaMomentum(groups, weight_decay=0.0, adjust_lr="match_rms_adamw")
     frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
     losses = []
     for step in range(100):
@@ -35,7 +35,6 @@ def main() -> None:
         loss.backward()
         optimizer.clip_grad_norm_(1.0)
         optimizer.step()
-        schedule.step()
         losses.append(loss.item())
     share = sum(p.numel() for p in trained.values()) / sum(p.numel() for p in model.parameters())
     print(f"{100 * share:.0f} % of the parameters trained: loss {losses[0]:.2f} -> {losses[-1]:.2f}")

@@ -29,8 +29,9 @@ def autocast_with_scaler() -> tuple[float, float]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = network().to(device)
     x, y = (t.to(device) for t in data())
-    optimizer = AdaMomentum(model.parameters(), lr=1e-3)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.02, total_iters=50)
+    # It was torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.01).
+    optimizer = AdaMomentum(model.parameters(), lr=0.1, weight_decay=0.01, adjust_lr="match_rms_adamw")
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=STEPS)
     scaler = torch.amp.GradScaler(device)
     losses = []
     for _ in range(STEPS):
@@ -51,8 +52,16 @@ def bfloat16_parameters() -> tuple[float, float]:
     """Parameters, gradients and moments take 2 + 2 + 4 bytes each: no float32 copy anywhere."""
     model = network().bfloat16()
     x, y = (t.bfloat16() for t in data())
-    optimizer = AdaMomentum(model.parameters(), lr=1e-3, rounding="stochastic", state_dtype=torch.bfloat16)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.02, total_iters=50)
+    # It was torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.01), on parameters in float32.
+    optimizer = AdaMomentum(
+        model.parameters(),
+        lr=0.1,
+        weight_decay=0.01,
+        adjust_lr="match_rms_adamw",
+        rounding="stochastic",
+        state_dtype=torch.bfloat16,
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=STEPS)
     losses = []
     for _ in range(STEPS):
         loss = nn.functional.mse_loss(model(x).float(), y.float())

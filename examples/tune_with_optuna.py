@@ -13,16 +13,16 @@ from adamomentum import AdaMomentum
 
 
 def validation_loss(trial: optuna.Trial) -> float:
-    # Where AdamW's lr would be searched in [1e-4, 0.4] and its decay in [1e-3, 1]: lr over 4.4, decay times 4.4.
-    lr = trial.suggest_float("lr", 2.3e-5, 9e-2, log=True)
-    weight_decay = trial.suggest_float("weight_decay", 4.4e-3, 4.4, log=True)
+    # In AdamW's ranges.
+    lr = trial.suggest_float("lr", 1e-4, 0.4, log=True)
+    weight_decay = trial.suggest_float("weight_decay", 1e-3, 1.0, log=True)
     torch.manual_seed(0)
     x = torch.randn(512, 8)
     y = (x[:, :1] - x[:, 1:2].abs()).tanh() + 0.1 * torch.randn(512, 1)
     model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
-    optimizer = AdaMomentum(model.parameters(), lr=lr, weight_decay=weight_decay)
-    # It warms up over half of the steps, and would move beta1 as well, which changes what lr means.
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=100, pct_start=0.5, cycle_momentum=False)
+    optimizer = AdaMomentum(model.parameters(), lr=lr, weight_decay=weight_decay, adjust_lr="match_rms_adamw")
+    # It would move beta1 as well, and the length of steps with it.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=100, cycle_momentum=False)
     for _ in range(100):
         loss = nn.functional.mse_loss(model(x[:384]), y[:384])
         optimizer.zero_grad()

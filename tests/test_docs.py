@@ -1,15 +1,19 @@
 """The Python in the README and the docs runs, top to bottom, as a reader would run it, and prints what they say."""
 
 import contextlib
+import inspect
 import io
 import re
+import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from packaging.specifiers import SpecifierSet
 
-from adamomentum import AdaMomentum
+from adamomentum import AdaMomentum, reference
+from adamomentum.bench.memory import peak_bytes
 from adamomentum.theory import guidance
 
 ROOT = Path(__file__).parent.parent
@@ -67,64 +71,212 @@ def test_the_table_of_bytes(page=ROOT / "docs" / "precision.md"):
         assert [float(number) for number in numbers.split(" | ")] == [pytest.approx(x, abs=0.005) for x in measured]
 
 
-# Who comes from Adam is told the same everywhere.
-ADVISING = ("README.md", "choosing.md", "coming-from-adam.md", "faq.md", "index.md", "optimizer.md")
+# Where AdamW is replaced, the comment "It was ...AdamW(...)" shows it.
+SWAPPING = ("README.md", "quick-start.md", "index.md", "coming-from-adam.md", "optimizer.md", "options.md")
+EXAMPLES = [
+    file
+    for file in sorted((ROOT / "examples").glob("*.py"))
+    if "from adamomentum import AdaMomentum" in file.read_text()
+]
 
 
 def advice(page):
     return " ".join(page.read_text(encoding="utf-8").split())
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name in ADVISING], ids=lambda page: page.name)
-def test_the_first_learning_rate(page):
+def arguments(code, name):
+    """What stands between the brackets of the first call of this name."""
+    start = end = code.index(f"{name}(") + len(name)
+    depth = 0
+    while end == start or depth:
+        depth += {"(": 1, ")": -1}.get(code[end], 0)
+        end += 1
+    return code[start + 1 : end - 1]
+
+
+def swaps(code):
+    """The arguments of each AdamW in a comment, "It was ...", and those of the AdaMomentum that took its place."""
+    return [(arguments(part, "AdamW"), arguments(part, "AdaMomentum")) for part in re.split("# It was ", code)[1:]]
+
+
+def numbers(call):
+    """The options of a call that the drop-in keeps."""
+    written = dict(re.findall(r"\b(lr|weight_decay|betas)=(\([\d., ]+\)|[\d.e-]+)", call))
+    return {"weight_decay": 0.01, **{name: eval(value) for name, value in written.items()}}
+
+
+def check_swap(theirs, ours):
+    assert numbers(ours) == numbers(theirs)
+    assert "weight_decay=" in ours  # it would be 0
+    assert 'adjust_lr="match_rms_adamw"' in ours
+
+
+@pytest.mark.parametrize("name", SWAPPING)
+def test_a_swap_keeps_what_adamw_had(name):
+    (page,) = [page for page in PAGES if page.name == name]
+    calls = [call for block, _ in blocks(page) for call in swaps(block)]
+    assert calls
+    for theirs, ours in calls:
+        check_swap(theirs, ours)
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
+def test_an_example_keeps_what_adamw_had(file):
+    code = file.read_text(encoding="utf-8")
+    assert "match_rms_adamw" in code
+    for theirs, ours in swaps(code):
+        assert numbers(ours) == numbers(theirs)
+
+
+def test_adamw_decays_as_the_pages_say():
+    assert torch.optim.AdamW([torch.ones(1)]).defaults["weight_decay"] == 0.01
+    assert AdaMomentum([torch.ones(1)]).defaults["weight_decay"] == 0
+    assert all("0.01" in advice(page) for page in PAGES if page.name in ("README.md", "coming-from-adam.md"))
+
+
+def moved(gradients, lengths, **options):
+    """The root mean square of the drop-in's steps and of Adam's on gradients (t, n), after each number of steps."""
+    beta1, beta2 = 0.9, 0.999
+    state, m, v, rms = reference.State.zeros(np.zeros(gradients.shape[1])), 0.0, 0.0, []
+    for t, g in enumerate(gradients, start=1):
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+        ours, state = reference.step(np.zeros_like(g), g, state, lr=1.0, adjust_lr="match_rms_adamw", **options)
+        adams = m / (1 - beta1**t) / np.sqrt(v / (1 - beta2**t))
+        if t in lengths:
+            rms.append([np.square(x).mean() ** 0.5 for x in (ours, adams)])
+    return np.array(rms)
+
+
+def test_how_long_steps_are_in_noise():
+    """The README: as long as AdamW's, to 10 % from the second on, to 1 % after 60."""
+    assert "within 10 % from the second on and 1 % after 60" in advice(ROOT / "README.md")
+    lengths = [1, 2, 3, 4, 5, 7, 10, 20, 40, 60, 100, 200]
+    ours, adams = moved(np.random.default_rng(0).standard_normal((200, 50_000)), lengths).T
+    ratio = ours / adams
+    assert ratio[0] == pytest.approx(1)
+    assert abs(ratio - 1).max() < 0.1
+    assert abs(ratio[lengths.index(60) :] - 1).max() < 0.01
+
+
+def test_the_table_of_denominators(page=ROOT / "docs" / "how-it-works.md"):
+    rows = re.findall(r"^\| (white noise|constant|alternating) \| (.*) \|$", page.read_text(), re.MULTILINE)
+    steps = 20_000
+    gradients = {
+        "white noise": np.random.default_rng(0).standard_normal((5_000, 500)),
+        "constant": np.ones((steps, 1)),
+        "alternating": (-1.0) ** np.arange(steps)[:, None],
+    }
+    length_of_m = {"white noise": (0.1 / 1.9) ** 0.5, "constant": 1, "alternating": 0.1 / 1.9}
+    assert len(rows) == 3
+    for name, cells in rows:
+        said = [float(cell.removesuffix(" lr")) for cell in cells.split(" | ")]
+        series = gradients[name]
+        last = range(len(series) - 999, len(series) + 1)
+        (of_m, adams), (of_n, _) = (
+            (moved(series, last, second_moment=kind) ** 2).mean(axis=0) ** 0.5 for kind in ("momentum", "lookahead")
+        )
+        assert said[3:] == pytest.approx([of_m, of_n, adams], rel=0.02), name
+        assert said[:3] == pytest.approx([length_of_m[name] / step for step in said[3:]], rel=0.02), name
+
+
+def test_the_longest_step(page=ROOT / "docs" / "choosing.md"):
+    """By the sequences that make it, after a long quiet: of all with one second moment they reach farthest."""
+    ours, adams = map(float, re.search(r"drop-in's longest is (\d\.\d) lr, Adam's (\d\.\d) lr", advice(page)).groups())
+    beta1, beta2, t = 0.9, 0.999, 100_000
+    back = np.arange(300)[::-1]
+    # m as a filter of n, n = (1 + beta1) m - beta1 m_before; the sup of sum h x over sum beta2^k x^2 is at h / beta2^k.
+    n = ((beta1 / (1 + beta1)) ** back) / beta2**back
+    state = reference.State(t, np.zeros(1), np.zeros(1), np.zeros(1))
+    before = 0.0
+    for x in n:
+        m = (x + beta1 * before) / (1 + beta1)
+        g = (m - beta1 * before) / (1 - beta1)
+        before = m
+        step, state = reference.step(np.zeros(1), [g], state, lr=1.0, eps=0.0, adjust_lr="match_rms_adamw")
+    assert abs(step[0]) == pytest.approx(ours, abs=0.05)
+    m = v = 0.0
+    for g in (beta1 / beta2) ** back:
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+    assert m / v**0.5 == pytest.approx(adams, abs=0.05)
+
+
+def test_the_first_learning_rate_of_algorithm_1():
     factor = 1 / guidance.suggest_lr(1.0)
-    said = re.findall(r"(?:over|divided by|divide lr by|/) (\d+\.\d+)", advice(page))
-    assert said, "no advice on lr"
-    assert {abs(float(number) - factor) < 0.05 for number in said} == {True}, said
+    for page in [page for page in PAGES if page.name in ("choosing.md", "coming-from-adam.md", "faq.md")]:
+        said = re.findall(r"(?:over|divided by|divide lr by|/) (\d+\.\d+)", advice(page))
+        assert said, "no advice on lr"
+        assert {abs(float(number) - factor) < 0.05 for number in said} == {True}, said
 
 
 def test_the_range_of_learning_rates():
     """Half a decade to both sides of the first, and the grid that a page shows reaches just as far."""
     telling = [page.name for page in PAGES if "half a decade to both sides" in advice(page)]
-    assert telling == ["README.md", "choosing.md", "coming-from-adam.md", "faq.md"]
+    assert telling == ["choosing.md", "coming-from-adam.md"]
     grid = re.search(r"for factor in \(([\d., ]+)\)", advice(ROOT / "docs" / "choosing.md"))[1]
     factors, middle = [float(factor) for factor in grid.split(",")], 1 / guidance.suggest_lr(1.0)
     assert factors[0] == pytest.approx(middle * 10**0.5, rel=0.03)
     assert factors[-1] == pytest.approx(middle / 10**0.5, rel=0.03)
 
 
-def test_the_length_of_the_warm_up():
-    said = {page.name: re.findall(r"over (\d+) to (\d+)", advice(page)) for page in PAGES}
-    assert said["README.md"] == said["faq.md"] == said["choosing.md"] == [("50", "100")]
-    assert {pair for pairs in said.values() for pair in pairs} == {("50", "100")}
-    for page in PAGES:  # and in code
-        for block, _ in blocks(page):
-            assert set(re.findall(r"total_iters=(\d+)", block)) <= {"50"}, page.name
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if "AdamW(" in page.read_text()], ids=lambda page: page.name)
-def test_a_swap_warms_up_and_keeps_the_decay(page):
-    """Where a block shows what takes the place of AdamW, it has a warm-up, and the decay that AdamW had times 4.4."""
-    for block, _ in blocks(page):
-        if not re.search(r"#.*\bAdamW\(", block):
-            continue
-        assert "LinearLR(optimizer, 0.02, total_iters=50)" in block
-        decay = re.search(r"weight_decay=([\d. *]+)", block.split("AdamW(")[1].split("AdaMomentum(")[1])[1]
-        assert eval(decay) == pytest.approx(
-            guidance.suggest_weight_decay(torch.optim.AdamW([torch.ones(1)]).defaults["weight_decay"]), rel=0.02
-        )
-
-
 def test_beta1_moves_in_one_cycle_as_the_page_says(page=ROOT / "docs" / "choosing.md"):
-    lowest, highest = re.search(r"between (\d\.\d) and (\d\.\d) for OneCycleLR's", advice(page)).groups()
-    optimizer = AdaMomentum([torch.ones(1)], lr=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=100)
-    factors = []
-    for _ in range(99):
-        factors.append(1 / guidance.suggest_lr(1.0, optimizer.param_groups[0]["betas"]))
+    said = re.search(
+        r"drop-in's steps in noise are (\d\.\d+) to (\d\.\d+) times AdamW's, and Algorithm 1's factor moves between "
+        r"(\d\.\d) and (\d\.\d)",
+        advice(page),
+    ).groups()
+    torch.manual_seed(0)
+    params = [torch.nn.Parameter(torch.zeros(20_000)) for _ in range(2)]
+    optimizers = [
+        torch.optim.AdamW(params[:1], weight_decay=0.0),
+        AdaMomentum(params[1:], adjust_lr="match_rms_adamw"),
+    ]
+    schedules = [torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=1000) for optimizer in optimizers]
+    ratios, factors = [], []
+    for _ in range(999):
+        factors.append(1 / guidance.suggest_lr(1.0, optimizers[0].param_groups[0]["betas"]))
+        gradient, lengths = torch.randn(20_000), []
+        for p, optimizer, schedule in zip(params, optimizers, schedules, strict=True):
+            p.data.zero_()
+            p.grad = gradient
+            optimizer.step()
+            schedule.step()
+            lengths.append(p.norm().item())
+        ratios.append(lengths[1] / lengths[0])
+    assert [f"{min(ratios):.2f}", f"{max(ratios):.2f}"] == list(said[:2])
+    assert [f"{min(factors):.1f}", f"{max(factors):.1f}"] == list(said[2:])
+
+
+def test_temporary_memory_of_the_look_ahead_momentum():
+    """The page: in the for-loop one tensor more."""
+
+    def peak(**options):
+        p = torch.nn.Parameter(torch.zeros(1 << 18))
+        p.grad = torch.ones_like(p)
+        optimizer = AdaMomentum([p], foreach=False, **options)
         optimizer.step()
-        schedule.step()
-    assert [f"{min(factors):.1f}", f"{max(factors):.1f}"] == [lowest, highest]
+        return peak_bytes(optimizer.step, torch.device("cpu")) / p.nbytes
+
+    assert peak() == pytest.approx(1, abs=0.05)
+    assert peak(adjust_lr="match_rms_adamw") == pytest.approx(2, abs=0.05)
+
+
+def test_the_table_of_options():
+    """Made from the signatures; what is written in it exists."""
+    module = runpy.run_path(str(ROOT / "docs" / "options_table.py"))
+    page = ROOT / "docs" / "options.md"
+    assert page.read_text(encoding="utf-8") == module["page_with"](module["table"]()), (
+        "run python docs/options_table.py"
+    )
+    assert module["options"]("PyTorch").keys() == inspect.signature(AdaMomentum).parameters.keys() - {"params"}
+
+
+def test_an_option_without_a_row_is_found():
+    module = runpy.run_path(str(ROOT / "docs" / "options_table.py"))
+    namespace = module["table"].__globals__
+    for rows in (module["ROWS"][1:], (module["ROWS"][0], *module["ROWS"])):
+        namespace["ROWS"] = rows
+        with pytest.raises(ValueError, match="must stand in one row"):
+            module["table"]()
 
 
 def test_which_torch_the_extra_replaces(page=ROOT / "README.md"):
@@ -140,10 +292,12 @@ def test_which_torch_the_extra_replaces(page=ROOT / "README.md"):
 def test_how_far_it_moves_at_large_batch():
     """What one page says in a sentence is the range of the other's table."""
     table = re.findall(
-        r"^\| (?:all )?[\d,]+ \| [\d.]+ \| [\d.]+ \(([\d.]+) to ([\d.]+)\) \|",
+        r"^\| (?:all )?[\d,]+ \| [\d.]+ " + r"\| [\d.]+ \(([\d.]+) to ([\d.]+)\) " * 2,
         (ROOT / "docs" / "coming-from-adam.md").read_text(),
         re.MULTILINE,
     )
     assert len(table) == 5
-    lowest, highest = min(float(low) for low, _ in table), max(float(high) for _, high in table)
-    assert f"moved {lowest:.1f} to {highest:.1f} times as far as Adam" in advice(ROOT / "docs" / "choosing.md")
+    ends = [[float(number) for number in column] for column in zip(*table, strict=True)]
+    said = advice(ROOT / "docs" / "choosing.md")
+    assert f"it moved {min(ends[0]):.1f} to {max(ends[1]):.1f} times as far, from batches" in said
+    assert f"the drop-in moved {min(ends[2]):.1f} to {max(ends[3]):.1f} times as far" in said

@@ -14,6 +14,7 @@ MODULES = (
     "optax",
     "keras",
     "reference",
+    "second_moment",
     "bench.memory",
     "theory.guidance",
     "theory.moments",

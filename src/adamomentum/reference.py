@@ -85,7 +85,7 @@ def white_noise_mean(t: float, betas: tuple[float, float], *, lookahead: bool = 
 
     What v averages the square of is x_t = p m_{t-1} + q g_t: the momentum with p = beta1, q = 1 - beta1, the
     look-ahead momentum with p = beta1^2, q = 1 - beta1^2. As g_t is independent of m_{t-1}, whose variance is
-    c (1 - beta1^(2(t-1))) with c = (1 - beta1) / (1 + beta1),
+    c (1 - beta1^(2(t-1))) with c = (1 - beta1) / (1 + beta1)::
 
         E x_t^2 = q^2 + p^2 c (1 - beta1^(2(t-1)))
         kappa_t = (1 - beta2) sum_s beta2^(t-s) E x_s^2

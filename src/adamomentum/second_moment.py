@@ -30,10 +30,14 @@ __all__ = [
     "white_noise_mean",
 ]
 
+#: What ``adjust_lr`` is, where it is not None.
 AdjustLR = Literal["match_rms_adamw"]
+#: What ``second_moment`` is, likewise.
 SecondMoment = Literal["momentum", "lookahead"]
 
+#: The values of :data:`AdjustLR`.
 ADJUSTMENTS = get_args(AdjustLR)
+#: The values of :data:`SecondMoment`.
 SECOND_MOMENTS = get_args(SecondMoment)
 
 
