@@ -265,8 +265,10 @@ def test_variables_excluded_from_decay_are_saved(tmp_path) -> None:
 
 
 def test_configuration() -> None:
-    made = ours(betas=(0.8, 0.99), eps=1e-12, amsgrad=True, weight_decay=0.1, clipnorm=1.0, use_ema=True, name="mine")
-    config = made.get_config()
+    configured = ours(
+        betas=(0.8, 0.99), eps=1e-12, amsgrad=True, weight_decay=0.1, clipnorm=1.0, use_ema=True, name="mine"
+    )
+    config = configured.get_config()
     switches = {"adjust_lr", "second_moment", "nesterov", "full_bias_correction", "rounding"}
     assert AdaMomentum.from_config({k: x for k, x in config.items() if k not in switches}).get_config() == config
     switched = ours(**MATCH, second_moment="momentum", nesterov=True, rounding="stochastic").get_config()
@@ -275,7 +277,7 @@ def test_configuration() -> None:
     again = AdaMomentum.from_config(config)
     assert again.get_config() == config
     assert (config["beta_1"], config["beta_2"], config["epsilon"], config["amsgrad"]) == (0.8, 0.99, 1e-12, True)
-    assert keras.optimizers.deserialize(keras.optimizers.serialize(made)).get_config() == config
+    assert keras.optimizers.deserialize(keras.optimizers.serialize(configured)).get_config() == config
     scheduled = AdaMomentum(keras.optimizers.schedules.CosineDecay(0.0, 10, warmup_target=0.1, warmup_steps=5))
     again = AdaMomentum.from_config(scheduled.get_config())
     assert again.get_config() == scheduled.get_config()
@@ -309,9 +311,9 @@ def test_configuration_of_exclusions() -> None:
     assert again.get_config() == {k: v for k, v in config.items() if k != "undecayed_names"}
 
     variables = [keras.Variable(np.ones(2)) for _ in range(3)]
-    made = excluding(var_list=variables[1:2])
-    made.build(variables)
-    config = made.get_config()
+    optimizer = excluding(var_list=variables[1:2])
+    optimizer.build(variables)
+    config = optimizer.get_config()
     assert (config["undecayed_variables"], "undecayed_names" in config) == ([False, True, False], False)
     again = AdaMomentum.from_config(config)
     assert again.get_config() == config
@@ -323,7 +325,7 @@ def test_configuration_of_exclusions() -> None:
     again.exclude_from_weight_decay()
     assert "undecayed_variables" not in again.get_config()
     with pytest.raises(TypeError, match=r"var_names must be a list of strings, got 'bias'"):
-        made.exclude_from_weight_decay(var_names="bias")
+        optimizer.exclude_from_weight_decay(var_names="bias")
 
 
 def test_excluded_from_decay() -> None:
@@ -568,8 +570,8 @@ class Earlier(AdaMomentum):
     @property
     def variables(self) -> list:
         moments = [*self._momentums, *self._velocities, *(self._largest_velocities if self.amsgrad else ())]
-        made = super().variables
-        return [*made[: len(made) - len(moments)], *moments]
+        inherited = super().variables
+        return [*inherited[: len(inherited) - len(moments)], *moments]
 
     def save_own_variables(self, store) -> None:
         keras.optimizers.Optimizer.save_own_variables(self, store)
@@ -611,8 +613,8 @@ def test_wrapped_and_sharded_files(tmp_path) -> None:
         model = after_steps(scaled(ours(1e-2)), steps=0)
         model.load_weights(tmp_path / "scaled.weights.h5")
         ratio = 1.0 if isinstance(written, AdaMomentum) else adam_ratio(3, 0.9, 0.999)
-        found = array(model.optimizer.inner_optimizer._velocities[0])
-        np.testing.assert_allclose(found, array(written._velocities[0]) * ratio, rtol=1e-6)
+        converted = array(model.optimizer.inner_optimizer._velocities[0])
+        np.testing.assert_allclose(converted, array(written._velocities[0]) * ratio, rtol=1e-6)
         assert float(model.optimizer.learning_rate) == np.float32(1e-3)  # the wrapper takes over all by place
     trained = after_steps(scaled(Earlier(1e-3, name="ada_momentum")))
     trained.save_weights(tmp_path / "earlier.weights.h5")
@@ -734,7 +736,7 @@ SHAPES = [(0,), (0, 3), (3, 0), (0, 3, 1), (), (1,), (1, 3), (3, 1), (1, 3, 1), 
 @pytest.mark.parametrize("options", [{}, {"amsgrad": True, "weight_decay": 0.125, "global_clipnorm": 1e3}])
 def test_odd_shapes(options: dict) -> None:
     """Empty variables, scalars, and what tensorflow could take for a bias."""
-    found = {}
+    reached = {}
     for graph in (False, True) if keras.backend.backend() == "tensorflow" else (False,):
         variables = [keras.Variable(np.full(shape, 2.0), dtype="float32") for shape in SHAPES]
         grads = [ops.convert_to_tensor(np.full(shape, 0.5, "float32")) for shape in SHAPES]
@@ -747,10 +749,10 @@ def test_odd_shapes(options: dict) -> None:
             step = tensorflow.function(step)
         for _ in range(2):
             step()
-        found[graph] = [array(v) for v in variables]
-        flat = found[False][SHAPES.index(())]
+        reached[graph] = [array(v) for v in variables]
+        flat = reached[False][SHAPES.index(())]
         assert flat < 1.9
-        for shape, x in zip(SHAPES, found[graph], strict=True):
+        for shape, x in zip(SHAPES, reached[graph], strict=True):
             assert x.shape == shape
             np.testing.assert_allclose(x, np.full(shape, flat), rtol=1e-6)
 
@@ -806,7 +808,7 @@ def test_one_pass_is_as_one_by_one(monkeypatch, options: dict, on_host: bool) ->
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     dtypes = ["float32", "bfloat16", "float64", "float16", "float32", "float64"]
     start = np.random.default_rng(0).standard_normal((6, 4, 3))
-    made = []
+    trained = []
     for kind in (AdaMomentum, OneByOne):
         variables = [keras.Variable(x, dtype=dtype) for x, dtype in zip(start, dtypes, strict=True)]
         optimizer = kind(cosine(), **options)
@@ -819,8 +821,8 @@ def test_one_pass_is_as_one_by_one(monkeypatch, options: dict, on_host: bool) ->
                 grads[0] = grads[2] = None
             chosen = slice(None) if t % 4 else slice(1, 5)
             optimizer.apply(grads[chosen], variables[chosen])
-        made.append((variables, optimizer))
-    for x, y in zip(*([*variables, *optimizer.variables] for variables, optimizer in made), strict=True):
+        trained.append((variables, optimizer))
+    for x, y in zip(*([*variables, *optimizer.variables] for variables, optimizer in trained), strict=True):
         # What goes through Keras's operations has numbers that were rounded to float32.
         rtol = {"float64": 1e-6, "float32": 2e-6, "bfloat16": 8e-3, "float16": 1e-3}.get(x.dtype, 0)
         np.testing.assert_allclose(array(ops.cast(x, "float64")), array(ops.cast(y, "float64")), rtol=rtol, atol=1e-8)
@@ -996,8 +998,8 @@ def test_schedule() -> None:
 
 
 def test_numbers_of_numpy_and_complex_variables() -> None:
-    made = AdaMomentum(np.float32(1e-3), beta_1=np.float32(0.9), weight_decay=np.float64(0.1), epsilon=0)
-    assert all(type(made.get_config()[name]) is float for name in ("beta_1", "beta_2", "epsilon", "weight_decay"))
+    optimizer = AdaMomentum(np.float32(1e-3), beta_1=np.float32(0.9), weight_decay=np.float64(0.1), epsilon=0)
+    assert all(type(optimizer.get_config()[name]) is float for name in ("beta_1", "beta_2", "epsilon", "weight_decay"))
     with pytest.raises(ValueError, match=r"variables must be real, got .* in complex64"):
         AdaMomentum().build([keras.Variable(np.ones(2, "complex64"), dtype="complex64")])
 

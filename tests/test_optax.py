@@ -65,8 +65,8 @@ def ours(lr, betas=(0.9, 0.999), decoupled_weight_decay=True, weight_decay=0.0, 
 
 
 def state_of(state) -> ScaleByAdaMomentumState:
-    (found,) = [part for part in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(part)]
-    return found
+    (actual,) = [part for part in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(part)]
+    return actual
 
 
 def is_ours(x) -> bool:
@@ -351,21 +351,21 @@ def test_update_in_each_precision(dtype: str, rtol: float) -> None:
     wanted, theta = reference.State.zeros(np.zeros(50)), np.zeros(50)
     for _ in range(100):
         g = jnp.asarray(rng.standard_normal(50), dtype)
-        made, state = update(g, state, params)
-        assert made.dtype == params.dtype
+        updated, state = update(g, state, params)
+        assert updated.dtype == params.dtype
         assert state.mu.dtype == state.nu.dtype == jnp.float32
         before = theta
         theta, wanted = reference.step(theta, np.asarray(g, np.float64), wanted, lr=1.0)
         scale = 1 / np.sqrt(wanted.v / (1 - 0.999**wanted.step))
-        error = np.abs(np.asarray(made, np.float64) - (before - theta))
+        error = np.abs(np.asarray(updated, np.float64) - (before - theta))
         assert (error <= rtol * (np.abs(before - theta) + 0.1 * scale)).all()
 
 
 def test_bias_correction_is_accurate_in_float32() -> None:
     """1 - 0.999^t taken in float32 would be off by 1e-5 in the first steps."""
     transform = scale_by_adamomentum(b2=0.99999)
-    made, _ = transform.update(jnp.ones(1), transform.init(jnp.ones(1)))
-    assert float(made[0]) == pytest.approx(10, rel=1e-6)
+    updated, _ = transform.update(jnp.ones(1), transform.init(jnp.ones(1)))
+    assert float(updated[0]) == pytest.approx(10, rel=1e-6)
 
 
 @pytest.mark.parametrize("options", [{}, {"mu_dtype": "bfloat16", "nu_dtype": "bfloat16"}], ids=["float32", "bf16"])
@@ -377,11 +377,11 @@ def test_resumes_bitwise(options: dict) -> None:
     for t, g in enumerate(grads):
         if t == 7:
             kept = jax.tree.map(np.asarray, state)
-        made, state = transform.update(g, state)
+        updated, state = transform.update(g, state)
     again = jax.tree.map(jnp.asarray, kept)
     for g in grads[7:]:
         resumed, again = transform.update(g, again)
-    np.testing.assert_array_equal(resumed["a"], made["a"])
+    np.testing.assert_array_equal(resumed["a"], updated["a"])
 
 
 def test_bfloat16_moments_follow_without_bias() -> None:
@@ -395,9 +395,9 @@ def test_bfloat16_moments_follow_without_bias() -> None:
     wanted = reference.State.zeros(np.zeros(1))
     for _ in range(steps):
         _, wanted = reference.step(np.zeros(1), np.full(1, 0.7), wanted)
-    found = np.asarray(state.nu, np.float64)
-    assert found.mean() == pytest.approx(wanted.v[0], rel=4e-3)
-    assert len(np.unique(found)) > 10, "each value has its own chance"
+    actual = np.asarray(state.nu, np.float64)
+    assert actual.mean() == pytest.approx(wanted.v[0], rel=4e-3)
+    assert len(np.unique(actual)) > 10, "each value has its own chance"
     assert np.asarray(state.mu, np.float64).mean() == pytest.approx(0.7, rel=1e-3)
 
 
@@ -406,7 +406,7 @@ def test_rounding_by_chance_is_even_and_independent() -> None:
     # Nothing is averaged but 2^-10 of v. bfloat16 has 1 and 1 + 2^-7: the first gradient is a quarter of the way up.
     grads = {name: jnp.full((512, 512), g) for name, g in (("a", 1 + 2**-9), ("b", -3.0 * (1 + 2**-9)))}
     transform = scale_by_adamomentum(b1=0.0, b2=2**-10, mu_dtype="bfloat16", nu_dtype="bfloat16")
-    state, update, found = transform.init(grads), jax.jit(transform.update), []
+    state, update, actual = transform.init(grads), jax.jit(transform.update), []
     for step in range(3):
         before = state
         _, state = update(grads, state)
@@ -422,9 +422,9 @@ def test_rounding_by_chance_is_even_and_independent() -> None:
                 for lag in (1, 512):
                     assert abs(np.corrcoef(up.ravel()[:-lag], up.ravel()[lag:])[0, 1]) < 5 / np.sqrt(up.size)
                 if step:  # in the first update all moments were 0: arrays of one shape share its random bits
-                    found.append(up.ravel())
-    between = np.corrcoef(found) - np.eye(len(found))
-    assert np.abs(between).max() < 5 / np.sqrt(found[0].size)
+                    actual.append(up.ravel())
+    between = np.corrcoef(actual) - np.eye(len(actual))
+    assert np.abs(between).max() < 5 / np.sqrt(actual[0].size)
 
 
 def test_members_of_an_ensemble_that_are_equal_stay_equal() -> None:
@@ -474,8 +474,8 @@ def test_derivatives_are_those_of_no_rounding(options: dict) -> None:
         return transform.update(jnp.ones(3), state, q)[0].sum()
 
     q = jnp.asarray([1.0, 2.0, 3.0])
-    found = jax.jit(jax.grad(total))(q)
-    np.testing.assert_allclose(found, [0.02253872, 0.00475016, 0.00107064], atol=4e-4, rtol=2e-2)
+    actual = jax.jit(jax.grad(total))(q)
+    np.testing.assert_allclose(actual, [0.02253872, 0.00475016, 0.00107064], atol=4e-4, rtol=2e-2)
 
 
 def test_derivatives_in_both_modes_through_a_loop() -> None:
@@ -483,11 +483,11 @@ def test_derivatives_in_both_modes_through_a_loop() -> None:
     q = jnp.asarray([[1.5, 2.0, 3.0], [0.5, -1.0, 0.0]])
     both = partial(loss_after_updates, **REDUCED["both"])
     wanted = jax.jit(jax.vmap(jax.grad(loss_after_updates, argnums=(0, 1)), in_axes=(0, None)))(q, 0.05)
-    found = jax.jit(jax.vmap(jax.grad(both, argnums=(0, 1)), in_axes=(0, None)))(q, 0.05)
-    for each, exact in zip(found, wanted, strict=True):
+    actual = jax.jit(jax.vmap(jax.grad(both, argnums=(0, 1)), in_axes=(0, None)))(q, 0.05)
+    for each, exact in zip(actual, wanted, strict=True):
         np.testing.assert_allclose(each, exact, rtol=3e-2, atol=1e-2)
     along = jax.jit(jax.vmap(lambda q: jax.jvp(both, (q, 0.05), (jnp.ones(3), 1.0))[1]))(q)
-    np.testing.assert_allclose(along, found[0].sum(axis=1) + found[1], rtol=2e-2)
+    np.testing.assert_allclose(along, actual[0].sum(axis=1) + actual[1], rtol=2e-2)
 
 
 @pytest.mark.parametrize("options", [{}, MATCH, {"full_bias_correction": True}])
@@ -571,12 +571,12 @@ def test_float64_moments_of_float32_parameters() -> None:
     transform = scale_by_adamomentum(eps=0.0, amsgrad=True, mu_dtype="float64", nu_dtype="float64")
     g = jnp.asarray([0.3, -7.0], "float32")
     state = transform.init(g)
-    made, state = transform.update(g, state, g)
-    assert made.dtype == g.dtype
+    updated, state = transform.update(g, state, g)
+    assert updated.dtype == g.dtype
     exact = np.asarray(g, np.float64)
-    for found, wanted in ((state.mu, 0.1 * exact), (state.nu, 1e-5 * exact**2), (state.nu_max, 1e-5 * exact**2)):
-        assert found.dtype == np.float64
-        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    for actual, wanted in ((state.mu, 0.1 * exact), (state.nu, 1e-5 * exact**2), (state.nu_max, 1e-5 * exact**2)):
+        assert actual.dtype == np.float64
+        np.testing.assert_allclose(actual, wanted, rtol=1e-12)
     assert transform.init(g.astype("complex64")).mu.dtype == np.complex128
 
 
@@ -600,10 +600,10 @@ def test_updates_are_as_precise_as_the_parameters(gradients, parameters, wanted,
     optimizer = adamomentum(0.1, weight_decay=decay)
     state, update = optimizer.init(params), jax.jit(optimizer.update)
     _, state = update(0.3 * grads, state, params)  # the first update depends on the gradient's sign alone
-    made, _ = update(grads, state, params)
-    assert made.dtype == wanted
+    updated, _ = update(grads, state, params)
+    assert updated.dtype == wanted
     exact, _ = update(grads.astype("float32"), state, params.astype("float32"))
-    np.testing.assert_allclose(made.astype("float32"), exact, rtol=1e-6 if parameters == "float32" else 2e-2)
+    np.testing.assert_allclose(updated.astype("float32"), exact, rtol=1e-6 if parameters == "float32" else 2e-2)
     if not decay:
         assert update(grads, state)[0].dtype == gradients, "nothing is known of the parameters"
 
@@ -614,8 +614,8 @@ def test_apply_if_finite_wants_one_dtype() -> None:
         params, state = jnp.ones(2), optimizer.init(jnp.ones(2))
         with pytest.raises(TypeError, match="bfloat16"):
             optimizer.update(jnp.ones(2, "bfloat16"), state, params)
-        made, _ = optimizer.update(jnp.asarray([1.0, jnp.nan]), state, params)
-        np.testing.assert_array_equal(made, 0)
+        updated, _ = optimizer.update(jnp.asarray([1.0, jnp.nan]), state, params)
+        np.testing.assert_array_equal(updated, 0)
 
 
 def test_bfloat16_parameters_lose_small_updates() -> None:
@@ -639,11 +639,11 @@ def test_complex_gradients_lockstep(options: dict) -> None:
     m = v = v_max = 0
     for t in range(1, 61):
         g = complex_noise(rng)
-        made, state = update(jnp.asarray(g), state)
+        updated, state = update(jnp.asarray(g), state)
         m = 0.9 * m + 0.1 * g
         v = 0.99 * v + 0.01 * abs(m) ** 2 + options.get("eps", 1e-16)
         v_max = np.maximum(v_max, v) if options else v
-        np.testing.assert_allclose(made, m / (1 - 0.9**t) / np.sqrt(v_max / (1 - 0.99**t)), rtol=1e-12)
+        np.testing.assert_allclose(updated, m / (1 - 0.9**t) / np.sqrt(v_max / (1 - 0.99**t)), rtol=1e-12)
         np.testing.assert_allclose(state.mu, m, rtol=1e-12)
         assert state.nu.dtype == np.float64
 
@@ -677,11 +677,11 @@ def test_complex_dtypes(options: dict, mu: str, nu: str) -> None:
     g = jnp.asarray([3 + 4j, 1 - 1j], jnp.complex64)
     transform = scale_by_adamomentum(**options)
     before = transform.init(g)
-    made, after = jax.jit(transform.update)(g, before, g)
+    updated, after = jax.jit(transform.update)(g, before, g)
     for state in (before, after):
         assert (state.mu.dtype, state.nu.dtype) == (mu, nu)
-    assert made.dtype == g.dtype
-    np.testing.assert_allclose(made, 10 * g / jnp.abs(g), rtol=1e-5 if nu == "float32" else 4e-3)
+    assert updated.dtype == g.dtype
+    np.testing.assert_allclose(updated, 10 * g / jnp.abs(g), rtol=1e-5 if nu == "float32" else 4e-3)
     np.testing.assert_allclose(after.mu, 0.1 * g, rtol=1e-6)
 
 
@@ -769,8 +769,8 @@ def test_injected_with_half_precision_parameters() -> None:
     optimizer = optax.inject_hyperparams(adamomentum, hyperparam_dtype=jnp.float32)(learning_rate=0.1)
     state = optimizer.init(params)
     assert state.hyperparams["b2"] == np.float32(0.999)
-    made, _ = optimizer.update(params, state, params)
-    np.testing.assert_allclose(made.astype("float32"), -1, rtol=1e-2)
+    updated, _ = optimizer.update(params, state, params)
+    np.testing.assert_allclose(updated.astype("float32"), -1, rtol=1e-2)
 
 
 def test_accumulated_gradients() -> None:
@@ -816,8 +816,8 @@ def test_a_schedule_of_decay() -> None:
         wanted, after = fixed.update(grads, state, params)
         updates, state = update(grads, state, params) if t else (wanted, after)
         close(updates, wanted)
-        made, inner = injected.update(grads, inner, params)
-        close(made, wanted)
+        updated, inner = injected.update(grads, inner, params)
+        close(updated, wanted)
         params = optax.apply_updates(params, updates)
     assert update._cache_size() == 1
     with pytest.raises(ValueError, match="params"):
@@ -834,16 +834,16 @@ def test_a_schedule_of_decay_for_all() -> None:
 def test_a_number_may_be_an_array_of_one() -> None:
     """As learning rates of optax.adamw may; a parameter that is a number stays one."""
     one = {name: jnp.asarray([x]) for name, x in (("learning_rate", 0.1), ("b1", 0.8), ("weight_decay", 0.1))}
-    made = []
+    updated = []
     for each in (
         adamomentum(**one),
         optax.inject_hyperparams(adamomentum)(np.full(1, 0.1), 0.8, weight_decay=0.1),
         adamomentum(0.1, 0.8, weight_decay=0.1),
     ):
-        made.append(each.update(PARAMS, each.init(PARAMS), PARAMS)[0])
-        assert jax.tree.map(jnp.shape, made[-1]) == {"w": (2,), "b": ()}
-    close(made[0], made[2])
-    close(made[1], made[2])
+        updated.append(each.update(PARAMS, each.init(PARAMS), PARAMS)[0])
+        assert jax.tree.map(jnp.shape, updated[-1]) == {"w": (2,), "b": ()}
+    close(updated[0], updated[2])
+    close(updated[1], updated[2])
     with pytest.raises(TypeError, match="learning_rate must be a number"):
         jax.jit(lambda rate: adamomentum(rate).init(PARAMS))(jnp.ones(2))
 
@@ -858,8 +858,8 @@ def test_a_parameter_without_gradient_stays() -> None:
     transform = scale_by_adamomentum(amsgrad=True)
     state = transform.init(PARAMS)
     for params in ((), (PARAMS,)):
-        made, after = transform.update({"w": jnp.ones(2), "b": None}, state, *params)
-        assert made["b"] is None
+        updated, after = transform.update({"w": jnp.ones(2), "b": None}, state, *params)
+        assert updated["b"] is None
         assert float(after.mu["b"]) == 0
         assert jax.tree.structure(after) == jax.tree.structure(state)
 
@@ -869,8 +869,8 @@ def test_parameters_of_integers_stay(dtype) -> None:
     params = {"w": jnp.ones(2), "codes": jnp.ones(2, dtype)}
     transform = scale_by_adamomentum(amsgrad=True)
     state = transform.init(params)
-    made, after = transform.update({"w": jnp.ones(2), "codes": None}, state, params)
-    assert made["codes"] is None
+    updated, after = transform.update({"w": jnp.ones(2), "codes": None}, state, params)
+    assert updated["codes"] is None
     assert after.mu["codes"].dtype == after.nu["codes"].dtype == jnp.float32
     with pytest.raises(TypeError, match=rf"gradient \['codes'\] must not be of integers, got {dtype}"):
         transform.update(params, state, params)
@@ -881,10 +881,10 @@ def test_parameters_of_integers_stay(dtype) -> None:
 def test_equinox_applies_an_update_that_is_none() -> None:
     equinox = pytest.importorskip("equinox", reason="equinox is not installed")
     optimizer = adamomentum(0.1)
-    made, _ = optimizer.update({"w": jnp.ones(2), "b": None}, optimizer.init(PARAMS), PARAMS)
-    close(equinox.apply_updates(PARAMS, made), {"w": PARAMS["w"] - 1, "b": PARAMS["b"]})
+    updated, _ = optimizer.update({"w": jnp.ones(2), "b": None}, optimizer.init(PARAMS), PARAMS)
+    close(equinox.apply_updates(PARAMS, updated), {"w": PARAMS["w"] - 1, "b": PARAMS["b"]})
     with pytest.raises(TypeError):
-        optax.apply_updates(PARAMS, made)
+        optax.apply_updates(PARAMS, updated)
 
 
 def test_no_weight_decay_needs_no_parameters() -> None:
@@ -1019,8 +1019,8 @@ def test_an_integer_without_gradient_stays() -> None:
     """As Equinox's filter is_array leaves them."""
     params = {"w": jnp.ones(2), "n": jnp.arange(3), "on": jnp.asarray(True)}
     optimizer = adamomentum(0.1, weight_decay=0.1)
-    made, _ = optimizer.update({"w": jnp.ones(2), "n": None, "on": None}, optimizer.init(params), params)
-    assert made["n"] is None and made["on"] is None
+    updated, _ = optimizer.update({"w": jnp.ones(2), "n": None, "on": None}, optimizer.init(params), params)
+    assert updated["n"] is None and updated["on"] is None
 
 
 SHARDED = """
@@ -1100,9 +1100,9 @@ def test_orbax_keeps_the_state(options: dict, tmp_path) -> None:
         checkpointer.wait_until_finished()
         restored = checkpointer.restore(tmp_path / "state", jax.eval_shape(lambda: state))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
-    for found, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
-        assert found.dtype == wanted.dtype
-        np.testing.assert_array_equal(found, wanted)
+    for actual, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        assert actual.dtype == wanted.dtype
+        np.testing.assert_array_equal(actual, wanted)
     grads = jax.grad(quadratic)(params)
     jax.tree.map(
         np.testing.assert_array_equal,

@@ -85,10 +85,10 @@ def test_the_kept_trials_are_those_of_the_study(kept) -> None:
     ],
 )
 def test_differences(trials, sentence, task, first, second, column) -> None:
-    found = trials[(trials.role == "final") & (trials.task == task)].pivot(
+    values = trials[(trials.role == "final") & (trials.task == task)].pivot(
         index="replicate", columns="optimizer", values=column
     )
-    difference = (found[first] - found[second]).dropna()
+    difference = (values[first] - values[second]).dropna()
     mean = difference.mean()
     half = stats.t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / math.sqrt(len(difference))
     said = [float(x) for x in re.findall(r"\d+\.\d+", sentence)]

@@ -154,14 +154,14 @@ def test_found_inf_leaves_everything_alone(state_dtype):
     torch.manual_seed(0)
     params = [torch.randn(shape) for shape in SIZES]
     opt = FusedCuda(params, state_dtype, weight_decay=0.1, amsgrad=state_dtype == torch.float32)
-    for found in (0.0, 1.0, 0.0):
+    for infinite in (0.0, 1.0, 0.0):
         for p in params:
-            p.grad = torch.randn_like(p) + (torch.nan if found else 0.0)
+            p.grad = torch.randn_like(p) + (torch.nan if infinite else 0.0)
         before = opt.everything()
-        opt.step(found_inf=torch.tensor([found]))
+        opt.step(found_inf=torch.tensor([infinite]))
         same = [torch.equal(a, b) for a, b in zip(before, opt.everything(), strict=True) if a.numel()]
-        assert all(same) if found else not any(same[: len(SIZES) - 1])
-        if found:
+        assert all(same) if infinite else not any(same[: len(SIZES) - 1])
+        if infinite:
             torch._foreach_sub_(opt.column("step"), 1)
 
 

@@ -406,9 +406,9 @@ def test_groups_are_disjoint_and_complete(model, layered):
             param_groups(model, **options)
         return
     groups = param_groups(model, **options)
-    found = [pair for group in groups for pair in zip(group["param_names"], group["params"], strict=True)]
-    assert len(found) == len(trainable)
-    assert all(trainable[name] is p for name, p in found)
+    grouped = [pair for group in groups for pair in zip(group["param_names"], group["params"], strict=True)]
+    assert len(grouped) == len(trainable)
+    assert all(trainable[name] is p for name, p in grouped)
     assert all(group["params"] for group in groups)
     torch.optim.AdamW(groups)
     AdaMomentum([dict(group) for group in groups])

@@ -237,14 +237,14 @@ def test_a_parameter_changed_from_outside_is_taken_up(rounding):
 
 @pytest.mark.parametrize("rounding", KEPT)
 def test_wider_parameters_in_the_same_group_are_left_alone(rounding):
-    def made(**options):
+    def optimized(**options):
         params = [*parameters(), *parameters(torch.float32), torch.nn.Parameter(torch.ones(3, dtype=torch.complex64))]
         opt = AdaMomentum(params, **options)
         train(params, opt, 5)
         return params, opt
 
-    params, opt = made(rounding=rounding)
-    plain, _ = made()
+    params, opt = optimized(rounding=rounding)
+    plain, _ = optimized()
     assert all(not (opt.state[p].keys() & set(ROUNDING_STATE.values())) for p in params[3:])
     for p, q in zip(params[3:], plain[3:], strict=True):
         torch.testing.assert_close(p, q)
@@ -316,12 +316,12 @@ def test_a_bfloat16_language_model_learns_as_a_float32_one(tmp_path):
     # Small: without instructions for it, bfloat16 is ten times as slow as float32.
     small = ["--seeds", "1", "--steps", "200", "--units", "48", "--streams", "6"]
     subprocess.run([sys.executable, script, *small, "--json", file], check=True)
-    found = json.loads(file.read_text())
+    printed = json.loads(file.read_text())
     for rounding in KEPT:
-        ours = found[f"bfloat16, {rounding}"]
+        ours = printed[f"bfloat16, {rounding}"]
         assert max(map(abs, ours["difference"])) < 0.002
         assert ours["curve"] < 0.003
-    nearest = found["bfloat16, nearest"]  # what the others are for
+    nearest = printed["bfloat16, nearest"]  # what the others are for
     assert min(nearest["difference"]) > 0.004
     assert nearest["curve"] > 0.004
 

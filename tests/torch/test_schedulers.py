@@ -52,8 +52,8 @@ def test_none_is_left_out() -> None:
     classes = inspect.getmembers(lr_scheduler, inspect.isclass)
     known = {
         name
-        for name, found in classes
-        if issubclass(found, lr_scheduler.LRScheduler) and not name.startswith("_") and name != "LRScheduler"
+        for name, kind in classes
+        if issubclass(kind, lr_scheduler.LRScheduler) and not name.startswith("_") and name != "LRScheduler"
     }
     assert known <= MAKE.keys()
 
@@ -93,13 +93,13 @@ def train(
 @pytest.mark.filterwarnings("ignore:.*deprecated|.*lr_scheduler.step")
 @pytest.mark.parametrize("name", MAKE)
 def test_scheduler(name: str) -> None:
-    made = {}
+    trained = {}
     for kind in (AdaMomentum, torch.optim.Adam):
         p = torch.zeros(3, dtype=torch.float64, requires_grad=True)
         optimizer = kind([p], lr=1e-2)
-        made[kind] = optimizer, MAKE[name](optimizer), p
-    optimizer, scheduler, p = made[AdaMomentum]
-    adam, adams, q = made[torch.optim.Adam]
+        trained[kind] = optimizer, MAKE[name](optimizer), p
+    optimizer, scheduler, p = trained[AdaMomentum]
+    adam, adams, q = trained[torch.optim.Adam]
     beside = Reference(p)
     first = train(scheduler, optimizer, p, range(5), beside)
     assert first == train(adams, adam, q, range(5))

@@ -432,9 +432,9 @@ def test_what_is_no_state_dict():
 
 @pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"state_dtype": "8bit"}, {"rounding": "kahan"}])
 def test_an_interrupted_first_step_can_be_taken_again(options, monkeypatch):
-    made = parameters(torch.bfloat16)
+    params = parameters(torch.bfloat16)
     others = parameters(torch.bfloat16)
-    opt, other = AdaMomentum(made, **options), AdaMomentum(others, **options)
+    opt, other = AdaMomentum(params, **options), AdaMomentum(others, **options)
     zeros_like, left = torch.zeros_like, [0]
 
     def interrupted(*args, **kwargs):
@@ -450,9 +450,9 @@ def test_an_interrupted_first_step_can_be_taken_again(options, monkeypatch):
             train(fresh.param_groups[0]["params"], fresh, 1)
         assert all(not state or {"step", "exp_avg", "exp_avg_sq"} <= state.keys() for state in fresh.state.values())
         train(fresh.param_groups[0]["params"], fresh, 2)
-    train(made, opt, 2)
+    train(params, opt, 2)
     train(others, other, 2)
-    assert_same(made, opt, others, other)
+    assert_same(params, opt, others, other)
     assert_same(fresh.param_groups[0]["params"], fresh, others, other)
 
 
