@@ -108,7 +108,7 @@ template <int64_t kLength = kStrip, class X> INLINE void prefetch(const X *x, in
 
 // The numbers of a step as the arithmetic takes them.
 template <class T> struct Constants {
-  T m_weight, beta2, v_weight, eps_sum, shrink, factor, grad_factor, l2;
+  T m_weight, beta2, v_weight, eps_sum, shrink, factor, grad_factor, l2, passes;
 };
 
 template <class T> INLINE Constants<T> constants_of(const Numbers &n) {
@@ -121,28 +121,46 @@ template <class T> INLINE Constants<T> constants_of(const Numbers &n) {
   c.factor = static_cast<T>(n.factor);
   c.grad_factor = static_cast<T>(n.grad_factor);
   c.l2 = static_cast<T>(n.l2);
+  c.passes = static_cast<T>(n.passes);
   return c;
 }
 
+// What is left of the update once it is known what the options are: nothing to decide in the first two, all of Algorithm
+// 1 and of the drop-in for AdamW; what is rarer shares the third.
+enum Form { kAlgorithm1, kLookahead, kGeneral };
+
+// What the general form decides for each element.
+struct Choices {
+  bool l2, adapt, lookahead, nesterov;
+};
+
+INLINE Choices choices_of(const Numbers &n) { return {n.l2 != 0, n.adapt, n.lookahead, n.nesterov}; }
+
 // One element: m and v become the new moments; returns the new parameter.
-template <bool kGeneral, class T>
-INLINE T new_theta(T theta, T g, T &m, T &v, T *v_max, const Constants<T> &c, bool l2, bool adapt) {
+template <Form kForm, class T>
+INLINE T new_theta(T theta, T g, T &m, T &v, T *v_max, const Constants<T> &c, const Choices &choices) {
   g = g * c.grad_factor;
-  if (kGeneral && l2) g = g + c.l2 * theta;
+  T ahead = kForm == kAlgorithm1 ? g : g * c.passes;
+  if (kForm == kGeneral && choices.l2) {
+    g = g + c.l2 * theta;
+    ahead = ahead + c.l2 * theta;
+  }
   m = m + c.m_weight * (g - m);
-  v = v * c.beta2 + c.v_weight * m * m;
+  const T n = kForm == kAlgorithm1 ? m : m + c.m_weight * (ahead - m);
+  const T averaged = kForm == kLookahead || (kForm == kGeneral && choices.lookahead) ? n : m;
+  v = v * c.beta2 + c.v_weight * averaged * averaged;
   T d = v + c.eps_sum;
-  if (kGeneral && v_max) {
+  if (kForm == kGeneral && v_max) {
     d = *v_max > d ? *v_max : d;  // a NaN in d stays, as with torch.maximum
     *v_max = d;
   }
   T root = sizeof(T) == 4 ? static_cast<T>(sqrtf(static_cast<float>(d))) : static_cast<T>(sqrt(d));
-  if (kGeneral && !adapt) root = 1;
-  return theta * c.shrink + c.factor * m / root;
+  if (kForm == kGeneral && !choices.adapt) root = 1;
+  return theta * c.shrink + c.factor * (kForm == kGeneral && choices.nesterov ? n : m) / root;
 }
 
 // Moments in float32 or float64.
-template <class P, class S, bool kGeneral> INLINE void update_plain(const Span &s, const Numbers &numbers) {
+template <class P, class S, Form kForm> INLINE void update_plain(const Span &s, const Numbers &numbers) {
   using T = typename Wider<P, S>::Type;
   const Constants<T> c = constants_of<T>(numbers);
   typename P::Stored *RESTRICT p = static_cast<typename P::Stored *>(s.p);
@@ -150,11 +168,11 @@ template <class P, class S, bool kGeneral> INLINE void update_plain(const Span &
   T *RESTRICT m = static_cast<T *>(s.m);
   T *RESTRICT v = static_cast<T *>(s.v);
   T *RESTRICT v_max = static_cast<T *>(s.v_max);
-  const bool l2 = numbers.l2 != 0, adapt = numbers.adapt;
-  if (kGeneral && v_max) {
+  const Choices choices = choices_of(numbers);
+  if (kForm == kGeneral && v_max) {
     for (int64_t i = 0; i < s.n; ++i) {
       T mi = m[i], vi = v[i], largest = v_max[i];
-      p[i] = P::store(new_theta<kGeneral, T>(P::load(p[i]), P::load(g[i]), mi, vi, &largest, c, l2, adapt));
+      p[i] = P::store(new_theta<kForm, T>(P::load(p[i]), P::load(g[i]), mi, vi, &largest, c, choices));
       m[i] = mi, v[i] = vi, v_max[i] = largest;
     }
     return;
@@ -164,27 +182,27 @@ template <class P, class S, bool kGeneral> INLINE void update_plain(const Span &
     prefetch(p, begin, s.n), prefetch(g, begin, s.n), prefetch(m, begin, s.n), prefetch(v, begin, s.n);
     for (int64_t i = begin; i < end; ++i) {
       T mi = m[i], vi = v[i];
-      p[i] = P::store(new_theta<kGeneral, T>(P::load(p[i]), P::load(g[i]), mi, vi, nullptr, c, l2, adapt));
+      p[i] = P::store(new_theta<kForm, T>(P::load(p[i]), P::load(g[i]), mi, vi, nullptr, c, choices));
       m[i] = mi, v[i] = vi;
     }
   }
 }
 
 // Moments in bfloat16, rounded stochastically.
-template <class P, bool kGeneral> INLINE void update_bf16(const Span &s, const Numbers &numbers) {
+template <class P, Form kForm> INLINE void update_bf16(const Span &s, const Numbers &numbers) {
   const Constants<float> c = constants_of<float>(numbers);
   typename P::Stored *RESTRICT p = static_cast<typename P::Stored *>(s.p);
   const typename P::Stored *RESTRICT g = static_cast<const typename P::Stored *>(s.g);
   uint16_t *RESTRICT m = static_cast<uint16_t *>(s.m);
   uint16_t *RESTRICT v = static_cast<uint16_t *>(s.v);
-  const bool l2 = numbers.l2 != 0, adapt = numbers.adapt;
+  const Choices choices = choices_of(numbers);
   const uint32_t start = s.position * kByPosition, in_m = numbers.step * kByStepM, in_v = numbers.step * kByStepV;
   for (int64_t begin = 0; begin < s.n; begin += kStrip) {
     const int64_t end = s.n - begin < kStrip ? s.n : begin + kStrip;
     prefetch(p, begin, s.n), prefetch(g, begin, s.n), prefetch(m, begin, s.n), prefetch(v, begin, s.n);
     for (int64_t i = begin; i < end; ++i) {
       float mi = BF16::load(m[i]), vi = BF16::load(v[i]);
-      p[i] = P::store(new_theta<kGeneral, float>(P::load(p[i]), P::load(g[i]), mi, vi, nullptr, c, l2, adapt));
+      p[i] = P::store(new_theta<kForm, float>(P::load(p[i]), P::load(g[i]), mi, vi, nullptr, c, choices));
       uint32_t random = start + static_cast<uint32_t>(i) * kByPosition;
       m[i] = BF16::store_randomly(mi, random + in_m);
       v[i] = BF16::store_randomly(vi, random + in_v);
@@ -193,8 +211,8 @@ template <class P, bool kGeneral> INLINE void update_bf16(const Span &s, const N
 }
 
 // Moments in 8-bit codes: see adamomentum/torch/precision.py for the format.
-template <class P, bool kGeneral> INLINE void update_codes(const Span &s, const Numbers &numbers) {
-  const bool l2 = numbers.l2 != 0, adapt = numbers.adapt;
+template <class P, Form kForm> INLINE void update_codes(const Span &s, const Numbers &numbers) {
+  const Choices choices = choices_of(numbers);
   const uint32_t in_m = numbers.step * kByStepM, in_v = numbers.step * kByStepV;
   float mb[kBlock], vb[kBlock];
   for (int64_t begin = 0, block = 0; begin < s.n; begin += kBlock, ++block) {
@@ -219,7 +237,7 @@ template <class P, bool kGeneral> INLINE void update_codes(const Span &s, const 
       uint32_t linear = bits_of(float_of(low_m + steps) - base), above = low_m + steps - (1u << 23);
       float mi = float_of(select(steps < (1u << 23), linear, above) | ((code & 0x80u) << 24));
       float vi = float_of(low_v + (static_cast<uint32_t>(v[i]) << 20));
-      p[i] = P::store(new_theta<kGeneral, float>(P::load(p[i]), P::load(g[i]), mi, vi, nullptr, c, l2, adapt));
+      p[i] = P::store(new_theta<kForm, float>(P::load(p[i]), P::load(g[i]), mi, vi, nullptr, c, choices));
       mb[i] = mi, vb[i] = vi;
       int32_t size_m = static_cast<int32_t>(bits_of(mi) & ~kSign), size_v = static_cast<int32_t>(bits_of(vi) & ~kSign);
       largest_m = size_m > largest_m ? size_m : largest_m;
@@ -250,17 +268,28 @@ template <class P, bool kGeneral> INLINE void update_codes(const Span &s, const 
   }
 }
 
-// The plain update has no branch left; what is rarer shares the general one.
-INLINE bool is_general(const Span &s, const Numbers &numbers) { return s.v_max || numbers.l2 != 0 || !numbers.adapt; }
+INLINE Form form_of(const Span &s, const Numbers &n) {
+  if (s.v_max || n.l2 != 0 || !n.adapt || n.nesterov) return kGeneral;
+  return n.lookahead ? kLookahead : kAlgorithm1;
+}
 
-template <class P, class S> void update(const Span &s, const Numbers &numbers) {
-  is_general(s, numbers) ? update_plain<P, S, true>(s, numbers) : update_plain<P, S, false>(s, numbers);
+template <class P, class S> void update(const Span &s, const Numbers &n) {
+  const Form form = form_of(s, n);
+  if (form == kAlgorithm1) update_plain<P, S, kAlgorithm1>(s, n);
+  else if (form == kLookahead) update_plain<P, S, kLookahead>(s, n);
+  else update_plain<P, S, kGeneral>(s, n);
 }
-template <class P> void update16(const Span &s, const Numbers &numbers) {
-  is_general(s, numbers) ? update_bf16<P, true>(s, numbers) : update_bf16<P, false>(s, numbers);
+template <class P> void update16(const Span &s, const Numbers &n) {
+  const Form form = form_of(s, n);
+  if (form == kAlgorithm1) update_bf16<P, kAlgorithm1>(s, n);
+  else if (form == kLookahead) update_bf16<P, kLookahead>(s, n);
+  else update_bf16<P, kGeneral>(s, n);
 }
-template <class P> void update8(const Span &s, const Numbers &numbers) {
-  is_general(s, numbers) ? update_codes<P, true>(s, numbers) : update_codes<P, false>(s, numbers);
+template <class P> void update8(const Span &s, const Numbers &n) {
+  const Form form = form_of(s, n);
+  if (form == kAlgorithm1) update_codes<P, kAlgorithm1>(s, n);
+  else if (form == kLookahead) update_codes<P, kLookahead>(s, n);
+  else update_codes<P, kGeneral>(s, n);
 }
 
 // ---- the sum of squares ----

@@ -18,10 +18,9 @@ using namespace adamomentum;
 
 namespace {
 
-// The numbers as Python has them, with what is the same for the whole group.
-Numbers numbers_of(nb::handle given, double step, double grad_factor, double l2) {
+// The numbers as Python has them, added to what is the same for the whole group.
+Numbers numbers_of(nb::handle given, double step, Numbers n) {
   auto number = [&](const char *name) { return nb::cast<double>(given.attr(name)); };
-  Numbers n{};
   n.m_weight = number("m_weight");
   n.beta2 = number("beta2");
   n.v_weight = number("v_weight");
@@ -29,8 +28,6 @@ Numbers numbers_of(nb::handle given, double step, double grad_factor, double l2)
   n.shrink = number("shrink");
   n.factor = number("factor");
   n.adapt = nb::cast<bool>(given.attr("adapt"));
-  n.grad_factor = grad_factor;
-  n.l2 = l2;
   n.step = static_cast<uint32_t>(static_cast<uint64_t>(step));  // cut off, as the random bits wrap around
   return n;
 }
@@ -86,16 +83,23 @@ NB_MODULE(_native, m) {
       .def("next_steps", &Batch::next_steps)
       .def(
           "run",
-          [](Batch &self, nb::list given, double grad_factor, double l2, int threads) {
+          [](Batch &self, nb::list given, double grad_factor, double l2, bool lookahead, bool nesterov, double passes,
+             int threads) {
             const std::vector<double> &steps = self.next_steps();
             if (given.size() != steps.size()) throw nb::value_error("numbers must be one row for each of next_steps()");
+            Numbers shared{};
+            shared.grad_factor = grad_factor;
+            shared.l2 = l2;
+            shared.lookahead = lookahead;
+            shared.nesterov = nesterov;
+            shared.passes = passes;
             std::vector<Numbers> numbers;
-            for (size_t i = 0; i < steps.size(); ++i)
-              numbers.push_back(numbers_of(given[i], steps[i], grad_factor, l2));
+            for (size_t i = 0; i < steps.size(); ++i) numbers.push_back(numbers_of(given[i], steps[i], shared));
             nb::gil_scoped_release release;
             self.run(numbers, threads);
           },
-          nb::arg("numbers"), nb::arg("grad_factor"), nb::arg("l2"), nb::arg("threads"))
+          nb::arg("numbers"), nb::arg("grad_factor"), nb::arg("l2"), nb::arg("lookahead"), nb::arg("nesterov"),
+          nb::arg("passes"), nb::arg("threads"))
       .def(
           "square_sum",
           [](Batch &self, int threads) {

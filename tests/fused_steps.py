@@ -7,33 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adamomentum import AdaMomentum
 from adamomentum.torch.fused_cuda import fused_cuda_update
+from adamomentum.torch.optimizer import _rule_of
 from adamomentum.torch.precision import decode_m, decode_v, encode_m, encode_v
 from adamomentum.torch.rule import Rule
 from adamomentum.torch.scalars import numbers_matrix
 
-_DEFAULTS: dict[str, Any] = {
-    "lr": 1e-3,
-    "betas": (0.9, 0.999),
-    "eps": 1e-16,
-    "weight_decay": 0.0,
-    "amsgrad": False,
-    "decoupled_weight_decay": True,
-    "fixed_decay": False,
-    "rectify": False,
-    "full_bias_correction": False,
-    "maximize": False,
-    "differentiable": False,
-    "grad_factor": 1.0,
-    "rounding": "nearest",
-}
-
 
 def rule_of(**options: Any) -> Rule:
     """The Rule of an optimizer's options."""
-    options = {**_DEFAULTS, **options}
-    options["beta1"], options["beta2"] = options["betas"]
-    return Rule(**{name: options[name] for name in Rule._fields})
+    return _rule_of(AdaMomentum([torch.zeros(1)], **options).param_groups[0], False, 1.0, 1)
 
 
 class FusedCuda:
@@ -75,10 +59,10 @@ class FusedCuda:
 
     def step(self, factor: float | Tensor = 1.0, found_inf: Tensor | None = None) -> None:
         """One step on gradients that ``factor`` is to multiply."""
-        options = {**_DEFAULTS, **self.options}
         steps, device = self.column("step"), self.params[0].device
         torch._foreach_add_(steps, 1)
-        sign = -1.0 if options["maximize"] else 1.0
+        rule = rule_of(**self.options)
+        sign = rule.grad_factor
         fused_cuda_update(
             self.params,
             [p.grad for p in self.params],
@@ -88,9 +72,9 @@ class FusedCuda:
             [m for m, _ in self.scales],
             [v for _, v in self.scales],
             steps,
-            numbers=numbers_matrix(steps, rule_of(**self.options), device),
+            numbers=numbers_matrix(steps, rule, device),
             grad_factor=sign * factor if isinstance(factor, Tensor) else torch.full((), sign * factor, device=device),
-            l2=rule_of(**self.options).l2,
+            rule=rule,
             found_inf=found_inf,
         )
 

@@ -40,7 +40,16 @@ class Batch:
     def next_steps(self) -> list[float]:
         """Return the distinct numbers of the coming steps."""
 
-    def run(self, numbers: list[Numbers], grad_factor: float, l2: float, threads: int) -> None:
+    def run(
+        self,
+        numbers: list[Numbers],
+        grad_factor: float,
+        l2: float,
+        lookahead: bool,
+        nesterov: bool,
+        passes: float,
+        threads: int,
+    ) -> None:
         """Update everything, with the numbers of each of :meth:`next_steps`."""
 
     def square_sum(self, threads: int) -> float:

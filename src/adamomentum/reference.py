@@ -80,9 +80,7 @@ def rectification(t: int, beta2: float) -> float | None:
     return math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
 
 
-def white_noise_mean(
-    t: float, betas: tuple[float, float], *, lookahead: bool = False, passes: float = 1.0
-) -> float:
+def white_noise_mean(t: float, betas: tuple[float, float], *, lookahead: bool = False, passes: float = 1.0) -> float:
     """Return kappa_t, the mean of v_t (eps aside) for gradients that are white noise of variance 1.
 
     What v averages the square of is x_t = p m_{t-1} + q g_t: the momentum with p = beta1, q = 1 - beta1, the
@@ -106,7 +104,9 @@ def white_noise_mean(
         kappa_t, to a relative error of 1e-12 also where beta2 is near beta1^2.
     """
     beta1, beta2 = betas
-    p, q2 = (beta1**2, (1 - beta1**2) ** 2 + (1 - beta1) ** 2 * (passes - 1)) if lookahead else (beta1, (1 - beta1) ** 2)
+    p, q2 = (
+        (beta1**2, (1 - beta1**2) ** 2 + (1 - beta1) ** 2 * (passes - 1)) if lookahead else (beta1, (1 - beta1) ** 2)
+    )
     c = (1 - beta1) / (1 + beta1)
     correction2 = -math.expm1(t * math.log(beta2)) if beta2 else 1.0
 
@@ -114,7 +114,7 @@ def white_noise_mean(
     high, low = max(beta1**2, beta2), min(beta1**2, beta2)
     gap = (high - low) / high if low else 1.0
     ratio = t if gap == 0 else 1.0 if gap == 1 else -math.expm1(t * math.log1p(-gap)) / gap
-    later = correction2 - (1 - beta2) * high ** (t - 1) * ratio
+    later = correction2 - (1 - beta2) * math.pow(high, t - 1) * ratio
     return q2 * correction2 + p**2 * c * later
 
 

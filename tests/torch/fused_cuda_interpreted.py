@@ -234,7 +234,7 @@ def test_steps_that_differ_and_nothing_to_do():
     empty = {
         "numbers": torch.empty(0, len(MATRIX_COLUMNS)),
         "grad_factor": torch.tensor(1.0),
-        "l2": 0.0,
+        "rule": rule_of(),
         "found_inf": None,
     }
     fused_cuda_update([], [], [], [], [], [], [], [], **empty)

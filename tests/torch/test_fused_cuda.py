@@ -52,8 +52,9 @@ def test_it_compiles_without_a_gpu(monkeypatch, tmp_path, capability, param, sta
     tl = kernel.tl
     dtypes = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16, "u8": tl.uint8}
     constants = {"PARAM": dtypes[param], "STATE": dtypes[state], "AMSGRAD": amsgrad, "CHUNK": kernel.CHUNK}
-    constants |= {"HAS_L2": True, "STEP": tl.float64}
-    arguments = {"table": "*i64", "owners": "*i32", "numbers": "*fp32", "grad_factor": "*fp32", "l2": "fp32"}
+    constants |= {"HAS_L2": True, "LOOKAHEAD": not amsgrad, "NESTEROV": param == "fp16", "STEP": tl.float64}
+    arguments = {"table": "*i64", "owners": "*i32", "numbers": "*fp32", "grad_factor": "*fp32"}
+    arguments |= {"l2": "fp32", "passes": "fp32"}
     if amsgrad:
         constants["found_inf"] = None
     signature = {**arguments, "found_inf": "*fp32", **dict.fromkeys(constants, "constexpr")}
@@ -91,7 +92,7 @@ def test_without_triton_it_says_how_to_get_it(monkeypatch):
         options = {
             "numbers": torch.empty(0, len(MATRIX_COLUMNS)),
             "grad_factor": torch.tensor(1.0),
-            "l2": 0.0,
+            "rule": rule_of(),
             "found_inf": None,
         }
         with pytest.raises(RuntimeError, match=r"fused=True on CUDA needs Triton: .* pip install triton"):

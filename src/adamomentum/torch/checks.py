@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adamomentum.second_moment import check_choices
 from adamomentum.torch.precision import StateDtype, block_count, is_reduced, name_of
 from adamomentum.torch.rounding import ROUNDINGS, Rounding
 from adamomentum.torch.state import (
@@ -55,6 +56,7 @@ SWITCHES = (
     "fixed_decay",
     "rectify",
     "full_bias_correction",
+    "nesterov",
     "maximize",
     "capturable",
     "differentiable",
@@ -146,6 +148,9 @@ def check_options(options: dict[str, Any], *, read_tensors: bool = True) -> None
             f"weight_decay must be in [0, 1] with fixed_decay=True, which multiplies the parameters by "
             f"1 - weight_decay, got {options['weight_decay']}"
         )
+    check_choices(options)
+    for name in ("adjust_lr", "second_moment"):
+        options[name] = options[name] and str(options[name])  # not NumPy's
     if options["foreach"] and options["fused"]:
         raise ValueError("foreach=True and fused=True exclude each other; set at most one of them")
     dtype = options["state_dtype"]

@@ -88,13 +88,24 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
         grads = list(torch._foreach_mul(grads, rule.grad_factor.to(grads[0].device, dtype)))
     elif rule.grad_factor != 1:
         grads = list(torch._foreach_mul(grads, rule.grad_factor))
+    aheads = grads if rule.passes == 1 else list(torch._foreach_mul(grads, rule.passes))
     if rule.l2:
+        same = aheads is grads
         grads = list(torch._foreach_add(grads, thetas, alpha=rule.l2))
+        aheads = grads if same else list(torch._foreach_add(aheads, thetas, alpha=rule.l2))
 
     _lerp_(exp_avgs, _to(grads, exp_avgs[0].dtype), n.m_weight[0])
     del grads
+    lookaheads = exp_avgs
+    if rule.lookahead or rule.nesterov:
+        lookaheads = [m.clone() for m in exp_avgs]
+        _lerp_(lookaheads, _to(aheads, exp_avgs[0].dtype), n.m_weight[0])
+    del aheads
+    averaged = lookaheads if rule.lookahead else exp_avgs
     torch._foreach_mul_(exp_avg_sqs, n.beta2[0])
-    _addcmul_(exp_avg_sqs, exp_avgs, exp_avgs, n.v_weight)
+    _addcmul_(exp_avg_sqs, averaged, averaged, n.v_weight)
+    if not rule.nesterov:
+        lookaheads = averaged = exp_avgs  # one copy less while the root is taken
     vs = torch._foreach_add(exp_avg_sqs, n.eps_sum)
     if rule.amsgrad:
         torch._foreach_maximum_(max_exp_avg_sqs, vs)
@@ -112,7 +123,7 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
                 denoms[i].fill_(1.0)
     if rule.weight_decay and rule.decoupled_weight_decay:
         torch._foreach_mul_(thetas, n.shrink)
-    _addcdiv_(thetas, exp_avgs, denoms, n.factor)
+    _addcdiv_(thetas, lookaheads, denoms, n.factor)
     if thetas is not params:
         if type(params[0]) in PLAIN_TENSORS:
             torch._foreach_copy_(params, thetas)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from adamomentum.second_moment import AdjustLR, SecondMoment, looks_ahead
 from adamomentum.torch import fused_cpu, fused_cuda
 from adamomentum.torch.checks import check_path_options
 from adamomentum.torch.foreach import foreach_update
@@ -172,6 +173,9 @@ def adamomentum(
     fixed_decay: bool = False,
     rectify: bool = False,
     full_bias_correction: bool = False,
+    adjust_lr: AdjustLR | None = None,
+    second_moment: SecondMoment | None = None,
+    nesterov: bool = False,
     maximize: bool = False,
     foreach: bool | None = None,
     fused: bool | None = None,
@@ -205,6 +209,9 @@ def adamomentum(
         fixed_decay: do not scale decoupled decay by lr.
         rectify: apply RAdam's rectification.
         full_bias_correction: average the square of the bias-corrected first moment.
+        adjust_lr: divide the second moment by its mean in white noise.
+        second_moment: what the second moment averages the square of.
+        nesterov: move by the look-ahead momentum.
         maximize: ascend.
         foreach: see :func:`~adamomentum.torch.functional.choose_path`.
         fused: see :func:`~adamomentum.torch.functional.choose_path`.
@@ -233,6 +240,9 @@ def adamomentum(
         full_bias_correction=full_bias_correction,
         grad_factor=(-1.0 if maximize else 1.0) / grad_scale,
         differentiable=differentiable,
+        adjust_lr=adjust_lr is not None,
+        lookahead=looks_ahead({"adjust_lr": adjust_lr, "second_moment": second_moment, "nesterov": nesterov}),
+        nesterov=nesterov,
     )
     states = []
     for i, (step, m, v) in enumerate(zip(state_steps, exp_avgs, exp_avg_sqs, strict=True)):

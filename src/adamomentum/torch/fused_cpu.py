@@ -108,7 +108,15 @@ def run(batch: Batch, rule: Rule) -> None:
     """Take the step for everything in a batch, and count it."""
     rule = with_floats(rule)
     numbers = [numbers_at(t, rule) for t in batch.next_steps()]
-    batch.run(numbers, grad_factor=float(rule.grad_factor), l2=rule.l2, threads=torch.get_num_threads())
+    batch.run(
+        numbers,
+        grad_factor=float(rule.grad_factor),
+        l2=rule.l2,
+        lookahead=rule.lookahead,
+        nesterov=rule.nesterov,
+        passes=rule.passes,
+        threads=torch.get_num_threads(),
+    )
     # Written behind autograd's back: it must still notice when a graph needs the old values.
     torch.autograd.graph.increment_version(batch.params)
 

@@ -149,7 +149,7 @@ def run(rows: list[Row], rule: Rule, *, capturable: bool, found_inf: Tensor | No
                 if isinstance(factor, Tensor)
                 else torch.full((), factor, dtype=torch.float32, device=device)
             ),
-            l2=rule.l2,
+            rule=rule,
             found_inf=found_inf,
         )
     return rest
@@ -167,7 +167,7 @@ def fused_cuda_update(
     *,
     numbers: Tensor,
     grad_factor: Tensor,
-    l2: float,
+    rule: Rule,
     found_inf: Tensor | None,
 ) -> None:
     """Update lists of tensors in place, without a wait of the host.
@@ -188,7 +188,7 @@ def fused_cuda_update(
             In reduced state formats the random bits of the rounding depend on them.
         numbers: what :func:`adamomentum.torch.scalars.numbers_matrix` returned.
         grad_factor: one float32 number on the device, by which the gradients are multiplied.
-        l2: this times the parameter is added to the gradient.
+        rule: the options, of which L2 decay and what v averages and the parameter moves by are looked at here.
         found_inf: one float32 number on the device: if it is not 0, nothing is written. None for 0.
 
     Raises:
@@ -234,12 +234,15 @@ def fused_cuda_update(
                 owners,
                 numbers,
                 grad_factor,
-                float(l2),
+                float(rule.l2),
+                float(rule.passes),
                 found_inf,
                 PARAM=_in_triton(kernel, param_dtype),
                 STATE=_in_triton(kernel, state_dtype),
                 AMSGRAD=amsgrad,
-                HAS_L2=l2 != 0,
+                HAS_L2=rule.l2 != 0,
+                LOOKAHEAD=rule.lookahead,
+                NESTEROV=rule.nesterov,
                 STEP=_in_triton(kernel, step_dtype) if steps_on_device else None,
                 CHUNK=kernel.CHUNK,
                 num_warps=kernel.WARPS,

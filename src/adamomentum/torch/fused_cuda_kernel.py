@@ -58,11 +58,14 @@ def update_chunk(
     numbers,
     grad_factor,
     l2,
+    passes,
     found_inf,
     PARAM: tl.constexpr,
     STATE: tl.constexpr,
     AMSGRAD: tl.constexpr,
     HAS_L2: tl.constexpr,
+    LOOKAHEAD: tl.constexpr,
+    NESTEROV: tl.constexpr,
     STEP: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
@@ -75,11 +78,14 @@ def update_chunk(
         numbers: float32, see :func:`adamomentum.torch.fused_cuda.fused_cuda_update`.
         grad_factor: one float32.
         l2: a float.
+        passes: a float, by which the gradient is multiplied in the look-ahead momentum.
         found_inf: one float32, or None.
         PARAM: dtype of parameters and gradients.
         STATE: dtype of the moments; uint8 for the 8-bit format.
         AMSGRAD: whether there are maxima of the second moment.
         HAS_L2: whether l2 is not 0.
+        LOOKAHEAD: whether the second moment averages the square of the look-ahead momentum.
+        NESTEROV: whether the parameter moves by the look-ahead momentum.
         STEP: dtype of the step counts on the device, or None.
         CHUNK: elements a program.
     """
@@ -97,9 +103,43 @@ def update_chunk(
         addresses |= tl.load(entry + _V_MAX)
     # Only without a mask, and from addresses known to be multiples of 16, are loads and stores 16 bytes wide.
     if (numel - first >= CHUNK) & (addresses % 16 == 0):
-        _update_tile(entry, first, numel, numbers, grad_factor, l2, PARAM, STATE, AMSGRAD, HAS_L2, STEP, CHUNK, True)
+        _update_tile(
+            entry,
+            first,
+            numel,
+            numbers,
+            grad_factor,
+            l2,
+            passes,
+            PARAM,
+            STATE,
+            AMSGRAD,
+            HAS_L2,
+            LOOKAHEAD,
+            NESTEROV,
+            STEP,
+            CHUNK,
+            True,
+        )
     else:
-        _update_tile(entry, first, numel, numbers, grad_factor, l2, PARAM, STATE, AMSGRAD, HAS_L2, STEP, CHUNK, False)
+        _update_tile(
+            entry,
+            first,
+            numel,
+            numbers,
+            grad_factor,
+            l2,
+            passes,
+            PARAM,
+            STATE,
+            AMSGRAD,
+            HAS_L2,
+            LOOKAHEAD,
+            NESTEROV,
+            STEP,
+            CHUNK,
+            False,
+        )
 
 
 @triton.jit
@@ -110,10 +150,13 @@ def _update_tile(
     numbers,
     grad_factor,
     l2,
+    passes,
     PARAM: tl.constexpr,
     STATE: tl.constexpr,
     AMSGRAD: tl.constexpr,
     HAS_L2: tl.constexpr,
+    LOOKAHEAD: tl.constexpr,
+    NESTEROV: tl.constexpr,
     STEP: tl.constexpr,
     CHUNK: tl.constexpr,
     WIDE: tl.constexpr,
@@ -151,10 +194,14 @@ def _update_tile(
         v = v.to(tl.float32)
 
     g *= tl.load(grad_factor)
+    ahead = g * passes
     if HAS_L2:
         g += l2 * theta
+        ahead += l2 * theta
     m += m_weight * (g - m)
-    v = v * (1 - v_decay) + v_weight * m * m  # not v - v * v_decay: an infinite v stays infinite
+    lookahead = m + m_weight * (ahead - m)
+    averaged = lookahead if LOOKAHEAD else m
+    v = v * (1 - v_decay) + v_weight * averaged * averaged  # not v - v * v_decay: an infinite v stays infinite
     d = v + eps_sum
     if AMSGRAD:
         v_max_at = _at(entry + _V_MAX, offsets, tl.float32, WIDE)
@@ -162,7 +209,7 @@ def _update_tile(
         d = tl.maximum(_load(v_max_at, inside, WIDE), d, propagate_nan=tl.PropagateNan.ALL)
         _store(v_max_at, d, inside, WIDE)
     denom = tl.where(adapt != 0, tl.sqrt_rn(d), 1.0)
-    theta = theta * shrink + factor * tl.div_rn(m, denom)
+    theta = theta * shrink + factor * tl.div_rn(lookahead if NESTEROV else m, denom)
     _store(param_at, _rounded_to(theta, PARAM), inside, WIDE)
 
     if STATE == tl.float32:

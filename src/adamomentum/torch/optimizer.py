@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from adamomentum.second_moment import AdjustLR, SecondMoment, looks_ahead
 from adamomentum.torch import fused_cpu
 from adamomentum.torch.checks import (
     check_beta1,
@@ -95,10 +96,10 @@ class AdaMomentum(Optimizer):
     without its eps, which is added when the root is taken: the same numbers for constant ``eps`` and ``beta2``,
     no underflow, and a change of ``eps`` takes effect at once.
 
-    To come from AdamW, divide its lr by 4.4 and multiply ``weight_decay``, 0 by default here, by 4.4: in noise
-    AdaMomentum's steps are sqrt((1 + beta1) / (1 - beta1)) = 4.36 times as long at the default betas. eps is not Adam's
-    either, keep the default. The first step is lr / (1 - beta1) long, ten times lr: warm up over 50 to 100 steps, or
-    set ``full_bias_correction=True``.
+    To come from AdamW, set ``adjust_lr="match_rms_adamw"`` and keep its lr, weight decay and schedule
+    (``weight_decay`` is 0 by default here, AdamW's 0.01); not its eps, keep the default. Without that switch the steps
+    are Algorithm 1's: in noise sqrt((1 + beta1) / (1 - beta1)) = 4.36 times as long as AdamW's at the same lr and the default betas, and the
+    first one lr / (1 - beta1) long, ten times lr: then search a learning rate and warm up over 50 to 100 steps.
 
     State per parameter: ``step`` (0-dim float64 tensor; on the CPU unless ``capturable``), ``exp_avg``,
     ``exp_avg_sq`` and, with ``amsgrad``, ``max_exp_avg_sq`` (the running maximum of v, eps included), shaped like
@@ -125,6 +126,14 @@ class AdaMomentum(Optimizer):
             it with large gradients without warm-up.
         full_bias_correction: average the square of the bias-corrected momentum instead; the first step is then
             lr. Not in the paper.
+        adjust_lr: "match_rms_adamw" divides v by its mean in white noise instead of by 1 - beta2^t, see
+            :func:`adamomentum.reference.white_noise_mean`. The first step is then lr, and in noise all are as long as AdamW's at the same
+            lr, betas and decay; in a constant gradient they are 0.27 lr at the default beta1, where AdamW's are lr.
+            None: Algorithm 1. Not with ``full_bias_correction``, and not in the paper, as the next two.
+        second_moment: what v averages the square of: "momentum", or "lookahead" for beta1 m + (1 - beta1) g, in which
+            gradients that alternate in sign do not cancel, so that it brakes at high rates. None: "lookahead" with
+            ``adjust_lr`` or ``nesterov``, else "momentum".
+        nesterov: move by the look-ahead momentum over 1 - beta1^(t+1), the sum of its weights, instead of by m.
         maximize: maximize the objective.
         foreach: True or False to insist on or to exclude the foreach path; None, the default, takes the fastest
             correct one (:func:`~adamomentum.torch.functional.choose_path`).
@@ -167,6 +176,9 @@ class AdaMomentum(Optimizer):
         fixed_decay: bool = False,
         rectify: bool = False,
         full_bias_correction: bool = False,
+        adjust_lr: AdjustLR | None = None,
+        second_moment: SecondMoment | None = None,
+        nesterov: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -185,6 +197,9 @@ class AdaMomentum(Optimizer):
             "fixed_decay": fixed_decay,
             "rectify": rectify,
             "full_bias_correction": full_bias_correction,
+            "adjust_lr": adjust_lr,
+            "second_moment": second_moment,
+            "nesterov": nesterov,
             "maximize": maximize,
             "foreach": foreach,
             "fused": fused,
@@ -368,7 +383,9 @@ class AdaMomentum(Optimizer):
     def _step_one(self, group: dict[str, Any], p: Tensor) -> None:
         """Take the step of one parameter of a group, whose gradient is in ``p.grad``; the options have been checked."""
         kernels, rest, batch, _ = self._gather(group, [p], compiling=False)
-        work = self._work(group, kernels, rest, batch, compiling=False, scale=1.0)
+        waiting = self.state.get(p, {}).get(PASSES)
+        passes = 1 if waiting is None else int(waiting) + 1
+        work = self._work(group, kernels, rest, batch, compiling=False, scale=1.0, passes=passes)
         if work is not None:
             _take(work)
 
@@ -452,6 +469,7 @@ class AdaMomentum(Optimizer):
         batch: Batch | None,
         compiling: bool,
         scale: Scalar,
+        passes: int = 1,
     ) -> _Work | None:
         """Return what the coming step needs of what :meth:`_gather` gave; None if there is nothing to update."""
         rows = []
@@ -470,7 +488,7 @@ class AdaMomentum(Optimizer):
             differentiable=group["differentiable"],
             state_dtype=group["state_dtype"],
         )
-        return _Work(group, rows, batch, _rule_of(group, compiling, scale), path)
+        return _Work(group, rows, batch, _rule_of(group, compiling, scale, passes), path)
 
     def _only_state_is_wanted(self) -> bool:
         """Whether lr and all gradients are 0, read only where that costs no wait in ordinary training."""
@@ -542,8 +560,11 @@ def _take(work: _Work, found_inf: Tensor | None = None) -> None:
         )
 
 
-def _rule_of(group: dict[str, Any], compiling: bool, scale: Scalar) -> Rule:
-    """Return the options of a group for the coming update, its gradients to be multiplied by ``scale``."""
+def _rule_of(group: dict[str, Any], compiling: bool, scale: Scalar, passes: int) -> Rule:
+    """Return the options of a group for the coming update, its gradients to be multiplied by ``scale``.
+
+    ``passes`` is how many gradients there were, of which those in ``p.grad`` are the last.
+    """
     lr, (beta1, beta2) = group["lr"], group["betas"]
     if compiling:  # compiled code is specialized to floats, and would be compiled anew when they change
         lr, beta1, beta2 = (
@@ -564,6 +585,10 @@ def _rule_of(group: dict[str, Any], compiling: bool, scale: Scalar) -> Rule:
         grad_factor=-scale if group["maximize"] else scale,
         differentiable=group["differentiable"],
         rounding=group["rounding"],
+        adjust_lr=group["adjust_lr"] is not None,
+        lookahead=looks_ahead(group),
+        nesterov=group["nesterov"],
+        passes=passes,
     )
 
 

@@ -8,6 +8,10 @@ beta2. With c1 = 1 - beta1^t and c2 = 1 - beta2^t, the bias corrections, one ste
     v     <- beta2 v + (1 - beta2) m^2
     theta <- theta - (lr sqrt(c2) / c1) m / sqrt(v + eps c2 / (1 - beta2))
 
+``adjust_lr`` puts the mean of v in white noise in the place of the first c2 (``adamomentum/second_moment.py``);
+``second_moment="lookahead"`` and ``nesterov`` put n = m + (1 - beta1) (g - m) in that of m, in the second line and in
+the third, where c1 is then 1 - beta1^(t+1).
+
 What in it is no tensor like the parameter is in ``Numbers``, which ``scalars.py`` computes from the options and t.
 The rule stands here for one parameter, in ``foreach.py`` for lists of them, in ``native/kernels.inl`` in C++ and in
 ``fused_cuda_kernel.py`` in Triton. The specification of all is :mod:`adamomentum.reference`.
@@ -44,6 +48,10 @@ class Rule(NamedTuple):
     grad_factor: Scalar  # of every gradient: -1 to maximize, times loss scale and clipping
     differentiable: bool
     rounding: Rounding = "nearest"
+    adjust_lr: bool = False  # v is divided by its mean in white noise
+    lookahead: bool = False  # v averages n^2, not m^2
+    nesterov: bool = False  # the parameter moves by n, not by m
+    passes: float = 1.0  # this times the gradient stands for that of the step in n: release.py explains it
 
     @property
     def l2(self) -> float:
@@ -59,7 +67,7 @@ class Numbers(NamedTuple):
     v_weight: Scalar  # 1 - beta2, divided by c1^2 under full bias correction
     eps_sum: Scalar  # what eps has added to v by now
     shrink: Scalar  # what decoupled decay multiplies the parameter by
-    factor: Scalar  # of m / sqrt(v + eps_sum), or of m alone where not `adapt`: negative
+    factor: Scalar  # of m or n over sqrt(v + eps_sum), or of it alone where not `adapt`: negative
     adapt: bool | Tensor  # False while rectification finds the variance intractable
 
 
@@ -82,13 +90,17 @@ def update_one(
     theta, grad = param.to(dtype), grad.to(dtype)
     if isinstance(rule.grad_factor, Tensor) or rule.grad_factor != 1:
         grad = grad * (rule.grad_factor.to(dtype) if isinstance(rule.grad_factor, Tensor) else rule.grad_factor)
+    ahead = grad if rule.passes == 1 else grad * rule.passes
     if rule.l2:
-        grad = grad.add(theta, alpha=rule.l2)
+        grad, ahead = grad.add(theta, alpha=rule.l2), ahead.add(theta, alpha=rule.l2)
 
     exp_avg.lerp_(grad.to(exp_avg.dtype), n.m_weight)
     if rule.differentiable:  # autograd keeps what is read below, and the next step overwrites it
         exp_avg = exp_avg.clone()
-    _addcmul_(exp_avg_sq.mul_(n.beta2), exp_avg, exp_avg, n.v_weight)
+    looks_ahead = rule.lookahead or rule.nesterov
+    lookahead = exp_avg.lerp(ahead.to(exp_avg.dtype), n.m_weight) if looks_ahead else exp_avg
+    averaged = lookahead if rule.lookahead else exp_avg
+    _addcmul_(exp_avg_sq.mul_(n.beta2), averaged, averaged, n.v_weight)
     v = exp_avg_sq + n.eps_sum
     if rule.amsgrad:
         v = torch.maximum(max_exp_avg_sq.clone() if rule.differentiable else max_exp_avg_sq, v)
@@ -101,7 +113,7 @@ def update_one(
         denom.fill_(1.0)
     if rule.weight_decay and rule.decoupled_weight_decay:
         theta.mul_(n.shrink)
-    _addcdiv_(theta, exp_avg, denom, n.factor)
+    _addcdiv_(theta, lookahead if rule.nesterov else exp_avg, denom, n.factor)
     if theta is not param:
         param.copy_(theta)
 

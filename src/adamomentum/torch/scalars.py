@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from adamomentum.reference import rectification
+from adamomentum.reference import white_noise_mean as white_noise_mean_at
+from adamomentum.second_moment import white_noise_mean
 from adamomentum.torch.rule import Numbers, Rule, Scalar
 
 __all__ = [
@@ -63,16 +65,17 @@ def numbers_at(t: Scalar, rule: Rule) -> Numbers:
     lr, beta1, beta2 = rule.lr, rule.beta1, rule.beta2
     correction1 = 1 - beta1**t
     correction2 = 1 - beta2**t
+    of_direction = 1 - beta1 ** (t + 1) if rule.nesterov else correction1
 
-    step_size = lr * correction2**0.5 / correction1
+    step_size = lr * _of_second_moment(t, correction2, rule) ** 0.5 / of_direction
     adapt: bool | Tensor = True
     if rule.rectify and isinstance(t, Tensor):
         r, adapt = _rectification_on_device(t, beta2)
-        step_size = torch.where(adapt, r * step_size, lr / correction1)
+        step_size = torch.where(adapt, r * step_size, lr / of_direction)
     elif rule.rectify:
         known = rectification(int(t), float(beta2))
         adapt = known is not None
-        step_size = lr / correction1 if known is None else known * step_size
+        step_size = lr / of_direction if known is None else known * step_size
 
     shrink: Scalar = 1 - lr * rule.weight_decay
     if not rule.decoupled_weight_decay:
@@ -90,6 +93,21 @@ def numbers_at(t: Scalar, rule: Rule) -> Numbers:
         factor=-step_size,
         adapt=adapt,
     )
+
+
+def _of_second_moment(t: Scalar, correction2: Scalar, rule: Rule) -> Scalar:
+    """Return what v is divided by at step t: 1 - beta2^t, or its mean in white noise."""
+    if not rule.adjust_lr:
+        return correction2
+    beta1, beta2 = rule.beta1, rule.beta2
+    if not isinstance(t, Tensor):
+        return white_noise_mean_at(t, (float(beta1), float(beta2)), lookahead=rule.lookahead, passes=rule.passes)
+    if isinstance(beta1, Tensor) or isinstance(beta2, Tensor):
+        beta1, beta2 = (x if isinstance(x, Tensor) else torch.full_like(t, x) for x in (beta1, beta2))
+    kappa: Tensor = white_noise_mean(
+        t, beta1, beta2, correction2, array=torch, lookahead=rule.lookahead, passes=rule.passes
+    )
+    return kappa
 
 
 def numbers_on_host(state_steps: list[Tensor], rule: Rule) -> list[Numbers]:
