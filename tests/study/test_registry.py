@@ -66,7 +66,10 @@ def test_planning_imports_no_framework() -> None:
         ("adamomentum-fbc", (5e-5, 1.5e-2), (4.36e-3, 4.36)),
         ("sgdm", (3e-3, 30.0), (1e-5, 1e-2)),
         ("adam", (2e-4, 6e-2), (1e-6, 1e-3)),
-        *((n, (2e-4, 6e-2), (1e-3, 1.0)) for n in ("adamw", "nadamw", "radam", "yogi", "adabound", "adabelief", "eadam")),
+        *(
+            (n, (2e-4, 6e-2), (1e-3, 1.0))
+            for n in ("adamw", "nadamw", "radam", "yogi", "adabound", "adabelief", "eadam")
+        ),
     ],
 )
 def test_spaces_are_those_that_the_protocol_declares(name, lr, decay) -> None:
@@ -158,7 +161,7 @@ def test_nadamw_is_the_recurrence_with_a_constant_momentum() -> None:
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
         ahead = b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
         expected -= lr * ahead / (np.sqrt(v / (1 - b2**t)) + eps)
-    np.testing.assert_allclose(trained(), expected, rtol=1e-12)
+    np.testing.assert_allclose(trained(), expected, rtol=1e-6)  # torch keeps the product of momenta in float32
     assert np.abs(trained(momentum_decay=4e-3) - expected).max() > lr / 10
 
 

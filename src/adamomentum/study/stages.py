@@ -518,6 +518,11 @@ def beside(study: Study, control: Control) -> str:
     return next(twins, "")
 
 
+def swapped(study: Study) -> list[Control]:
+    """Return the controls that train like tuned runs but for their setting, which is another optimizer's."""
+    return [c for c in study.controls if c.setting_from and beside(study, c) == c.setting_from]
+
+
 def optimizer_of(study: Study, name: str) -> Optimizer:
     """Return the optimizer behind ``name``, which may be a control."""
     controls = {control.name: control.optimizer for control in study.controls}
