@@ -48,7 +48,7 @@ class TextData:
     def text(self, tokens: Iterable[int]) -> str:
         """Return tokens as a reader sees them."""
         if self.unit == "bytes":
-            return bytes(tokens).decode(errors="replace")
+            return bytes(map(int, tokens)).decode(errors="replace")
         return " ".join(self.words[token] for token in tokens)
 
     def describe(self) -> str:
