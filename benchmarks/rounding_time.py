@@ -56,7 +56,7 @@ def main() -> None:
     print("| `rounding` | step, ratio to AdamW fused |\n|---|---|")
     for name, values in ratios.items():
         low, middle, high = statistics.quantiles(values, n=4)
-        print(f"| {name} | {middle:.1f} ({low:.1f}-{high:.1f}) |")
+        print(f"| {name} | {middle:.2f} ({low:.2f}-{high:.2f}) |")
 
 
 if __name__ == "__main__":

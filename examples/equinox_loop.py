@@ -24,8 +24,9 @@ def batch(key: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def main() -> None:
     model = eqx.nn.MLP(2, 2, width_size=64, depth=2, activation=jax.nn.gelu, key=jax.random.key(0))
-    # Coming from AdamW at lr 1.3e-2, weight_decay 0.1: lr over 4.4, decay times 4.4, and a warm-up.
-    optimizer = adamomentum(optax.warmup_cosine_decay_schedule(0.0, 3e-3, 50, STEPS), weight_decay=0.44)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 1.3e-2, 50, STEPS)
+    # Was optax.adamw(schedule, weight_decay=0.1): its rate, schedule and decay stay.
+    optimizer = adamomentum(schedule, weight_decay=0.1, adjust_lr="match_rms_adamw")
     state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
 
     @eqx.filter_jit

@@ -46,9 +46,10 @@ def step(model: Network, optimizer: nnx.Optimizer, x: jax.Array, y: jax.Array) -
 
 def main() -> None:
     model = Network(nnx.Rngs(0))
-    # Coming from AdamW at lr 1.3e-2, weight_decay 0.1: lr over 4.4, decay times 4.4, and a warm-up.
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 3e-3, 50, STEPS)
-    optimizer = nnx.Optimizer(model, adamomentum(schedule, weight_decay=0.44), wrt=nnx.Param)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 1.3e-2, 50, STEPS)
+    # Was optax.adamw(schedule, weight_decay=0.1): its rate, schedule and decay stay.
+    transform = adamomentum(schedule, weight_decay=0.1, adjust_lr="match_rms_adamw")
+    optimizer = nnx.Optimizer(model, transform, wrt=nnx.Param)
     losses = [float(step(model, optimizer, *batch(key))) for key in jax.random.split(jax.random.key(1), STEPS)]
     print(f"loss {losses[0]:.2f} -> {losses[-1]:.2f}")
     assert losses[-1] < 0.5 * losses[0]

@@ -35,10 +35,10 @@ def main() -> None:
             keras.layers.Dense(2),
         ]
     )
-    # Coming from AdamW at learning rate 1e-2, weight_decay 0.1: the first over 4.4, decay times 4.4, and a warm-up.
     steps = EPOCHS * len(x) // BATCH
-    schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - 50, warmup_target=2.3e-3, warmup_steps=50)
-    optimizer = AdaMomentum(schedule, weight_decay=0.44, global_clipnorm=1.0)
+    schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - 50, warmup_target=1e-2, warmup_steps=50)
+    # Was keras.optimizers.AdamW(schedule, weight_decay=0.1, global_clipnorm=1.0): its rate, schedule and decay stay.
+    optimizer = AdaMomentum(schedule, weight_decay=0.1, global_clipnorm=1.0, adjust_lr="match_rms_adamw")
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])  # saved with the model
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     first = model.fit(x, y, batch_size=BATCH, epochs=EPOCHS // 2, verbose=0).history

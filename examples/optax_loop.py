@@ -38,13 +38,12 @@ def loss_fn(params: dict[str, jax.Array], x: jax.Array, y: jax.Array) -> jax.Arr
 
 
 def main() -> None:
-    # Coming from AdamW at lr 4.4e-2, weight_decay 0.1: lr over 4.4, decay times 4.4, and a warm-up.
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 1e-2, WARMUP, STEPS)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 4.4e-2, WARMUP, STEPS)
+    matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+    # Was optax.adamw(schedule, weight_decay=0.1, mask=matrices): its rate, schedule and decay stay.
+    scaled = adamomentum(schedule, weight_decay=0.1, mask=matrices, adjust_lr="match_rms_adamw")
     optimizer = optax.MultiSteps(
-        optax.chain(
-            optax.clip_by_global_norm(1.0),
-            adamomentum(schedule, weight_decay=0.44, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)),
-        ),
+        optax.chain(optax.clip_by_global_norm(1.0), scaled),
         every_k_schedule=ACCUMULATE,
     )
     params = init(jax.random.key(0))

@@ -21,6 +21,8 @@ struct Names {
   PyObject *v_max = PyUnicode_InternFromString("max_exp_avg_sq");
   PyObject *m_scale = PyUnicode_InternFromString("exp_avg_scale");
   PyObject *v_scale = PyUnicode_InternFromString("exp_avg_sq_scale");
+  PyObject *lost = PyUnicode_InternFromString("compensation");
+  PyObject *master = PyUnicode_InternFromString("master");
 };
 
 const Names &names() {
@@ -77,12 +79,9 @@ bool is_scale(const Tensor &t, int64_t blocks) {
   return t.is_type(kUnsigned, 8) && t.ndim == 1 && t.shape[0] == blocks && (t.strides[0] == 1 || blocks < 2);
 }
 
-size_t size_of(Param p) { return p == kFloat64 ? 8 : p == kFloat32 ? 4 : 2; }
-size_t size_of(State s) { return s == kState64 ? 8 : s == kState32 ? 4 : s == kStateBF16 ? 2 : 1; }
-
-Span piece_of(const Span &whole, Param p, State s, int64_t begin, int64_t end) {
+Span piece_of(const Span &whole, Param p, State s, Rounding r, int64_t begin, int64_t end) {
   Span piece = whole;
-  int64_t in_p = begin * static_cast<int64_t>(size_of(p)), in_s = begin * static_cast<int64_t>(size_of(s));
+  int64_t in_p = begin * size_of(p), in_s = begin * size_of(s);
   piece.p = static_cast<char *>(whole.p) + in_p;
   piece.g = static_cast<const char *>(whole.g) + in_p;
   piece.m = static_cast<char *>(whole.m) + in_s;
@@ -92,6 +91,7 @@ Span piece_of(const Span &whole, Param p, State s, int64_t begin, int64_t end) {
     piece.m_scale = whole.m_scale + begin / kBlock;
     piece.v_scale = whole.v_scale + begin / kBlock;
   }
+  if (whole.kept) piece.kept = static_cast<char *>(whole.kept) + (r == kMaster ? 4 * begin : in_p);
   piece.position = static_cast<uint32_t>(begin);
   piece.n = end - begin;
   return piece;
@@ -101,7 +101,10 @@ Span piece_of(const Span &whole, Param p, State s, int64_t begin, int64_t end) {
 
 int64_t serial_below = int64_t{1} << 17;
 
-Batch::Batch(PyObject *plain_types) : plain_types_(plain_types), params_(PyList_New(0)) { Py_INCREF(plain_types_); }
+Batch::Batch(PyObject *plain_types, Rounding rounding)
+    : plain_types_(plain_types), rounding_(rounding), params_(PyList_New(0)) {
+  Py_INCREF(plain_types_);
+}
 
 Batch::~Batch() {
   for (PyObject *object : kept_) Py_DECREF(object);
@@ -176,7 +179,8 @@ bool Batch::read_item(PyObject *param, PyObject *grad, PyObject *state, bool ams
   item->step.memory = t.memory();
 
   if (!read_entry(state, names().m, &object, &t) || !state_type(t, &item->state) || !same_layout(p, t)) return false;
-  if (!kernels().update[item->param][item->state]) return false;
+  item->rounding = item->param == kFloat16 || item->param == kBFloat16 ? rounding_ : kNearest;
+  if (!is_supported(item->param, item->state, item->rounding)) return false;
   keep(object);
   item->whole.m = t.memory();
   if (!read_entry(state, names().v, &object, &t) || !state_type(t, &kind) || kind != item->state || !same_layout(p, t))
@@ -190,6 +194,14 @@ bool Batch::read_item(PyObject *param, PyObject *grad, PyObject *state, bool ams
       return false;
     keep(object);
     item->whole.v_max = t.memory();
+  }
+  if (item->rounding == kKahan || item->rounding == kMaster) {
+    PyObject *key = item->rounding == kKahan ? names().lost : names().master;
+    Param kept;
+    if (!read_entry(state, key, &object, &t) || !param_type(t, &kept) || !same_layout(p, t)) return false;
+    if (kept != (item->rounding == kKahan ? item->param : kFloat32)) return false;
+    keep(object);
+    item->whole.kept = t.memory();
   }
   item->whole.n = p.numel();
   if (item->state == kCodes) {
@@ -294,7 +306,7 @@ bool Batch::overlap() const {
   ranges.reserve(items_.size());
   for (const Item &item : items_) {
     auto *begin = static_cast<const char *>(item.whole.p);
-    if (item.whole.n) ranges.emplace_back(begin, begin + item.whole.n * static_cast<int64_t>(size_of(item.param)));
+    if (item.whole.n) ranges.emplace_back(begin, begin + item.whole.n * size_of(item.param));
   }
   std::sort(ranges.begin(), ranges.end());
   for (size_t i = 1; i < ranges.size(); ++i)
@@ -310,10 +322,10 @@ void Batch::run(const std::vector<Numbers> &numbers, int workers) {
     for (uint32_t i = chunk.first; i < chunk.last; ++i) {
       const Item &item = items_[i];
       if (item.whole.n == 0) continue;
-      auto update = table.update[item.param][item.state];
+      Span span = item.whole;
       if (chunk.last - chunk.first == 1)
-        update(piece_of(item.whole, item.param, item.state, chunk.begin, chunk.end), numbers[item.at_step]);
-      else update(item.whole, numbers[item.at_step]);
+        span = piece_of(span, item.param, item.state, item.rounding, chunk.begin, chunk.end);
+      table.update(item.param, item.state, item.rounding, span, numbers[item.at_step]);
     }
   });
   for (const Item &item : items_) item.step.set(item.step.next());
@@ -329,7 +341,7 @@ double Batch::square_sum(int workers) {
       const Item &item = items_[i];
       const bool one = chunk.last - chunk.first == 1;
       const int64_t begin = one ? chunk.begin : 0, end = one ? chunk.end : item.whole.n;
-      const char *g = static_cast<const char *>(item.whole.g) + begin * static_cast<int64_t>(size_of(item.param));
+      const char *g = static_cast<const char *>(item.whole.g) + begin * size_of(item.param);
       sum += table.square_sum[item.param](g, end - begin);
     }
     sums[index] = sum;

@@ -27,7 +27,8 @@ struct StepCount {
 class Batch {
  public:
   // plain_types: the classes of parameters and gradients that are what they seem; no subclass is taken.
-  explicit Batch(PyObject *plain_types);
+  // rounding: of parameters in half precision.
+  Batch(PyObject *plain_types, Rounding rounding);
   ~Batch();
   Batch(const Batch &) = delete;
   Batch &operator=(const Batch &) = delete;
@@ -62,6 +63,7 @@ class Batch {
     StepCount step;
     Param param;
     State state;
+    Rounding rounding;
     uint32_t at_step;  // which of next_steps()
   };
   // What a worker takes at a time: at most kChunk elements, of one tensor or of several small ones.
@@ -81,6 +83,7 @@ class Batch {
   std::vector<double> steps_;
   std::vector<PyObject *> kept_;
   PyObject *plain_types_;
+  Rounding rounding_;
   PyObject *params_;
   int64_t numel_ = 0;
   bool has_float64_ = false;

@@ -9,6 +9,9 @@ enum Param : uint8_t { kFloat32, kFloat64, kFloat16, kBFloat16, kParams };
 // Moments: kCodes are bytes with an exponent a block, as adamomentum/torch/precision.py specifies them.
 enum State : uint8_t { kState32, kState64, kStateBF16, kCodes, kStates };
 
+// How a parameter of half precision is rounded, as adamomentum/torch/rounding.py specifies it; wider ones are kNearest.
+enum Rounding : uint8_t { kNearest, kStochastic, kKahan, kMaster, kRoundings };
+
 constexpr int64_t kBlock = 256;
 
 // The numbers of a step: the fields of Numbers in adamomentum/torch/rule.py, which module.cpp reads by these names, then
@@ -38,13 +41,14 @@ struct Span {
   void *v_max;       // null without amsgrad
   uint8_t *m_scale;  // exponents of the blocks, for kCodes; then position is a multiple of kBlock
   uint8_t *v_scale;
+  void *kept;  // what kKahan and kMaster keep of the parameter, in its type and in float32; else null
   int64_t n;
   uint32_t position;  // of the first element in its tensor
 };
 
 struct Kernels {
   const char *isa;
-  void (*update[kParams][kStates])(const Span &, const Numbers &);  // null where not supported
+  void (*update)(Param, State, Rounding, const Span &, const Numbers &);  // what is_supported() says yes to
   double (*square_sum[kParams])(const void *g, int64_t n);
 };
 
@@ -56,6 +60,15 @@ extern const Kernels kernels_avx2;
 #ifdef ADAMOMENTUM_AVX512
 extern const Kernels kernels_avx512;
 #endif
+
+static constexpr int64_t size_of(Param p) { return p == kFloat64 ? 8 : p == kFloat32 ? 4 : 2; }
+static constexpr int64_t size_of(State s) { return s == kState64 ? 8 : s == kState32 ? 4 : s == kStateBF16 ? 2 : 1; }
+
+// Of their own in each file, as nothing is shared between instruction sets. float64 goes with float64 alone, and wider parameters than half precision are not rounded.
+static constexpr bool is_supported(Param p, State s, Rounding r) {
+  const bool half = p == kFloat16 || p == kBFloat16;
+  return (p == kFloat64) == (s == kState64) && (half || r == kNearest) && !(p == kFloat16 && r == kStochastic);
+}
 
 // The kernels for this processor.
 const Kernels &kernels();

@@ -1,5 +1,6 @@
 // The Python module adamomentum._native.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include "batch.h"
@@ -32,6 +33,13 @@ Numbers numbers_of(nb::handle given, double step, Numbers n) {
   return n;
 }
 
+Rounding rounding_of(const std::string &name) {
+  const char *const names[kRoundings] = {"nearest", "stochastic", "kahan", "master"};
+  for (int r = 0; r < kRoundings; ++r)
+    if (name == names[r]) return static_cast<Rounding>(r);
+  throw nb::value_error("rounding must be 'nearest', 'stochastic', 'kahan' or 'master'");
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -51,11 +59,11 @@ NB_MODULE(_native, m) {
   nb::class_<Batch>(m, "Batch")
       .def(
           "__init__",
-          [](Batch *self, nb::tuple plain_types) {
+          [](Batch *self, nb::tuple plain_types, const std::string &rounding) {
             if (!connected()) throw nb::value_error("connect() must come first");
-            new (self) Batch(plain_types.ptr());
+            new (self) Batch(plain_types.ptr(), rounding_of(rounding));
           },
-          nb::arg("plain_types"))
+          nb::arg("plain_types"), nb::arg("rounding") = "nearest")
       .def(
           "gather",
           [](Batch &self, nb::list params, nb::dict state, bool amsgrad, Py_ssize_t position) {

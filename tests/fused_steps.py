@@ -10,9 +10,11 @@ from torch import Tensor
 from adamomentum import AdaMomentum
 from adamomentum.torch.fused_cuda import fused_cuda_update
 from adamomentum.torch.optimizer import _rule_of
-from adamomentum.torch.precision import decode_m, decode_v, encode_m, encode_v
+from adamomentum.torch.precision import empty_scales, unpack
+from adamomentum.torch.rounding import new_kept, rounds
 from adamomentum.torch.rule import Rule
 from adamomentum.torch.scalars import numbers_matrix
+from adamomentum.torch.state import CODED, ROUNDING_STATE, scale_of
 
 
 def rule_of(**options: Any) -> Rule:
@@ -39,19 +41,18 @@ class FusedCuda:
     ) -> None:
         self.params, self.options = params, options
         self.state: dict[Tensor, dict[str, Tensor]] = {}
-        self.scales: list[tuple[Tensor, Tensor]] = []
         dtypes = state_dtype if isinstance(state_dtype, list) else [state_dtype] * len(params)
         for p, dtype in zip(params, dtypes, strict=True):
-            zeros = torch.zeros(p.numel(), device=p.device)
-            m, v = torch.zeros_like(p, dtype=dtype), torch.zeros_like(p, dtype=dtype)
-            if dtype == torch.uint8:
-                (m_codes, m_scale), (v_codes, v_scale) = (f(zeros, zeros.int()) for f in (encode_m, encode_v))
-                m.view(-1).copy_(m_codes)
-                v.view(-1).copy_(v_codes)
-                self.scales.append((m_scale, v_scale))
-            state = {"step": torch.tensor(0.0, device=steps_on or p.device), "exp_avg": m, "exp_avg_sq": v}
+            state = {"step": torch.tensor(0.0, device=steps_on or p.device)}
+            for key, moment in CODED:
+                state[key] = torch.zeros_like(p, dtype=dtype)
+                if dtype == torch.uint8:
+                    state[scale_of(key)] = empty_scales(p, moment)
             if options.get("amsgrad"):
                 state["max_exp_avg_sq"] = torch.zeros_like(p, dtype=torch.float32)
+            rounding = options.get("rounding", "nearest")
+            if rounds(p, rounding) and rounding in ROUNDING_STATE:
+                state[ROUNDING_STATE[rounding]] = new_kept(p, rounding)
             self.state[p] = state
 
     def column(self, key: str) -> list[Tensor]:
@@ -64,14 +65,7 @@ class FusedCuda:
         rule = rule_of(**self.options)
         sign = rule.grad_factor
         fused_cuda_update(
-            self.params,
-            [p.grad for p in self.params],
-            self.column("exp_avg"),
-            self.column("exp_avg_sq"),
-            self.column("max_exp_avg_sq"),
-            [m for m, _ in self.scales],
-            [v for _, v in self.scales],
-            steps,
+            [(p, p.grad, self.state[p]) for p in self.params],
             numbers=numbers_matrix(steps, rule, device),
             grad_factor=sign * factor if isinstance(factor, Tensor) else torch.full((), sign * factor, device=device),
             rule=rule,
@@ -80,12 +74,10 @@ class FusedCuda:
 
     def moments(self, i: int) -> tuple[Tensor, Tensor]:
         """The moments of a parameter, in float32 and one dimension."""
-        m, v = (self.state[self.params[i]][key].reshape(-1) for key in ("exp_avg", "exp_avg_sq"))
-        if m.dtype == torch.uint8:
-            return decode_m(m, self.scales[i][0]), decode_v(v, self.scales[i][1])
-        return m.float(), v.float()
+        state = self.state[self.params[i]]
+        return tuple(unpack(state[key], state.get(scale_of(key)), moment).reshape(-1) for key, moment in CODED)
 
     def everything(self) -> list[Tensor]:
         """Copies of all that a step may write."""
         states = [t for p in self.params for key, t in self.state[p].items() if key != "step"]
-        return [t.clone() for t in [*self.params, *states, *[t for pair in self.scales for t in pair]]]
+        return [t.clone() for t in [*self.params, *states]]

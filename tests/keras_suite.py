@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 
 # JAX counts its devices when it is first used; one test wants two.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
@@ -15,7 +16,9 @@ from keras import ops
 
 from adamomentum import reference
 from adamomentum.keras import AdaMomentum
+from adamomentum.second_moment import adam_ratio, white_noise_mean
 
+MATCH = {"adjust_lr": "match_rms_adamw"}
 SWITCHES = {
     "plain": {},
     "amsgrad": {"amsgrad": True},
@@ -24,9 +27,27 @@ SWITCHES = {
     "betas": {"betas": (0.5, 0.9), "eps": 1e-8},
     "no-momentum": {"betas": (0.0, 0.99)},
     "no-second-moment": {"betas": (0.9, 0.0)},
+    "full-bias-correction": {"full_bias_correction": True, "betas": (0.9, 0.99)},
+    "drop-in": MATCH,
+    "drop-in-decay-amsgrad": {**MATCH, "amsgrad": True, "weight_decay": 0.125, "eps": 1e-4},
+    "drop-in-momentum": {**MATCH, "second_moment": "momentum"},
+    "drop-in-nesterov": {**MATCH, "nesterov": True},
+    "drop-in-no-momentum": {**MATCH, "betas": (0.0, 0.99)},
+    "drop-in-no-second-moment": {**MATCH, "betas": (0.9, 0.0)},
+    "drop-in-square": {**MATCH, "betas": (0.9, 0.9**2)},
+    "drop-in-near-square": {**MATCH, "betas": (0.9, 0.81), "eps": 1e-8},
+    "lookahead": {"second_moment": "lookahead"},
+    "nesterov": {"nesterov": True, "second_moment": "momentum"},
 }
 
-KINDS = ("noise", "tiny", "sparse")
+# Gradient number t for an array of standard normal numbers.
+KINDS = {
+    "noise": lambda noise, t: noise,
+    "tiny": lambda noise, t: 1e-25 * noise,
+    "sparse": lambda noise, t: noise * (t % 20 == 0),
+    "constant": lambda noise, t: np.full_like(noise, 0.3),
+    "alternating": lambda noise, t: np.full_like(noise, 0.3 * (-1) ** t),
+}
 
 # What Keras itself does with files and options is the same on each backend: all of that is seen on torch, where nothing
 # is compiled, and on the others what stands for it.
@@ -46,37 +67,100 @@ def ours(lr=1e-2, betas=(0.9, 0.999), eps=1e-16, **options) -> AdaMomentum:
     return AdaMomentum(lr, beta_1=betas[0], beta_2=betas[1], epsilon=eps, **options)
 
 
+ROUNDINGS = ("nearest", "stochastic")
+
+
 def array(x) -> np.ndarray:
     return np.array(ops.convert_to_numpy(x))
 
 
-@pytest.mark.parametrize(
-    ("switches", "kind"),
-    [(s, k) for s in SWITCHES for k in KINDS if ON_TORCH or k == "noise" or s in ("plain", "amsgrad")],
-)
-def test_lockstep_with_the_reference(switches: str, kind: str) -> None:
-    options = SWITCHES[switches]
-    keras.config.set_floatx("float64")
+def in_lockstep(optimizer: AdaMomentum, steps: int = 60, start: dict | None = None, **options) -> dict:
+    """Steps of the reference beside it, for each kind of gradients; ``start`` is what an earlier call returned."""
     rng = np.random.default_rng(0)
-    variables = [keras.Variable(rng.standard_normal(shape), dtype="float64") for shape in ((3, 4), ())]
-    theta = [array(v) for v in variables]
-    states = [reference.State.zeros(x) for x in theta]
-    optimizer = ours(**options)
+    places = [(kind, shape) for kind in KINDS for shape in ((3, 4), ())]
+    if start is None:
+        theta = [rng.standard_normal(shape) for _, shape in places]
+        start = {"t": 0, "theta": theta, "states": [reference.State.zeros(x) for x in theta]}
+    theta, states, first = start["theta"], start["states"], start["t"]
+    variables = [keras.Variable(x, dtype="float64") for x in theta]
     optimizer.build(variables)
-    for t in range(60):
-        size = {"noise": 1.0, "tiny": 1e-25, "sparse": float(t % 20 == 0)}[kind]
-        grads = [size * rng.standard_normal(x.shape) for x in theta]
-        optimizer.apply([ops.convert_to_tensor(g, "float64") for g in grads], variables)
-        beta2, eps = options.get("betas", (0.9, 0.999))[1], options.get("eps", 1e-16)
+    if first:
+        optimizer.load_own_variables(start["store"])
+    step = stepper(optimizer, variables)
+    beta2, eps = options.get("betas", (0.9, 0.999))[1], options.get("eps", 1e-16)
+    for t in range(first, first + steps):
+        grads = [KINDS[kind](rng.standard_normal(shape), t) for kind, shape in places]
+        step([ops.convert_to_tensor(g, "float64") for g in grads])
         accumulated = eps * (1 - beta2 ** (t + 1)) / (1 - beta2)
         for i, g in enumerate(grads):
             theta[i], states[i] = reference.step(theta[i], g, states[i], lr=1e-2, **options)
+            size = 1e-25 if places[i][0] == "tiny" else 1.0
             np.testing.assert_allclose(array(variables[i]), theta[i], rtol=1e-12, atol=1e-12)
             np.testing.assert_allclose(array(optimizer._momentums[i]), states[i].m, rtol=1e-12, atol=1e-14 * size)
-            found = array(optimizer._velocities[i]) + accumulated
-            np.testing.assert_allclose(found, states[i].v, rtol=1e-12, atol=1e-14 * size**2)
+            second = array(optimizer._velocities[i]) + accumulated
+            np.testing.assert_allclose(second, states[i].v, rtol=1e-12, atol=1e-14 * size**2)
             if options.get("amsgrad"):
                 np.testing.assert_allclose(array(optimizer._largest_velocities[i]), states[i].v_max, rtol=1e-12)
+    store: dict = {}
+    optimizer.save_own_variables(store)
+    return {"t": first + steps, "theta": theta, "states": states, "store": store}
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_lockstep_with_the_reference(switches: str) -> None:
+    keras.config.set_floatx("float64")
+    in_lockstep(ours(**SWITCHES[switches]), **SWITCHES[switches])
+
+
+@pytest.mark.parametrize("before", [{}, {**MATCH, "nesterov": True}])
+def test_a_state_goes_on_with_other_switches_and_betas(before: dict) -> None:
+    """Nothing in it depends on them."""
+    keras.config.set_floatx("float64")
+    start = in_lockstep(ours(**before, eps=0.0), 10, **before, eps=0.0)
+    after = {**MATCH, "betas": (0.8, 0.95), "eps": 0.0}
+    in_lockstep(ours(**after), 20, start, **after)
+
+
+def mutant(wrong):
+    def kappa(t, beta1, beta2, correction2, *, array, lookahead):
+        return wrong(
+            lambda t=t, lookahead=lookahead: white_noise_mean(
+                t, beta1, beta2, -ops.expm1(t * np.log(beta2)), array=array, lookahead=lookahead
+            ),
+            t,
+            correction2,
+            lookahead,
+        )
+
+    return kappa
+
+
+MUTANTS = {
+    "limit": lambda kappa, t, c2, lookahead: adam_ratio(np.inf, 0.9, 0.999, lookahead=lookahead) * c2,
+    "adam's": lambda kappa, t, c2, lookahead: c2,
+    "late": lambda kappa, t, c2, lookahead: kappa(t=t + 1),
+    "of the other": lambda kappa, t, c2, lookahead: kappa(lookahead=not lookahead),
+}
+
+
+@pytest.mark.parametrize("second_moment", ["momentum", "lookahead"])
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_wrong_mean_fails_the_lockstep(monkeypatch, name: str, second_moment: str) -> None:
+    """On the torch backend too, where the one pass has numbers of its own: there variables go one by one."""
+    keras.config.set_floatx("float64")
+    options = {**MATCH, "second_moment": second_moment}
+    module = sys.modules[AdaMomentum.__module__]
+    monkeypatch.setattr(module, "white_noise_mean", mutant(lambda kappa, *_: kappa()))
+    in_lockstep(OneByOne(1e-2, **options), 3, **options)
+    monkeypatch.setattr(module, "white_noise_mean", mutant(MUTANTS[name]))
+    with pytest.raises(AssertionError):
+        in_lockstep(OneByOne(1e-2, **options), 3, **options)
+
+
+@pytest.mark.parametrize("options", [MATCH, {**MATCH, "nesterov": True}, {"full_bias_correction": True}])
+def test_the_first_step_is_as_long_as_the_learning_rate(options: dict) -> None:
+    (moved,) = step_of(ours(lr=0.01, **options), [[-0.3, 7.0]], [np.zeros(2)], ["kernel"])
+    np.testing.assert_allclose(moved, [0.01, -0.01], rtol=2e-6)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -183,6 +267,11 @@ def test_variables_excluded_from_decay_are_saved(tmp_path) -> None:
 def test_configuration() -> None:
     made = ours(betas=(0.8, 0.99), eps=1e-12, amsgrad=True, weight_decay=0.1, clipnorm=1.0, use_ema=True, name="mine")
     config = made.get_config()
+    switches = {"adjust_lr", "second_moment", "nesterov", "full_bias_correction", "rounding"}
+    assert AdaMomentum.from_config({k: x for k, x in config.items() if k not in switches}).get_config() == config
+    switched = ours(**MATCH, second_moment="momentum", nesterov=True, rounding="stochastic").get_config()
+    assert AdaMomentum.from_config(switched).get_config() == switched
+    assert [switched[k] for k in sorted(switches)] == ["match_rms_adamw", False, True, "stochastic", "momentum"]
     again = AdaMomentum.from_config(config)
     assert again.get_config() == config
     assert (config["beta_1"], config["beta_2"], config["epsilon"], config["amsgrad"]) == (0.8, 0.99, 1e-12, True)
@@ -429,12 +518,13 @@ def test_weights_trained_with_adam(tmp_path, name: str, bias: bool) -> None:
     if not callable(adam._learning_rate):
         assert float(optimizer.learning_rate) == np.float32(2.5e-4)
     assert equal([array(v) for v in optimizer._momentums], [array(v) for v in adam._momentums])
+    ratio = adam_ratio(1 if config["gradient_accumulation_steps"] else 3, 0.9, 0.999)
     for v, of_adam in zip(optimizer._velocities, adam._velocities, strict=True):
-        np.testing.assert_allclose(array(v), array(of_adam) * 0.1 / 1.9, rtol=1e-6)
+        np.testing.assert_allclose(array(v), array(of_adam) * ratio, rtol=1e-6)
     if config["amsgrad"]:
         accumulated = 1e-8 * (1 + 0.999 + 0.999**2)
         for v, of_adam in zip(optimizer._largest_velocities, adam._velocity_hats, strict=True):
-            np.testing.assert_allclose(array(v), array(of_adam) * 0.1 / 1.9 + accumulated, rtol=1e-6)
+            np.testing.assert_allclose(array(v), array(of_adam) * ratio + accumulated, rtol=1e-6)
         for v, of_adam in zip(
             optimizer._model_variables_moving_average, adam._model_variables_moving_average, strict=True
         ):
@@ -444,26 +534,32 @@ def test_weights_trained_with_adam(tmp_path, name: str, bias: bool) -> None:
     assert all(np.isfinite(x).all() for x in (*model.get_weights(), *state_of(model)))
 
 
-def test_steps_after_adam_have_their_own_length() -> None:
-    """In noise, where AdaMomentum's are 4.36 times as long as Adam's."""
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [({}, 4.36), (MATCH, 1.0), ({**MATCH, "second_moment": "momentum"}, 1.0), ({"full_bias_correction": True}, 4.36)],
+)
+def test_steps_after_adam_have_their_own_length(options: dict, wanted: float) -> None:
+    """In noise: at once and in each of the next 50; with ``adjust_lr`` they are as long as Adam's."""
     rng = np.random.default_rng(0)
-    variable = keras.Variable(np.zeros(2000, "float32"))
-    adam, optimizer, store = keras.optimizers.Adam(1e-3), ours(1e-3), {}
-    names = {"_h5_entry_group": type("Group", (), {"attrs": {"name": "adam"}})}
-    for stepping in (adam, optimizer):
-        stepping.build([variable])
-        if stepping is optimizer:
+    variables = [keras.Variable(np.zeros(2000, "float32")) for _ in range(2)]
+    adam, optimizer, store = keras.optimizers.Adam(1e-3), ours(1e-3, **options), {}
+    for one, variable in zip((adam, optimizer), variables, strict=True):
+        one.build([variable])
+    steps = [stepper(one, [variable]) for one, variable in zip((adam, optimizer), variables, strict=True)]
+    ratios = []
+    for t in range(80):
+        if t == 30:
             adam.save_own_variables(store)
+            names = {"_h5_entry_group": type("Group", (), {"attrs": {"name": "adam"}})}
             optimizer.load_own_variables(type("Store", (dict,), names)(store))
-        lengths, step = [], stepper(stepping, [variable])
-        for _ in range(60):
+        g, lengths = ops.convert_to_tensor(rng.standard_normal(2000), "float32"), []
+        for step, variable in zip(steps[: 1 + (t >= 30)], variables, strict=False):
             before = array(variable)
-            step([ops.convert_to_tensor(rng.standard_normal(2000), "float32")])
+            step([g])
             lengths.append(np.sqrt(np.mean((array(variable) - before) ** 2)))
-        if stepping is adam:
-            of_adam = np.mean(lengths[-30:])
-    assert np.mean(lengths[:5]) / of_adam == pytest.approx(4.36, rel=0.1)
-    assert np.mean(lengths) / of_adam == pytest.approx(4.36, rel=0.1)
+        if t >= 30:
+            ratios.append(lengths[1] / lengths[0])
+    np.testing.assert_allclose(ratios, wanted, rtol=0.1)
 
 
 class Earlier(AdaMomentum):
@@ -514,7 +610,7 @@ def test_wrapped_and_sharded_files(tmp_path) -> None:
         trained.save_weights(tmp_path / "scaled.weights.h5")
         model = after_steps(scaled(ours(1e-2)), steps=0)
         model.load_weights(tmp_path / "scaled.weights.h5")
-        ratio = 1.0 if isinstance(written, AdaMomentum) else 0.1 / 1.9
+        ratio = 1.0 if isinstance(written, AdaMomentum) else adam_ratio(3, 0.9, 0.999)
         found = array(model.optimizer.inner_optimizer._velocities[0])
         np.testing.assert_allclose(found, array(written._velocities[0]) * ratio, rtol=1e-6)
         assert float(model.optimizer.learning_rate) == np.float32(1e-3)  # the wrapper takes over all by place
@@ -679,9 +775,12 @@ torch_alone = pytest.mark.skipif(not ON_TORCH, reason="the torch backend's own u
 
 
 class OneByOne(AdaMomentum):
-    """Updates one variable after the other, as on the other backends."""
+    """Updates one variable after the other on the torch backend too."""
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate) -> None:
+        if not ON_TORCH:
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+            return
         import torch
 
         with torch.no_grad():
@@ -691,7 +790,14 @@ class OneByOne(AdaMomentum):
 
 @torch_alone
 @pytest.mark.parametrize("on_host", [True, False])
-@pytest.mark.parametrize("options", [{}, {"amsgrad": True, "weight_decay": 0.1, "epsilon": 1e-6, "beta_1": 0.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"amsgrad": True, "weight_decay": 0.1, "epsilon": 1e-6, "beta_1": 0.0},
+        {**MATCH, "nesterov": True, "weight_decay": 0.1, "rounding": "stochastic"},
+    ],
+)
 def test_one_pass_is_as_one_by_one(monkeypatch, options: dict, on_host: bool) -> None:
     """Mixed dtypes, sparse gradients, a schedule, and another subset of the variables each time."""
     import torch
@@ -801,6 +907,61 @@ def test_bias_correction_in_float32(beta: float) -> None:
     np.testing.assert_allclose(array(variable), wanted, rtol=1e-6)
 
 
+def rounded_steps(optimizer, steps: int, start, g, dtype: str = "bfloat16") -> np.ndarray:
+    variable = keras.Variable(np.asarray(start, "float32"), dtype=dtype)
+    optimizer.build([variable])
+    step = stepper(optimizer, [variable])
+    for _ in range(steps):
+        step([ops.cast(ops.convert_to_tensor(np.asarray(g, "float32")), dtype)])
+    return array(ops.cast(variable, "float32"))
+
+
+def test_stochastic_rounding_keeps_what_the_nearest_loses() -> None:
+    """Steps and decay far below the spacing of bfloat16 numbers, 2^-8 below 1."""
+    g = np.resize([1.0, -1.0], 4096)
+    for options in ({}, {"weight_decay": 1.0}):
+        options = {"lr": 5e-4, **MATCH, **options}
+        theta, state = np.ones(2), reference.State.zeros(np.ones(2))
+        for _ in range(100):
+            theta, state = reference.step(theta, g[:2], state, **options)
+        assert (np.abs(theta - 1) > 0.01).all()
+        ends = [
+            rounded_steps(ours(**options, rounding=rounding), 100, np.ones(4096), g)
+            for rounding in ("nearest", "stochastic", "stochastic")
+        ]
+        assert (ends[0] == 1).all()
+        np.testing.assert_array_equal(ends[1], ends[2])
+        means = ends[1].reshape(-1, 2).mean(0)  # of 2,048, each within a spacing or so
+        np.testing.assert_allclose(means, theta, atol=4e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_other_variables_are_rounded_to_the_nearest(dtype: str) -> None:
+    ends = [rounded_steps(ours(rounding=r, weight_decay=0.1), 3, np.ones(5), 5e-3, dtype) for r in ROUNDINGS]
+    np.testing.assert_array_equal(*ends)
+
+
+def test_stochastic_rounding_has_the_bits_of_the_class_for_pytorch() -> None:
+    """On each backend those that are computed here in 64 bits, and these are that class's own."""
+    from adamomentum.keras_rounding import rounded_by_chance
+
+    x = np.random.default_rng(0).standard_normal((37, 11)).astype("float32")
+    x[0, :3] = np.inf, -np.inf, np.nan
+    for step in (1, 77, 10**6):
+        random = (np.arange(x.size, dtype="uint64") * 0xD1B54A33 + np.uint64(step * 0x9E3779B9)) & 0xFFFFFFFF
+        bits = (x.ravel().view("uint32") + (random >> 16).astype("uint32")) & np.uint32(0xFFFF0000)
+        wanted = np.where(np.isfinite(x), bits.view("float32").reshape(x.shape), x)
+        rounded = rounded_by_chance(ops.convert_to_tensor(x), ops.convert_to_tensor(step))
+        np.testing.assert_array_equal(array(ops.cast(rounded, "float32")), wanted)
+        if ON_TORCH:
+            import torch
+
+            from adamomentum.torch.precision import dither, round_to_bfloat16
+
+            theirs = round_to_bfloat16(torch.tensor(x).ravel(), dither(x.size, step, "theta", torch.device("cpu")))
+            np.testing.assert_array_equal(theirs.float().numpy().reshape(x.shape), wanted)
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
 def test_low_precision_models_learn(policy: str) -> None:
     keras.config.set_dtype_policy(policy)
@@ -850,6 +1011,11 @@ def test_numbers_of_numpy_and_complex_variables() -> None:
         ({"epsilon": -1e-8}, ValueError, "epsilon must be >= 0 and finite, got -1e-08"),
         ({"beta_1": "0.9"}, TypeError, "beta_1 must be a number, got '0.9'"),
         ({"weight_decay": -0.1}, ValueError, "weight_decay must be >= 0 and finite, got -0.1"),
+        ({"adjust_lr": True}, ValueError, "adjust_lr must be None or one of 'match_rms_adamw', got True"),
+        ({"second_moment": "m"}, ValueError, "second_moment must be None or one of 'momentum', 'lookahead', got 'm'"),
+        ({"nesterov": 1}, TypeError, "nesterov must be True or False, got 1"),
+        ({"full_bias_correction": True, **MATCH}, ValueError, "does not go with full_bias_correction=True"),
+        ({"rounding": "up"}, ValueError, "rounding must be 'nearest' or 'stochastic', got 'up'"),
     ],
 )
 def test_bad_arguments(options: dict, error, message: str) -> None:

@@ -55,6 +55,20 @@ SWITCHES: dict[str, dict[str, Any]] = {
     },
 }
 
+# What kappa_t, the mean of v_t in white noise, could be mistaken for: a test of each framework puts them in its place.
+WRONG_MEANS: dict[str, Callable[..., Any]] = {
+    "no start": lambda t, b1, b2, **_: (1 - b1) / (1 + b1) * (1 - b2**t),
+    "Algorithm 1": lambda t, b1, b2, **_: 1 - b2**t,
+    "t off by one": lambda t, b1, b2, *, lookahead, **_: _mean(t + 1, b1, b2, lookahead),
+    "the other second moment": lambda t, b1, b2, *, lookahead, **_: _mean(t, b1, b2, not lookahead),
+}
+
+
+def _mean(t: Any, beta1: float, beta2: float, lookahead: bool) -> Any:
+    means = [reference.white_noise_mean(s, (beta1, beta2), lookahead=lookahead) for s in np.ravel(t).tolist()]
+    return torch.tensor(means).reshape(t.shape) if isinstance(t, torch.Tensor) else means[0]
+
+
 # The ways through the torch implementation.
 PATHS: dict[str, dict[str, Any]] = {
     "for-loop": {"foreach": False},

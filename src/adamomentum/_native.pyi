@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from adamomentum.torch.rounding import Rounding
 from adamomentum.torch.rule import Numbers
 
 isa: str
@@ -25,7 +26,7 @@ def serial_below(elements: int) -> int:
 class Batch:
     """The tensors of one parameter group at one step."""
 
-    def __init__(self, plain_types: tuple[type, ...]) -> None: ...
+    def __init__(self, plain_types: tuple[type, ...], rounding: Rounding = "nearest") -> None: ...
     def gather(
         self, params: list[Tensor], state: Mapping[Tensor, Any], amsgrad: bool, position: int = 0
     ) -> tuple[list[Tensor], int]:

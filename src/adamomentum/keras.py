@@ -6,7 +6,8 @@ r"""AdaMomentum for Keras 3, on all of its backends.
     mhat_t = m_t / (1 - beta_1^t)
 
 which is Algorithm 1 of arXiv 2106.11514: that adds epsilon to v at every step, where it accumulates. Here it stays out
-of the stored moment, where rounding could lose it. Importing this module imports keras and the backend that it is set
+of the stored moment, where rounding could lose it. What the options change in it is specified in
+:mod:`adamomentum.reference`. Importing this module imports keras and the backend that it is set
 to; torch only if that is it.
 """
 
@@ -16,7 +17,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,6 +31,8 @@ except ModuleNotFoundError as error:
     ) from error
 
 from adamomentum.keras_files import MARK, Layout, recognise, writer_of
+from adamomentum.keras_rounding import rounded_by_chance
+from adamomentum.second_moment import AdjustLR, SecondMoment, adam_ratio, check_choices, looks_ahead, white_noise_mean
 
 __all__ = ["AdaMomentum"]
 
@@ -38,9 +41,12 @@ __all__ = ["AdaMomentum"]
 class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
     """Adam whose second moment averages the square of the momentum, not of the gradient (arXiv 2106.11514).
 
-    To come from ``keras.optimizers.AdamW``, divide its learning rate by 4.4 and multiply ``weight_decay``, None by
-    default here, by 4.4: in noise AdaMomentum's steps are 4.36 times as long at the default betas. The first step is
-    learning_rate / (1 - beta_1) long, ten times the learning rate: warm up over 50 to 100 steps, as with
+    To come from ``keras.optimizers.AdamW``, keep its learning rate, schedule and ``weight_decay`` (None by default
+    here, 0.004 there) and add ``adjust_lr="match_rms_adamw"``: steps then are as long as AdamW's in noise.
+
+    Without ``adjust_lr`` it is Algorithm 1 as printed, whose steps in noise are 4.36 times as long at the default
+    betas and whose first step is ten times the learning rate: ``adamomentum.theory.guidance.suggest_lr`` says what to
+    divide AdamW's by, and it wants a warm-up over 50 to 100 steps, as with
     ``keras.optimizers.schedules.CosineDecay(warmup_steps=...)``.
 
     Moments of variables in half precision are kept in float32, and the maths is done there.
@@ -57,6 +63,17 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         amsgrad: divide by the largest second moment so far, epsilon included, instead of the current one.
         weight_decay: variables shrink by ``learning_rate * weight_decay`` a step, all but those given to
             ``exclude_from_weight_decay``.
+        adjust_lr: "match_rms_adamw" divides the second moment by its mean in white noise instead of by 1 - beta_2^t, so
+            that steps are as long as AdamW's at the same ``learning_rate``; the first one is ``learning_rate`` in each
+            coordinate. None: Algorithm 1.
+        second_moment: what the second moment averages the square of: "momentum", or "lookahead" for
+            beta_1 m + (1 - beta_1) g. None is "lookahead" with ``adjust_lr`` or ``nesterov``, else "momentum".
+        nesterov: move by the look-ahead momentum over 1 - beta_1^(t+1) instead of by the momentum over 1 - beta_1^t.
+        full_bias_correction: average the square of m / (1 - beta_1^t) instead of that of m: the first step is then
+            ``learning_rate``, not ``learning_rate`` / (1 - beta_1). Not with the three options before.
+        rounding: how bfloat16 variables are rounded after a step: "nearest", where they do not move by less than half
+            of their spacing, 2^-8 to 2^-9 of them; or "stochastic", up or down with the probability that keeps the
+            mean. The random bits are a function of the element's place and the step count alone.
         clipnorm: the norm of each gradient is clipped to it.
         clipvalue: each element of each gradient is clipped to it.
         global_clipnorm: the norm of all gradients together is clipped to it.
@@ -69,8 +86,8 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         **kwargs: what the base class takes.
 
     Raises:
-        TypeError: if a number is none, or an argument after ``learning_rate`` has no name.
-        ValueError: if an argument is out of range.
+        TypeError: if a number is none, a switch no bool, or an argument after ``learning_rate`` has no name.
+        ValueError: if an argument is out of range, or does not go with ``full_bias_correction``.
     """
 
     def __init__(
@@ -82,6 +99,11 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         epsilon: float = 1e-16,
         amsgrad: bool = False,
         weight_decay: float | None = None,
+        adjust_lr: AdjustLR | None = None,
+        second_moment: SecondMoment | None = None,
+        nesterov: bool = False,
+        full_bias_correction: bool = False,
+        rounding: Literal["nearest", "stochastic"] = "nearest",
         clipnorm: float | None = None,
         clipvalue: float | None = None,
         global_clipnorm: float | None = None,
@@ -101,6 +123,18 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         beta_1 = _checked("beta_1", beta_1, below_one=True)
         beta_2 = _checked("beta_2", beta_2, below_one=True)
         epsilon = _checked("epsilon", epsilon)
+        for switch, value in (("nesterov", nesterov), ("full_bias_correction", full_bias_correction)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{switch} must be True or False, got {value!r}")
+        choices = {
+            "adjust_lr": adjust_lr,
+            "second_moment": second_moment,
+            "nesterov": nesterov,
+            "full_bias_correction": full_bias_correction,
+        }
+        check_choices(choices)
+        if rounding not in ("nearest", "stochastic"):
+            raise ValueError(f"rounding must be 'nearest' or 'stochastic', got {rounding!r}")
         if weight_decay is not None:
             weight_decay = _checked("weight_decay", weight_decay)
         if isinstance(learning_rate, Real):
@@ -120,6 +154,9 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
             **kwargs,
         )
         self.beta_1, self.beta_2, self.epsilon, self.amsgrad = beta_1, beta_2, epsilon, amsgrad
+        self.adjust_lr, self.second_moment, self.nesterov = adjust_lr, second_moment, nesterov
+        self.full_bias_correction, self.rounding = full_bias_correction, rounding
+        self._lookahead = looks_ahead(choices)
         self._undecayed_names: tuple[str, ...] = ()
         self._undecayed_keys: tuple[Any, ...] = ()
         # What was loaded, until build sees the variables: whether each was excluded by var_list.
@@ -189,21 +226,43 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         index = self._get_variable_index(variable)
         m, v = self._momentums[index], self._velocities[index]
         t = ops.cast(self.iterations + 1, m.dtype)
+        c1, c2 = _one_minus_power(self.beta_1, t), _one_minus_power(self.beta_2, t)
+        mean = c2
+        if self.adjust_lr:
+            mean = white_noise_mean(t, self.beta_1, self.beta_2, c2, array=ops, lookahead=self._lookahead)
         gradient = ops.multiply(ops.cast(gradient, m.dtype), 1 - self.beta_1)
         # Not by ops.add, which on tensorflow takes what is shaped like a bias for one.
-        self.assign(m, self.beta_1 * m + ops.convert_to_tensor(gradient, sparse=False))
-        self.assign(v, self.beta_2 * v + (1 - self.beta_2) * ops.square(m))
-        floor = self.epsilon / (1 - self.beta_2)
-        c1, c2 = _one_minus_power(self.beta_1, t), _one_minus_power(self.beta_2, t)
-        v_hat = v / c2 + floor
+        gradient = ops.convert_to_tensor(gradient, sparse=False)
+        self.assign(m, self.beta_1 * m + gradient)
+        ahead = self.beta_1 * m + gradient if self._lookahead or self.nesterov else m
+        averaged = ahead if self._lookahead else m / c1 if self.full_bias_correction else m
+        self.assign(v, self.beta_2 * v + (1 - self.beta_2) * ops.square(averaged))
+        eps_sum = self.epsilon / (1 - self.beta_2) * c2
         if self.amsgrad:
             largest = self._largest_velocities[index]
             # As tensors, and not by ops.maximum, which on the torch backend rounds float64 to float32.
-            before, now = ops.convert_to_tensor(largest), v + floor * c2
+            before, now = ops.convert_to_tensor(largest), v + eps_sum
             self.assign(largest, ops.where(before >= now, before, now))
-            v_hat = largest / c2
-        step = ops.cast(learning_rate, m.dtype) * m / (c1 * ops.sqrt(v_hat))
-        self.assign(variable, ops.cast(ops.cast(variable, m.dtype) - step, variable.dtype))
+            v_hat = largest / mean
+        else:
+            v_hat = v / mean + eps_sum / mean
+        moves, c1 = (ahead, _one_minus_power(self.beta_1, t + 1)) if self.nesterov else (m, c1)
+        learning_rate = ops.cast(learning_rate, m.dtype)
+        step = learning_rate * moves / (c1 * ops.sqrt(v_hat))
+        if not self._rounds_by_chance(variable):
+            self.assign(variable, ops.cast(ops.cast(variable, m.dtype) - step, variable.dtype))
+            return
+        before = ops.cast(variable, m.dtype)
+        if self._decays(variable):
+            before = before * (1 - self.weight_decay * learning_rate)
+        self.assign(variable, rounded_by_chance(before - step, self.iterations + 1))
+
+    def _rounds_by_chance(self, variable: Any) -> bool:
+        """Whether a variable is updated in float32, decay and all, and then rounded up or down by chance."""
+        return self.rounding == "stochastic" and variable.dtype == "bfloat16"
+
+    def _decays(self, variable: Any) -> bool:
+        return self.weight_decay is not None and self._use_weight_decay(variable)
 
     def _backend_update_step(
         self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
@@ -214,6 +273,11 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         from adamomentum.keras_foreach import foreach_step
 
         places = [self._get_variable_index(variable) for variable in trainable_variables]
+        decays = {
+            i: self.weight_decay if self._decays(variable) else 0.0
+            for i, variable in enumerate(trainable_variables)
+            if self._rounds_by_chance(variable)
+        }
         foreach_step(
             [variable.value for variable in trainable_variables],
             grads,
@@ -225,6 +289,11 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
             beta_1=self.beta_1,
             beta_2=self.beta_2,
             epsilon=self.epsilon,
+            adjust_lr=self.adjust_lr is not None,
+            lookahead=self._lookahead,
+            nesterov=self.nesterov,
+            full_bias_correction=self.full_bias_correction,
+            rounded_by_chance=decays,
         )
 
     def _backend_increment_gradient_accumulators(self, grads: Sequence[Any], acc_grads: Sequence[Any]) -> None:
@@ -244,6 +313,8 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         foreach_zero([accumulator.value for accumulator in self._accumulated_gradients])
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
+        # What is rounded by chance decays in its update: the decay by itself would be less than rounding takes.
+        variables = [variable for variable in variables if not self._rounds_by_chance(variable)]
         # On the torch backend Keras fails where there are none.
         if keras.backend.backend() != "torch" or any(map(self._use_weight_decay, variables)):
             super()._apply_weight_decay(variables)
@@ -290,8 +361,8 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
     def load_own_variables(self, store: Any) -> None:
         """Read the state: AdaMomentum's, or that of ``keras.optimizers.Adam`` or ``AdamW`` with the same options.
 
-        Adam's steps and first moments are taken as they are, its second moments times (1 - beta_1) / (1 + beta_1), the
-        ratio of the two in white noise at equal betas. The learning rate stays this optimizer's.
+        Adam's steps and first moments are taken as they are, its second moments times the ratio of the two in white
+        noise at equal betas and as many steps. The learning rate stays this optimizer's.
 
         Args:
             store: what ``save_own_variables`` of the one or the other filled.
@@ -325,9 +396,11 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         )
 
     def _from_adam(self, arrays: list[Any], layout: Layout) -> list[Any]:
-        """Return Adam's state as AdaMomentum's, as ``adamomentum.torch.from_adam(..., second_moment="scale")`` does."""
-        ratio = (1 - self.beta_1) / (1 + self.beta_1)
+        """Return Adam's state as AdaMomentum's, whose second moment goes on without a jump in white noise."""
         steps = int(arrays[0]) // (self.gradient_accumulation_steps or 1)
+        # Before the first step the moments are 0. Under full bias correction the ratio is that of many steps.
+        t = math.inf if self.full_bias_correction else max(steps, 1)
+        ratio = adam_ratio(t, self.beta_1, self.beta_2, lookahead=self._lookahead)
         accumulated = self.epsilon / (1 - self.beta_2) * (1 - self.beta_2**steps)
         converted = []
         for i, (array, variable) in enumerate(zip(arrays, self.variables, strict=True)):
@@ -351,7 +424,17 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
                 "an optimizer with var_list excluded from weight decay must be built before it is saved: call "
                 "optimizer.build(model.trainable_variables)"
             )
-        own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon, "amsgrad": self.amsgrad}
+        own = {
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+            "amsgrad": self.amsgrad,
+            "adjust_lr": self.adjust_lr,
+            "second_moment": self.second_moment,
+            "nesterov": self.nesterov,
+            "full_bias_correction": self.full_bias_correction,
+            "rounding": self.rounding,
+        }
         config: dict[str, Any] = {**super().get_config(), **own}
         if self._undecayed_names:
             config["undecayed_names"] = list(self._undecayed_names)

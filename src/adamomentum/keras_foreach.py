@@ -7,13 +7,14 @@ Tested in tests/keras_suite.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from adamomentum.torch.foreach import foreach_update
-from adamomentum.torch.rule import Rule
+from adamomentum.torch.rounding import narrowed
+from adamomentum.torch.rule import Rule, update_one
 from adamomentum.torch.scalars import numbers_at, numbers_on_device
 
 __all__ = ["foreach_add", "foreach_step", "foreach_zero"]
@@ -32,6 +33,11 @@ def foreach_step(
     beta_1: float,
     beta_2: float,
     epsilon: float,
+    adjust_lr: bool,
+    lookahead: bool,
+    nesterov: bool,
+    full_bias_correction: bool,
+    rounded_by_chance: Mapping[int, float],
 ) -> None:
     """Update variables and their moments in place. Devices and dtypes may differ from variable to variable.
 
@@ -46,26 +52,44 @@ def foreach_step(
         beta_1: decay rate of the first moment.
         beta_2: decay rate of the second moment.
         epsilon: added to the second moment at every step.
+        adjust_lr: divide the second moment by its mean in white noise.
+        lookahead: average the square of the look-ahead momentum.
+        nesterov: move by the look-ahead momentum.
+        full_bias_correction: average the square of the bias-corrected momentum.
+        rounded_by_chance: the places of the variables, all bfloat16, that are rounded stochastically, and the decay
+            of each, 0 for none; Keras has decayed the others already.
     """
     rule = Rule(
         lr=learning_rate,
         beta1=beta_1,
         beta2=beta_2,
         eps=epsilon,
-        weight_decay=0.0,  # Keras has decayed the variables already
+        weight_decay=0.0,
         amsgrad=largest is not None,
         decoupled_weight_decay=True,
         fixed_decay=False,
         rectify=False,
-        full_bias_correction=False,
+        full_bias_correction=full_bias_correction,
         grad_factor=1.0,
         differentiable=False,
+        adjust_lr=adjust_lr,
+        lookahead=lookahead,
+        nesterov=nesterov,
     )
     if iterations.is_cpu and not torch.compiler.is_compiling():
         numbers = [numbers_at(int(iterations) + 1, rule._replace(lr=float(learning_rate)))] * len(variables)
     else:  # reading them would wait for the device
         numbers = numbers_on_device([iterations + 1] * len(variables), momentums, rule)
-    foreach_update([variables, _dense(gradients), momentums, velocities, largest or velocities], numbers, rule)
+    columns = [variables, _dense(gradients), momentums, velocities, largest or velocities]
+    together = [i for i in range(len(variables)) if i not in rounded_by_chance]
+    foreach_update([[column[i] for i in together] for column in columns], [numbers[i] for i in together], rule)
+    for i, decay in rounded_by_chance.items():  # one by one, each in a float32 copy
+        variable, gradient, m, v, v_max = (column[i] for column in columns)
+        theta = variable.float()
+        if decay:
+            theta.mul_(1 - decay * learning_rate)
+        update_one(theta, gradient, m, v, v_max, numbers[i], rule)
+        narrowed(theta, variable, None, "stochastic", iterations + 1)
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@ r"""AdaMomentum for JAX, as an optax gradient transformation.
 
 which is Algorithm 1 of arXiv 2106.11514 for constant b2 and eps: that adds eps to v at every step, where it accumulates
 to eps (1 - b2^t) / (1 - b2). Here eps stays out of the stored moment, so that it can be changed at any time and cannot
-be lost to rounding. Importing this module imports jax and optax, not torch.
+be lost to rounding. What the options change in it is specified in :mod:`adamomentum.reference`. Importing this module
+imports jax and optax, not torch.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 try:
     import jax
@@ -25,7 +26,15 @@ except ModuleNotFoundError as error:
         f'adamomentum.optax needs jax and optax, {error.name} is not installed: run pip install "adamomentum[jax]"'
     ) from error
 
-__all__ = ["ScaleByAdaMomentumState", "adamomentum", "scale_by_adamomentum"]
+from adamomentum.second_moment import AdjustLR, SecondMoment, check_choices, looks_ahead, white_noise_mean
+
+__all__ = [
+    "ScaleByAdaMomentumState",
+    "adamomentum",
+    "apply_updates_stochastically",
+    "from_adam",
+    "scale_by_adamomentum",
+]
 
 # A number, or an array of one: what inject_hyperparams makes of a number.
 Number = Any
@@ -55,6 +64,10 @@ def scale_by_adamomentum(
     amsgrad: bool = False,
     mu_dtype: Any = None,
     nu_dtype: Any = None,
+    adjust_lr: AdjustLR | None = None,
+    second_moment: SecondMoment | None = None,
+    nesterov: bool = False,
+    full_bias_correction: bool = False,
 ) -> optax.GradientTransformation:
     """Scale updates as AdaMomentum does: the second moment averages the square of the first one.
 
@@ -75,6 +88,14 @@ def scale_by_adamomentum(
             for half precision. Of complex parameters it is complex64 at least.
         nu_dtype: dtype of the second moment, likewise. A moment in bfloat16 is rounded stochastically, because to the
             nearest it would stop moving when its change in a step, 1 - b2 of the distance, is less than half a bit.
+        adjust_lr: "match_rms_adamw" divides the second moment by its mean in white noise instead of by 1 - b2^t, so
+            that updates are as long as those of ``optax.scale_by_adam`` in noise; the first one is 1 in each
+            coordinate. None: Algorithm 1.
+        second_moment: what the second moment averages the square of: "momentum", or "lookahead" for b1 m + (1 - b1) g.
+            None is "lookahead" with ``adjust_lr`` or ``nesterov``, else "momentum".
+        nesterov: move by the look-ahead momentum over 1 - b1^(t+1) instead of by the momentum over 1 - b1^t.
+        full_bias_correction: average the square of m / (1 - b1^t) instead of that of m: the first update is then 1 in
+            each coordinate, not 1 / (1 - b1). Not with the three options before.
 
     Returns:
         The transformation; its state is a :class:`ScaleByAdaMomentumState`. Moments of a state from elsewhere keep
@@ -84,9 +105,11 @@ def scale_by_adamomentum(
         and a ValueError for a state whose shapes or ``amsgrad`` differ.
 
     Raises:
-        TypeError: if a number is none.
-        ValueError: if an argument is out of range. Arrays under tracing are not looked into.
+        TypeError: if a number is none, or a switch no bool.
+        ValueError: if an argument is out of range, or does not go with ``full_bias_correction``. Arrays under tracing
+            are not looked into.
     """
+    lookahead = _looks_ahead(adjust_lr, second_moment, nesterov, full_bias_correction)
     b1, b2 = _number("b1", b1, below_one=True), _number("b2", b2, below_one=True)
     eps = _number("eps", eps)
     mu_dtype, nu_dtype = _moment_dtype("mu_dtype", mu_dtype), _moment_dtype("nu_dtype", nu_dtype)
@@ -107,8 +130,18 @@ def scale_by_adamomentum(
         _check_state(state, amsgrad)
         count = optax.safe_increment(state.count)
         c1, c2 = _one_minus_power(b1, count), _one_minus_power(b2, count)
-        # A reciprocal, because XLA divides every element by a number that several leaves share.
-        numbers = _Numbers(b1, 1 - b1, b2, 1 - b2, eps / (1 - b2), c1, 1 / c2, c2, *_seeds(count))
+        # The second moment's corrections are reciprocals, because XLA divides every element by a number that several
+        # leaves share.
+        floor = eps / (1 - b2)
+        if adjust_lr:
+            by_mean = 1 / white_noise_mean(count, b1, b2, c2, array=jnp, lookahead=lookahead)
+            numbers = _Numbers(b1, 1 - b1, b2, 1 - b2, floor * c2, c1, by_mean, floor * (c2 * by_mean), *_seeds(count))
+        else:
+            v_weight = (1 - b2) / c1**2 if full_bias_correction else 1 - b2
+            numbers = _Numbers(b1, 1 - b1, b2, v_weight, floor * c2, c1, 1 / c2, floor, *_seeds(count))
+        if nesterov:
+            numbers = numbers._replace(c1=_one_minus_power(b1, optax.safe_increment(count)))
+        update = partial(_update, lookahead=lookahead, nesterov=nesterov)
         leaves, tree = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
         rows = zip(
             leaves,
@@ -122,7 +155,7 @@ def scale_by_adamomentum(
             if g is None:  # not trained in this step
                 updated.append(_Leaf(None, m, v, v_max))
             else:
-                updated.append(_update(g, m, v, v_max, numbers, dtype=_update_dtype(updates, i, g, p, m, v)))
+                updated.append(update(g, m, v, v_max, numbers, dtype=_update_dtype(updates, i, g, p, m, v)))
         columns = [jax.tree.unflatten(tree, [leaf[i] for leaf in updated]) for i in range(4)]
         return columns[0], ScaleByAdaMomentumState(count, columns[1], columns[2], columns[3] if amsgrad else None)
 
@@ -140,13 +173,20 @@ def adamomentum(
     amsgrad: bool = False,
     mu_dtype: Any = None,
     nu_dtype: Any = None,
+    adjust_lr: AdjustLR | None = None,
+    second_moment: SecondMoment | None = None,
+    nesterov: bool = False,
+    full_bias_correction: bool = False,
 ) -> optax.GradientTransformation:
     """Make AdaMomentum with decoupled weight decay: Adam whose second moment averages the square of the momentum.
 
-    To come from ``optax.adamw``, divide its learning rate by 4.4 and multiply ``weight_decay``, 0 by default here, by
-    4.4: in noise AdaMomentum's steps are 4.36 times as long at the default betas.
-    ``adamomentum.theory.guidance.suggest_lr`` computes the factor for others. Its eps is not Adam's either; keep the
-    default. The first step is lr / (1 - b1) long, ten times the learning rate: warm up.
+    To come from ``optax.adamw``, keep its learning rate, schedule and ``weight_decay`` (0 by default here, 1e-4 there)
+    and add ``adjust_lr="match_rms_adamw"``: steps then are as long as AdamW's in noise. Its eps is not Adam's; keep the
+    default. :func:`from_adam` takes over the state in the middle of a run.
+
+    Without ``adjust_lr`` it is Algorithm 1 as printed, whose steps in noise are 4.36 times as long at the default
+    betas and whose first step is ten times the learning rate: ``adamomentum.theory.guidance.suggest_lr`` says what to
+    divide AdamW's by, and it wants a warm-up.
 
     Args:
         learning_rate: a number, or a schedule: a function of the number of updates made.
@@ -160,18 +200,34 @@ def adamomentum(
         amsgrad: see :func:`scale_by_adamomentum`.
         mu_dtype: see :func:`scale_by_adamomentum`.
         nu_dtype: see :func:`scale_by_adamomentum`.
+        adjust_lr: "match_rms_adamw" makes steps as long as AdamW's at the same ``learning_rate``; see
+            :func:`scale_by_adamomentum`.
+        second_moment: see :func:`scale_by_adamomentum`.
+        nesterov: see :func:`scale_by_adamomentum`.
+        full_bias_correction: see :func:`scale_by_adamomentum`.
 
     Returns:
         The transformation. Pass ``update`` the parameters: weight decay needs them, and updates are then as precise as
         they are.
 
     Raises:
-        TypeError: if a number is none.
-        ValueError: if an argument is out of range.
+        TypeError: if a number is none, or a switch no bool.
+        ValueError: if an argument is out of range, or does not go with another.
     """
     if not callable(learning_rate):
         learning_rate = _number("learning_rate", learning_rate)
-    scaled = scale_by_adamomentum(b1, b2, eps, amsgrad=amsgrad, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
+    scaled = scale_by_adamomentum(
+        b1,
+        b2,
+        eps,
+        amsgrad=amsgrad,
+        mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+        adjust_lr=adjust_lr,
+        second_moment=second_moment,
+        nesterov=nesterov,
+        full_bias_correction=full_bias_correction,
+    )
     by_rate = optax.scale_by_learning_rate(learning_rate)
     # Of the same structure of state as the decay, so that decay can be turned on later.
     nothing = optax.identity() if mask is None else optax.masked(optax.identity(), mask)
@@ -195,6 +251,135 @@ def adamomentum(
     return optax.GradientTransformationExtraArgs(with_decay(0.0).init, update_fn)
 
 
+def from_adam(
+    state: Any,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    eps: Number = 1e-16,
+    *,
+    amsgrad: bool = False,
+    adjust_lr: AdjustLR | None = None,
+    second_moment: SecondMoment | None = None,
+    nesterov: bool = False,
+    full_bias_correction: bool = False,
+    nu: Literal["keep", "scale"] | None = None,
+) -> Any:
+    """Convert the state of ``optax.adam`` or ``adamw`` into that of :func:`adamomentum` with the same betas.
+
+    Counts and first moments are taken as they are. Adam's second moment averages the square of the gradient, which in
+    white noise is another multiple of it: "scale" multiplies by the ratio of the two at the state's count, so that
+    AdaMomentum's goes on without a jump. "keep" takes it as it is: steps are then too short until it is forgotten, over
+    some 1 / (1 - b2) updates, and never too long.
+
+    Args:
+        state: a ``ScaleByAdamState``, or a tree with such states in it, as that of a chain, ``MultiSteps`` or
+            ``masked``. The states of Adamax and Yogi have the same name and another meaning: they are not told apart.
+        b1: decay rate of the first moment, in Adam and in what takes the state over.
+        b2: decay rate of the second moment, likewise.
+        eps: of the optimizer that takes the state over, as are the options that follow: pass what it was given.
+        amsgrad: see :func:`scale_by_adamomentum`; the largest second moment starts from this one.
+        adjust_lr: see :func:`scale_by_adamomentum`.
+        second_moment: see :func:`scale_by_adamomentum`.
+        nesterov: see :func:`scale_by_adamomentum`.
+        full_bias_correction: see :func:`scale_by_adamomentum`; the ratio is then the limit for many updates.
+        nu: what to do with the second moment: "keep" or "scale". None is "scale" with ``adjust_lr``, else "keep".
+
+    Returns:
+        The tree with a :class:`ScaleByAdaMomentumState` in place of each of Adam's. Moments keep their dtype, but
+        float16 becomes float32.
+
+    Raises:
+        TypeError: if there is no state of Adam in it, or a number is none.
+        ValueError: if an argument is out of range, or does not go with another.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from adamomentum.optax import adamomentum, from_adam
+        >>> adam_state = optax.adamw(1e-3).init(jnp.zeros(2))
+        >>> optimizer = adamomentum(1e-3, weight_decay=1e-4, adjust_lr="match_rms_adamw")
+        >>> state = from_adam(adam_state, adjust_lr="match_rms_adamw")
+    """
+    lookahead = _looks_ahead(adjust_lr, second_moment, nesterov, full_bias_correction)
+    b1, b2 = _number("b1", b1, below_one=True), _number("b2", b2, below_one=True)
+    eps = _number("eps", eps)
+    if nu not in (None, "keep", "scale"):
+        raise ValueError(f"nu must be 'keep', 'scale' or None, got {nu!r}")
+    scales = nu == "scale" or (nu is None and adjust_lr is not None)
+
+    def is_adams(part: Any) -> bool:
+        # By name: a module that is loaded again has another class.
+        return bool(type(part).__name__ == optax.ScaleByAdamState.__name__)
+
+    def scaled(moment: jax.Array, by: Any = 1.0) -> jax.Array:
+        wide = jnp.promote_types(moment.dtype, jnp.float32)
+        return (by * moment.astype(wide)).astype(wide if moment.dtype == jnp.float16 else moment.dtype)
+
+    def converted(part: Any) -> Any:
+        if not is_adams(part):
+            return part
+        t = jnp.maximum(part.count, 1)  # before the first update the moments are 0, and any number will do
+        c2 = _one_minus_power(b2, t)
+        ratio = 1.0
+        if scales and full_bias_correction:
+            ratio = (1 - b1) / (1 + b1)
+        elif scales:
+            ratio = white_noise_mean(t, b1, b2, c2, array=jnp, lookahead=lookahead) / c2
+        second = jax.tree.map(lambda v: scaled(v.real, ratio), part.nu)
+        largest = None
+        if amsgrad:  # as it is kept: in 32 bits or more, with what eps has added by now
+            eps_sum = eps / (1 - b2) * c2
+            largest = jax.tree.map(lambda v: v.astype(jnp.promote_types(v.dtype, jnp.float32)) + eps_sum, second)
+        return ScaleByAdaMomentumState(part.count, jax.tree.map(scaled, part.mu), second, largest)
+
+    parts = jax.tree.leaves(state, is_leaf=is_adams)
+    if not any(map(is_adams, parts)):
+        raise TypeError(
+            f"state must be one of optax.adam or optax.adamw, with a ScaleByAdamState in it, got {type(state).__name__}"
+        )
+    return jax.tree.map(converted, state, is_leaf=is_adams)
+
+
+def apply_updates_stochastically(params: optax.Params, updates: optax.Updates, count: jax.Array | int) -> optax.Params:
+    """Add updates to parameters, as ``optax.apply_updates`` does, but round bfloat16 ones stochastically.
+
+    Rounded to the nearest, a bfloat16 parameter stays where it is when its update is less than half of its spacing,
+    2^-8 to 2^-9 of it; rounded up or down with the probability that keeps the mean it follows, without further memory.
+
+    Updates of bfloat16 parameters must be in float32, so that nothing was lost before they are added: with gradients in
+    float32, as by ``jax.tree.map(lambda g: g.astype(jnp.float32), grads)``, they come so from :func:`adamomentum`.
+
+    Args:
+        params: the parameters. Those not in bfloat16 are rounded to the nearest.
+        updates: a tree like it; None leaves a parameter as it is.
+        count: number of the update, an integer: what differs from one update to the next. The random bits are a
+            function of it, of the element's place and of the parameter alone, so runs repeat.
+
+    Returns:
+        The parameters after the update, in their dtypes.
+
+    Raises:
+        TypeError: if the update of a bfloat16 parameter is itself of less than 32 bits.
+    """
+    seed = _mixed(jnp.asarray(count).astype(jnp.uint32) ^ jnp.uint32(0x9E3779B9))
+    leaves, tree = jax.tree.flatten(params, is_leaf=lambda x: x is None)
+    after = []
+    for i, (p, u) in enumerate(zip(leaves, tree.flatten_up_to(updates), strict=True)):
+        if p is None or u is None:
+            after.append(p)
+            continue
+        p = jnp.asarray(p)
+        if p.dtype != jnp.bfloat16:
+            after.append(jnp.asarray(p + u).astype(p.dtype))
+            continue
+        if jnp.result_type(u).itemsize < 4:
+            raise TypeError(
+                f"update {_name(params, i)} of a bfloat16 parameter must be in float32, got {jnp.result_type(u)}: cast "
+                "the gradients to float32 before the optimizer, jax.tree.map(lambda g: g.astype(jnp.float32), grads)"
+            )
+        after.append(_rounded(p.astype(jnp.float32) + u, p, seed)[0])
+    return jax.tree.unflatten(tree, after)
+
+
 class _Leaf(NamedTuple):
     update: jax.Array | None
     m: jax.Array
@@ -203,23 +388,31 @@ class _Leaf(NamedTuple):
 
 
 class _Numbers(NamedTuple):
-    """What all leaves share: betas, eps / (1 - b2), c1 = 1 - b1^t and c2 = 1 - b2^t, and seeds of the rounding."""
+    """What all leaves share: the numbers of this step and the seeds of the rounding."""
 
     b1: Number
     one_minus_b1: Number
     b2: Number
-    one_minus_b2: Number
-    floor: Number
-    c1: jax.Array
-    by_c2: jax.Array
-    c2: jax.Array
+    v_weight: Number  # 1 - b2, divided by c1^2 under full bias correction
+    eps_sum: jax.Array  # what eps has added to v by now
+    c1: jax.Array  # 1 - b1^t, what the momentum that moves is divided by; 1 - b1^(t+1) under Nesterov
+    by_mean: jax.Array  # of v: 1 / (1 - b2^t), or one over its mean in white noise
+    floor: Number  # eps_sum * by_mean
     m_seed: jax.Array
     v_seed: jax.Array
 
 
-@partial(jax.jit, static_argnames="dtype")
+@partial(jax.jit, static_argnames=("dtype", "lookahead", "nesterov"))
 def _update(
-    g: jax.Array, m: jax.Array, v: jax.Array, v_max: jax.Array | None, numbers: _Numbers, *, dtype: Any
+    g: jax.Array,
+    m: jax.Array,
+    v: jax.Array,
+    v_max: jax.Array | None,
+    numbers: _Numbers,
+    *,
+    dtype: Any,
+    lookahead: bool,
+    nesterov: bool,
 ) -> _Leaf:
     """Update one leaf, in ``dtype``. Compiled: outside of the caller's own jit it is one call, not some 20."""
     wide = jnp.result_type(v, g.real, jnp.float32)
@@ -228,18 +421,38 @@ def _update(
         return jnp.asarray(x, wide)
 
     widest = jnp.result_type(wide, m, g)  # complex for complex gradients
-    m_new = scalar(numbers.b1) * m.astype(widest) + scalar(numbers.one_minus_b1) * g.astype(widest)
-    m, m_new = _store(m_new, m, numbers.m_seed)
-    v_new = scalar(numbers.b2) * v.astype(wide) + scalar(numbers.one_minus_b2) * _abs_squared(m_new)
+
+    def towards_g(x: jax.Array) -> jax.Array:
+        return scalar(numbers.b1) * x + scalar(numbers.one_minus_b1) * g.astype(widest)
+
+    m, m_new = _store(towards_g(m.astype(widest)), m, numbers.m_seed)
+    ahead = towards_g(m_new) if lookahead or nesterov else m_new
+    averaged, moves = ahead if lookahead else m_new, ahead if nesterov else m_new
+    v_new = scalar(numbers.b2) * v.astype(wide) + scalar(numbers.v_weight) * _abs_squared(averaged)
     # Before v is rounded: the largest of values rounded by chance would be too large.
     if v_max is not None:
-        v_max = jnp.maximum(v_max, (v_new + scalar(numbers.floor) * scalar(numbers.c2)).astype(v_max.dtype))
+        v_max = jnp.maximum(v_max, (v_new + scalar(numbers.eps_sum)).astype(v_max.dtype))
     v, v_new = _store(v_new, v, numbers.v_seed)
     if v_max is None:
-        v_hat = v_new * scalar(numbers.by_c2) + scalar(numbers.floor)
+        v_hat = v_new * scalar(numbers.by_mean) + scalar(numbers.floor)
     else:
-        v_hat = v_max.astype(wide) * scalar(numbers.by_c2)
-    return _Leaf((m_new / (scalar(numbers.c1) * jnp.sqrt(v_hat))).astype(dtype), m, v, v_max)
+        v_hat = v_max.astype(wide) * scalar(numbers.by_mean)
+    return _Leaf((moves / (scalar(numbers.c1) * jnp.sqrt(v_hat))).astype(dtype), m, v, v_max)
+
+
+def _looks_ahead(adjust_lr: Any, second_moment: Any, nesterov: bool, full_bias_correction: bool) -> bool:
+    """Return whether v averages the square of the look-ahead momentum, of options that are checked."""
+    for name, value in (("nesterov", nesterov), ("full_bias_correction", full_bias_correction)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+    choices = {
+        "adjust_lr": adjust_lr,
+        "second_moment": second_moment,
+        "nesterov": nesterov,
+        "full_bias_correction": full_bias_correction,
+    }
+    check_choices(choices)
+    return looks_ahead(choices)
 
 
 def _number(name: str, value: Number, *, below_one: bool = False) -> Number:
@@ -267,11 +480,8 @@ def _check_state(state: Any, amsgrad: bool) -> None:
     # By name: a module that is loaded again has another class.
     if type(state).__name__ != ScaleByAdaMomentumState.__name__:
         remedy = ""
-        if {"count", "mu", "nu"} <= set(dir(state)):
-            remedy = (
-                ". Adam's nu averages the squared gradient; made of such a state s it is ScaleByAdaMomentumState("
-                "s.count, s.mu, jax.tree.map(lambda nu: nu * (1 - b1) / (1 + b1), s.nu), None)"
-            )
+        if type(state).__name__ == optax.ScaleByAdamState.__name__:
+            remedy = ". Adam's nu averages the squared gradient: convert the state by adamomentum.optax.from_adam"
         raise TypeError(f"state must be the ScaleByAdaMomentumState that init made, got {type(state).__name__}{remedy}")
     if amsgrad and state.nu_max is None and state.nu is not None:
         raise ValueError(

@@ -131,5 +131,6 @@ def _sum_of_powers(t: Any, a: Any, b: Any, array: Any) -> Any:
     some = array.where(high > 0, high, 0.5)  # what where() leaves out must have a finite derivative too
     gap = (high - low) / some
     inside = array.where((gap > 0) & (gap < 1), gap, 0.5)
-    ratio = array.where(gap == 0, t, array.where(gap == 1, 1.0, -array.expm1(t * array.log1p(-inside)) / inside))
+    at_1 = array.where(t > 1, 2 - gap, 1.0)  # 1, and its derivative where the lower one begins to count
+    ratio = array.where(gap == 0, t, array.where(gap == 1, at_1, -array.expm1(t * array.log1p(-inside)) / inside))
     return array.where(high > 0, array.exp((t - 1) * array.log(some)) * ratio, 0.0)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from adamomentum.second_moment import adam_ratio
 from adamomentum.torch import AdaMomentum
 from adamomentum.torch.checkpoints import from_adam, from_adam3
 from adamomentum.torch.groups import param_groups
@@ -246,15 +247,16 @@ def test_step_lengths_after_the_import(gradients, data):
     options = {"lr": 1.0, "eps": 1e-30}
     own = np.abs(feed(run_own(gradients[:split], **options), gradients[split:]))
     kept = np.abs(feed(imported(adam, options=options), gradients[split:]))
-    scaled = np.abs(feed(imported(adam, options=options, second_moment="scale"), gradients[split:]))
+    scaled = np.abs(feed(imported(adam, options=options, exp_avg_sq="scale"), gradients[split:]))
     assume((own > 1e-6).all())  # below, the first moments differ by rounding
     assert (kept <= 1.0046 * own).all()
     assert (kept >= own / 19.005).all()
-    assert (scaled <= 4.38 * own).all()
-    assert (scaled >= own / 4.36).all()
+    ratio = adam_ratio(split, 0.9, 0.999)
+    assert (scaled <= 1.0046 / ratio**0.5 * own).all()
+    assert (scaled >= own / 19.005 / ratio**0.5).all()
 
 
-def rms_ratio_in_noise(second_moment, after, amsgrad=False):
+def rms_ratio_in_noise(exp_avg_sq, after, amsgrad=False):
     """Length of imported steps over AdaMomentum's own, in white noise, ``after`` steps after the import."""
     betas = (0.9, 0.99)
     rng = np.random.default_rng(4)
@@ -262,7 +264,7 @@ def rms_ratio_in_noise(second_moment, after, amsgrad=False):
     adam = run_adam(past, betas=betas, amsgrad=False).state_dict()
     options = {"lr": 1.0, "betas": betas, "amsgrad": amsgrad}
     own = feed(run_own(past, **{**options, "amsgrad": False}), future)
-    steps = feed(imported(adam, options=options, second_moment=second_moment), future)
+    steps = feed(imported(adam, options=options, exp_avg_sq=exp_avg_sq), future)
     return (np.square(steps).mean() / np.square(own).mean()) ** 0.5
 
 
@@ -293,9 +295,23 @@ def test_scaled_import_goes_on_with_adams_steps():
     rng = np.random.default_rng(5)
     past, future = rng.normal(size=(3000, 500)), rng.normal(size=(1, 500))
     adam = run_adam(past)
-    optimizer = imported(adam.state_dict(), options={"lr": ATTENUATION**0.5}, second_moment="scale")
+    optimizer = imported(adam.state_dict(), options={"lr": ATTENUATION**0.5}, exp_avg_sq="scale")
     adam.param_groups[0]["lr"] = 1.0
     np.testing.assert_allclose(feed(optimizer, future), feed(adam, future), rtol=0.01)
+
+
+@pytest.mark.parametrize("before", [20, 1000])
+@pytest.mark.parametrize("form", [{}, {"second_moment": "momentum"}, {"betas": (0.8, 0.95)}])
+def test_a_drop_in_goes_on_with_adams_steps_at_adams_lr(before, form):
+    rng = np.random.default_rng(12)
+    past, future = rng.normal(size=(before, 2000)), rng.normal(size=(50, 2000))
+    adam = run_adam(past, betas=form.get("betas", (0.9, 0.999)))
+    drop_in = imported(adam.state_dict(), options={"lr": 1.0, "adjust_lr": "match_rms_adamw", **form})
+    adam.param_groups[0]["lr"] = 1.0
+    for k, g in enumerate(future):
+        ours, theirs = feed(drop_in, g[None]), feed(adam, g[None])
+        ratio = (np.square(ours).mean() / np.square(theirs).mean()) ** 0.5
+        assert ratio == pytest.approx(1, abs=0.1), f"step {k} after the switch"
 
 
 def test_a_dropped_second_moment_would_throw_the_parameters():
@@ -317,15 +333,15 @@ def test_moments_of_adam_carry_over(cls):
         assert torch.equal(state[key], state_of(adam)[key])
 
 
-@pytest.mark.parametrize("second_moment", ["keep", "scale"])
-def test_maximum_of_adam(second_moment):
+@pytest.mark.parametrize("exp_avg_sq", ["keep", "scale"])
+def test_maximum_of_adam(exp_avg_sq):
     gradients = np.random.default_rng(8).normal(size=(20, 3)) * np.geomspace(1, 1e-3, 20)[:, None]
-    factor = 1.0 if second_moment == "keep" else ATTENUATION
+    factor = 1.0 if exp_avg_sq == "keep" else adam_ratio(20, 0.9, 0.999)
     accumulated = 1e-4 * (1 - 0.999**20) / (1 - 0.999)
     options = {"amsgrad": True, "eps": 1e-4}
     for amsgrad, key in ((True, "max_exp_avg_sq"), (False, "exp_avg_sq")):
         adam = run_adam(gradients, amsgrad=amsgrad)
-        state = state_of(imported(adam.state_dict(), options=options, second_moment=second_moment))
+        state = state_of(imported(adam.state_dict(), options=options, exp_avg_sq=exp_avg_sq))
         expected = factor * state_of(adam)[key] + accumulated
         torch.testing.assert_close(state["max_exp_avg_sq"], expected, rtol=1e-14, atol=0)
     assert "max_exp_avg_sq" not in state_of(imported(run_adam(gradients, amsgrad=True).state_dict()))
@@ -569,7 +585,7 @@ def test_wrong_arguments():
         from_adam(adam_dict(), torch.optim.Adam([p]))
     with pytest.raises(TypeError, match="state_dict must be a mapping, got list"):
         from_adam([], AdaMomentum([p]))
-    with pytest.raises(ValueError, match="second_moment must be 'keep' or 'scale', got 'reset'"):
-        from_adam(adam_dict(), AdaMomentum([p]), second_moment="reset")
+    with pytest.raises(ValueError, match="exp_avg_sq must be 'keep', 'scale' or None, got 'reset'"):
+        from_adam(adam_dict(), AdaMomentum([p]), exp_avg_sq="reset")
     with pytest.raises(ValueError, match="complex, which AdaM3 gets wrong"):
         from_adam3(adam3_dict(), AdaMomentum([p.detach().to(torch.complex128).requires_grad_()]))

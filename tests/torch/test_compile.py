@@ -47,12 +47,13 @@ def fresh_compiler():
 
 
 # Those that exclude one another; "all" has the others that change the code of the graph.
-GRAPHS = ("plain", "l2", "fixed", "all")
+GRAPHS = ("plain", "l2", "fixed", "all", "drop-in", "drop-in-all")
 
 
 @pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize(
-    ("kind", "switches"), [*(("floats", s) for s in GRAPHS), ("tensors", "plain"), ("tensors", "all")]
+    ("kind", "switches"),
+    [*(("floats", s) for s in GRAPHS), *(("tensors", s) for s in ("plain", "all", "drop-in", "drop-in-all"))],
 )
 def test_one_graph_whatever_lr_and_betas_do(foreach, switches, kind):
     as_kind = torch.tensor if kind == "tensors" else float
@@ -72,7 +73,7 @@ def test_one_graph_whatever_lr_and_betas_do(foreach, switches, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("foreach", [False, True])
-@pytest.mark.parametrize("switches", ["plain", "l2", "all"])
+@pytest.mark.parametrize("switches", ["plain", "l2", "all", "drop-in", "drop-in-all"])
 def test_inductor_agrees(foreach, switches):
     (params, opt), (others, eager) = pair(foreach=foreach, **SWITCHES[switches])
     train((params, opt, torch.compile(opt.step)), (others, eager), 10)

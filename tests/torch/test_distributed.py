@@ -534,7 +534,7 @@ def low_precision_worker(rank: int, folder: Path) -> None:
                     q.grad = p.grad.to_local().clone()
                 with patch.dict(pieces.PIECE_ELEMENTS, cpu=limit), updates() as counted:
                     optimizer.step()
-                by_kernels = KERNELS and foreach is None and "rounding" not in options
+                by_kernels = KERNELS and foreach is None
                 assert counted == {"native" if by_kernels else "for-loop": parts}, counted
                 other.step()
             for p, q in zip(model.parameters(), plain, strict=True):

@@ -360,7 +360,7 @@ def train(switches, dtype, state_dtype, threads, steps=5):
 @pytest.mark.usefixtures("many_threads")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("state_dtype", STATES)
-@pytest.mark.parametrize("switches", ["plain", "l2", "rectify"])
+@pytest.mark.parametrize("switches", ["plain", "l2", "rectify", "drop-in"])
 def test_threads_change_nothing(switches, dtype, state_dtype):
     one, two = train(switches, dtype, state_dtype, 1), train(switches, dtype, state_dtype, 2)
     torch.testing.assert_close(one, two, rtol=0, atol=0)
@@ -380,14 +380,18 @@ else:
 from adamomentum import AdaMomentum, _native
 from adamomentum.torch import fused_cpu
 digest = hashlib.sha256()
-for dtype, state, decoupled in itertools.product(
-    (torch.float32, torch.bfloat16, torch.float16, torch.float64), (None, torch.bfloat16, "8bit"), (True, False)
+forms = ({}, {"decoupled_weight_decay": False}, {"adjust_lr": "match_rms_adamw"}, {"nesterov": True})
+roundings = ("nearest", "stochastic", "kahan", "master")
+for dtype, state, form, rounding in itertools.product(
+    (torch.float32, torch.bfloat16, torch.float16, torch.float64), (None, torch.bfloat16, "8bit"), forms, roundings
 ):
-    if dtype == torch.float64 and state is not None:
+    if dtype == torch.float64 and state is not None or rounding != "nearest" and form.get("nesterov"):
+        continue
+    if rounding != "nearest" and dtype.itemsize > 2 or rounding == "stochastic" and dtype == torch.float16:
         continue
     torch.manual_seed(0)
     params = [torch.randn(n).to(dtype) for n in (1000, 77, 1)]
-    opt = AdaMomentum(params, state_dtype=state, weight_decay=0.1, decoupled_weight_decay=decoupled, rectify=True)
+    opt = AdaMomentum(params, state_dtype=state, weight_decay=0.1, rectify=True, rounding=rounding, **form)
     for t in range(20):
         for p in params:
             p.grad = (torch.randn(p.shape) * 10.0 ** (t % 7 - 6)).to(dtype)

@@ -14,6 +14,7 @@ from lockstep import SWITCHES
 from adamomentum import AdaMomentum
 from adamomentum.torch import fused_cuda
 from adamomentum.torch.fused_cuda import fused_cuda_update, why_not_update
+from adamomentum.torch.rounding import ROUNDINGS
 from adamomentum.torch.scalars import MATRIX_COLUMNS, numbers_at, numbers_matrix
 
 CPU = torch.device("cpu")
@@ -40,10 +41,15 @@ def test_the_kernel_in_the_interpreter():
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton is set to interpret")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize(
-    ("param", "state", "amsgrad"),
-    [("fp32", "fp32", True), ("bf16", "fp32", False), ("fp16", "bf16", False), ("bf16", "u8", False)],
+    ("param", "state", "amsgrad", "rounding"),
+    [
+        ("fp32", "fp32", True, "nearest"),
+        ("bf16", "fp32", False, "master"),
+        ("fp16", "bf16", False, "kahan"),
+        ("bf16", "u8", False, "stochastic"),
+    ],
 )
-def test_it_compiles_without_a_gpu(monkeypatch, tmp_path, capability, param, state, amsgrad):
+def test_it_compiles_without_a_gpu(monkeypatch, tmp_path, capability, param, state, amsgrad, rounding):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     import triton
     from triton.backends.compiler import GPUTarget
@@ -53,6 +59,7 @@ def test_it_compiles_without_a_gpu(monkeypatch, tmp_path, capability, param, sta
     dtypes = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16, "u8": tl.uint8}
     constants = {"PARAM": dtypes[param], "STATE": dtypes[state], "AMSGRAD": amsgrad, "CHUNK": kernel.CHUNK}
     constants |= {"HAS_L2": True, "LOOKAHEAD": not amsgrad, "NESTEROV": param == "fp16", "STEP": tl.float64}
+    constants["ROUNDING"] = ROUNDINGS.index(rounding)
     arguments = {"table": "*i64", "owners": "*i32", "numbers": "*fp32", "grad_factor": "*fp32"}
     arguments |= {"l2": "fp32", "passes": "fp32"}
     if amsgrad:
@@ -96,7 +103,7 @@ def test_without_triton_it_says_how_to_get_it(monkeypatch):
             "found_inf": None,
         }
         with pytest.raises(RuntimeError, match=r"fused=True on CUDA needs Triton: .* pip install triton"):
-            fused_cuda_update([], [], [], [], [], [], [], [], **options)
+            fused_cuda_update([], **options)
     finally:
         for function in caches:
             function.cache_clear()

@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lockstep import GRADIENTS, PATHS, SWITCHES, Lockstep
+from lockstep import GRADIENTS, PATHS, SWITCHES, WRONG_MEANS, Lockstep
 
 from adamomentum import reference
-from adamomentum.torch import foreach
+from adamomentum.torch import foreach, scalars
 
 SHAPES = [(4, 3), ()]
 # The default path is one of them: which one, tests/torch/test_generic.py says.
@@ -35,6 +35,19 @@ def test_float64_to_1e_12(path, switches):
             run.check(1e-12)
 
 
+@pytest.mark.parametrize("switches", ["drop-in", "drop-in-momentum"])
+@pytest.mark.parametrize("path", ["for-loop", "foreach-capturable"])
+@pytest.mark.parametrize("wrong", WRONG_MEANS)
+def test_a_wrong_mean_in_noise_shows(monkeypatch, wrong, path, switches):
+    mean = WRONG_MEANS[wrong]
+    monkeypatch.setattr(scalars, "white_noise_mean_at", lambda t, betas, **how: mean(t, *betas, **how))
+    monkeypatch.setattr(scalars, "white_noise_mean", lambda t, b1, b2, *_, **how: mean(t, b1, b2, **how))
+    run, gradients = each_kind_of_gradients(switches, path)
+    with pytest.raises(AssertionError, match="parameter 0 at step 1"):
+        run.step(gradients(0))
+        run.check(1e-12)
+
+
 @pytest.mark.parametrize("path", DISTINCT)
 @pytest.mark.parametrize("switches", SWITCHES)
 def test_float32_to_1e_5(path, switches):
@@ -57,9 +70,20 @@ def test_float32_to_1e_5(path, switches):
             "weight_decay": st.sampled_from([0.0, 1e-4, 0.5]),
             "amsgrad": st.booleans(),
             "rectify": st.booleans(),
-            "full_bias_correction": st.booleans(),
             "maximize": st.booleans(),
         }
+    ),
+    form=st.sampled_from(
+        [
+            {},
+            {"full_bias_correction": True},
+            *(
+                {"adjust_lr": adjust, "second_moment": second_moment, "nesterov": nesterov}
+                for adjust in (None, "match_rms_adamw")
+                for second_moment in ("momentum", "lookahead")
+                for nesterov in (False, True)
+            ),
+        ]
     ),
     decay=st.sampled_from([{}, {"fixed_decay": True}, {"decoupled_weight_decay": False}]),
     path=st.sampled_from(sorted(PATHS)),
@@ -67,8 +91,8 @@ def test_float32_to_1e_5(path, switches):
     scale=st.floats(-12, 6).map(lambda x: 10**x),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_any_shape_and_hyperparameter(shapes, options, decay, path, lr, scale, seed):
-    run = Lockstep(shapes, {**options, **decay}, PATHS[path], lr=lr, seed=seed)
+def test_any_shape_and_hyperparameter(shapes, options, form, decay, path, lr, scale, seed):
+    run = Lockstep(shapes, {**options, **form, **decay}, PATHS[path], lr=lr, seed=seed)
     for _ in range(12):
         run.step([scale * run.rng.standard_normal(shape) for shape in shapes])
         run.check(1e-11)
@@ -85,9 +109,10 @@ def test_foreach_chunks_do_not_change_the_numbers(monkeypatch, limit):
         run.check(1e-12)
 
 
+@pytest.mark.parametrize("switches", ["plain", "drop-in"])
 @pytest.mark.parametrize("path", PATHS)
-def test_hyperparameters_that_change_every_step(path):
-    run = Lockstep(SHAPES, {}, PATHS[path])
+def test_hyperparameters_that_change_every_step(path, switches):
+    run = Lockstep(SHAPES, SWITCHES[switches], PATHS[path])
     for t in range(100):
         run.options.update(lr=0.1 / (t + 1), betas=(0.95 - 0.3 * abs(t - 50) / 50, 0.999), weight_decay=0.01 * (t % 3))
         run.opt.param_groups[0].update(run.options)
@@ -97,15 +122,28 @@ def test_hyperparameters_that_change_every_step(path):
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_tensor_hyperparameters(path, dtype):
+@pytest.mark.parametrize("switches", ["plain", "drop-in"])
+def test_tensor_hyperparameters(path, dtype, switches):
     lr, beta1, beta2 = (torch.tensor([[x]], dtype=dtype) for x in (0.01, 0.875, 0.984375))
-    run = Lockstep(SHAPES, {"betas": (0.875, 0.984375)}, PATHS[path], lr=float(lr))
+    run = Lockstep(SHAPES, {**SWITCHES[switches], "betas": (0.875, 0.984375)}, PATHS[path], lr=float(lr))
     run.opt.param_groups[0].update(lr=lr, betas=(beta1, beta2))
     for t in range(30):
         lr.fill_(0.5 ** (t % 4))
         run.options["lr"] = 0.5 ** (t % 4)
         run.step([run.rng.standard_normal(shape) for shape in SHAPES])
         run.check(1e-12)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_state_goes_on_under_the_drop_ins_switches(path):
+    # As one from a checkpoint that was written without them: v is what it was, and is divided by another number.
+    run = Lockstep(SHAPES, {}, PATHS[path])
+    for form in ({}, {"adjust_lr": "match_rms_adamw"}, {"adjust_lr": None, "nesterov": True}):
+        run.options.update(form)
+        run.opt.param_groups[0].update(form)
+        for _ in range(10):
+            run.step([run.rng.standard_normal(shape) for shape in SHAPES])
+            run.check(1e-12)
 
 
 @pytest.mark.parametrize("path", PATHS)

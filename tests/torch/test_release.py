@@ -12,16 +12,21 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
-from lockstep import PATHS, SWITCHES
+from lockstep import PATHS, SWITCHES, accumulated_eps
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 from torch.utils.checkpoint import checkpoint
 
+from adamomentum import reference
 from adamomentum.bench.memory import peak_bytes
+from adamomentum.second_moment import looks_ahead
 from adamomentum.torch import AdaMomentum, param_groups, passes, release_gradients
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-13}
-ACCUMULATING = {name: options for name, options in SWITCHES.items() if name != "no-momentum"}
+NO_CHOICE = {"adjust_lr": None, "second_moment": None, "nesterov": False}
+ACCUMULATING = {name: options for name, options in SWITCHES.items() if "no-momentum" not in name}
+# Their second moment takes the last pass's gradient for all.
+LOOKAHEAD = {name for name, options in ACCUMULATING.items() if looks_ahead({**NO_CHOICE, **options})}
 RELEASABLE = {name: options for name, options in PATHS.items() if name != "differentiable"}
 
 
@@ -92,15 +97,60 @@ def gradients(model: nn.Module) -> list[Tensor]:
 # ---- the same numbers ----
 
 
-@pytest.mark.parametrize("passes", [1, 3])
 @pytest.mark.parametrize("path", RELEASABLE)
-@pytest.mark.parametrize("switches", ACCUMULATING)
+@pytest.mark.parametrize(
+    ("switches", "passes"),
+    [
+        (name, passes)
+        for name, options in ACCUMULATING.items()
+        for passes in (1, 3)
+        if passes == 1 or not (name in LOOKAHEAD or options.get("nesterov"))
+    ],
+)
 def test_it_equals_accumulating_and_stepping(switches: str, path: str, passes: int) -> None:
     models, optimizers, _ = pair({**RELEASABLE[path], **ACCUMULATING[switches]}, passes)
     for model, optimizer in zip(models, optimizers, strict=True):
         train(model, optimizer, passes, range(8 * passes))  # rectify takes its other branch from step 6
     assert optimizers[0].state[models[0].norm.weight]["step"].item() == 8
     assert_same(*optimizers)
+
+
+@pytest.mark.parametrize("path", RELEASABLE)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"adjust_lr": "match_rms_adamw", "weight_decay": 0.1},
+        {"adjust_lr": "match_rms_adamw", "weight_decay": 0.1, "decoupled_weight_decay": False, "maximize": True},
+        {"second_moment": "lookahead", "amsgrad": True, "betas": (0.7, 0.9)},
+    ],
+)
+def test_the_lookahead_momentum_takes_the_last_gradient_for_all(options: dict, path: str) -> None:
+    model = Model()
+    optimizer = AdaMomentum(model.parameters(), lr=1e-2, **options, **RELEASABLE[path])
+    release_gradients(optimizer, 3)
+    other = Model()
+    theta = [p.detach().numpy().copy() for p in other.parameters()]
+    states = [reference.State.zeros(t) for t in theta]
+    for step in range(8):
+        parts: list[list[Tensor]] = []
+        for i in range(3 * step, 3 * step + 3):
+            other.zero_grad()
+            loss_of(other, i, 3, lambda i: i % 3 != 1).backward()
+            parts.append([torch.zeros_like(p) if p.grad is None else p.grad for p in other.parameters()])
+            loss_of(model, i, 3, lambda i: i % 3 != 1).backward()
+        for j, (name, p) in enumerate(other.named_parameters()):
+            passes = 2 if "expert" in name else 3  # the expert met two of three batches
+            whole, last = sum(part[j] for part in parts).numpy(), parts[-1][j].numpy()
+            theta[j], states[j] = reference.step(
+                theta[j], whole, states[j], lr=1e-2, last_grad=last, passes=passes, **options
+            )
+            with torch.no_grad():
+                p.copy_(torch.from_numpy(theta[j]))
+    for p, expected, state in zip(model.parameters(), theta, states, strict=True):
+        torch.testing.assert_close(p.detach(), torch.from_numpy(expected), **TIGHT)
+        torch.testing.assert_close(optimizer.state[p]["exp_avg"], torch.from_numpy(state.m), **TIGHT)
+        eps = accumulated_eps(8, options)
+        torch.testing.assert_close(optimizer.state[p]["exp_avg_sq"] + eps, torch.from_numpy(state.v), **TIGHT)
 
 
 def test_without_momentum_each_pass_is_a_step() -> None:
@@ -698,6 +748,7 @@ def optimizer_of(**options) -> AdaMomentum:
         ({"betas": (0.0, 0.9)}, 2, ValueError, r"betas\[0\] must be > 0 with accumulation_steps > 1"),
         ({"state_dtype": "8bit"}, 2, ValueError, "needs moments in float32 or float64, got 8bit"),
         ({"state_dtype": torch.bfloat16}, 2, ValueError, "needs moments in float32 or float64, got bfloat16"),
+        ({"nesterov": True}, 2, ValueError, "nesterov=True does not go with accumulation_steps > 1"),
         ({"differentiable": True}, 1, ValueError, "does not go with differentiable=True"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from adamomentum.second_moment import adam_ratio, looks_ahead
 from adamomentum.torch.checks import check_count
 from adamomentum.torch.groups import WRAPPED
 from adamomentum.torch.optimizer import AdaMomentum
@@ -23,7 +24,7 @@ def from_adam(
     state_dict: Mapping[str, Any],
     optimizer: AdaMomentum,
     *,
-    second_moment: Literal["keep", "scale"] = "keep",
+    exp_avg_sq: Literal["keep", "scale"] | None = None,
 ) -> dict[str, Any]:
     """Convert the state of ``torch.optim.Adam`` or ``AdamW`` into one that ``optimizer`` can load.
 
@@ -41,9 +42,11 @@ def from_adam(
       long as AdaMomentum's own would have been, and it can be 19 times shorter. In white noise k steps after
       the import it is 1 / sqrt(1 + (4.36^2 - 1) beta2^k) times as long: 0.23 at once, 0.36 after 1000 steps,
       0.73 after 3000. Safe, and slow to start.
-    * ``"scale"`` multiplies it by (1 - beta1) / (1 + beta1), the ratio in white noise. Steps have
-      AdaMomentum's length at once where noise dominates, and up to 4.38 times that where it does not. With lr
-      set to Adam's divided by 4.36, the run goes on with steps of the length that Adam's had.
+    * ``"scale"`` multiplies it by the ratio of the two in white noise at that step and with the optimizer's options
+      (:func:`adamomentum.second_moment.adam_ratio`), which tends to (1 - beta1) / (1 + beta1) for Algorithm 1's.
+      Steps have AdaMomentum's length at once where noise dominates, and up to 4.38 times that where it does not,
+      from a run of a thousand steps on. With ``adjust_lr`` and Adam's lr the run goes on with steps of the length
+      that Adam's had; without it, with lr divided by 4.36.
 
     With ``amsgrad`` choose ``"scale"``: the running maximum never falls, so what ``"keep"`` imports stays.
     There is no choice that drops the second moment: with the step count kept, the next step would be
@@ -55,7 +58,8 @@ def from_adam(
         state_dict: What ``Adam.state_dict()`` or ``AdamW.state_dict()`` returned; it is not changed. Other
             optimizers that save the same two averages, such as ``RAdam``, work too.
         optimizer: The optimizer that will load the result; it is not changed.
-        second_moment: ``"keep"`` or ``"scale"``.
+        exp_avg_sq: ``"keep"`` or ``"scale"``. None, the default, is ``"scale"`` for parameters whose group has
+            ``adjust_lr``, for which Adam's second moment and ours estimate the same, and ``"keep"`` for others.
 
     Returns:
         A dict for ``optimizer.load_state_dict()``. Parameters are matched by name if all groups of both sides
@@ -73,21 +77,23 @@ def from_adam(
         >>> model = torch.nn.Linear(2, 1)
         >>> adamw = torch.optim.AdamW(model.named_parameters(), lr=1e-3)
         >>> model(torch.ones(2)).backward(); adamw.step()
-        >>> optimizer = AdaMomentum(model.named_parameters(), lr=1e-3 / 4.36)
-        >>> optimizer.load_state_dict(from_adam(adamw.state_dict(), optimizer, second_moment="scale"))
+        >>> optimizer = AdaMomentum(model.named_parameters(), lr=1e-3, adjust_lr="match_rms_adamw")
+        >>> optimizer.load_state_dict(from_adam(adamw.state_dict(), optimizer))
     """
-    if second_moment not in ("keep", "scale"):
-        raise ValueError(f"second_moment must be 'keep' or 'scale', got {second_moment!r}")
+    if exp_avg_sq not in ("keep", "scale", None):
+        raise ValueError(f"exp_avg_sq must be 'keep', 'scale' or None, got {exp_avg_sq!r}")
 
     def convert(entry: _Entry) -> dict[str, Tensor]:
-        beta1, beta2 = entry.betas
-        scale = entry.rebias[1] * ((1 - beta1) / (1 + beta1) if second_moment == "scale" else 1.0)
+        group, (beta1, beta2) = entry.group, entry.betas
+        scale = entry.rebias[1]
+        if entry.step and (exp_avg_sq or ("scale" if group["adjust_lr"] else "keep")) == "scale":
+            scale *= adam_ratio(entry.step, beta1, beta2, lookahead=looks_ahead(group))
         v = entry.moment(EXP_AVG_SQ)
         moments = {EXP_AVG: entry.moment(EXP_AVG) * entry.rebias[0], EXP_AVG_SQ: v * scale}
-        if entry.group["amsgrad"]:
+        if group["amsgrad"]:
             maximum = entry.moment(MAX_EXP_AVG_SQ) if MAX_EXP_AVG_SQ in entry.saved else v
             # Adding the eps of now to a maximum of earlier steps bounds Algorithm 1's from above.
-            moments[MAX_EXP_AVG_SQ] = maximum * scale + _eps_sum(entry.group["eps"], beta2, entry.step)
+            moments[MAX_EXP_AVG_SQ] = maximum * scale + _eps_sum(group["eps"], beta2, entry.step)
         return moments
 
     return _converted(state_dict, optimizer, EXP_AVG_SQ, convert)

@@ -174,7 +174,6 @@ def check_options(options: dict[str, Any], *, read_tensors: bool = True) -> None
         raise ValueError(f"rounding must be one of {', '.join(map(repr, ROUNDINGS))}, got {rounding!r}")
     options["rounding"] = str(rounding)  # not NumPy's
     for name, why in (
-        ("fused", "the native kernels round to nearest"),
         ("foreach", "the foreach path rounds to nearest"),
         ("differentiable", "rounding has no derivative"),
     ):

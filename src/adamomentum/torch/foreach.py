@@ -98,14 +98,20 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
     del grads
     lookaheads = exp_avgs
     if rule.lookahead or rule.nesterov:
-        lookaheads = [m.clone() for m in exp_avgs]
-        _lerp_(lookaheads, _to(aheads, exp_avgs[0].dtype), n.m_weight[0])
+        lookaheads = _to(aheads, exp_avgs[0].dtype)
+        if lookaheads is columns[1]:  # gradients are never written
+            lookaheads = list(torch._foreach_sub(lookaheads, exp_avgs))
+        else:
+            torch._foreach_sub_(lookaheads, exp_avgs)
+        torch._foreach_mul_(lookaheads, n.m_weight[0])
+        torch._foreach_add_(lookaheads, exp_avgs)
     del aheads
     averaged = lookaheads if rule.lookahead else exp_avgs
     torch._foreach_mul_(exp_avg_sqs, n.beta2[0])
     _addcmul_(exp_avg_sqs, averaged, averaged, n.v_weight)
+    del averaged
     if not rule.nesterov:
-        lookaheads = averaged = exp_avgs  # one copy less while the root is taken
+        lookaheads = exp_avgs  # one copy less while the root is taken
     vs = torch._foreach_add(exp_avg_sqs, n.eps_sum)
     if rule.amsgrad:
         torch._foreach_maximum_(max_exp_avg_sqs, vs)

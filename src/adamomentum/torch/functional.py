@@ -18,7 +18,7 @@ from adamomentum.torch.checks import check_path_options
 from adamomentum.torch.foreach import foreach_update
 from adamomentum.torch.pieces import pieces
 from adamomentum.torch.precision import StateDtype, is_reduced, pack, unpack
-from adamomentum.torch.rounding import Rounding, narrowed, rounds, widened
+from adamomentum.torch.rounding import narrowed, rounds, widened
 from adamomentum.torch.rule import Numbers, Rule, Scalar, update_one
 from adamomentum.torch.scalars import as_real, numbers_on_device, numbers_on_host, with_floats
 from adamomentum.torch.state import (
@@ -65,7 +65,6 @@ def choose_path(
     fused: bool | None,
     differentiable: bool,
     state_dtype: StateDtype = None,
-    rounding: Rounding = "nearest",
 ) -> Path:
     """Choose the path for one parameter group: an explicit request, else the fastest correct one.
 
@@ -83,7 +82,6 @@ def choose_path(
         fused: the same for the kernels.
         differentiable: whether autograd will run through the update.
         state_dtype: the option of that name.
-        rounding: the option of that name.
 
     Returns:
         "native" or "triton" for the kernels on a CPU and on CUDA, else "foreach" or "for-loop".
@@ -95,12 +93,12 @@ def choose_path(
     check_path_options(foreach, fused, differentiable, state_dtype)
     if fused:
         check_kernels(params)
-    kernels = choose_kernels(params, foreach=foreach, fused=fused, differentiable=differentiable, rounding=rounding)
+    kernels = choose_kernels(params, foreach=foreach, fused=fused, differentiable=differentiable)
     return kernels or choose_loop(params, foreach=foreach, differentiable=differentiable, state_dtype=state_dtype)
 
 
 def choose_kernels(
-    params: list[Tensor], *, foreach: bool | None, fused: bool | None, differentiable: bool, rounding: Rounding
+    params: list[Tensor], *, foreach: bool | None, fused: bool | None, differentiable: bool
 ) -> Kernels | None:
     """Return the kernels that parameters are offered to, where :func:`choose_path` explains the options; None for none.
 
@@ -114,8 +112,6 @@ def choose_kernels(
     elif fused is False or foreach is not None or differentiable:
         return None
     if not params or torch.compiler.is_compiling() or fused_cpu.watched():
-        return None
-    if rounding != "nearest" and any(rounds(p, rounding) for p in params):  # the kernels round to nearest
         return None
     if params[0].is_cpu:
         return None if fused_cpu.why_not() else "native"
@@ -269,7 +265,6 @@ def _take_step_on_codes(rows: list[Row], rule: Rule, capturable: bool, fused: bo
         fused=fused,
         differentiable=False,
         state_dtype="8bit",
-        rounding=rule.rounding,
     )
     take_step(rows, None, rule, path, capturable=capturable)
 
@@ -304,7 +299,7 @@ def take_step(
     """
     if path == "native":
         if batch is None:
-            batch = fused_cpu.new_batch()
+            batch = fused_cpu.new_batch(rule.rounding)
             rows = [row for row in rows if not fused_cpu.add(batch, *row, rule.amsgrad)]
         if len(batch):
             fused_cpu.run(batch, rule)

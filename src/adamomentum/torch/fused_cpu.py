@@ -16,6 +16,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 from adamomentum.torch.pieces import local_tensors
+from adamomentum.torch.rounding import Rounding
 from adamomentum.torch.rule import Rule
 from adamomentum.torch.scalars import as_real, numbers_at, with_floats
 from adamomentum.torch.state import PLAIN_TENSORS
@@ -76,9 +77,13 @@ def watched() -> bool:
     return not all(isinstance(mode, DeviceContext) for mode in modes)
 
 
-def new_batch() -> Batch:
-    """Return an empty batch, for the tensors of one parameter group. :func:`why_not` must be None."""
-    batch: Batch = _load()[0].Batch(PLAIN_TENSORS)
+def new_batch(rounding: Rounding = "nearest") -> Batch:
+    """Return an empty batch, for the tensors of one parameter group. :func:`why_not` must be None.
+
+    Args:
+        rounding: the option of that name.
+    """
+    batch: Batch = _load()[0].Batch(PLAIN_TENSORS, rounding)
     return batch
 
 

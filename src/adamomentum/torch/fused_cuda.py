@@ -22,22 +22,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adamomentum.torch.rounding import ROUNDINGS, rounds
 from adamomentum.torch.rule import Rule
 from adamomentum.torch.scalars import numbers_matrix, with_floats
 from adamomentum.torch.state import (
     EXP_AVG,
-    EXP_AVG_SCALE,
     EXP_AVG_SQ,
-    EXP_AVG_SQ_SCALE,
     MAX_EXP_AVG_SQ,
     PLAIN_TENSORS,
+    ROUNDING_STATE,
+    SCALES,
     STEP,
     Row,
 )
 
 __all__ = ["fused_cuda_update", "run", "why_not", "why_not_update"]
 
-_NAMES = ("parameter", "gradient", EXP_AVG, EXP_AVG_SQ)
+_NAMES = ("parameter", "gradient", EXP_AVG, EXP_AVG_SQ, "state of the rounding")
 _PARAM_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _STATE_DTYPES = (torch.float32, torch.bfloat16, torch.uint8)
 
@@ -61,7 +62,7 @@ def why_not() -> str | None:
     return None
 
 
-def why_not_update(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> str | None:
+def why_not_update(p: Tensor, g: Tensor, m: Tensor, v: Tensor, kept: Tensor | None = None) -> str | None:
     """Why :func:`fused_cuda_update` can't update these tensors, as a sentence; None if it can.
 
     Args:
@@ -69,9 +70,11 @@ def why_not_update(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> str | None:
         g: its gradient.
         m: its first moment.
         v: its second moment.
+        kept: what rounding keeps of it.
     """
     device = p.device
-    for name, t in zip(_NAMES, (p, g, m, v), strict=True):
+    tensors = (p, g, m, v) if kept is None else (p, g, m, v, kept)
+    for name, t in zip(_NAMES, tensors, strict=False):
         if type(t) not in PLAIN_TENSORS or t.layout != torch.strided or t.is_neg():
             return f"the {name} is not a plain dense tensor: {type(t).__name__}, {t.layout}"
         if t.device != device:
@@ -85,10 +88,9 @@ def why_not_update(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> str | None:
     if m.dtype not in _STATE_DTYPES or v.dtype != m.dtype:
         return f"the dtypes of the moments are {m.dtype} and {v.dtype}, not both float32, bfloat16 or 8-bit codes"
     # This runs for every tensor at every step, so the usual case is told by what is cheap to ask.
-    contiguous = p.is_contiguous() and g.is_contiguous() and m.is_contiguous() and v.is_contiguous()
-    if contiguous and p.shape == g.shape == m.shape == v.shape:
+    if all(t.is_contiguous() and t.shape == p.shape for t in tensors):
         return None
-    for name, t in zip(_NAMES, (p, g, m, v), strict=True):
+    for name, t in zip(_NAMES, tensors, strict=False):
         codes_in_order = t.dtype == torch.uint8 and t.dim() == 1 and t.numel() == p.numel() and t.is_contiguous()
         if not codes_in_order and _layout(t) != _layout(p):
             return f"the {name} has another shape or memory layout than the parameter"
@@ -114,8 +116,10 @@ def run(rows: list[Row], rule: Rule, *, capturable: bool, found_inf: Tensor | No
     """
     alike: dict[torch.device, list[Row]] = defaultdict(list)
     rest = []
+    keeps = rule.rounding in ROUNDING_STATE
     for p, grad, state in rows:
-        reason = why_not_update(p, grad, state[EXP_AVG], state[EXP_AVG_SQ])
+        kept = state[ROUNDING_STATE[rule.rounding]] if keeps and rounds(p, rule.rounding) else None
+        reason = why_not_update(p, grad, state[EXP_AVG], state[EXP_AVG_SQ], kept)
         if reason and found_inf is not None:
             raise RuntimeError(
                 f"a captured step with a GradScaler needs the fused kernel for every tensor, but {reason}; give that "
@@ -128,21 +132,10 @@ def run(rows: list[Row], rule: Rule, *, capturable: bool, found_inf: Tensor | No
     factor = rule.grad_factor  # one that is a tensor stays on its device in any case
     rule = with_floats(rule._replace(grad_factor=1.0), keep_tensors=capturable)
     for device, members in alike.items():
-        params, grads = [p for p, _, _ in members], [grad for _, grad, _ in members]
-        steps, exp_avgs, exp_avg_sqs, maxima, exp_avg_scales, exp_avg_sq_scales = (
-            [state[key] for _, _, state in members if key in state]
-            for key in (STEP, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ, EXP_AVG_SCALE, EXP_AVG_SQ_SCALE)
-        )
+        steps = [state[STEP] for _, _, state in members]
         torch._foreach_add_(steps, 1.0 if found_inf is None else (found_inf == 0).to(torch.float32).reshape(()))
         fused_cuda_update(
-            params,
-            grads,
-            exp_avgs,
-            exp_avg_sqs,
-            maxima if rule.amsgrad else [],
-            exp_avg_scales,
-            exp_avg_sq_scales,
-            steps,
+            members,
             numbers=numbers_matrix(steps, rule, device),
             grad_factor=(
                 factor.to(device, torch.float32).reshape(())
@@ -156,39 +149,16 @@ def run(rows: list[Row], rule: Rule, *, capturable: bool, found_inf: Tensor | No
 
 
 def fused_cuda_update(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    max_exp_avg_sqs: list[Tensor],
-    exp_avg_scales: list[Tensor],
-    exp_avg_sq_scales: list[Tensor],
-    state_steps: list[Tensor],
-    *,
-    numbers: Tensor,
-    grad_factor: Tensor,
-    rule: Rule,
-    found_inf: Tensor | None,
+    rows: list[Row], *, numbers: Tensor, grad_factor: Tensor, rule: Rule, found_inf: Tensor | None
 ) -> None:
-    """Update lists of tensors in place, without a wait of the host.
-
-    The tensors are on one device, :func:`why_not_update` has nothing against them, and the i-th of all lists belong
-    together.
+    """Update tensors in place, without a wait of the host.
 
     Args:
-        params: parameters.
-        grads: gradients; never written.
-        exp_avgs: first moments: float32, bfloat16, or uint8 codes.
-        exp_avg_sqs: second moments, typed as the first.
-        max_exp_avg_sqs: for amsgrad, float32 maxima of the second moment with its eps; else empty. Float32 state only.
-        exp_avg_scales: the exponents of the blocks of ``exp_avgs``, uint8; empty unless those are codes.
-        exp_avg_sq_scales: the same of ``exp_avg_sqs``.
-        state_steps: 0-dim float64 or float32 tensors, all on the device or all on the CPU: the step counts, this one
-            included.
-            In reduced state formats the random bits of the rounding depend on them.
-        numbers: what :func:`adamomentum.torch.scalars.numbers_matrix` returned.
+        rows: parameter, gradient and state of each tensor. All are on one device, :func:`why_not_update` has nothing
+            against them, and their steps are counted by now.
+        numbers: what :func:`adamomentum.torch.scalars.numbers_matrix` returned, a row each.
         grad_factor: one float32 number on the device, by which the gradients are multiplied.
-        rule: the options, of which L2 decay and what v averages and the parameter moves by are looked at here.
+        rule: the options, of which those are looked at here that are not in ``numbers``.
         found_inf: one float32 number on the device: if it is not 0, nothing is written. None for 0.
 
     Raises:
@@ -196,32 +166,32 @@ def fused_cuda_update(
     """
     kernel = _kernel()
     alike: dict[tuple[torch.dtype, ...], list[int]] = defaultdict(list)
-    for i, (p, m) in enumerate(zip(params, exp_avgs, strict=True)):
+    for i, (p, _, state) in enumerate(rows):
         if p.numel():
-            alike[(p.dtype, m.dtype, state_steps[i].dtype)].append(i)
+            alike[(p.dtype, state[EXP_AVG].dtype, state[STEP].dtype)].append(i)
     if not alike:
         return
 
-    device = params[0].device
+    device = rows[0][0].device
     on_device: AbstractContextManager[Any] = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     with on_device:
         for (param_dtype, state_dtype, step_dtype), indices in alike.items():
-            steps_on_device = _steps_on_device(state_steps[indices[0]], device)
-            amsgrad = bool(max_exp_avg_sqs) and state_dtype == torch.float32
+            steps_on_device = _steps_on_device(rows[indices[0]][2][STEP], device)
+            rounding = rule.rounding if rounds(rows[indices[0]][0], rule.rounding) else "nearest"
+            columns = [EXP_AVG, EXP_AVG_SQ]
+            columns.append(MAX_EXP_AVG_SQ if rule.amsgrad and state_dtype == torch.float32 else "")
+            columns.extend(SCALES if state_dtype == torch.uint8 else ("", ""))
+            columns.append(ROUNDING_STATE.get(rounding, ""))
             entries: list[tuple[int, ...]] = []  # in the order of the kernel's ENTRY
             starts: list[int] = []
             chunks = 0
             for i in indices:
-                numel = params[i].numel()
-                step = v_max = m_scale = v_scale = 0
-                if state_dtype != torch.float32:
-                    step = state_steps[i].data_ptr() if steps_on_device else int(state_steps[i].item())
-                if state_dtype == torch.uint8:
-                    m_scale, v_scale = exp_avg_scales[i].data_ptr(), exp_avg_sq_scales[i].data_ptr()
-                if amsgrad:
-                    v_max = max_exp_avg_sqs[i].data_ptr()
-                addresses = [column[i].data_ptr() for column in (params, grads, exp_avgs, exp_avg_sqs)]
-                entries.append((*addresses, numel, chunks, i, step, v_max, m_scale, v_scale))
+                p, grad, state = rows[i]
+                numel, step = p.numel(), 0
+                if state_dtype != torch.float32 or rounding == "stochastic":  # for the random bits
+                    step = state[STEP].data_ptr() if steps_on_device else int(state[STEP].item())
+                addresses = [state[key].data_ptr() if key else 0 for key in columns]
+                entries.append((numel, chunks, i, step, p.data_ptr(), grad.data_ptr(), *addresses))
                 starts.append(chunks)
                 chunks += -(-numel // kernel.CHUNK)
             table = _upload([*chain.from_iterable(entries), *starts], device)
@@ -239,10 +209,11 @@ def fused_cuda_update(
                 found_inf,
                 PARAM=_in_triton(kernel, param_dtype),
                 STATE=_in_triton(kernel, state_dtype),
-                AMSGRAD=amsgrad,
+                AMSGRAD=rule.amsgrad and state_dtype == torch.float32,
                 HAS_L2=rule.l2 != 0,
                 LOOKAHEAD=rule.lookahead,
                 NESTEROV=rule.nesterov,
+                ROUNDING=ROUNDINGS.index(rounding),
                 STEP=_in_triton(kernel, step_dtype) if steps_on_device else None,
                 CHUNK=kernel.CHUNK,
                 num_warps=kernel.WARPS,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from adamomentum.torch.rounding import ROUNDINGS
 from adamomentum.torch.scalars import MATRIX_COLUMNS
 
 # Elements a program updates, a multiple of BLOCK; and its warps, one a block.
@@ -22,22 +23,27 @@ _BLOCK = tl.constexpr(256)
 _BY_POSITION = tl.constexpr(0xD1B54A33)
 _BY_STEP_M = tl.constexpr(0xABC98389)
 _BY_STEP_V = tl.constexpr(0x8CB92BA7)
+_BY_STEP_THETA = tl.constexpr(0x9E3779B9)
+_STOCHASTIC = tl.constexpr(ROUNDINGS.index("stochastic"))
+_KAHAN = tl.constexpr(ROUNDINGS.index("kahan"))
+_MASTER = tl.constexpr(ROUNDINGS.index("master"))
 
-# What an entry of the table holds, one a tensor: addresses, and numbers the kernel needs to find its way. The last four
-# are 0 where the kind of state has no use for them.
-ENTRY = ("param", "grad", "m", "v", "numel", "start", "row", "step", "v_max", "m_scale", "v_scale")
+# What an entry of the table holds, one a tensor: numbers the kernel needs to find its way, and addresses, which are 0
+# where the kind of state or rounding has no use for them.
+ENTRY = ("numel", "start", "row", "step", "param", "grad", "m", "v", "v_max", "m_scale", "v_scale", "kept")
 _ENTRY = tl.constexpr(len(ENTRY))
-_PARAM = tl.constexpr(ENTRY.index("param"))
-_GRAD = tl.constexpr(ENTRY.index("grad"))
-_M = tl.constexpr(ENTRY.index("m"))
-_V = tl.constexpr(ENTRY.index("v"))
 _NUMEL = tl.constexpr(ENTRY.index("numel"))
 _START = tl.constexpr(ENTRY.index("start"))
 _ROW = tl.constexpr(ENTRY.index("row"))
 _STEP = tl.constexpr(ENTRY.index("step"))
+_PARAM = tl.constexpr(ENTRY.index("param"))
+_GRAD = tl.constexpr(ENTRY.index("grad"))
+_M = tl.constexpr(ENTRY.index("m"))
+_V = tl.constexpr(ENTRY.index("v"))
 _V_MAX = tl.constexpr(ENTRY.index("v_max"))
 _M_SCALE = tl.constexpr(ENTRY.index("m_scale"))
 _V_SCALE = tl.constexpr(ENTRY.index("v_scale"))
+_KEPT = tl.constexpr(ENTRY.index("kept"))
 
 # Where in its row of the numbers each is.
 _NUMBERS = tl.constexpr(len(MATRIX_COLUMNS))
@@ -66,6 +72,7 @@ def update_chunk(
     HAS_L2: tl.constexpr,
     LOOKAHEAD: tl.constexpr,
     NESTEROV: tl.constexpr,
+    ROUNDING: tl.constexpr,
     STEP: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
@@ -86,6 +93,7 @@ def update_chunk(
         HAS_L2: whether l2 is not 0.
         LOOKAHEAD: whether the second moment averages the square of the look-ahead momentum.
         NESTEROV: whether the parameter moves by the look-ahead momentum.
+        ROUNDING: how parameters are rounded, its place in ROUNDINGS.
         STEP: dtype of the step counts on the device, or None.
         CHUNK: elements a program.
     """
@@ -101,6 +109,8 @@ def update_chunk(
     addresses = tl.load(entry + _PARAM) | tl.load(entry + _GRAD) | tl.load(entry + _M) | tl.load(entry + _V)
     if AMSGRAD:
         addresses |= tl.load(entry + _V_MAX)
+    if ROUNDING >= _KAHAN:
+        addresses |= tl.load(entry + _KEPT)
     # Only without a mask, and from addresses known to be multiples of 16, are loads and stores 16 bytes wide.
     if (numel - first >= CHUNK) & (addresses % 16 == 0):
         _update_tile(
@@ -117,6 +127,7 @@ def update_chunk(
             HAS_L2,
             LOOKAHEAD,
             NESTEROV,
+            ROUNDING,
             STEP,
             CHUNK,
             True,
@@ -136,6 +147,7 @@ def update_chunk(
             HAS_L2,
             LOOKAHEAD,
             NESTEROV,
+            ROUNDING,
             STEP,
             CHUNK,
             False,
@@ -157,6 +169,7 @@ def _update_tile(
     HAS_L2: tl.constexpr,
     LOOKAHEAD: tl.constexpr,
     NESTEROV: tl.constexpr,
+    ROUNDING: tl.constexpr,
     STEP: tl.constexpr,
     CHUNK: tl.constexpr,
     WIDE: tl.constexpr,
@@ -179,6 +192,16 @@ def _update_tile(
     m_at = _at(entry + _M, offsets, STATE, WIDE)
     v_at = _at(entry + _V, offsets, STATE, WIDE)
     theta = _load(param_at, inside, WIDE).to(tl.float32)
+    if ROUNDING == _KAHAN:
+        kept_at = _at(entry + _KEPT, offsets, PARAM, WIDE)
+        lost = _load(kept_at, inside, WIDE).to(tl.float32)
+        whole, inner = theta + lost, theta + lost * (1 - 2**-9)
+        other = tl.where(_rounded_to(inner, PARAM).to(tl.float32) == theta, inner, theta)
+        theta = tl.where(_rounded_to(whole, PARAM).to(tl.float32) == theta, whole, other)
+    if ROUNDING == _MASTER:
+        kept_at = _at(entry + _KEPT, offsets, tl.float32, WIDE)
+        master = _load(kept_at, inside, WIDE)
+        theta = tl.where(_rounded_to(master, PARAM).to(tl.float32) == theta, master, theta)
     g = _load(_at(entry + _GRAD, offsets, PARAM, WIDE), inside, WIDE).to(tl.float32)
     m = _load(m_at, inside, WIDE)
     v = _load(v_at, inside, WIDE)
@@ -210,15 +233,23 @@ def _update_tile(
         _store(v_max_at, d, inside, WIDE)
     denom = tl.where(adapt != 0, tl.sqrt_rn(d), 1.0)
     theta = theta * shrink + factor * tl.div_rn(lookahead if NESTEROV else m, denom)
-    _store(param_at, _rounded_to(theta, PARAM), inside, WIDE)
+    step = tl.load(entry + _STEP)
+    if STEP is not None and (STATE != tl.float32 or ROUNDING == _STOCHASTIC):
+        step = tl.load(step.to(tl.pointer_type(STEP))).to(tl.int64)
+    if ROUNDING == _STOCHASTIC:
+        stored = _round_to_bfloat16(theta, _dither(offsets, step, _BY_STEP_THETA))
+    else:
+        stored = _rounded_to(theta, PARAM)
+    _store(param_at, stored, inside, WIDE)
+    if ROUNDING == _KAHAN:
+        _store(kept_at, _rounded_to(theta - stored.to(tl.float32), PARAM), inside, WIDE)
+    if ROUNDING == _MASTER:
+        _store(kept_at, theta, inside, WIDE)
 
     if STATE == tl.float32:
         _store(m_at, m, inside, WIDE)
         _store(v_at, v, inside, WIDE)
     else:
-        step = tl.load(entry + _STEP)
-        if STEP is not None:
-            step = tl.load(step.to(tl.pointer_type(STEP))).to(tl.int64)
         random_m = _dither(offsets, step, _BY_STEP_M)
         random_v = _dither(offsets, step, _BY_STEP_V)
         if STATE == tl.uint8:

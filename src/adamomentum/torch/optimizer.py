@@ -98,8 +98,9 @@ class AdaMomentum(Optimizer):
 
     To come from AdamW, set ``adjust_lr="match_rms_adamw"`` and keep its lr, weight decay and schedule
     (``weight_decay`` is 0 by default here, AdamW's 0.01); not its eps, keep the default. Without that switch the steps
-    are Algorithm 1's: in noise sqrt((1 + beta1) / (1 - beta1)) = 4.36 times as long as AdamW's at the same lr and the default betas, and the
-    first one lr / (1 - beta1) long, ten times lr: then search a learning rate and warm up over 50 to 100 steps.
+    are Algorithm 1's: in noise sqrt((1 + beta1) / (1 - beta1)) = 4.36 times as long as AdamW's at the same lr and the
+    default betas, and the first one lr / (1 - beta1) long, ten times lr: then search a learning rate and warm up over
+    50 to 100 steps.
 
     State per parameter: ``step`` (0-dim float64 tensor; on the CPU unless ``capturable``), ``exp_avg``,
     ``exp_avg_sq`` and, with ``amsgrad``, ``max_exp_avg_sq`` (the running maximum of v, eps included), shaped like
@@ -127,9 +128,9 @@ class AdaMomentum(Optimizer):
         full_bias_correction: average the square of the bias-corrected momentum instead; the first step is then
             lr. Not in the paper.
         adjust_lr: "match_rms_adamw" divides v by its mean in white noise instead of by 1 - beta2^t, see
-            :func:`adamomentum.reference.white_noise_mean`. The first step is then lr, and in noise all are as long as AdamW's at the same
-            lr, betas and decay; in a constant gradient they are 0.27 lr at the default beta1, where AdamW's are lr.
-            None: Algorithm 1. Not with ``full_bias_correction``, and not in the paper, as the next two.
+            :func:`adamomentum.reference.white_noise_mean`. The first step is then lr, and in noise all are as long as
+            AdamW's at the same lr, betas and decay; in a constant gradient they are 0.27 lr at the default beta1, where
+            AdamW's are lr. None: Algorithm 1. Not with ``full_bias_correction``, and not in the paper, as the next two.
         second_moment: what v averages the square of: "momentum", or "lookahead" for beta1 m + (1 - beta1) g, in which
             gradients that alternate in sign do not cancel, so that it brakes at high rates. None: "lookahead" with
             ``adjust_lr`` or ``nesterov``, else "momentum".
@@ -152,7 +153,7 @@ class AdaMomentum(Optimizer):
         rounding: how updated parameters in bfloat16 and float16 are rounded; wider ones are not. "nearest" loses
             updates below half the spacing, 2^-9 of a bfloat16 number. "stochastic" (bfloat16 alone), "kahan" and
             "master" do not, at 0, 2 and 4 bytes a parameter; the last two add the state ``compensation`` or
-            ``master``, see :mod:`adamomentum.torch.rounding`. They take the for-loop path for such parameters.
+            ``master``, see :mod:`adamomentum.torch.rounding`. Without kernels such parameters take the for-loop path.
 
     Raises:
         ValueError: if an option is out of range or contradicts another one, or a parameter is named twice.
@@ -442,11 +443,10 @@ class AdaMomentum(Optimizer):
                 foreach=group["foreach"],
                 fused=group["fused"],
                 differentiable=group["differentiable"],
-                rounding=group["rounding"],
             )
         batch = None
         if kernels == "native":  # checks what it takes
-            batch = fused_cpu.new_batch()
+            batch = fused_cpu.new_batch(group["rounding"])
             own = self.state if isinstance(self.state, dict) else {}
             rest, position = batch.gather(params, own, group["amsgrad"], position)
         else:

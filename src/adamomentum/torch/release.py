@@ -7,6 +7,10 @@ of K backward passes need not be summed anywhere but in ``exp_avg``. In each pas
 
 and the update after the last pass, which is the ordinary one with the last gradient alone, multiplies by beta1 what is
 there, to make beta1 m + (1 - beta1) times the sum of all gradients: the momentum of Algorithm 1 for that sum.
+
+The look-ahead momentum, which the second moment of the drop-in for AdamW averages the square of, needs that sum by
+itself. In its place stands K times the last gradient: its mean in white noise has a closed form, too
+(:func:`adamomentum.reference.white_noise_mean`).
 """
 
 from __future__ import annotations
@@ -65,8 +69,9 @@ def release_gradients(
 
     Args:
         optimizer: the optimizer, on parameters that are plain tensors or sharded by ``fully_shard``.
-        accumulation_steps: backward passes a step, >= 1. With more than one, beta1 must be > 0 and the moments be kept
-            in float32 or float64.
+        accumulation_steps: backward passes a step, >= 1. With more than one, beta1 must be > 0, the moments be kept
+            in float32 or float64, and ``nesterov`` be off; a second moment of the look-ahead momentum then takes K
+            times the last pass's gradient for the sum of the K that a parameter had.
         local_gradients: confirm that the gradients of plain tensors need no reduction over the processes of a
             distributed run. DistributedDataParallel reduces them too late for release, use ``fully_shard``.
 
@@ -434,6 +439,11 @@ class GradientRelease:
         if self.accumulation_steps > 1:
             if is_reduced(group["state_dtype"]):
                 raise ValueError(_REDUCED.format(group["state_dtype"]))
+            if group["nesterov"]:
+                raise ValueError(
+                    "nesterov=True does not go with accumulation_steps > 1: it needs the gradient of the whole step, "
+                    "which is nowhere but in exp_avg; set nesterov=False or accumulation_steps=1"
+                )
             if is_readable(group["betas"][0]) and float(group["betas"][0]) == 0:
                 raise ValueError(
                     "betas[0] must be > 0 with accumulation_steps > 1, got 0: exp_avg then keeps nothing from one pass "
