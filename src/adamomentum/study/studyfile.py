@@ -454,7 +454,9 @@ class Study(_Entry):
                     update={"seeds": s.sensitivity, "half_decades": s.half_decades}
                 ),
                 "controls": tuple(
-                    c.model_copy(update={"seeds": s.controls, "budget": c.budget and c.budget.shortest()})
+                    c.model_copy(
+                        update={"seeds": s.controls, "budget": c.budget and c.budget.shortest(), "minutes": None}
+                    )
                     for c in self.controls
                 ),
                 "optimizers": {

@@ -64,8 +64,9 @@ def say_results(results: StudyResults, tables: StudyTables, console: Console) ->
         for c in tables.comparisons:
             if c.task == task:
                 say(console, difference_sentence(results, c, sheets.reading(c)))
+        swapped = stages.swapped(results.study)
         for swap in Swaps(results, tables).every():
-            if swap.comparison.task == task:
+            if swap.comparison.task == task and swap.control in swapped:
                 say(console, difference_sentence(results, swap.comparison, swap.reading))
 
 
