@@ -18,6 +18,7 @@ MODULES = (
     "theory.guidance",
     "theory.moments",
     "theory.transients",
+    "theory.drop_in",
     "theory.convex",
     "theory.nonconvex",
     "theory.escape",

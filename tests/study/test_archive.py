@@ -14,7 +14,7 @@ from study.mini import MINI, fake_result, written
 from adamomentum.study import archive
 from adamomentum.study.archive import ArchiveError, take_up, trials
 from adamomentum.study.engine import Folder, write_data
-from adamomentum.study.store import as_record
+from adamomentum.study.store import as_record, from_record
 from adamomentum.study.studyfile import parse
 
 # The same tasks by name, each of another length: no trial is the same.
@@ -55,14 +55,32 @@ def contents(root: Path) -> dict[str, object]:
     return {str(p.relative_to(root)): json.loads(p.read_bytes()) for p in root.rglob("*.json")}
 
 
+def without_digits_of_no_use(record: object) -> object:
+    """What becomes of a record of the store, or of another file of its folder, on its way through an archive."""
+    if not isinstance(record, dict) or "result" not in record:
+        return record
+    spec, result = from_record(json.dumps(record).encode())
+
+    def short(values):
+        return [None if x is None else float(f"{x:.6e}") for x in values]
+
+    curve = {name: short(values) for name, values in result.curve.items()}
+    timing = dict(zip(result.timing, short(result.timing.values()), strict=True))
+    return as_record(spec, result.model_copy(update={"curve": curve, "timing": timing}))
+
+
 def test_what_goes_out_comes_in(exported, tmp_path) -> None:
     folder = fresh(tmp_path)
     count = len(lines(exported))
     assert take_up(folder, exported) == archive.Taken(new=count, present=0, planned=count, study="mini")
     before, after = contents(exported.parent / "folder"), contents(folder.root)
-    assert after == before
+    shortened = {name: without_digits_of_no_use(record) for name, record in before.items()}
+    assert after == shortened != before
     assert take_up(folder, exported) == archive.Taken(new=0, present=count, planned=count, study="mini")
-    assert contents(folder.root) == before
+    assert contents(folder.root) == after
+    plan, results = folder.results()
+    archive.write(folder, tmp_path / "again", plan, results)
+    assert (tmp_path / "again" / archive.TRIALS).read_bytes() == (exported / archive.TRIALS).read_bytes()
 
 
 def test_archives_of_earlier_versions_have_no_digest(copy, tmp_path) -> None:
@@ -207,4 +225,4 @@ def test_an_export_is_the_same_whatever_the_order(tmp_path) -> None:
     first, second = ((tmp_path / k / archive.TRIALS).read_bytes() for k in "01")
     assert first == second
     one = next(t.spec for t in plan.trials if t.spec.trial_id in results)
-    assert as_record(one, results[one.trial_id]) in lines(tmp_path / "0")
+    assert without_digits_of_no_use(as_record(one, results[one.trial_id])) in lines(tmp_path / "0")

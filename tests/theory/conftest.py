@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from adamomentum.theory.experiments import (
+    drop_in,
+    drop_in_bounds,
     exits,
     floor,
     frequency,
@@ -30,6 +32,13 @@ def small(monkeypatch) -> None:
         (noise, "QUADRATIC", (3000, 500, 400)),
         (noise, "CORRELATED", (400, 200, 500)),
         (startup, "SEARCH", (60, 150)),
+        (drop_in, "IMPULSES", 60),
+        (drop_in, "NOISE", (20_000, 80)),
+        (drop_in, "SEARCH", (60, 150)),
+        (drop_in, "ALONE", 3000),
+        (drop_in, "CORRELATED", (400, 1500, 1000)),
+        (drop_in_bounds, "ROUNDS", 1024),
+        (drop_in_bounds, "STEPS", 512),
         (regret, "SEARCH", (12, 60)),
         (regret, "LONG", 4000),
         (regret, "ROUNDS", 1024),

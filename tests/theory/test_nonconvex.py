@@ -21,6 +21,8 @@ def test_by_hand() -> None:
     expected = 10 / 0.2 + kappa * (0.25 * 7 + 0.25 * 3 + 3 * (0.16 + 0.09))
     assert bound.value == pytest.approx(expected / (0.05 * 2))
     assert bound.applicable
+    # What grows: the smallest counts.
+    assert gradnorm_bound(c, [0.05, 0.1], one_minus).value == bound.value
     printed = 10 / 0.2 + kappa * (3 + 7) + math.sqrt(2 / (2 * 0.2 * 0.25)) * 3 * 0.25
     assert gradnorm_bound(c, alpha, one_minus, printed=True).value == pytest.approx(printed / 0.1)
     limit = min(0.4 * math.sqrt(0.2 / (2 * 4 * 0.25**3)), 0.2 / (2 * 2 * 0.25**2))
@@ -32,7 +34,7 @@ def test_what_is_not_applicable_says_why() -> None:
     fine = gradnorm_bound(c, [0.1, 0.1], [0.5] * 3)
     assert fine.applicable
     assert fine.reason == ""
-    assert "grew in step 2" in gradnorm_bound(c, [0.1, 0.11], [0.5] * 3).reason
+    assert "grew in step 2" in gradnorm_bound(c, [0.1, 0.11], [0.5] * 3, printed=True).reason
     assert "got 10" in gradnorm_bound(c, [10.0, 0.1], [0.5] * 3).reason
     default = gradnorm_bound(Constants(**SIZE_1), [1e-3], [0.1] * 2)
     assert default.value > 0

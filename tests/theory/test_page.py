@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 from theory.verdicts import FULL, VERDICTS
 
-from adamomentum.theory import experiments, guidance, page
+from adamomentum.theory import drop_in, experiments, guidance, page
 from adamomentum.theory.claims import Check, Claim, Drawing
+from adamomentum.theory.experiments import drop_in_bounds
+from adamomentum.theory.moments import ar1_momentum_ratio, ema_gain
 
 PAGE = Path(__file__).parents[2] / "docs" / "theory.md"
 KEPT = PAGE.parent / "results" / "theory"
@@ -148,6 +151,64 @@ def test_the_other_numbers_are_the_full_runs(record, kept) -> None:
     assert f"{fact} {without['a posteriori']:.0f} times the bound" in prose(PAGE.parent / "theory" / "regret.md")
 
 
+def test_the_drop_ins_table_is_the_formulas() -> None:
+    beta1, forms = 0.9, ("momentum", "lookahead", "gradient")
+
+    def oscillating(omega):
+        seen = [float(drop_in.denominator(omega, beta1, form)) for form in forms]
+        return seen, [float(ema_gain(omega, beta1)) / d for d in seen]
+
+    def correlated(phi):
+        lengths = [float(drop_in.ar1_length(phi, beta1, form)) for form in forms]
+        return [math.sqrt(ar1_momentum_ratio(phi, beta1)) / length for length in lengths], lengths
+
+    expected = {
+        "white noise": correlated(0.0),
+        "constant": oscillating(0.0),
+        "alternating in sign": oscillating(math.pi),
+        "noise, neighbours correlated by 0.9": correlated(0.9),
+        "noise, neighbours correlated by -0.9": correlated(-0.9),
+    }
+    section = PAGE.read_text(encoding="utf-8").split("## The drop-in for AdamW")[1]
+    rows = dict(re.findall(r"^\| ([a-z][^|]+) \| ([\d.]+ \|.*[\d.]+) \|$", section, re.MULTILINE))
+    assert rows.keys() == expected.keys()
+    for name, (seen, lengths) in expected.items():
+        said = rows[name].split(" | ")
+        for number, value in zip(said, [*seen, *lengths], strict=True):
+            assert number == f"{value:.{len(number.partition('.')[2])}f}", name
+
+
+def test_the_drop_ins_other_numbers_are_the_full_runs(kept) -> None:
+    length, alone = kept["drop-in-length"]["data"], kept["drop-in-alternating"]["data"]["alone"]
+    limits, allowed = kept["drop-in-first-step"]["data"]["limits"], kept["drop-in-stationarity"]["data"]["limits"]
+    ways = [drop_in.signal_profile(100, averaged=averaged).sum() for averaged in ("lookahead", "momentum")]
+    constants = kept["drop-in-regret"]["data"]["constants"]
+    said = prose(PAGE)
+    for fact in (
+        f"{span(length['spans']['momentum'], 3)} times Adam's with m",
+        f"{span(length['spans']['lookahead'], 3)} times with n; at the default betas from step 60 on "
+        f"{span(length['late'], 3)} times with n",
+        f"no update is longer than {limits['lookahead']:.2f} lr (n) or {limits['momentum']:.2f} lr (m), beside "
+        f"{limits['gradient']:.2f} lr of Adam",
+        "x swings by {momentum:.3f}, {lookahead:.3f} and {gradient:.3f} lr".format(**alone),
+        "below {:.1f} (m), {:.0f} (n) or {:.0f} (Adam) times its size".format(
+            *(drop_in.stable_lr(1.0, 0.9, averaged) for averaged in ("momentum", "lookahead", "gradient"))
+        ),
+        "come to {:.1f} and {:.1f} lr".format(*ways),
+        f"the constant {constants[0]:.0f} before the gradients' norms smaller, {constants[1]:.1f} (m) and "
+        f"{constants[2]:.1f} (n)",
+        f"a constant lr of {allowed['momentum']:.0e} (m) and {allowed['lookahead']:.0e} (n), and Algorithm 1 one of "
+        f"{allowed['gradient']:.0e}",
+    ):
+        assert fact in said, fact
+    proof = (PAGE.parent / "theory" / "regret.md").read_text(encoding="utf-8")
+    for betas in drop_in_bounds.BETAS:
+        algorithm_1 = drop_in_bounds.constant_of(betas, None) * drop_in.largest_weight(betas, "gradient")
+        row = [algorithm_1, *(drop_in_bounds.constant_of(betas, form) for form in drop_in_bounds.FORMS)]
+        shown = re.search(rf"^\| betas {re.escape(str(betas))} \| (.*) \|$", proof, re.MULTILINE)[1]
+        assert shown.replace("(", "").replace(")", "").split(" | ") == [f"{value:.1f}" for value in row]
+
+
 def test_what_is_said_of_basins_holds_in_the_full_run(kept) -> None:
     """The words, not only the numbers, of docs/how-it-works.md and docs/theory.md."""
     cells = kept["selectivity"]["data"]["cells"]
@@ -234,6 +295,14 @@ def test_a_page_is_drawn_anew_from_its_numbers(tmp_path, monkeypatch) -> None:
     assert {path: path.read_text() for path in written} == written
     assert re.sub("Written .*? UTC", "", again) == re.sub("Written .*? UTC", "", text)
     assert drawn == [[0.0, float("inf"), 2.0], [0.0, None, 2.0]]  # JSON has no infinity
+
+
+def test_numbers_are_kept_in_seven_digits(record) -> None:
+    assert page._plain({"x": np.array([1 / 3, 2e-10 / 3, 7.0]), "n": 123456789}) == {
+        "x": [0.3333333, 6.666667e-11, 7.0],
+        "n": 123456789,
+    }
+    assert page._plain(record) == record
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"claims": [{}], "failures": []}', '{"claims": 3}'])

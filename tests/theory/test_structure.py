@@ -33,7 +33,7 @@ def test_no_two_experiments_draw_the_same_numbers() -> None:
         for name in experiments.NAMES
         for number in re.findall(r"default_rng\(\[seed, (\d+)\]\)", (SOURCE / "experiments" / f"{name}.py").read_text())
     ]
-    assert len(numbers) == len(set(numbers)) == 10
+    assert len(numbers) == len(set(numbers)) == 12
 
 
 def test_the_type_of_arrays_is_written_once() -> None:

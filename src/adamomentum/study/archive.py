@@ -26,6 +26,7 @@ from adamomentum.study.trial import TrialResult
 T = TypeVar("T")
 
 TRIALS, DATA, STUDY = "trials.jsonl.xz", "data.json", "study.json"
+CURVE_DIGITS = 7
 MOST_LINE = 2**24
 """Bytes of one trial. Those of the studies that come along have 20,000 at most."""
 
@@ -37,6 +38,9 @@ class ArchiveError(Exception):
 def write(folder: Folder, to: Path, plan: Plan, results: Mapping[str, TrialResult]) -> int:
     """Write all finished trials of the plan into the folder ``to``; returns how many they are.
 
+    Curves and times are written in :data:`CURVE_DIGITS` digits, which says all that float32 can tell and takes half the
+    space; what a trial ends with is written in full.
+
     Raises:
         StudyError: if the folder's ``study.json`` is damaged.
         OSError: if ``to`` cannot be written to.
@@ -46,12 +50,22 @@ def write(folder: Folder, to: Path, plan: Plan, results: Mapping[str, TrialResul
     make_folder(to, "--to")
     unique = {t.spec.trial_id: t.spec for t in plan.trials if t.spec.trial_id in results}
     # Trials that are alike stand together, which packs them better.
-    records = sorted((as_record(spec, results[key]) for key, spec in unique.items()), key=lambda r: _packed(r["spec"]))
+    records = sorted(
+        (as_record(spec, _shortened(results[key])) for key, spec in unique.items()), key=lambda r: _packed(r["spec"])
+    )
     lines = [_packed(record) + "\n" for record in records]
     write_atomic(to / TRIALS, lzma.compress("".join(lines).encode(), preset=9))
     write_atomic(to / DATA, (folder.root / DATA).read_bytes())
     write_atomic(to / STUDY, (folder.root / STUDY).read_bytes())
     return len(lines)
+
+
+def _shortened(result: TrialResult) -> TrialResult:
+    def short(x: float) -> float:
+        return float(f"{x:.{CURVE_DIGITS}g}")
+
+    curve = {name: [x if x is None else short(x) for x in values] for name, values in result.curve.items()}
+    return result.model_copy(update={"curve": curve, "timing": {name: short(x) for name, x in result.timing.items()}})
 
 
 def _packed(value: object) -> str:

@@ -16,7 +16,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from adamomentum.reference import white_noise_mean
+from adamomentum.second_moment import SecondMoment
 from adamomentum.theory.common import Array, Bound, check_betas, check_number, check_steps
+from adamomentum.theory.drop_in import largest_momentum, largest_weight
 
 __all__ = [
     "RegretLedger",
@@ -37,6 +40,8 @@ class RegretLedger:
         beta2: decay rate of v.
         bias_corrected: whether the step uses m_t / (1 - beta1^t) and v_t / (1 - beta2^t), as the optimizer does, or
             m_t and v_t, as the paper's proof does.
+        matched: what v averages the square of where ``adjust_lr`` is on, for which beta1 must be constant; None for
+            Algorithm 1. With it kappa_t stands everywhere for 1 - beta2^t.
         rounds: how many were added, T.
         gradients: sum of g_t^2.
         moments: sum of c_t m_t^2 / sqrt(t V_t), with c_t and V_t the corrections and v or, without them, 1 and v_t.
@@ -44,15 +49,19 @@ class RegretLedger:
         last_root: sqrt(V_T).
         last_moment: the size of m_T.
         beta1: the largest so far.
-        shrinking: the first round in which sqrt(t V_t) (1 - beta1_t^t) of some coordinate shrank, which all bounds
-            exclude; 0 if there was none.
+        fall: by how much sqrt(t / kappa_t) (1 - beta1^t) has fallen in all, relative to its last value: 0 but with
+            ``matched``.
+        shrinking: the first round in which sqrt(t V_t) (1 - beta1_t^t) (1 + fall) of some coordinate shrank, which all
+            bounds exclude; 0 if there was none.
         growing_beta1: the first round in which beta1_t grew; 0 if there was none.
-        impossible: the first round with a number that is not finite, or with v_t < (1 - beta2) m_t^2; 0 if none.
+        impossible: the first round with a number that is not finite, or with v_t too small for m_t, which is below
+            (1 - beta2) m_t^2 in Algorithm 1; 0 if none.
         constant_beta1: whether beta1_t never changed.
     """
 
     beta2: float
     bias_corrected: bool = True
+    matched: SecondMoment | None = None
     rounds: int = 0
     gradients: Array = field(default_factory=lambda: np.zeros(()))
     moments: Array = field(default_factory=lambda: np.zeros(()))
@@ -60,11 +69,13 @@ class RegretLedger:
     last_root: Array = field(default_factory=lambda: np.zeros(()))
     last_moment: Array = field(default_factory=lambda: np.zeros(()))
     beta1: float = 0.0
+    fall: float = 0.0
     shrinking: int = 0
     growing_beta1: int = 0
     impossible: int = 0
     constant_beta1: bool = True
     _weight: Array = field(default_factory=lambda: np.zeros(()))
+    _scale: float = 0.0
     _beta1: float = -1.0
 
     def add(self, g: Array, m: Array, v: Array, beta1: float) -> None:
@@ -81,8 +92,9 @@ class RegretLedger:
         """
         if not g.shape == m.shape == v.shape:
             raise ValueError(f"g, m and v must have one shape, got {g.shape}, {m.shape} and {v.shape}")
-        check_betas((beta1, self.beta2))
-        possible = np.isfinite(g) & np.isfinite(m) & (v >= (1 - self.beta2) * m**2 * (1 - 1e-9))
+        betas = check_betas((beta1, self.beta2))
+        share = 1.0 if self.matched is None else largest_momentum(betas, self.matched)
+        possible = np.isfinite(g) & np.isfinite(m) & (v >= (1 - self.beta2) * (m / share) ** 2 * (1 - 1e-9))
         if not self.impossible and not possible.all():
             self.impossible = self.rounds + 1
         self.rounds += 1
@@ -90,8 +102,16 @@ class RegretLedger:
         c, root = 1.0, np.sqrt(v)
         if self.bias_corrected:
             c = 1 / (1 - beta1**t)
-            root = root / math.sqrt(1 - self.beta2**t)
-        weight = math.sqrt(t) * root / c
+            if self.matched is None:
+                root = root / math.sqrt(1 - self.beta2**t)
+            else:
+                mean = white_noise_mean(t, betas, lookahead=self.matched == "lookahead")
+                root = root / math.sqrt(mean)
+                # What has fallen counts again when it rises: the weights of the proof are sqrt(v) times the rises.
+                scale = math.sqrt(t / mean) / c
+                self.fall = (self.fall * self._scale + max(0.0, self._scale - scale)) / scale
+                self._scale = scale
+        weight = math.sqrt(t) * root / c * (1 + self.fall)
         if not self.shrinking and (weight < self._weight * (1 - 1e-12)).any():
             self.shrinking = t
         if self._beta1 >= 0 and beta1 != self._beta1:
@@ -176,7 +196,7 @@ def _thm4(ledger: RegretLedger, alpha: float, width: float, constant: float) -> 
     _check_sizes(alpha, width)
     reason = ledger.fault()
     if not reason and ledger.bias_corrected:
-        reason = "the theorem is about steps without bias correction"
+        reason = "the theorem is about steps without bias correction, of which adjust_lr is one"
     if not reason and ledger.growing_beta1:
         reason = f"beta1 grew in round {ledger.growing_beta1}"
     return Bound(float(thm4_by_coordinate(ledger, alpha, width, constant).sum()), not reason, reason)
@@ -262,6 +282,11 @@ def regret_bound_const_b1(ledger: RegretLedger, alpha: float, width: float, *, p
     coordinate's gradients: that is the form without ``posteriori``. For bounded gradients the regret is then of the
     order sqrt(T log T). Proof: docs/theory/regret.md, after the decomposition of Alacaoglu et al. (arXiv 2003.09729).
 
+    With ``adjust_lr`` kappa_t stands for 1 - beta2^t in V_t. The first term grows by 1 + ledger.fall (at the defaults 0
+    for the look-ahead momentum and at most 0.006 for the momentum), the double sum's bound is multiplied by
+    :func:`~.drop_in.largest_momentum` :func:`~.drop_in.largest_weight` (0.159 and 0.229), and needs no condition on the
+    betas but that the former is finite.
+
     Args:
         ledger: the run, with bias correction and amsgrad, the iterates clipped to a box that holds the best point.
         alpha: learning rate of round 1, units of theta; alpha / sqrt(t) in round t.
@@ -280,7 +305,8 @@ def regret_bound_const_b1(ledger: RegretLedger, alpha: float, width: float, *, p
         reason = "the bound is about steps with bias correction"
     if not reason and not ledger.constant_beta1:
         reason = "beta1 changed"
-    if not reason and not posteriori and 1 - ledger.beta2 > (1 - ledger.beta1) ** 2 * (1 + 1e-12):
+    needed = not posteriori and ledger.matched is None
+    if not reason and needed and 1 - ledger.beta2 > (1 - ledger.beta1) ** 2 * (1 + 1e-12):
         reason = f"1 - beta2 must be <= (1 - beta1)^2, got {1 - ledger.beta2:g} > {(1 - ledger.beta1) ** 2:g}"
     return Bound(float(const_b1_by_coordinate(ledger, alpha, width, posteriori).sum()), not reason, reason)
 
@@ -288,10 +314,13 @@ def regret_bound_const_b1(ledger: RegretLedger, alpha: float, width: float, *, p
 def const_b1_by_coordinate(ledger: RegretLedger, alpha: float, width: float, posteriori: bool) -> Array:
     """Return the terms of :func:`regret_bound_const_b1` for each coordinate."""
     rounds, beta1 = ledger.rounds, ledger.beta1
-    first = width**2 * math.sqrt(rounds) * (1 - beta1**rounds) / (2 * alpha) * ledger.last_root
+    first = width**2 * math.sqrt(rounds) * (1 - beta1**rounds) / (2 * alpha) * ledger.last_root * (1 + ledger.fall)
     moments = ledger.moments
     if not posteriori:
         moments = _root_of_harmonic(rounds) / math.sqrt(1 - ledger.beta2) * np.sqrt(ledger.gradients)
+        if ledger.matched is not None:
+            betas = (beta1, ledger.beta2)
+            moments = largest_momentum(betas, ledger.matched) * largest_weight(betas, ledger.matched) * moments
     total: Array = first + alpha * (1 + beta1) / (2 * (1 - beta1)) * moments
     return total + beta1 * width / (1 - beta1) * ledger.last_moment
 

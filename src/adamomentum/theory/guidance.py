@@ -1,4 +1,8 @@
-"""Numbers for someone who comes from Adam or AdamW: lr, weight decay, warm-up, eps.
+"""Numbers for who comes from Adam or AdamW to Algorithm 1 as printed: lr, weight decay, warm-up, eps.
+
+With ``adjust_lr="match_rms_adamw"`` there is nothing to convert: lr, weight decay, schedule and warm-up stay AdamW's
+(:mod:`adamomentum.theory.drop_in`). Of what is here :func:`eps_floor` alone says something of it: its floor is
+sqrt((1 - beta2^t) / kappa_t) times as high, late in training 3.76 times at beta1 = 0.9.
 
 Pure functions, in closed form; :mod:`adamomentum.theory.moments` has the formulas and their assumptions. What they
 return is where to start a search, not its outcome: gradients in a network are neither stationary nor of one signal to

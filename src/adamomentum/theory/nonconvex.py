@@ -7,7 +7,8 @@ variance E |g_t - grad f|^2 is at most sigma^2, and each of its coordinates is a
 
 with P_t the inverse root of the bias-corrected second moment, and a_t = lr_t / (1 - beta1_t^t) the learning rate with
 the correction of the first moment in it. Nothing is used of P_t but b_l <= P_t <= b_u: the same theorem holds for Adam,
-AdaBelief and others, so it cannot tell them apart.
+AdaBelief and others, so it cannot tell them apart. With ``adjust_lr`` only a_t is another:
+:func:`adamomentum.theory.drop_in.step_sizes`.
 """
 
 from __future__ import annotations
@@ -106,9 +107,6 @@ def applicable(c: Constants, alpha: Array, one_minus_beta1: Array) -> str:
     Returns:
         The reason, as a sentence without a full stop.
     """
-    grew = np.diff(alpha) > 1e-12 * alpha[:-1]
-    if grew.any():
-        return f"the learning rate grew in step {int(grew.argmax()) + 2}"
     limit = _step_limits(c, one_minus_beta1[1:])
     over = alpha > limit * (1 + 1e-12)
     if over.any():
@@ -121,16 +119,16 @@ def gradnorm_bound(c: Constants, alpha: Array, one_minus_beta1: Array, *, printe
     r"""Return Theorem 1's bound on the mean of E |grad f(theta_t)|^2 over t = 1, ..., T.
 
     .. math::
-        \frac{1}{a_T T} \left[ \frac{2 (f(\theta_1) - f^*)}{b_l} + \kappa \Big( \beta_{11}^2 |\nabla f(\theta_1)|^2 +
-        (1 - \beta_{11})^2 \sigma^2 + \sigma^2 \sum_{t=1}^T (1 - \beta_{1,t+1})^2 \Big) \right],
-        \qquad \kappa = \frac{1}{L \sqrt{2 b_u b_l}}
+        \frac{1}{T \min_t a_t} \left[ \frac{2 (f(\theta_1) - f^*)}{b_l} + \kappa \Big( \beta_{11}^2
+        |\nabla f(\theta_1)|^2 + (1 - \beta_{11})^2 \sigma^2 + \sigma^2 \sum_{t=1}^T (1 - \beta_{1,t+1})^2 \Big)
+        \right], \qquad \kappa = \frac{1}{L \sqrt{2 b_u b_l}}
 
-    for a_t that do not grow and stay below :func:`step_limit`. Follows from three inequalities. With
+    for a_t that stay below :func:`step_limit`. Follows from three inequalities. With
     D_t = |m_t - grad f(theta_t)|^2: (i) f(theta_(t+1)) <= f(theta_t) + a_t b_u D_t / 2 - a_t b_l |grad f|^2 / 2 -
     a_t b_l |m_t|^2 / 4, by smoothness and a_t <= b_l / (2 L b_u^2); (ii) E D_(t+1) <= beta1 D_t + beta1^2 L^2 a_t^2
     b_u^2 |m_t|^2 / (1 - beta1) + (1 - beta1)^2 sigma^2, with beta1 = beta1_(t+1), by Young's inequality; (iii) a_t b_u
     D_t / 2 <= (b_u A / 2) (1 - beta1) D_t for a_t <= (1 - beta1) A. Sum them: the terms in |m_t|^2 cancel, those in D_t
-    telescope.
+    telescope. That a_t does not grow, as the paper has it, is not needed if the smallest stands for a_T.
 
     For 1 - beta1_t and a_t proportional to 1 / sqrt(t) it is of the order log T / sqrt(T) (Corollary 1). At constant
     beta1 and lr it does not vanish.
@@ -140,7 +138,7 @@ def gradnorm_bound(c: Constants, alpha: Array, one_minus_beta1: Array, *, printe
         alpha: a_1, ..., a_T, units of theta.
         one_minus_beta1: 1 - beta1_1, ..., 1 - beta1_(T+1).
         printed: the paper's constants instead: sqrt(2 / (L b_u b_l)) sigma^2 before the sum, where L should be L^2,
-            so that the bound depends on the units of theta.
+            so that the bound depends on the units of theta; and a_T, which must not grow.
 
     Returns:
         The bound, in squared gradient.
@@ -169,6 +167,10 @@ def gradnorm_bound(c: Constants, alpha: Array, one_minus_beta1: Array, *, printe
         start = (1 - first) ** 2 * c.first_gradient + first**2 * c.variance
         total = 2 * c.gap / low + kappa * (start + c.variance * spread)
     reason = applicable(c, alpha, one_minus_beta1)
+    grew = np.diff(alpha) > 1e-12 * alpha[:-1]
+    if not reason and printed and grew.any():
+        reason = f"the learning rate grew in step {int(grew.argmax()) + 2}"
     if not reason and printed and c.smoothness < 0.25:
         reason = f"the printed constant is smaller than what is proved for L < 1/4, got L = {c.smoothness:g}"
-    return Bound(float(total / (alpha[-1] * alpha.size)), not reason, reason)
+    smallest = alpha[-1] if printed else alpha.min()
+    return Bound(float(total / (smallest * alpha.size)), not reason, reason)

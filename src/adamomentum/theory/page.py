@@ -22,6 +22,8 @@ PAGE = "theory.html"
 CLAIMS = "claims.json"
 FIGURES = "figures"
 SIZE = (6.4, 4.2)
+# Of the numbers behind a claim: all that a figure or a page shows, in two thirds of the bytes of all 17.
+DIGITS = 7
 
 
 def check(folder: Path) -> None:
@@ -136,13 +138,13 @@ def _as_json(record: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return ``value`` as JSON can hold it: arrays as lists, None for what is not finite."""
+    """Return ``value`` as JSON can hold it: arrays as lists, :data:`DIGITS` digits, None for what is not finite."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     return value

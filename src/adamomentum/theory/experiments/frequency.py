@@ -5,7 +5,7 @@ Tested in tests/theory/test_experiments.py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ TOLERANCE = 0.01
 AT_PI = 1e-4
 
 
-def update_rms(name: str, omega: Array, beta1: float, steps: int) -> Array:
+def update_rms(name: str, omega: Array, beta1: float, steps: int, **options: Any) -> Array:
     """Return the RMS over the last :data:`MEASURED` steps of an optimizer's update against oscillating gradients.
 
     Args:
@@ -36,6 +36,7 @@ def update_rms(name: str, omega: Array, beta1: float, steps: int) -> Array:
         omega: frequencies, shape (n,).
         beta1: decay rate of m; that of v is 0.999.
         steps: how many are made.
+        options: of the optimizer, beside its betas.
 
     Returns:
         Shape (n,), in lr.
@@ -44,7 +45,7 @@ def update_rms(name: str, omega: Array, beta1: float, steps: int) -> Array:
     phase = np.array([[0.25], [0.75]]) * np.pi
     gradients = (np.cos(omega * t + phase) for t in range(steps))
     total = np.zeros(omega.size)
-    answers = responses([fresh(name, (2, omega.size), betas=(beta1, 0.999))], gradients)
+    answers = responses([fresh(name, (2, omega.size), betas=(beta1, 0.999), **options)], gradients)
     for t, (update,) in enumerate(answers):
         if t >= steps - MEASURED:
             total += (update**2).mean(axis=0)

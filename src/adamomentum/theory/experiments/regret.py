@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adamomentum.page.figures import DASHED
+from adamomentum.second_moment import SecondMoment
 from adamomentum.theory.claims import Check, Claim, Data, Drawing, Profile
 from adamomentum.theory.common import Array
 from adamomentum.theory.convex import (
@@ -40,6 +41,7 @@ FAMILIES = ("biased coin", "periodic", "log-normal", "biased normal", "switching
 # beta2 / (1 - beta2). Rounds; betas; rounds from one large gradient to the next; how large, over what cancels the rest.
 LONG = {"quick": 40_000, "full": 400_000}
 LONG_BETAS, LONG_PERIOD, LONG_RATIOS = (0.9, 0.99), 101, (1.03, 1.06, 1.09)
+LONG_ALPHA = 0.5
 
 
 def run(profile: Profile, seed: int) -> list[Claim]:
@@ -111,6 +113,7 @@ def play(
     amsgrad: bool = True,
     bias_corrected: bool = True,
     eps: float = 1e-16,
+    matched: SecondMoment | None = None,
     watch: Callable[[int, Array, RegretLedger], None] | None = None,
 ) -> tuple[Array, RegretLedger]:
     """Play ``rounds`` rounds with AdaMomentum, lr alpha / sqrt(t), clipped to the box [-1, 1].
@@ -125,14 +128,16 @@ def play(
         amsgrad: the option.
         bias_corrected: False makes the steps of the paper's proof, by a learning rate that takes the corrections out.
         eps: the option.
+        matched: the option ``second_moment``, with ``adjust_lr``; None for Algorithm 1.
         watch: is called after each round with its number from 1, the sum of the losses so far, and the ledger.
 
     Returns:
         The sum of the losses, and the ledger.
     """
     beta1, beta2 = betas
-    stepper = Stepper("adamomentum", start, betas=betas, amsgrad=amsgrad, eps=eps)
-    ledger, total = RegretLedger(beta2, bias_corrected), np.zeros(())
+    options = {"adjust_lr": "match_rms_adamw", "second_moment": matched} if matched else {}
+    stepper = Stepper("adamomentum", start, betas=betas, amsgrad=amsgrad, eps=eps, **options)
+    ledger, total = RegretLedger(beta2, bias_corrected, matched), np.zeros(())
     for t in range(1, rounds + 1):
         loss, gradient = stream(t - 1, stepper.theta)
         total = total + loss
@@ -160,10 +165,20 @@ def _settings(rng: np.random.Generator) -> tuple[float, tuple[float, float], int
 
 
 Bounds = dict[str, Callable[[RegretLedger, float], Array]]
+CONSTANT_BETA1: Bounds = {
+    "a priori": lambda ledger, alpha: const_b1_by_coordinate(ledger, alpha, WIDTH, False),
+    "a posteriori": lambda ledger, alpha: const_b1_by_coordinate(ledger, alpha, WIDTH, True),
+}
 
 
 def search(
-    profile: Profile, rng: np.random.Generator, bounds: Bounds, amsgrad: bool, decaying: bool, bias_corrected: bool
+    profile: Profile,
+    rng: np.random.Generator,
+    bounds: Bounds,
+    amsgrad: bool,
+    decaying: bool,
+    bias_corrected: bool,
+    matched: SecondMoment | None = None,
 ) -> tuple[dict[str, float], int]:
     """Return the largest regret over bound that random games and settings reach, by bound, and the number of games."""
     groups, each = SEARCH[profile]
@@ -183,6 +198,7 @@ def search(
             decay=decay,
             amsgrad=amsgrad,
             bias_corrected=bias_corrected,
+            matched=matched,
         )
         regret = linear_regret(gradients, losses)
         for name, bound in bounds.items():
@@ -208,8 +224,17 @@ def _theorem_4(profile: Profile, rng: np.random.Generator) -> Claim:
         moments.append(ledger.last_moment.copy())
 
     betas, decay = (0.9, 0.999), 0.999
-    plain = {"amsgrad": False, "bias_corrected": False}
-    play(linear(gradients), rounds, np.zeros(20), 0.1, betas, decay=decay, watch=watch, **plain)
+    play(
+        linear(gradients),
+        rounds,
+        np.zeros(20),
+        0.1,
+        betas,
+        decay=decay,
+        amsgrad=False,
+        bias_corrected=False,
+        watch=watch,
+    )
     shrank = float((np.diff(np.stack(roots), axis=0) < 0).mean())
     beta1 = betas[0] * decay ** np.arange(rounds)[:, None]
     missed = float((np.stack(moments) < (1 - beta1) * np.abs(gradients)).mean())
@@ -326,7 +351,7 @@ def _corollary_2(profile: Profile, rng: np.random.Generator) -> Claim:
     )
 
 
-def _mislead(profile: Profile, amsgrad: bool) -> float:
+def mislead(profile: Profile, amsgrad: bool, matched: SecondMoment | None = None, alpha: float = LONG_ALPHA) -> float:
     """Return the largest regret over the bound from the run, on long streams that mislead at beta1 = 0.9."""
     rounds = LONG[profile]
     gradients = misleading(rounds, LONG_PERIOD, np.array(LONG_RATIOS) * (LONG_PERIOD - 1))
@@ -334,21 +359,18 @@ def _mislead(profile: Profile, amsgrad: bool) -> float:
 
     def watch(t: int, total: Array, ledger: RegretLedger) -> None:
         if t % (rounds // 20) == 0:
-            bound = const_b1_by_coordinate(ledger, 0.5, WIDTH, True)
+            bound = const_b1_by_coordinate(ledger, alpha, WIDTH, True)
             worst.append(float((linear_regret(gradients[:t], total) / bound).max()))
 
-    play(linear(gradients), rounds, np.ones(len(LONG_RATIOS)), 0.5, LONG_BETAS, amsgrad=amsgrad, watch=watch)
+    start = np.ones(len(LONG_RATIOS))
+    play(linear(gradients), rounds, start, alpha, LONG_BETAS, amsgrad=amsgrad, matched=matched, watch=watch)
     return max(worst)
 
 
 def _constant_beta1(profile: Profile, rng: np.random.Generator) -> Claim:
-    bounds: Bounds = {
-        "a priori": lambda ledger, alpha: const_b1_by_coordinate(ledger, alpha, WIDTH, False),
-        "a posteriori": lambda ledger, alpha: const_b1_by_coordinate(ledger, alpha, WIDTH, True),
-    }
-    with_ams, played = search(profile, rng, bounds, amsgrad=True, decaying=False, bias_corrected=True)
-    without, _ = search(profile, rng, bounds, amsgrad=False, decaying=False, bias_corrected=True)
-    long = {amsgrad: _mislead(profile, amsgrad) for amsgrad in (True, False)}
+    with_ams, played = search(profile, rng, CONSTANT_BETA1, amsgrad=True, decaying=False, bias_corrected=True)
+    without, _ = search(profile, rng, CONSTANT_BETA1, amsgrad=False, decaying=False, bias_corrected=True)
+    long = {amsgrad: mislead(profile, amsgrad) for amsgrad in (True, False)}
     problems = _problems(profile, rng)
     shown = "; ".join(
         f"{name}: regret {p['regret']:.0f}, slope {p['slope']:.2f}, bound {p['priori']:.2g} and {p['posteriori']:.2g}"

@@ -43,7 +43,9 @@ def constants(start: Array) -> Constants:
     )
 
 
-def squared_norms(c: Constants, start: Array, alpha: Array, one_minus_beta1: Array, rng: np.random.Generator) -> Array:
+def squared_norms(
+    c: Constants, start: Array, alpha: Array, one_minus_beta1: Array, rng: np.random.Generator, **options: Any
+) -> Array:
     """Return |grad f(theta_t)|^2 for t = 1, ..., T, averaged over the runs.
 
     Args:
@@ -52,8 +54,9 @@ def squared_norms(c: Constants, start: Array, alpha: Array, one_minus_beta1: Arr
         alpha: a_1, ..., a_T.
         one_minus_beta1: 1 - beta1_t, at least as many.
         rng: of the noise in the gradient, uniform up to :data:`NOISE`.
+        options: of the optimizer, beside eps and betas.
     """
-    stepper = Stepper("adamomentum", start, eps=c.eps, betas=(0.9, c.beta2))
+    stepper = Stepper("adamomentum", start, eps=c.eps, betas=(0.9, c.beta2), **options)
     norms = np.empty(alpha.size)
     for t, (a, one_minus) in enumerate(zip(alpha, one_minus_beta1, strict=False)):
         gradient = np.sin(stepper.theta)
