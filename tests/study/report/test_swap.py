@@ -77,12 +77,16 @@ def test_the_verdict_follows_from_the_numbers(tmp_path) -> None:
     _, results, tables = swapped(tmp_path)
     first, second = Swaps(results, tables).verdicts()
     # Better by 0.1 on both, with a spread of 0.02; the sweep is the same bowl around the same rate for both.
-    assert first.startswith("Swapped: better than AdamW on digits, words. Its window of learning rates is at least as ")
+    assert first.startswith(
+        "Swapped: better than AdamW on digits, words. Among the learning rates that were tried its "
+    )
     assert second == "swap-flat: worse than adamw-flat on digits, words."
     worse = Swaps(*swapped(tmp_path / "worse", Fake({**QUALITY, "swap": 0.3}))[1:]).verdicts()[0]
     assert worse.startswith("Swapped: worse than AdamW on digits, words.")
     same = Swaps(*swapped(tmp_path / "same", Fake({**QUALITY, "swap": 0.2}))[1:]).verdicts()[0]
     assert "no evidence of difference to AdamW on digits, words." in same
+    single = Fake(QUALITY, lambda t: "ok" if t.optimizer != "swap" or t.spec.replicate == 0 else None)
+    assert Swaps(*swapped(tmp_path / "one", single)[1:]).verdicts()[0].startswith("Swapped: too few runs on digits, ")
 
 
 def test_windows_stand_beside_each_other(tmp_path) -> None:

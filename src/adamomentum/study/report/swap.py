@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from adamomentum.study import stages
-from adamomentum.study.report.comparisons import ALPHA, NO_EVIDENCE, Comparison, comparisons_frame
+from adamomentum.study.report.comparisons import ALPHA, NO_EVIDENCE, TOO_FEW, Comparison, comparisons_frame
 from adamomentum.study.report.tables import Part
 from adamomentum.study.report.text import NONE, Sheet, between, difference_text, heading, p_value
 from adamomentum.study.statistics.effort import Width
@@ -71,22 +71,25 @@ class Swaps(Part):
     def verdict(self, swaps: Sequence[Swap]) -> str:
         """Return the sentence on one control, given on one task or more."""
         other = self.label(swaps[0].comparison.other)
-        tasks: dict[str, list[str]] = {}
-        for s in swaps:
-            reading = s.reading if s.reading in ("better", "worse") else "neither"
-            tasks.setdefault(reading, []).append(s.comparison.task)
         words = {
             "better": f"better than {other}",
             "worse": f"worse than {other}",
             "neither": f"{NO_EVIDENCE} to {other}",
+            TOO_FEW: TOO_FEW,
         }
+        tasks: dict[str, list[str]] = {}
+        for s in swaps:
+            tasks.setdefault(s.reading if s.reading in words else "neither", []).append(s.comparison.task)
         parts = [f"{words[side]} on {', '.join(tasks[side])}" for side in words if side in tasks]
         text = f"{self.label(swaps[0].control.name)}: {'; '.join(parts)}."
         windows = [(s.width, s.other_width) for s in swaps]
         both = [(a.decades, b.decades) for a, b in windows if a is not None and b is not None]
         if both:
             wider = sum(a >= b for a, b in both)
-            text += f" Its window of learning rates is at least as wide on {wider} of {len(both)} tasks."
+            text += (
+                f" Among the learning rates that were tried its window is at least as wide on {wider} of {len(both)} "
+                f"task{'s' if len(both) > 1 else ''}."
+            )
         return text
 
     def sheet(self) -> Sheet:
