@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -66,15 +65,6 @@ def test_plan_counts_and_touches_nothing(tmp_path) -> None:
     assert re.search(rf"{task.name} .*?{points}", printed)
     assert "Left: about" in printed
     assert not (tmp_path / "out").exists()
-
-
-KEPT = Path(__file__).parents[2] / "docs" / "results" / "paper-mini"
-
-
-def test_the_study_plans_every_trial_that_is_kept_of_it(tmp_path) -> None:
-    printed = call("import", "paper-mini", KEPT, "--out", tmp_path / "out")
-    assert "paper-mini plans 1800 of the 1800 as it is now." in printed
-    assert "Left: about" in call("plan", "paper-mini", "--out", tmp_path / "out")
 
 
 def minutes_left(printed: str) -> float:

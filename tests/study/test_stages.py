@@ -265,7 +265,7 @@ def test_a_control_is_swept_around_the_rate_that_it_runs_at() -> None:
 
 
 def test_what_a_study_plans_of_old_does_not_depend_on_its_new_controls() -> None:
-    """Each trial of the kept study is planned with the id that it was kept under: see also test_artefacts."""
+    """That the kept trials are still those of ``paper-mini`` is in ``test_results``."""
     old, new = studyfile.parse(MINI, "mini"), studyfile.parse(f"{MINI}{SWAP}", "mini")
     (plan, _), (more, _) = run_to_the_end(old, bowl({})), run_to_the_end(new, bowl({}))
     assert plan.by_id.keys() < more.by_id.keys()
