@@ -276,8 +276,8 @@ def test_trials_that_fail_are_named_and_the_exit_status_says_so(npz, tmp_path, m
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--optimizers", "adamw,lion"], "'lion'; allowed: adamomentum, adamw, adam, sgdm"),
-        (["--optimizers", ","], "allowed: adamomentum, adamw, adam, sgdm"),
+        (["--optimizers", "adamw,lion"], "'lion'; allowed: adamomentum, adamw, nadamw, adam, sgdm"),
+        (["--optimizers", ","], "allowed: adamomentum, adamw, nadamw, adam, sgdm"),
         (["--device", "tpu"], "'tpu'; allowed: cpu, cuda, mps"),
         (["--seeds", "0"], "'--seeds'"),
         (["--epochs", "0"], "'--epochs'"),
@@ -288,7 +288,7 @@ def test_trials_that_fail_are_named_and_the_exit_status_says_so(npz, tmp_path, m
         (["--lr", "nan"], "finite LR > 0"),
         (["--lr", "inf"], "finite LR > 0"),
         (["--lr", "0"], "finite LR > 0"),
-        (["--lr", "lion=1e-3"], "allowed: adamomentum, adamw, adam, sgdm"),
+        (["--lr", "lion=1e-3"], "allowed: adamomentum, adamw, nadamw, adam, sgdm"),
         (["--optimizers", "adam", "--lr", "adamw=1e-3"], "allowed: adam"),
         (["--lr", "adamw=1e-3", "--lr", "ADAMW=1e-2"], "second one for adamw; join them as ADAMW=LR,LR"),
         (["--lr", "1e-3", "--lr", "1e-2"], "second one for all optimizers; join them as LR,LR"),
