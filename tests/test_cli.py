@@ -288,7 +288,7 @@ def test_trials_that_fail_are_named_and_the_exit_status_says_so(npz, tmp_path, m
         (["--lr", "nan"], "finite LR > 0"),
         (["--lr", "inf"], "finite LR > 0"),
         (["--lr", "0"], "finite LR > 0"),
-        (["--lr", "lion=1e-3"], "allowed: adamomentum, adamw, nadamw, adam, sgdm"),
+        (["--lr", "lion=1e-3"], "allowed: adamomentum, adamw, adam, sgdm"),
         (["--optimizers", "adam", "--lr", "adamw=1e-3"], "allowed: adam"),
         (["--lr", "adamw=1e-3", "--lr", "ADAMW=1e-2"], "second one for adamw; join them as ADAMW=LR,LR"),
         (["--lr", "1e-3", "--lr", "1e-2"], "second one for all optimizers; join them as LR,LR"),
