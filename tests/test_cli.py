@@ -276,8 +276,8 @@ def test_trials_that_fail_are_named_and_the_exit_status_says_so(npz, tmp_path, m
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--optimizers", "adamw,lion"], "'lion'; allowed: adamomentum, adamw, adam, sgdm"),
-        (["--optimizers", ","], "allowed: adamomentum, adamw, adam, sgdm"),
+        (["--optimizers", "adamw,lion"], "'lion'; allowed: adamomentum, adamw, nadamw, adam, sgdm"),
+        (["--optimizers", ","], "allowed: adamomentum, adamw, nadamw, adam, sgdm"),
         (["--device", "tpu"], "'tpu'; allowed: cpu, cuda, mps"),
         (["--seeds", "0"], "'--seeds'"),
         (["--epochs", "0"], "'--epochs'"),

@@ -68,7 +68,15 @@ about = "What swapping one line does."
 """
 
 # How much worse than the best possible each optimizer ends up; spread between runs is 0.02.
-QUALITY = {"adamomentum": 0.0, "adamw": 0.2, "sgdm": 0.0, "adabelief": 0.4, "own": 0.1, "adamw-rate": 0.3}
+QUALITY = {
+    "adamomentum": 0.0,
+    "adamw": 0.2,
+    "sgdm": 0.0,
+    "adabelief": 0.4,
+    "own": 0.1,
+    "adamw-rate": 0.3,
+    "adamomentum-for-adamw": 0.2,
+}
 STEPS = [10.0, 20.0, 30.0, 40.0]
 
 BASELINES = {

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
 
 import pytest
+from rich.console import Console
 from study.mini import fake_result, fingerprints, finish
 from study.report_mini import Fake, run
 
@@ -12,6 +15,7 @@ from adamomentum.study import compare, registry, stages, studyfile
 from adamomentum.study.data.images import ImageData
 from adamomentum.study.report.claims import Judge
 from adamomentum.study.report.sheets import Sheets
+from adamomentum.study.report.summary import say_results
 from adamomentum.study.report.tables import build
 from adamomentum.study.results import gather
 from adamomentum.study.stages import Planned
@@ -42,7 +46,7 @@ def test_its_trials_have_the_ids_of_earlier_versions(tiny_data) -> None:
     """Or what is in folders of these would be trained again."""
     plan = to_the_end(as_study(tiny_data, seeds=5), lambda t: far_from(middle(t))(t), MNIST)
     ids = {t.spec.trial_id for t in plan.trials}
-    assert len(ids) == 60
+    assert len(ids) == 65
     tuned = {"adamomentum": "3208b0a5692158c7", "sgdm": "801ea635fcd33c4b"}
     final = {"adamomentum": "f0e50086eeb8b337", "adam": "a9bc2744f9dd67a2", "sgdm": "075787c6b531eb2f"}
     assert {*tuned.values(), *final.values()} <= ids
@@ -51,10 +55,11 @@ def test_its_trials_have_the_ids_of_earlier_versions(tiny_data) -> None:
 def test_stages_choose_then_evaluate_on_fresh_seeds(tiny_data) -> None:
     study = as_study(tiny_data)
     plan = to_the_end(study, lambda t: far_from(middle(t))(t))
-    tuning, final = ([t for t in plan.trials if t.role == role] for role in ("tune", "final"))
+    tuning, final, swapped = ([t for t in plan.trials if t.role == role] for role in ("tune", "final", "control"))
     assert len(tuning) == 4 * 5 * 2
     assert len(final) == 4 * 3
-    assert len(plan.trials) == len(tuning) + len(final)
+    assert len(swapped) == 3
+    assert len(plan.trials) == len(tuning) + len(final) + len(swapped)
     assert {t.spec.budget.evaluations for t in tuning} == {1}
     assert {t.spec.budget.evaluations for t in final} == {16}
     assert not {t.spec.seed("init") for t in tuning} & {t.spec.seed("init") for t in final}
@@ -64,8 +69,39 @@ def test_stages_choose_then_evaluate_on_fresh_seeds(tiny_data) -> None:
         assert (choice.edges, choice.points) == ((), 5)
 
 
+def test_adamomentum_takes_adamws_place_at_its_rate_and_decay_without_a_search(tiny_data) -> None:
+    plan = to_the_end(as_study(tiny_data), lambda t: far_from(3.2e-3 if t.optimizer == "adamw" else middle(t))(t))
+    swapped = [t.spec for t in plan.trials if t.role == "control"]
+    adamw = [t.spec for t in plan.trials if (t.role, t.optimizer) == ("final", "adamw")]
+    assert [spec.replicate for spec in swapped] == [0, 1, 2]
+    for mine, theirs in zip(swapped, adamw, strict=True):
+        assert mine.optimizer.name == "adamomentum"
+        assert mine.optimizer.lr == theirs.optimizer.lr == 3.2e-3
+        h = mine.optimizer.hyperparameters
+        assert h["adjust_lr"] == "match_rms_adamw"
+        assert h["weight_decay"] == theirs.optimizer.hyperparameters["weight_decay"] == 0.01
+        assert mine.model_copy(update={"optimizer": theirs.optimizer}) == theirs
+    for names in ({"adamw": (1e-2,), "adam": (1e-2,)}, {"adamomentum": (1e-3,), "adam": (1e-2,)}):
+        assert not as_study(tiny_data, **names).controls
+
+
+def test_the_swapped_line_is_shown_beside_those_that_were_tuned(tmp_path, tiny_data) -> None:
+    study = as_study(tiny_data, seeds=3, adamomentum=(1e-3, 2e-3), adamw=(1e-3, 1e-2))
+    results = gather(run(tmp_path, study, Fake({"adamomentum-for-adamw": 0.8})))
+    tables = build(results)
+    rows = {row[0]: row for row in Sheets(results, tables).task("images").rows}
+    mine = rows["AdaMomentum for AdamW"]
+    assert mine[1] == f"lr {results.choices['images', 'adamw'].setting['lr']:g}"
+    assert mine[-1] == "at the setting of AdamW, not searched"
+    console = Console(file=io.StringIO(), width=200)
+    say_results(results, tables, console)
+    printed = console.file.getvalue()
+    assert re.search(r"AdaMomentum for AdamW\W+lr 0", printed)
+    assert re.search(r"images: AdaMomentum for AdamW - AdamW, accuracy: -\S+ points \(.*\): worse", printed)
+
+
 def middle(t: Planned) -> float:
-    return registry.get(t.optimizer).lr_grid()[2]
+    return registry.get("adamw" if t.role == "control" else t.optimizer).lr_grid()[2]
 
 
 @pytest.mark.parametrize("best", [1e-3, 1e-1])
@@ -103,7 +139,7 @@ def test_more_seeds_train_only_what_is_new(tiny_data) -> None:
         {t.spec.trial_id: t for t in to_the_end(as_study(tiny_data, seeds), far_from(1e-2)).trials} for seeds in (4, 6)
     )
     assert before.keys() < after.keys()
-    assert sorted(after[key].spec.replicate for key in after.keys() - before.keys()) == [4] * 4 + [5] * 4
+    assert sorted(after[key].spec.replicate for key in after.keys() - before.keys()) == [4] * 5 + [5] * 5
 
 
 @pytest.mark.parametrize(

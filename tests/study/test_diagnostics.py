@@ -82,6 +82,6 @@ def test_the_registry_knows_its_own() -> None:
     known = {o.name: o.eps_placement for o in registry.OPTIMIZERS.values() if o.eps_placement}
     assert known == {
         **dict.fromkeys(("adamomentum", "adamomentum-fbc", "eadam"), "accumulated"),
-        **dict.fromkeys(("adam", "adamw", "radam"), "outside"),
+        **dict.fromkeys(("adam", "adamw", "nadamw", "radam"), "outside"),
     }
     assert {o.name for o in registry.OPTIMIZERS.values() if o.kind != "adaptive"} == {"sgdm"}

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from study.wheels import build_wheel
 
 from adamomentum.study.data import ptb as ptb_module
+from adamomentum.study.data import python_source as python_source_module
 from adamomentum.study.data import wikipedia as wikipedia_module
 from adamomentum.study.data.base import DataError
 from adamomentum.study.data.ptb import MIRRORS, ptb
+from adamomentum.study.data.python_source import python_source
 from adamomentum.study.data.text import TextData, encode, vocabulary
 from adamomentum.study.data.wheel import Wheel
 from adamomentum.study.data.wikipedia import articles, clean, tokenize, wikipedia
@@ -34,6 +37,11 @@ def test_a_fingerprint_sees_words_and_tokens_and_not_the_name() -> None:
     other = {**tokens, "val": np.array([0, 1, 3, 2], dtype=np.int32)}
     assert TextData("a", tuple("wxyz"), other).fingerprint != data.fingerprint
     assert data.describe() == "a: 4 / 4 / 4 tokens (train / val / test), 4 words"
+    assert data.text([0, 3]) == "w z"
+    source = TextData("a", tuple(map(chr, range(256))), tokens, unit="bytes")
+    assert source.describe() == "a: 4 / 4 / 4 bytes (train / val / test)"
+    assert source.text("a\nä".encode()) == "a\nä"
+    assert source.text([0x61, 0xFF]) == "a\ufffd"  # no text, and no error
 
 
 # --- Wikipedia
@@ -277,3 +285,38 @@ def test_the_hub_as_a_mirror(tmp_path, monkeypatch) -> None:
         return (tmp_path / "one").read_bytes()
 
     assert load(None, tmp_path / "cache", fetch=fetch).fingerprint == load(write(tmp_path / "penn")).fingerprint
+
+
+# --- NetworkX's source
+
+
+def source_files() -> dict[str, bytes]:
+    files = {f"networkx/m{k:02}.py": f"# {k}\n".encode() for k in range(24)}
+    return {**files, "networkx/tests/test_m.py": b"assert False\n", "networkx/data.txt": b"no source\n"}
+
+
+def test_files_of_source_are_held_out_as_a_whole_and_tests_left_out() -> None:
+    parts = {name: bytes(part) for name, part in python_source_module.split(source_files()).items()}
+    assert parts["val"] == b"# 5\n# 17\n"
+    assert parts["test"] == b"# 11\n# 23\n"
+    lines = parts["train"].decode().splitlines()
+    assert len(lines) == 20
+    assert not {"assert False", "no source", "# 5", "# 11"} & set(lines)
+
+
+def test_source_comes_out_of_its_wheel_once(tmp_path, monkeypatch) -> None:
+    wheel = build_wheel(tmp_path / "wheels", "networkx", "3.4.2", source_files())
+    monkeypatch.setattr(python_source_module, "WHEEL", wheel)
+    path = next((tmp_path / "wheels").glob("*.whl"))
+    data = python_source(path, tmp_path / "cache")
+    assert len(data.words) == 256
+    assert data.text(data.tokens["test"]) == "# 11\n# 23\n"
+    monkeypatch.setattr(python_source_module, "download", no_download)
+    assert python_source(None, tmp_path / "cache").fingerprint == data.fingerprint
+    with pytest.raises(DataError, match=r"source of NetworkX is not in the cache and .*--data networkx=FILE"):
+        python_source(None, tmp_path / "empty")
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(DataError, match="SHA-256"):
+        python_source(path, tmp_path / "cache")
+    with pytest.raises(DataError, match=r"nowhere.whl is no file"):
+        LanguageModel().load({"data": "networkx"}, tmp_path / "nowhere.whl")

@@ -12,11 +12,14 @@ import torch
 import torch.nn.functional as F
 from study.language_mini import REGULARIZED, SMALL, make_context, tiny_text
 
+from adamomentum.study.data.base import SPLITS
+from adamomentum.study.data.text import TextData
 from adamomentum.study.tasks.language.awd_lstm import AwdLstm, DropLstm, locked_dropout
 from adamomentum.study.tasks.language.ngrams import bigram_loss, unigram_loss
 from adamomentum.study.tasks.language.settings import AWD_LSTM, LanguageSettings
 from adamomentum.study.tasks.language.streams import Carried, Streams
 from adamomentum.study.tasks.language.task import LanguageModel
+from adamomentum.study.tasks.language.transformer import Block, CausalTransformer
 
 
 def awd_lstm(words: int, layers: int) -> AwdLstm:
@@ -228,6 +231,110 @@ def test_the_uniform_model_has_as_many_choices_as_words() -> None:
     assert run.evaluate("val")["perplexity"] == pytest.approx(len(data.words), rel=1e-6)
 
 
+# --- the Transformer ---
+
+
+def test_a_token_is_told_from_those_before_it_alone() -> None:
+    torch.manual_seed(0)
+    model = CausalTransformer(words=11, width=8, inner=16, heads=2, layers=2, context=10).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_()  # far from uniform attention
+        one = torch.randint(11, (3, 10))
+        other = one.clone()
+        other[:, 6] = (other[:, 6] + 1) % 11
+        a, b = model(one), model(other)
+        torch.testing.assert_close(a[:, :6], b[:, :6])
+        assert (a[:, 6:] - b[:, 6:]).abs().amax((0, 2)).min() > 1e-3  # each later place looks back to it
+        torch.testing.assert_close(model(one[:, :4]), a[:, :4])
+
+
+def test_attention_is_what_it_says() -> None:
+    """One block by hand, head by head."""
+    torch.manual_seed(0)
+    block, x = Block(width=6, heads=2, inner=8).eval(), torch.randn(1, 4, 6)
+    with torch.no_grad():
+        q, k, v = block.qkv(block.norm_attention(x))[0].split(6, dim=1)
+        heads = []
+        for h in range(2):
+            mine = slice(3 * h, 3 * h + 3)
+            scores = (q[:, mine] @ k[:, mine].t() / math.sqrt(3)).masked_fill(
+                torch.ones(4, 4).triu(1).bool(), -math.inf
+            )
+            heads.append(scores.softmax(1) @ v[:, mine])
+        y = x[0] + block.mixed(torch.cat(heads, dim=1))
+        expected = y + block.down(F.gelu(block.up(block.norm_feed(y))))
+        torch.testing.assert_close(block(x)[0], expected)
+
+
+def test_the_transformer_of_the_study_has_its_size_and_one_matrix_for_both_ends() -> None:
+    s = LanguageSettings.of({"data": "networkx", "model": "transformer"})
+    assert (s.layers, s.embedding, s.heads, s.bptt, s.clip) == (4, 96, 4, 128, 1.0)
+    model = CausalTransformer(256, s.embedding, s.hidden, s.heads, s.layers, s.bptt)
+    block = 4 * 96 * 96 + 2 * 96 * 384 + (3 + 1 + 1) * 96 + 384 + 4 * 96
+    assert count(model) == 256 * 96 + 128 * 96 + 4 * block + 2 * 96
+    assert [name for name, p in model.named_parameters() if 256 in p.shape] == ["embedding"]
+
+
+WINDOWS = {"model": "transformer", "layers": 1, "embedding": 8, "hidden": 16, "heads": 2, "bptt": 10, "eval_streams": 3}
+
+
+def window_run(data=None, params=WINDOWS, batch_size=4):
+    return LanguageModel().setup(make_context(data or tiny_text(), params, batch_size=batch_size))
+
+
+def test_weights_decay_where_they_are_matrices() -> None:
+    run = window_run()
+    matrices, vectors = run._update.optimizer.param_groups
+    assert {p.ndim for p in matrices["params"]} == {2} and {p.ndim for p in vectors["params"]} == {1}
+    assert len(matrices["params"]) + len(vectors["params"]) == len(list(run._model.parameters()))
+    assert vectors["weight_decay"] == 0
+    assert any(p is run._model.embedding for p in matrices["params"])
+
+
+def test_windows_cover_the_text_once_an_epoch_in_an_order_of_the_seeds() -> None:
+    run, seen = window_run(batch_size=2), []
+    run._model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    tokens = run._tokens["train"]
+    for _ in range(run._batches.per_epoch):
+        run.step()
+    starts = {tuple(row.tolist()) for batch in seen for row in batch}
+    every = {tuple(row.tolist()) for row in tokens[: len(tokens) // 10 * 10].view(-1, 10)}
+    assert starts <= every
+    assert sum(len(batch) for batch in seen) == run._batches.per_epoch * 2
+    flat = torch.cat(seen).flatten()
+    assert not torch.equal(flat, tokens[: len(flat)])
+
+
+@pytest.mark.parametrize("limit", [0, 2, 31, 32])
+def test_every_token_is_scored_once_within_its_window(limit) -> None:
+    run = window_run(params={**WINDOWS, "eval_limit": limit})
+    with torch.no_grad():
+        for p in run._model.parameters():
+            p.normal_()
+    run._model.eval()
+    tokens = run._tokens["test"][: limit or None]
+    losses = []
+    with torch.no_grad():
+        for k in range(1, len(tokens)):
+            window = tokens[(k - 1) // 10 * 10 : k]
+            losses.append(F.cross_entropy(run._model(window[None])[0, -1:], tokens[k : k + 1]).item())
+    assert run.evaluate("test")["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_a_text_shorter_than_a_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="bptt must be less than the 720 training tokens, got 720"):
+        window_run(params={**WINDOWS, "bptt": 720})
+
+
+def test_bytes_are_continued_as_text() -> None:
+    tokens = {split: np.frombuffer(b"def f(x):\n    return x\n" * 40, np.uint8).astype(np.int32) for split in SPLITS}
+    run = window_run(TextData("source", tuple(map(chr, range(256))), tokens, unit="bytes"))
+    samples = run.samples()
+    assert samples["prompt"] == ("def f(x):\n    return x\n" * 3)[:60]
+    assert len(samples["continued"].encode("utf-8", "replace")) >= 200  # a byte that is no text becomes a mark
+
+
 def slow_bigram(train: list[int], test: list[int], words: int) -> float:
     """Witten and Bell's model word by word, its sum over all words checked to be 1."""
     losses = []
@@ -274,8 +381,8 @@ def test_settings_of_a_specification() -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"data": "brown"}, "params.data: Input should be 'wikipedia' or 'ptb', got 'brown'"),
-        ({"width": 3.0}, "params.width: there is no such parameter; there are: data, layers"),
+        ({"data": "brown"}, "params.data: Input should be 'wikipedia', 'ptb' or 'networkx', got 'brown'"),
+        ({"width": 3.0}, "params.width: there is no such parameter; there are: data, model, layers"),
         ({"layers": 0.0}, "params.layers: Input should be greater than or equal to 1, got 0.0"),
         ({"hidden": 2.5}, "params.hidden: Input should be a valid integer, got 2.5"),
         ({"hidden": True}, "params.hidden: Input should be a valid integer, got True"),
@@ -285,6 +392,10 @@ def test_settings_of_a_specification() -> None:
         ({"clip": 0.0}, "params.clip: Input should be greater than 0, got 0.0"),
         ({"alpha": -1.0}, "params.alpha: Input should be greater than or equal to 0, got -1.0"),
         ({"variable_bptt": 1.0}, "params.variable_bptt: Input should be a valid boolean, got 1.0"),
+        ({"model": "transformer", "heads": 5.0}, "params: .*heads must divide embedding, got 5 and 96"),
+        ({"model": "transformer", "alpha": 2.0}, "params: .*alpha is for awd-lstm; leave it out with model"),
+        ({"model": "transformer", "drop_output": 0.1}, "params: .*drop_output is for awd-lstm"),
+        ({"model": "gru"}, "params.model: Input should be 'awd-lstm' or 'transformer', got 'gru'"),
         ({"eval_limit": 1.0}, "params.eval_limit: must be 0 or at least 2, got 1"),
         ({"layers": 0.0, "clip": 0.0}, "params.layers: .*, got 0.0; params.clip: .*, got 0.0"),
     ],

@@ -53,6 +53,21 @@ def test_tuning_never_sees_the_test_split(data) -> None:
     assert not result.samples
 
 
+WINDOWS = {"model": "transformer", "layers": 1, "embedding": 16, "hidden": 32, "heads": 2, "bptt": 18}
+
+
+def test_a_transformer_learns_what_pairs_of_words_do_not_tell() -> None:
+    data = tiny_text(400)
+    budget = Budget(epochs=20, batch_size=8, evaluations=2)
+    spec = make_spec(data, "adamw", lr=1e-2, params=WINDOWS, budget=budget, schedule=CosineSchedule(floor=0.1))
+    result = run_trial(spec, data)
+    assert result.status == "ok", result.error
+    pairs = LanguageModel().baselines(data)["bigram"]["test_perplexity"]
+    assert result.final["test_perplexity"] < 0.7 * pairs
+    assert result.curve["step"][-1] == 20 * (((400 * 9 - 1) // 18) // 8)
+    json.dumps(result.model_dump(mode="json"), allow_nan=False)
+
+
 @pytest.mark.parametrize("params", [SMALL, REGULARIZED], ids=["plain", "regularized"])
 def test_bfloat16_stays_near_float32(data, params) -> None:
     budget = Budget(steps=40, batch_size=4)
@@ -70,7 +85,7 @@ def test_an_exploded_model_is_a_result(data) -> None:
     json.dumps(result.model_dump(mode="json"), allow_nan=False)
 
 
-@pytest.mark.parametrize("params", [SMALL, REGULARIZED], ids=["plain", "regularized"])
+@pytest.mark.parametrize("params", [SMALL, REGULARIZED, WINDOWS], ids=["plain", "regularized", "transformer"])
 def test_a_trial_goes_on_from_its_checkpoint_bit_for_bit(data, params) -> None:
     # In the first pass over the text, and in a later one.
     goes_on(make_spec(data, params=params, budget=Budget(steps=25, batch_size=4, evaluations=5)), data, (3, 20))
@@ -79,6 +94,8 @@ def test_a_trial_goes_on_from_its_checkpoint_bit_for_bit(data, params) -> None:
 def test_the_family_keeps_its_promises(tmp_path) -> None:
     params = {**REGULARIZED, "any_size": True}
     check_task(LanguageModel, params, source=write_ptb(tmp_path / "penn"), batch_size=4)
+    windows = {**WINDOWS, "bptt": 2, "data": "ptb", "any_size": True}  # a text of 11 tokens
+    check_task(LanguageModel, windows, source=tmp_path / "penn", batch_size=4)
 
 
 def test_the_state_between_windows_is_what_a_checkpoint_needs(data, tmp_path, monkeypatch) -> None:

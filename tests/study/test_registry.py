@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,7 +66,10 @@ def test_planning_imports_no_framework() -> None:
         ("adamomentum-fbc", (5e-5, 1.5e-2), (4.36e-3, 4.36)),
         ("sgdm", (3e-3, 30.0), (1e-5, 1e-2)),
         ("adam", (2e-4, 6e-2), (1e-6, 1e-3)),
-        *((n, (2e-4, 6e-2), (1e-3, 1.0)) for n in ("adamw", "radam", "yogi", "adabound", "adabelief", "eadam")),
+        *(
+            (n, (2e-4, 6e-2), (1e-3, 1.0))
+            for n in ("adamw", "nadamw", "radam", "yogi", "adabound", "adabelief", "eadam")
+        ),
     ],
 )
 def test_spaces_are_those_that_the_protocol_declares(name, lr, decay) -> None:
@@ -134,6 +138,40 @@ def test_reduced_states_are_an_option_of_adamomentum_alone() -> None:
     assert state["exp_avg"].dtype == torch.bfloat16
     with pytest.raises(ValueError, match="adam has no hyper-parameter state_dtype"):
         built("adam")
+
+
+def test_nadamw_is_the_recurrence_with_a_constant_momentum() -> None:
+    """In float64 over 30 steps, by hand; at torch's own momentum_decay it is another one."""
+    rng = np.random.default_rng(0)
+    grads, theta = rng.normal(size=(30, 5)), rng.normal(size=5)
+    h = dict(registry.get("nadamw").hyperparameters)
+    lr, decay, eps, (b1, b2) = 0.01, h["weight_decay"], h["eps"], h["betas"]
+
+    def trained(**changes) -> np.ndarray:
+        p = torch.nn.Parameter(torch.from_numpy(theta.copy()))
+        optimizer = registry.build(OptimizerSpec(name="nadamw", lr=lr, hyperparameters={**h, **changes}), [p])
+        for g in grads:
+            p.grad = torch.from_numpy(g)
+            optimizer.step()
+        return p.detach().numpy()
+
+    expected, m, v = theta.copy(), np.zeros(5), np.zeros(5)
+    for t, g in enumerate(grads, 1):
+        expected *= 1 - lr * decay
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        ahead = b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
+        expected -= lr * ahead / (np.sqrt(v / (1 - b2**t)) + eps)
+    np.testing.assert_allclose(trained(), expected, rtol=1e-6)  # torch keeps the product of momenta in float32
+    assert np.abs(trained(momentum_decay=4e-3) - expected).max() > lr / 10
+
+
+def test_options_of_adamomentum_that_a_spec_leaves_out_are_off() -> None:
+    for name in ("adamomentum", "adamomentum-fbc"):
+        entry = registry.get(name)
+        assert not {"adjust_lr", "second_moment", "nesterov"} & entry.spec(0.01).hyperparameters.keys()
+        assert entry.has("adjust_lr") and not entry.has("momentum")
+    changed = registry.get("adamomentum").changed(hyperparameters={"adjust_lr": "match_rms_adamw"})
+    assert changed.spec(0.01).hyperparameters["adjust_lr"] == "match_rms_adamw"
 
 
 @pytest.mark.parametrize("what", [{"hyperparameters": {"epsilon": 1.0}}, {"space": {"epsilon": Range(1e-9, 1e-3)}}])

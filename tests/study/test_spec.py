@@ -139,6 +139,15 @@ def test_cosine_scales_with_the_peak() -> None:
     assert [schedule.rate(k, 20, 0.5) for k in range(20)] == [0.5 * schedule.rate(k, 20, 1.0) for k in range(20)]
 
 
+def test_cosine_may_end_above_0_and_says_nothing_of_a_floor_that_it_lacks() -> None:
+    schedule = CosineSchedule(floor=0.1)
+    rates = [schedule.rate(k, 1200, 0.5) for k in range(1200)]
+    assert max(rates) == 0.5
+    assert rates[-1] == pytest.approx(0.05, rel=1e-4)
+    assert schedule.model_dump()["floor"] == 0.1
+    assert "floor" not in CosineSchedule().model_dump()
+
+
 def test_constant_schedule_with_and_without_warmup() -> None:
     assert {ConstantSchedule(name="constant").rate(k, 10, 0.3) for k in range(10)} == {0.3}
     rates = [ConstantSchedule(name="constant", warmup_fraction=0.4).rate(k, 10, 1.0) for k in range(10)]

@@ -178,6 +178,99 @@ def test_controls_take_over_a_choice_and_change_it() -> None:
     assert {t.task for t in by_role(plan, "control", "faster")} == {"one"}
 
 
+SWAP = """
+[[controls]]
+name = "swap"
+optimizer = "adamomentum"
+setting_from = "adamw"
+hyperparameters = { adjust_lr = "match_rms_adamw" }
+seeds = 2
+[[controls]]
+name = "swap-large"
+optimizer = "nadamw"
+setting_from = "adamw"
+lr_factor = 2.0
+schedule = { name = "constant" }
+budget = { steps = 7, batch_size = 64 }
+tasks = ["one"]
+seeds = 2
+[[controls]]
+name = "adamw-large"
+optimizer = "adamw"
+lr_factor = 2.0
+schedule = { name = "constant" }
+budget = { steps = 7, batch_size = 64 }
+tasks = ["one"]
+seeds = 2
+"""
+
+
+def swapped(text=MINI):
+    return studyfile.parse(
+        text.replace("[[tasks]]", f"{SWAP}[[tasks]]", 1).replace(
+            'name = "one"', 'name = "one"\ntune = ["lr", "weight_decay"]\nhyperparameters = { betas = [0.8, 0.99] }'
+        ),
+        "mini",
+    )
+
+
+def test_a_control_at_the_setting_of_another_takes_all_that_means_the_same() -> None:
+    study = swapped()
+    plan, _ = run_to_the_end(study, bowl({}))
+    for name, factor in (("swap", 1.0), ("swap-large", 2.0), ("adamw-large", 2.0)):
+        spec, other = (by_role(plan, *of)[0].spec for of in (("control", name), ("final", "adamw")))
+        mine, theirs = spec.optimizer, other.optimizer
+        assert mine.lr == pytest.approx(factor * theirs.lr, rel=1e-2)
+        assert mine.hyperparameters["betas"] == theirs.hyperparameters["betas"] == (0.8, 0.99)
+        assert mine.hyperparameters["weight_decay"] == theirs.hyperparameters["weight_decay"]
+        assert theirs.hyperparameters["weight_decay"] == plan.choices["one", "adamw"].setting["weight_decay"]
+        assert spec.seed("init") == other.seed("init")
+    mine = by_role(plan, "control", "swap")[0].spec.optimizer
+    assert (mine.name, mine.hyperparameters["eps"]) == ("adamomentum", 1e-16)
+    assert mine.hyperparameters["adjust_lr"] == "match_rms_adamw"
+    # It costs no tuning: NAdamW is not even an optimizer of the study.
+    assert {t.optimizer for t in by_role(plan, "tune")} == set(study.optimizers)
+    assert [t.spec.replicate for t in by_role(plan, "control", "swap") if t.task == "two"] == [0, 1]
+
+
+def test_a_control_may_train_on_other_batches_and_has_a_twin_that_does() -> None:
+    study = swapped()
+    plan, _ = run_to_the_end(study, bowl({}))
+    for name in ("swap-large", "adamw-large"):
+        for t in by_role(plan, "control", name):
+            assert (t.task, t.spec.budget.steps, t.spec.budget.batch_size) == ("one", 7, 64)
+            assert t.spec.schedule.name == "constant"
+    control = {c.name: c for c in study.controls}
+    assert stages.beside(study, control["swap"]) == "adamw"
+    assert stages.beside(study, control["swap-large"]) == "adamw-large"
+    alone = study.model_copy(update={"controls": (control["swap-large"],)})
+    assert stages.beside(alone, control["swap-large"]) == ""
+    assert [c.name for c in stages.swapped(study)] == ["swap"]
+    assert {c.budget.steps for c in study.smoked().controls if c.budget} == {2}
+
+
+def test_a_control_is_swept_around_the_rate_that_it_runs_at() -> None:
+    study = swapped(MINI.replace("[sensitivity]", '[sensitivity]\ncontrols = ["swap-large"]'))
+    assert study.sensitivity.controls == ("swap-large",)
+    before = stages.plan(study, fingerprints(study), {})
+    assert before.open["sensitivity", "one", "swap-large"] == 3 * study.sensitivity.seeds
+    assert not before.open["sensitivity", "two", "swap-large"]
+    plan, _ = run_to_the_end(study, bowl({}))
+    sweep, control = by_role(plan, "sensitivity", "swap-large"), by_role(plan, "control", "swap-large")
+    lr = control[0].spec.optimizer.lr
+    rates = {t.point: t.spec.optimizer.lr for t in sweep}
+    assert rates == pytest.approx({k: lr * 10 ** (k / 2) for k in (-1, 0, 1)}, rel=1e-2)
+    assert {t.spec.budget.batch_size for t in sweep} == {64}
+    assert {t.spec.trial_id for t in sweep if t.point == 0} <= {t.spec.trial_id for t in control}
+
+
+def test_what_a_study_plans_of_old_does_not_depend_on_its_new_controls() -> None:
+    """That the kept trials are still those of ``paper-mini`` is in ``test_results``."""
+    old, new = studyfile.parse(MINI, "mini"), studyfile.parse(f"{MINI}{SWAP}", "mini")
+    (plan, _), (more, _) = run_to_the_end(old, bowl({})), run_to_the_end(new, bowl({}))
+    assert plan.by_id.keys() < more.by_id.keys()
+
+
 def test_baselines_run_before_the_reference_whose_target_they_set() -> None:
     study = studyfile.parse(MINI, "mini")
     plan, _ = run_to_the_end(study, bowl({}))
@@ -202,11 +295,12 @@ def test_the_plan_depends_on_data_and_device() -> None:
 
 # Stored trials and registered studies are found by these values: a change orphans every store out there.
 PINNED = {
+    "gpt-mini": ("64ef7cb857c00ebb", "05abd12f77c75f8b", "a3d2d8102fc64e95"),
     "paper-cifar": ("7faf61541a015c37", "808434a4d482d1ec", "2b529c1f2d79f5b9"),
     "paper-gan": ("7b028a1fdd04dbdb", "9d533200c3d966a8", "52649e7193e92429"),
     "paper-imagenet": ("d84744e43d76f168", "b0eb5eadfac7edcd", "917d1a3e65737d05"),
     "paper-iwslt": ("73aacc8c2a23d744", "15f21fad7422547b", "049b11057281b143"),
-    "paper-mini": ("fa08da6c5d40bd67", "2d6d9ecd8e91666c", "ea489da2bc08f0eb"),
+    "paper-mini": ("3b5dc3f7d37fbe62", "2d6d9ecd8e91666c", "ea489da2bc08f0eb"),
     "paper-ptb": ("ca9849a92cda720c", "3932de2a55dc3b93", "b9fb239af4a55fed"),
 }
 

@@ -24,6 +24,21 @@ from adamomentum.study.tasks.vision.settings import VisionSettings
         ("budget = { steps = 3, batch_size = 8 }", "budget = { batch_size = 8 }", r"tasks.1.budget: .*epochs or steps"),
         ('name = "constant"', 'name = "linear"', r"tasks.1.schedule: .*'cosine'"),
         ('lr_from = "adamomentum"', 'lr_from = "lion"', r"controls.faster.lr_from names 'lion'.*there are"),
+        (
+            'lr_from = "adamomentum"',
+            'lr_from = "adamomentum"\nsetting_from = "adamw"',
+            r"controls.0: .*give lr_from, .* or setting_from, .*got 'adamomentum' and 'adamw'",
+        ),
+        ('lr_from = "adamomentum"', 'setting_from = "lion"', r"controls.faster.setting_from names 'lion'"),
+        (
+            'optimizer = "plain"\nlr_from = "adamomentum"',
+            'optimizer = "lion"\nsetting_from = "adamw"',
+            r"controls.faster.optimizer names 'lion', .*there are: .*plain.* nadamw",
+        ),
+        ('optimizer = "plain"', 'optimizer = "nadamw"', r"controls.faster.optimizer names 'nadamw'"),
+        ('name = "faster"', 'name = "adamw"', r"controls.adamw has the name of an optimizer of the study"),
+        ('optimizers = ["adamw"]', 'controls = ["slower"]', r"sensitivity.controls names 'slower'.*there are: faster"),
+        ('name = "two"', 'name = "two"\nmetric = "bleu"', r"tasks.1: .*metric must be one of accuracy, loss.*'bleu'"),
         ('base = "adam"', 'base = "adamx"', r"unknown optimizer 'adamx'; allowed"),
         ('base = "adam"', 'base = "my.module:Lion"', r"needs default_lr and space.lr"),
         ('name = "two"', 'name = "one"', r"different names, got one"),
@@ -256,3 +271,18 @@ def test_what_is_said_of_an_own_optimizer_reaches_its_trials_and_the_hashes() ->
 def test_what_cannot_be_said_of_an_optimizer(text, message) -> None:
     with pytest.raises(StudyError, match=message):
         parse(text, "mini.toml")
+
+
+def test_a_task_may_be_judged_by_another_metric_of_its_family() -> None:
+    study = parse(MINI.replace('name = "two"', 'name = "two"\nmetric = "loss"'), "mini")
+    one, two = (task.reported for task in study.tasks)
+    assert (one.primary.key, two.primary.key) == ("accuracy", "loss")
+    assert sorted(metric.key for metric in two.metrics) == sorted(metric.key for metric in one.metrics)
+
+
+def test_what_a_study_does_not_say_is_not_in_its_hash() -> None:
+    dumped = parse(MINI, "mini").model_dump(mode="json")
+    assert not {"label", "setting_from", "budget", "minutes"} & dumped["controls"][0].keys()
+    assert "metric" not in dumped["tasks"][0]
+    assert "controls" not in dumped["sensitivity"]
+    assert "floor" not in dumped["tasks"][0]["schedule"]

@@ -16,11 +16,21 @@ from adamomentum.study.engine import Folder
 from adamomentum.study.lock import locked
 from adamomentum.study.running import default_workers, local_executor, run_and_report, told
 from adamomentum.study.spec import Budget, Value
-from adamomentum.study.studyfile import OptimizerEntry, Seeds, Study, TaskEntry, Tuning
+from adamomentum.study.studyfile import Control, OptimizerEntry, Seeds, Study, TaskEntry, Tuning
 from adamomentum.study.work import Setup
 from adamomentum.terminal import say
 
 FAMILY = "image-classification"
+DROP_IN = Control(
+    name="adamomentum-for-adamw",
+    label="AdaMomentum for AdamW",
+    optimizer="adamomentum",
+    setting_from="adamw",
+    hyperparameters={"adjust_lr": "match_rms_adamw"},
+    about="AdamW swapped for AdaMomentum with adjust_lr, in one line: its learning rate and weight decay stay.",
+)
+"""Shown wherever both are compared: what costs no search of its own."""
+
 TUNING_SEEDS = 2
 MAX_CURVE_POINTS = 40
 MAX_WORKERS = 8
@@ -59,6 +69,8 @@ def compare(
 ) -> None:
     """Train a small residual CNN with each optimizer at its own best learning rate, and compare.
 
+    AdaMomentum runs once more in AdamW's place: adjust_lr="match_rms_adamw", at AdamW's learning rate, not searched.
+
     Without --data: MNIST-5k, 1,000 training images, about two minutes on two cores. Finished trials
     are kept in the output folder and never trained again.
     """
@@ -82,7 +94,10 @@ def compare(
 def as_study(
     grids: dict[str, tuple[float, ...]], seeds: int, epochs: int, params: dict[str, Value], images: ImageData
 ) -> Study:
-    """Return the comparison of optimizers, each on its own grid of learning rates, on ``images``."""
+    """Return the comparison of optimizers, each on its own grid of learning rates, on ``images``.
+
+    Where AdaMomentum and AdamW are among them, final runs of the first at what was chosen for the second, too.
+    """
     note = small_test_split(len(images.y["test"]))
     return Study(
         name="compare",
@@ -100,6 +115,7 @@ def as_study(
                 notes=(note,) if note else (),
             ),
         ),
+        controls=(DROP_IN.model_copy(update={"seeds": seeds}),) if {"adamomentum", "adamw"} <= grids.keys() else (),
         # Choosing needs the end of training alone; a learning curve wants some points on the way.
         tuning=Tuning(seeds=TUNING_SEEDS, extension=0, evaluations=1),
         default=Seeds(seeds=0),

@@ -42,20 +42,27 @@ class Left:
 
 def left(study: Study, plan: Plan, results: Mapping[str, TrialResult]) -> Left:
     """Sum the trials that are left, each at the median of its finished like, or as the study declares."""
+    # A control with a budget of its own takes a time of its own.
+    apart = {control.name: control.minutes for control in study.controls if control.budget is not None}
     timed: dict[tuple[str, str], list[float]] = {}
     waiting = Counter[tuple[str, str]]()
+
+    def kind(name: str) -> str:
+        return name if name in apart else stages.optimizer_of(study, name).name
+
     for key, t in plan.by_id.items():
-        result, optimizer = results.get(key), t.spec.optimizer.name
+        result, mine = results.get(key), kind(t.optimizer)
         if result is None:
-            waiting[t.task, optimizer] += 1
+            waiting[t.task, mine] += 1
         elif "seconds" in result.timing:
-            for like in ((t.task, optimizer), (t.task, "")):
+            for like in ((t.task, mine), *([] if mine in apart else [(t.task, "")])):
                 timed.setdefault(like, []).append(result.timing["seconds"])
     for (_, task, name), count in plan.open.items():
-        waiting[task, stages.optimizer_of(study, name).name] += count
+        waiting[task, kind(name)] += count
     total, unknown = 0.0, Counter[str]()
-    for (task, optimizer), count in waiting.items():
-        seconds, declared = timed.get((task, optimizer)) or timed.get((task, "")), study.task(task).minutes
+    for (task, mine), count in waiting.items():
+        seconds = timed.get((task, mine)) or (None if apart.get(mine) else timed.get((task, "")))
+        declared = apart.get(mine) or study.task(task).minutes
         if seconds:
             total += count * sorted(seconds)[len(seconds) // 2]
         elif declared is not None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from adamomentum.study import stages, tasks
+from adamomentum.study import stages
 from adamomentum.study.engine import Round
 from adamomentum.study.estimate import duration, left
 from adamomentum.study.stages import Planned
@@ -102,7 +102,7 @@ class Watch:
         """Take up what became of a trial."""
         assert self._round is not None
         self.trained += 1
-        metric = tasks.family(self.study.task(planned.task).family).primary
+        metric = self.study.task(planned.task).reported.primary
         value = result.final.get(f"val_{metric.key}")
         score = f"validation {metric.text(value)}" if value is not None and result.status == "ok" else result.status
         state = f"{planned.role}: lr {planned.spec.optimizer.lr:g}, {score}"

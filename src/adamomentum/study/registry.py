@@ -18,6 +18,11 @@ Where the values below are not the published defaults:
 
 AdaBelief otherwise is adabelief-pytorch 0.2: rectified, decoupled decay, eps 1e-16.
 
+NAdamW is torch's NAdam with decoupled decay and a ``momentum_decay`` of 1000, which holds the momentum at beta1 from
+the first step on: it moves by b1 m_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t), as in optax and AlgoPerf's NAdamW.
+torch's default of 0.004, the schedule of Dozat's report, starts at half of beta1 and needs 4,000 steps for half of the
+way up: in trainings as short as these it would be another optimizer.
+
 Search spaces belong to the optimizer, not to the task, and are as wide for AdaMomentum (2.5 decades of lr) as for
 every other adaptive method. SGD's step is not scale-free: its space spans four decades.
 """
@@ -107,6 +112,10 @@ class Optimizer:
     colour: str = ""
     marker: str = ""
 
+    def has(self, name: str) -> bool:
+        """Whether a spec may name the hyper-parameter ``name``, the learning rate aside."""
+        return name in self.hyperparameters or name in self.optional
+
     def lr_grid(self) -> tuple[float, ...]:
         """Return the learning rates to try, half a decade apart, rounded to two digits."""
         return tuple(float(f"{self.lr_centre * 10 ** (k / 2):.1e}") for k in GRID_HALF_DECADES)
@@ -128,7 +137,7 @@ class Optimizer:
             ValueError: if it has no hyper-parameter of a name that is given.
         """
         for name in {**(hyperparameters or {}), **(space or {})}:
-            if name != "lr" and name not in self.hyperparameters:
+            if name != "lr" and not self.has(name):
                 raise ValueError(
                     f"{self.name} has no hyper-parameter {name!r}; it has: lr, {', '.join(self.hyperparameters)}"
                 )
@@ -187,6 +196,8 @@ _ADAMOMENTUM = {
     "rectify": False,
     "full_bias_correction": False,
 }
+# Off where a spec does not name them, so that trials from before there were such options keep their ids.
+_ADAMOMENTUM_OPTIONAL = ("state_dtype", "adjust_lr", "second_moment", "nesterov")
 _ADAMOMENTUM_SPACE = {"lr": _ADAMOMENTUM_LR, "weight_decay": Range(4.36e-3, 4.36)}
 
 OPTIMIZERS: Mapping[str, Optimizer] = {
@@ -205,7 +216,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             kind="adaptive",
             eps_placement="accumulated",
             space=_ADAMOMENTUM_SPACE,
-            optional=("state_dtype",),
+            optional=_ADAMOMENTUM_OPTIONAL,
         ),
         Optimizer(
             name="adamw",
@@ -216,6 +227,26 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             lr_centre=1e-2,
             default_lr=1e-3,
             hyperparameters={"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01, "amsgrad": False},
+            decay="decoupled",
+            kind="adaptive",
+            eps_placement="outside",
+            space={"lr": _ADAM_LR, "weight_decay": _DECOUPLED},
+        ),
+        Optimizer(
+            name="nadamw",
+            label="NAdamW",
+            colour="#4A7C59",
+            marker="8",
+            build=_torch("NAdam"),
+            lr_centre=1e-2,
+            default_lr=1e-3,
+            hyperparameters={
+                "betas": (0.9, 0.999),
+                "eps": 1e-8,
+                "weight_decay": 0.01,
+                "momentum_decay": 1e3,
+                "decoupled_weight_decay": True,
+            },
             decay="decoupled",
             kind="adaptive",
             eps_placement="outside",
@@ -364,7 +395,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             kind="adaptive",
             eps_placement="accumulated",
             space=_ADAMOMENTUM_SPACE,
-            optional=("state_dtype",),
+            optional=_ADAMOMENTUM_OPTIONAL,
         ),
     )
 }
@@ -472,7 +503,7 @@ def build(spec: OptimizerSpec, params: Iterable[Any]) -> torch.optim.Optimizer:
         return _own(spec.name, params, {"lr": spec.lr, **spec.hyperparameters})
     entry = get(spec.name)
     for what, names in (
-        ("has no hyper-parameter", spec.hyperparameters.keys() - entry.hyperparameters.keys() - {*entry.optional}),
+        ("has no hyper-parameter", {key for key in spec.hyperparameters if not entry.has(key)}),
         ("needs a value for", entry.hyperparameters.keys() - spec.hyperparameters.keys()),
     ):
         if names:

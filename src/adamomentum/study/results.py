@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from adamomentum.study import stages, tasks
+from adamomentum.study import stages
 from adamomentum.study.engine import DataInfo, Folder
 from adamomentum.study.stages import Choice, Plan
 from adamomentum.study.statistics.effort import steps_to_at_most, steps_to_target
@@ -168,8 +168,8 @@ def _joined(frames: Mapping[tuple[object, ...], pd.DataFrame]) -> pd.DataFrame:
 
 
 def family_of(results: StudyResults, task: str) -> Family:
-    """Return the family of a task of the study."""
-    return tasks.family(results.study.task(task).family)
+    """Return the family of a task of the study, as it is reported on."""
+    return results.study.task(task).reported
 
 
 def column_of(metric: Metric) -> str:

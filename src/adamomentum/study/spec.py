@@ -90,17 +90,24 @@ class TaskSpec(_Frozen):
 
 
 class CosineSchedule(_Frozen):
-    """Linear warm-up to the peak, then a half cosine towards 0."""
+    """Linear warm-up to the peak, then a half cosine towards ``floor`` times the peak."""
 
     name: Literal["cosine"] = "cosine"
     warmup_fraction: Annotated[Finite, Field(ge=0, lt=1)] = 0.1
+    floor: Annotated[Finite, Field(ge=0, lt=1)] = 0.0
+
+    @model_serializer(mode="wrap")
+    def _without_a_floor_of_0(self, plain: Callable[[CosineSchedule], dict[str, Any]]) -> dict[str, Any]:
+        # Trials from before there was a floor keep their hash.
+        return {key: value for key, value in plain(self).items() if key != "floor" or value}
 
     def rate(self, step: int, total: int, peak: float) -> float:
         """Return the learning rate for ``step`` in 0..total-1; never 0."""
         warmup = max(1, round(self.warmup_fraction * total))
         if step < warmup:
             return peak * ((step + 1) / warmup)
-        return peak * (0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))))
+        cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+        return peak * (self.floor + (1 - self.floor) * cosine)
 
 
 class ConstantSchedule(_Frozen):
@@ -178,6 +185,10 @@ class Budget(_Frozen):
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the number of updates, where an epoch has ``steps_per_epoch`` of them."""
         return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
+
+    def shortest(self) -> Budget:
+        """Return the same batches for two steps, which shows that they can be trained on."""
+        return self.model_copy(update={"epochs": None, "steps": 2, "evaluations": 1})
 
 
 class TrialSpec(_Frozen):

@@ -27,6 +27,9 @@ ROLES: tuple[Role, ...] = ("tune", "default", "final", "sensitivity", "control")
 EDGE = 0.1
 """The outer part of what was tried, on its logarithmic scale, in which the best point counts as lying at the edge."""
 
+CARRIED = ("betas", "weight_decay")
+"""What a control takes over from another optimizer's setting beside the learning rate, where both have it."""
+
 EXTENSION = 1 / 3
 """How far a range is extended beyond an edge, as a part of its logarithmic length."""
 
@@ -43,7 +46,7 @@ class Planned:
         role: the stage.
         task: name of the task in the study.
         optimizer: name of the optimizer in the study, or of the control.
-        point: index of the tuning point; half decades from the chosen lr in a sensitivity sweep; else 0.
+        point: index of the tuning point; half decades from the lr in the middle of a sensitivity sweep; else 0.
         spec: the trial.
     """
 
@@ -117,6 +120,8 @@ class _Planner:
     def __init__(self, study: Study, fingerprints: Mapping[str, str], results: Results, device: str) -> None:
         self.study, self.fingerprints, self.results, self.device = study, fingerprints, results, device
         self.optimizers = {name: study.optimizer(name) for name in study.optimizers}
+        # A control at another's setting may be of an optimizer that the study does not tune.
+        self.entries = {**self.optimizers, **{c.optimizer: study.optimizer(c.optimizer) for c in study.controls}}
         self.plan = Plan()
 
     # --- a trial ---
@@ -124,7 +129,7 @@ class _Planner:
     def hyperparameters(self, task: TaskEntry, name: str) -> dict[str, Value]:
         """Return what the task sets for the optimizer, without its learning rate."""
         given = {k: v for k, v in task.optimizers.get(name, {}).items() if k != "lr"}
-        own = self.optimizers[name].hyperparameters
+        own = self.entries[name].hyperparameters
         return {**own, **{k: v for k, v in task.hyperparameters.items() if k in own}, **given}
 
     def budget(self, stage: Stage, task: TaskEntry) -> Budget:
@@ -140,6 +145,7 @@ class _Planner:
         optimizer: OptimizerSpec,
         replicate: int,
         schedule: ScheduleSpec | None = None,
+        budget: Budget | None = None,
     ) -> TrialSpec:
         family = tasks.family(task.family)
         return TrialSpec(
@@ -152,7 +158,7 @@ class _Planner:
             ),
             optimizer=optimizer,
             schedule=schedule or task.schedule,
-            budget=self.budget(stage, task),
+            budget=budget or self.budget(stage, task),
             replicate=replicate,
             precision=task.precision,
             device_kind=self.device,
@@ -164,9 +170,9 @@ class _Planner:
     ) -> OptimizerSpec:
         values = {**self.hyperparameters(task, name), **setting, **(changes or {})}
         lr = values.pop("lr")
-        entry = self.optimizers[name]
+        entry = self.entries[name]
         known, own = entry.hyperparameters, ":" in entry.name
-        unknown = values.keys() - known.keys()
+        unknown = {key for key in values if not entry.has(key)}
         if unknown and not own:
             raise ValueError(
                 f"{name} has no hyper-parameter {', '.join(sorted(unknown))}; it has: lr, {', '.join(known)}"
@@ -310,7 +316,7 @@ class _Planner:
 
     def published(self, task: TaskEntry, name: str) -> Setting:
         """Return the registry's learning rate, or the one that the task says was run."""
-        lr: Any = task.optimizers.get(name, {}).get("lr", self.optimizers[name].default_lr)
+        lr: Any = task.optimizers.get(name, {}).get("lr", self.entries[name].default_lr)
         return {"lr": float(lr)}
 
     def default(self, task: TaskEntry) -> None:
@@ -343,34 +349,65 @@ class _Planner:
         self.plan.trials += _interleaved(baselines) + _interleaved([g for g in groups if g not in baselines])
 
     def sensitivity(self, task: TaskEntry, choices: Mapping[str, Choice]) -> None:
-        reach = self.study.sensitivity.half_decades
         groups = []
         for name in self.study.sensitivity.optimizers:
             setting = choices[name].setting
-            if setting is None:
-                continue
-            for k in range(-reach, reach + 1):
-                there = setting if k == 0 else {**setting, "lr": float(f"{setting['lr'] * 10 ** (k / 2):.3g}")}
-                spec = self.optimizer(task, name, there)
-                groups.append(
-                    [
-                        Planned("sensitivity", task.name, name, k, self.spec("final", task, spec, seed))
-                        for seed in range(self.study.sensitivity.seeds)
-                    ]
-                )
+            if setting is not None:
+                middle = self.spec("final", task, self.optimizer(task, name, setting), 0)
+                groups += self.sweep(task, name, middle)
+        for control in self.controls(task):
+            if control.name in self.study.sensitivity.controls:
+                optimizer = self.control_optimizer(task, choices, control)
+                if optimizer is not None:
+                    groups += self.sweep(task, control.name, self.control_spec(task, control, optimizer, 0))
         self.plan.trials += _interleaved(groups)
 
+    def sweep(self, task: TaskEntry, name: str, middle: TrialSpec) -> list[list[Planned]]:
+        """Return trials like ``middle`` at learning rates around its own: for each rate one a seed."""
+        reach, lr = self.study.sensitivity.half_decades, middle.optimizer.lr
+        groups = []
+        for k in range(-reach, reach + 1):
+            rate = lr if k == 0 else float(f"{lr * 10 ** (k / 2):.3g}")
+            there = middle.model_copy(update={"optimizer": middle.optimizer.model_copy(update={"lr": rate})})
+            groups.append(
+                [
+                    Planned("sensitivity", task.name, name, k, there.model_copy(update={"replicate": seed}))
+                    for seed in range(self.study.sensitivity.seeds)
+                ]
+            )
+        return groups
+
     def control(self, task: TaskEntry, choices: Mapping[str, Choice], control: Control) -> None:
-        setting, source = choices[control.optimizer].setting, choices[control.lr_from or control.optimizer].setting
-        if setting is None or source is None:
+        optimizer = self.control_optimizer(task, choices, control)
+        if optimizer is None:
             return
-        # Of another optimizer's setting only the learning rate means the same; the rest stays the optimizer's own.
-        lr = float(f"{source['lr'] * control.lr_factor:.3g}")
-        spec = self.optimizer(task, control.optimizer, {**setting, "lr": lr}, control.hyperparameters)
         self.plan.trials += [
-            Planned("control", task.name, control.name, 0, self.spec("final", task, spec, seed, control.schedule))
+            Planned("control", task.name, control.name, 0, self.control_spec(task, control, optimizer, seed))
             for seed in range(control.seeds)
         ]
+
+    def control_spec(self, task: TaskEntry, control: Control, optimizer: OptimizerSpec, seed: int) -> TrialSpec:
+        return self.spec("final", task, optimizer, seed, control.schedule, control.budget)
+
+    def control_optimizer(
+        self, task: TaskEntry, choices: Mapping[str, Choice], control: Control
+    ) -> OptimizerSpec | None:
+        """Return what a control trains with; None where no setting trains that which it is derived from."""
+        source = choices[control.setting_from or control.lr_from or control.optimizer].setting
+        if source is None:
+            return None
+        # By default only the learning rate of another optimizer's setting is taken; the rest stays the optimizer's own.
+        own = self.taken_over(task, control, source) if control.setting_from else choices[control.optimizer].setting
+        if own is None:
+            return None
+        lr = float(f"{source['lr'] * control.lr_factor:.3g}")
+        return self.optimizer(task, control.optimizer, {**own, "lr": lr}, control.hyperparameters)
+
+    def taken_over(self, task: TaskEntry, control: Control, source: Setting) -> Mapping[str, Any]:
+        """Return what ``setting_from`` gives a control, its optimizer being at the setting ``source``."""
+        theirs = {**self.hyperparameters(task, control.setting_from), **source}
+        mine = self.entries[control.optimizer].hyperparameters
+        return {"lr": theirs["lr"], **{key: theirs[key] for key in CARRIED if key in theirs and key in mine}}
 
     def controls(self, task: TaskEntry) -> list[Control]:
         return [c for c in self.study.controls if not c.tasks or task.name in c.tasks]
@@ -421,7 +458,8 @@ def plan(study: Study, fingerprints: Mapping[str, str], results: Results, device
         else:
             for control in controls:
                 planner.later("control", task, control.name, control.seeds)
-            for name in study.sensitivity.optimizers:
+            swept = [c.name for c in controls if c.name in study.sensitivity.controls]
+            for name in (*study.sensitivity.optimizers, *swept):
                 planner.later("sensitivity", task, name, sweep)
     return planner.plan
 
@@ -439,7 +477,9 @@ def published(study: Study) -> Iterator[tuple[str, OptimizerSpec]]:
         for name in study.optimizers:
             yield f"tasks.{task.name}, {name}", planner.optimizer(task, name, planner.published(task, name))
         for control in planner.controls(task):
-            setting = planner.published(task, control.optimizer)
+            setting: Mapping[str, Any] = planner.published(task, control.optimizer)
+            if control.setting_from:
+                setting = planner.taken_over(task, control, planner.published(task, control.setting_from))
             changed = planner.optimizer(task, control.optimizer, setting, control.hyperparameters)
             yield f"tasks.{task.name}, controls.{control.name}", changed
 
@@ -455,7 +495,32 @@ def label(study: Study, name: str) -> str:
     """Return how the optimizer or control ``name`` is called in tables."""
     if name in study.optimizers:
         return study.optimizers[name].label or optimizer_of(study, name).label
-    return name
+    return next((control.label for control in study.controls if control.name == name), "") or name
+
+
+def beside(study: Study, control: Control) -> str:
+    """Return what a control at another optimizer's setting is to be compared with: that optimizer, trained alike.
+
+    That is the control that differs in nothing but that it is the optimizer itself, where the study has one, and the
+    optimizer's tuned runs where the control trains as those do; nothing else is a fair pair.
+
+    Returns:
+        The name of the control or optimizer; empty if there is none.
+    """
+    tuned = Control(name="tuned", optimizer=control.setting_from, tasks=control.tasks)
+    if control.at(tuned):
+        return control.setting_from
+    twins = (
+        c.name
+        for c in study.controls
+        if c.optimizer == control.setting_from and not c.hyperparameters and not c.lr_from and c.at(control)
+    )
+    return next(twins, "")
+
+
+def swapped(study: Study) -> list[Control]:
+    """Return the controls that train like tuned runs but for their setting, which is another optimizer's."""
+    return [c for c in study.controls if c.setting_from and beside(study, c) == c.setting_from]
 
 
 def optimizer_of(study: Study, name: str) -> Optimizer:

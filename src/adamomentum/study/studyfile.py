@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -32,6 +33,8 @@ from adamomentum.study.spec import Budget, CosineSchedule, EpsPlacement, Finite,
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+    from adamomentum.study.tasks import Family
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -53,7 +56,7 @@ class _Entry(BaseModel):
     @model_serializer(mode="wrap")
     def _without_what_is_not_given(self, plain: Callable[[_Entry], dict[str, Any]]) -> dict[str, Any]:
         return {
-            key: value for key, value in plain(self).items() if key not in self.later or value not in (None, [], ())
+            key: value for key, value in plain(self).items() if key not in self.later or value not in (None, "", [], ())
         }
 
 
@@ -145,6 +148,7 @@ class TaskEntry(_Entry):
         notes: what a reader must know, e.g. where settings as printed and as run differ.
         target: of the primary metric on the validation split, to which time is measured; by default where the best
             baseline ends.
+        metric: by which of the family's metrics optimizers are compared; by default its first.
         smoke: what ``--smoke`` changes.
     """
 
@@ -163,8 +167,9 @@ class TaskEntry(_Entry):
     minutes: Annotated[Finite, Field(gt=0)] | None = None
     notes: tuple[str, ...] = ()
     target: Finite | None = None
+    metric: str = ""
     smoke: SmokeTask = SmokeTask()
-    later = ("target",)
+    later = ("target", "metric")
 
     @field_validator("family")
     @classmethod
@@ -180,6 +185,20 @@ class TaskEntry(_Entry):
         if "lr" not in names:
             raise ValueError(f"lr must be among what is searched for, got {', '.join(names)}")
         return names
+
+    @model_validator(mode="after")
+    def _metric_of_the_family(self) -> TaskEntry:
+        keys = [metric.key for metric in tasks.family(self.family).metrics]
+        if self.metric and self.metric not in keys:
+            raise ValueError(f"metric must be one of {', '.join(keys)}, which {self.family} has, got {self.metric!r}")
+        return self
+
+    @property
+    def reported(self) -> Family:
+        """The family, of its metrics that one first by which this task is judged."""
+        family = tasks.family(self.family)
+        first = self.metric or family.primary.key
+        return replace(family, metrics=tuple(sorted(family.metrics, key=lambda metric: metric.key != first)))
 
 
 class Tuning(_Entry):
@@ -210,13 +229,16 @@ class Sensitivity(_Entry):
 
     Attributes:
         optimizers: which; none by default.
+        controls: which controls, around the rate that they run at, on the tasks that they run on.
         seeds: runs of each point.
         half_decades: how far to each side, in half decades.
     """
 
     optimizers: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
     seeds: Annotated[int, Field(ge=1)] = 3
     half_decades: Annotated[int, Field(ge=1)] = 3
+    later = ("controls",)
 
 
 class Control(_Entry):
@@ -224,25 +246,49 @@ class Control(_Entry):
 
     Attributes:
         name: how it is called.
-        optimizer: which, by its name in the study.
+        label: shown in tables; by default the name.
+        optimizer: which, by its name in the study; with ``setting_from`` also one of the registry.
         lr_from: the optimizer whose chosen learning rate it takes over; by default its own.
+        setting_from: the optimizer at whose setting it runs, nothing of its own being searched: the chosen learning
+            rate, and ``weight_decay`` and ``betas``, chosen or not, if both have them; not eps, which differs in kind.
         lr_factor: what that learning rate is multiplied by.
         hyperparameters: what is changed besides.
         schedule: instead of the task's.
+        budget: instead of the task's, e.g. another batch size.
+        minutes: what a trial takes with that budget, for the plan's estimate.
         tasks: on which; all by default.
         seeds: how many evaluation runs.
         about: what it is there to show.
     """
 
     name: Annotated[str, Field(pattern=NAME)]
+    label: str = ""
     optimizer: str
     lr_from: str = ""
+    setting_from: str = ""
     lr_factor: Annotated[Finite, Field(gt=0)] = 1.0
     hyperparameters: dict[str, Value] = {}
     schedule: ScheduleSpec | None = None
+    budget: Budget | None = None
+    minutes: Annotated[Finite, Field(gt=0)] | None = None
     tasks: tuple[str, ...] = ()
     seeds: Annotated[int, Field(ge=1)] = 5
     about: str = ""
+    later = ("label", "setting_from", "budget", "minutes")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Control:
+        if self.lr_from and self.setting_from:
+            raise ValueError(
+                f"give lr_from, the learning rate alone, or setting_from, which has it; got {self.lr_from!r} and "
+                f"{self.setting_from!r}"
+            )
+        return self
+
+    def at(self, other: Control) -> bool:
+        """Whether ``other`` trains like this one, whatever its optimizer: rate factor, schedule, budget, tasks."""
+        mine, theirs = ((c.lr_factor, c.schedule, c.budget, c.tasks) for c in (self, other))
+        return mine == theirs
 
 
 class Smoke(_Entry):
@@ -311,10 +357,19 @@ class Study(_Entry):
         for name in self.sensitivity.optimizers:
             check(name, self.optimizers, "sensitivity.optimizers")
         for control in self.controls:
-            check(control.optimizer, self.optimizers, f"controls.{control.name}.optimizer")
-            check(control.lr_from or control.optimizer, self.optimizers, f"controls.{control.name}.lr_from")
+            where = f"controls.{control.name}"
+            if control.name in self.optimizers:
+                raise ValueError(f"{where} has the name of an optimizer of the study; give it another")
+            if control.setting_from:  # nothing of its own is searched, so it need not be an optimizer of the study
+                check(control.setting_from, self.optimizers, f"{where}.setting_from")
+                check(control.optimizer, {**self.optimizers, **registry.OPTIMIZERS}, f"{where}.optimizer")
+            else:
+                check(control.optimizer, self.optimizers, f"{where}.optimizer")
+                check(control.lr_from or control.optimizer, self.optimizers, f"{where}.lr_from")
             for name in control.tasks:
-                check(name, by_name, f"controls.{control.name}.tasks")
+                check(name, by_name, f"{where}.tasks")
+        for name in self.sensitivity.controls:
+            check(name, {control.name: control for control in self.controls}, "sensitivity.controls")
         for name in self.optimizers:
             self.optimizer(name)
         return self
@@ -322,10 +377,13 @@ class Study(_Entry):
     def optimizer(self, name: str) -> Optimizer:
         """Return the optimizer that the study calls ``name``, with what the study changes in it.
 
+        Args:
+            name: of the study, or else of the registry, whose optimizer is then as it is.
+
         Raises:
             ValueError: if it is neither in the registry nor complete.
         """
-        entry = self.optimizers[name]
+        entry = self.optimizers.get(name) or OptimizerEntry()
         base = entry.base or name
         space = {key: Range(r.low, r.high) for key, r in entry.space.items()}
         if len(entry.grid) > 1:
@@ -395,7 +453,12 @@ class Study(_Entry):
                 "sensitivity": self.sensitivity.model_copy(
                     update={"seeds": s.sensitivity, "half_decades": s.half_decades}
                 ),
-                "controls": tuple(c.model_copy(update={"seeds": s.controls}) for c in self.controls),
+                "controls": tuple(
+                    c.model_copy(
+                        update={"seeds": s.controls, "budget": c.budget and c.budget.shortest(), "minutes": None}
+                    )
+                    for c in self.controls
+                ),
                 "optimizers": {
                     name: entry.model_copy(update={"grid": entry.grid[: s.trials]})
                     for name, entry in self.optimizers.items()

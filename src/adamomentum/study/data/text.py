@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,17 +22,19 @@ UNKNOWN, END = "<unk>", "<eos>"
 
 @dataclass(frozen=True, eq=False)
 class TextData:
-    """A word-level corpus.
+    """A corpus as tokens.
 
     Attributes:
         name: for display only.
         words: the vocabulary; a token is an index into it.
         tokens: per split, int32 of shape [n].
+        unit: what a token is: one of ``words``, or of all 256 ``bytes``.
     """
 
     name: str
     words: tuple[str, ...]
     tokens: Mapping[str, npt.NDArray[np.int32]]
+    unit: Literal["words", "bytes"] = "words"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -42,9 +45,17 @@ class TextData:
             parts += [f"{split} {tokens.shape};", np.ascontiguousarray(tokens, dtype="<i4").tobytes()]
         return digest(parts)
 
+    def text(self, tokens: Iterable[int]) -> str:
+        """Return tokens as a reader sees them."""
+        if self.unit == "bytes":
+            return bytes(map(int, tokens)).decode(errors="replace")
+        return " ".join(self.words[token] for token in tokens)
+
     def describe(self) -> str:
         """Return one line: name, tokens of the splits, vocabulary, share of unknown words."""
         n = " / ".join(f"{len(self.tokens[split]):,}" for split in SPLITS)
+        if self.unit == "bytes":
+            return f"{self.name}: {n} bytes (train / val / test)"
         text = f"{self.name}: {n} tokens (train / val / test), {len(self.words):,} words"
         if UNKNOWN in self.words:
             unknown = self.words.index(UNKNOWN)

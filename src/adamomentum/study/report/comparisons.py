@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 
+from adamomentum.study import stages
 from adamomentum.study.results import (
     COST_BASE,
     STEPS,
@@ -28,6 +29,7 @@ from adamomentum.study.statistics.across import (
     stratified_iqm,
 )
 from adamomentum.study.statistics.paired import Interval, Paired, compare_paired, holm
+from adamomentum.study.studyfile import Control, Study
 from adamomentum.study.tasks import Metric
 
 ALPHA = 0.05
@@ -243,20 +245,37 @@ def compare_speed(results: StudyResults, task: str, steps: Mapping[str, pd.Serie
 
 
 def compare_controls(results: StudyResults, task: str) -> list[Comparison]:
-    """Return each control against the tuned optimizer that it is and, where it differs, that whose rate it takes."""
-    metric, comparisons = family_of(results, task).primary, []
-    for control in results.study.controls:
+    """Return each control against the tuned optimizer that it is and, where it differs, that whose rate it takes.
+
+    One at another optimizer's setting is first of all compared with that one, trained alike (:func:`stages.beside`).
+    """
+    study, metric, comparisons = results.study, family_of(results, task).primary, []
+    for control in study.controls:
         if runs(results, "control", task, control.name).empty:
             continue
         mine = values(results, "control", task, control.name, column_of(metric))
-        for other in dict.fromkeys((control.lr_from or control.optimizer, control.optimizer)):
-            pairs = _pairs(mine, values(results, "final", task, other, column_of(metric)), metric.better)
+        for other in dict.fromkeys(_made_of(study, control)):
+            role = "final" if other in study.optimizers else "control"
+            pairs = _pairs(mine, values(results, role, task, other, column_of(metric)), metric.better)
             if pairs is not None:
                 paired, by_rank = pairs.paired, pairs.by_rank()
                 text = outcome(paired, metric.better, by_rank, pairs.count)
                 c = Comparison(task, metric, control.name, other, True, paired, None, None, text, by_rank)
                 comparisons.append(c)
     return comparisons
+
+
+def _made_of(study: Study, control: Control) -> Iterator[str]:
+    """Yield the optimizers, or the control, that a control is to be compared with."""
+    if not control.setting_from:
+        yield control.lr_from or control.optimizer
+        yield control.optimizer
+        return
+    other = stages.beside(study, control)
+    if other:
+        yield other
+    if other == control.setting_from and control.optimizer in study.optimizers:
+        yield control.optimizer  # its own tuned runs train like it, too
 
 
 @dataclass

@@ -15,6 +15,7 @@ from adamomentum.study.engine import Folder
 from adamomentum.study.report import figures, provenance, samples
 from adamomentum.study.report.claims import RULE, Judge
 from adamomentum.study.report.sheets import Sheets
+from adamomentum.study.report.swap import Swaps
 from adamomentum.study.report.tables import StudyTables, build
 from adamomentum.study.report.text import NONE, Sheet, write_tables
 from adamomentum.study.results import COST_BASE, StudyResults, gather
@@ -80,6 +81,7 @@ def _context(folder: Folder, results: StudyResults, tables: StudyTables, sheets:
         "answer": judge.answer(),
         "claims": judge.claims(),
         "rule": RULE,
+        "swaps": Swaps(results, tables).verdicts(),
         "tasks": [_task(results, tables, task.name) for task in study.tasks],
         "sheets": sheets,
         "across": tables.across,

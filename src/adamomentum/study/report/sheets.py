@@ -12,6 +12,7 @@ from adamomentum.study import registry, stages
 from adamomentum.study.registry import Optimizer
 from adamomentum.study.report.comparisons import Comparison, comparisons_frame
 from adamomentum.study.report.provenance import searched
+from adamomentum.study.report.swap import Swaps
 from adamomentum.study.report.tables import Part, Row, rows_frame
 from adamomentum.study.report.text import (
     NONE,
@@ -54,6 +55,7 @@ class Sheets(Part):
             "across": self.across(),
             "choices": self.choices(),
             "widths": self.widths(),
+            "swap": Swaps(self.results, self.tables).sheet(),
             "controls": self.controls(),
             "cost": self.cost(),
             "eps": self.eps(),
@@ -68,9 +70,10 @@ class Sheets(Part):
     # --- what came out for each optimizer ---
 
     def task(self, task: str) -> Sheet:
-        """Return the tuned runs of a task, and what trivial methods reach."""
+        """Return the tuned runs of a task, those at another's setting, and what trivial methods reach."""
         metrics = family_of(self.results, task).metrics
-        rows = [r for r in self.tables.rows if r.task == task and r.role == "final"]
+        rows = [r for r in self.tables.rows if r.task == task and r.role != "default"]
+        controls = {name for name, entry in self.study.optimizers.items() if entry.control}
         sheet = Sheet(
             f"results-{task}",
             ["optimizer", "chosen", *map(heading, metrics), "diverged", "steps to target", "ms / step", "notes"],
@@ -82,7 +85,7 @@ class Sheets(Part):
             trained = bool(row.setting)
             sheet.add(
                 [
-                    self.label(row.optimizer) + (" (control)" if self.study.optimizers[row.optimizer].control else ""),
+                    self.label(row.optimizer) + (" (control)" if row.optimizer in controls else ""),
                     setting_text(row.setting),
                     *(mean(row.metrics[m.key], m) for m in metrics),
                     f"{row.diverged} of {row.runs}" if trained else NONE,
@@ -115,9 +118,15 @@ class Sheets(Part):
         if not row.setting:
             return ["nothing that was tried trains it"]
         notes = [f"best {key} lies at the edge of what was tried" for key in row.edges]
-        if self.study.optimizers[row.optimizer].grid and not stages.tuning_points(self.study, row.task, row.optimizer):
-            notes.append("lr as given, not tuned")
         wanted = self.study.final.seeds
+        if row.role == "control":
+            control = next(c for c in self.study.controls if c.name == row.optimizer)
+            notes.append(f"at the setting of {self.label(control.setting_from)}, not searched")
+            wanted = control.seeds
+        elif self.study.optimizers[row.optimizer].grid and not stages.tuning_points(
+            self.study, row.task, row.optimizer
+        ):
+            notes.append("lr as given, not tuned")
         if row.runs < wanted:
             notes.append(f"{row.runs} of {wanted} runs so far")
         if row.diverged:
@@ -391,11 +400,11 @@ class Sheets(Part):
                 good = mine[mine["status"] == "ok"]
                 sheet.add(
                     [
-                        control.name,
+                        self.label(control.name),
                         control.about,
                         c.task,
                         c.outcome,
-                        f"{self.label(c.other)}, tuned",
+                        f"{self.label(c.other)}, tuned" if c.other in self.study.optimizers else self.label(c.other),
                         difference_text(p.difference.mean, m),
                         between(p.difference.low, p.difference.high, m),
                         f"{p.lost_a} / {p.lost_b}" if p.lost_a or p.lost_b else NONE,

@@ -11,6 +11,7 @@ from adamomentum.study.engine import Folder
 from adamomentum.study.report import page
 from adamomentum.study.report.comparisons import Comparison
 from adamomentum.study.report.sheets import Sheets
+from adamomentum.study.report.swap import Swaps
 from adamomentum.study.report.tables import StudyTables
 from adamomentum.study.report.text import between, difference_text, heading
 from adamomentum.study.results import StudyResults, family_of
@@ -43,8 +44,8 @@ def say_results(results: StudyResults, tables: StudyTables, console: Console) ->
     """
     sheets, whole = Sheets(results, tables), len(results.study.tasks) == 1
     for task in (t.name for t in results.study.tasks):
-        rows = [row for row in tables.rows if (row.task, row.role) == (task, "final")]
-        if not rows:
+        rows = [row for row in tables.rows if row.task == task and row.role != "default"]
+        if not any(row.role == "final" for row in rows):
             say(console, f"{task}: no evaluation runs yet")
             continue
         sheet, seeds = sheets.task(task), results.study.final.seeds
@@ -63,6 +64,10 @@ def say_results(results: StudyResults, tables: StudyTables, console: Console) ->
         for c in tables.comparisons:
             if c.task == task:
                 say(console, difference_sentence(results, c, sheets.reading(c)))
+        swapped = stages.swapped(results.study)
+        for swap in Swaps(results, tables).every():
+            if swap.comparison.task == task and swap.control in swapped:
+                say(console, difference_sentence(results, swap.comparison, swap.reading))
 
 
 def difference_sentence(results: StudyResults, c: Comparison, reading: str) -> str:

@@ -36,7 +36,11 @@ from adamomentum.study.statistics.effort import Width, expected_best, lr_width
 from adamomentum.study.statistics.paired import Interval
 from adamomentum.study.tasks import Metric
 
-ROLE_WORDS = {"final": "tuned", "default": "published"}  # as a reader sees them, in the column track
+ROLE_WORDS = {
+    "final": "tuned",
+    "default": "published",
+    "control": "not searched",
+}  # as a reader sees them, in the column track
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class Row:
     Attributes:
         task: name of the task.
         optimizer: name in the study.
-        role: ``final`` (tuned) or ``default``.
-        setting: what was searched for and chosen; of ``default`` the published learning rate.
+        role: ``final`` (tuned), ``default``, or ``control``: at another optimizer's setting, trained like ``final``.
+        setting: what was searched for and chosen; else the learning rate.
         edges: searched values that lie at an edge of what was tried.
         runs: finished evaluation runs.
         diverged: how many of them.
@@ -141,7 +145,7 @@ class StudyTables:
     """All numbers of a report.
 
     Attributes:
-        rows: every optimizer on every task in both roles, as far as run.
+        rows: every optimizer on every task in both roles, as far as run, and controls at another's setting.
         comparisons: of the primary metric, in the role ``final``.
         default_comparisons: the same in the role ``default``.
         selected_comparisons: of the primary metric at the best point by validation, ``final``.
@@ -152,7 +156,7 @@ class StudyTables:
         controls: each control against the optimizers that it is made of.
         across: all tasks together.
         evp: per (task, optimizer) expected best validation metric after k tuning points.
-        widths: per (task, optimizer) of the sensitivity sweep.
+        widths: per (task, optimizer or control) of the sensitivity sweep.
         same: per (role, task) the baselines whose runs are those of an earlier one, and which that is.
     """
 
@@ -205,8 +209,12 @@ def build(results: StudyResults) -> StudyTables:
                     tables.steps[task, name] = steps
         tables.rows += [
             row
-            for role in ("final", "default")
-            for name in study.optimizers
+            for role, names in (
+                ("final", list(study.optimizers)),
+                ("control", [c.name for c in stages.swapped(study)]),
+                ("default", list(study.optimizers)),
+            )
+            for name in names
             if (row := _row(tables, results, task, name, role)) is not None
         ]
         tables.comparisons += compare(results, "final", task, family.primary)
@@ -221,7 +229,7 @@ def build(results: StudyResults) -> StudyTables:
             scores = _tuning_scores(results, task, name)
             if scores:
                 tables.evp[task, name] = expected_best(scores)
-        for name in study.sensitivity.optimizers:
+        for name in (*study.sensitivity.optimizers, *study.sensitivity.controls):
             curve = sensitivity_curve(results, task, name)
             width = lr_width(curve["lr"].tolist(), curve["value"].tolist()) if len(curve) > 1 else None
             if width is not None:

@@ -1,4 +1,4 @@
-"""Language models: the next word of running text.
+"""Language models: the next word, or byte, of running text.
 
 Tested in tests/study/test_language_trial.py.
 """
@@ -6,35 +6,35 @@ Tested in tests/study/test_language_trial.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from adamomentum.study.data.text import UNKNOWN, TextData
+from adamomentum.study.data.text import TextData
 from adamomentum.study.spec import Value
 from adamomentum.study.tasks import FAMILIES
-from adamomentum.study.tasks.base import Context, Run, Task, Update, first
+from adamomentum.study.tasks.base import Context, Task, Update
 from adamomentum.study.tasks.language.awd_lstm import AwdLstm
 from adamomentum.study.tasks.language.ngrams import bigram_loss, unigram_loss
 from adamomentum.study.tasks.language.settings import LanguageSettings
 from adamomentum.study.tasks.language.streams import Carried, Streams
+from adamomentum.study.tasks.language.text_run import TextRun
+from adamomentum.study.tasks.language.windows import WindowRun
 
 EVAL_WINDOW = 200
-PROMPT, CONTINUATION = 12, 40
-# exp() of more than this is not a float any more.
-LARGEST_LOSS = 700.0
 
 
-class _LanguageRun(Run):
+class _StreamRun(TextRun):
+    """A run of an LSTM; the batch size is the number of streams."""
+
     def __init__(self, context: Context) -> None:
-        self._context, self._settings = context, LanguageSettings.of(context.params)
-        self._data: TextData = context.data
+        super().__init__(context)
         s = self._settings
-        self._tokens = {split: torch.from_numpy(t).long().to(context.device) for split, t in self._data.tokens.items()}
-        self._model = AwdLstm(
+        self._model: AwdLstm = AwdLstm(
             words=len(self._data.words),
             embedding=s.embedding,
             hidden=s.hidden,
@@ -82,11 +82,8 @@ class _LanguageRun(Run):
         self._update(total)
         return loss.item()
 
-    @torch.no_grad()
-    def evaluate(self, split: str) -> dict[str, float]:
-        """Scores every token of ``split`` once, save the first, which nothing comes before."""
-        self._model.eval()
-        tokens = first(self._tokens[split], self._settings.eval_limit)
+    def summed_loss(self, tokens: Tensor) -> float:
+        """Return the loss in parallel streams, each of which begins without memory."""
         scored = len(tokens) - 1
         streams = min(self._settings.eval_streams, scored)
         length = math.ceil(scored / streams)
@@ -96,42 +93,24 @@ class _LanguageRun(Run):
         for x, y in zip(torch.split(inputs, EVAL_WINDOW), torch.split(targets, EVAL_WINDOW), strict=True):
             logits, hidden, _, _ = self._model(x, hidden)
             total += F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-100, reduction="sum").item()
-        loss = total / scored
-        return {"loss": loss, "perplexity": math.exp(min(loss, LARGEST_LOSS))}
+        return total
 
-    @torch.no_grad()
-    def samples(self) -> dict[str, Any]:
-        """Continues the first words of the test split, word by word at random as the model gives them weight."""
-        self._model.eval()
-        prompt = self._tokens["test"][:PROMPT]
-        tokens, hidden = prompt.unsqueeze(1), self._model.initial(1)
-        generator = torch.Generator().manual_seed(0)
-        written: list[int] = []
-        while len(written) < CONTINUATION:
-            logits, hidden, _, _ = self._model(tokens, hidden)
-            weights = torch.softmax(logits[-1, 0].cpu(), 0)
-            if UNKNOWN in self._data.words:
-                weights[self._data.words.index(UNKNOWN)] = 0
-            if not torch.isfinite(weights).all() or weights.sum() == 0:
-                break  # a network that has blown up writes nothing
-            written.append(int(torch.multinomial(weights, 1, generator=generator)))
-            tokens = torch.tensor([written[-1:]], device=self._context.device)
-        return {"prompt": self._text(prompt.tolist()), "continued": self._text(written)}
-
-    def _text(self, tokens: Iterable[int]) -> str:
-        return " ".join(self._data.words[token] for token in tokens)
+    def what_follows(self, new: Tensor, state: Any) -> tuple[Tensor, Any]:
+        logits, hidden, _, _ = self._model(new.unsqueeze(1), self._model.initial(1) if state is None else state)
+        return logits[-1, 0], hidden
 
 
 class LanguageModel(Task):
-    """A tied LSTM on running text, read in parallel streams; ``LanguageSettings`` lists the parameters.
+    """A language model on running text; ``LanguageSettings`` lists the parameters.
 
-    A budget's batch size is the number of streams; the state of the LSTM goes from window to window.
+    A tied LSTM reads the text in parallel streams, as many as a budget's batch size, and its state goes from window to
+    window. A Transformer reads windows in random order, as many at a time.
     """
 
     family = FAMILIES["language-model"]
 
     def load(self, params: Mapping[str, Value], source: Path | None) -> TextData:
-        """Return the Wikipedia excerpt (``source``: its wheel) or Penn Treebank (``source``: a folder).
+        """Return the Wikipedia excerpt or NetworkX's source (``source``: its wheel) or Penn Treebank (a folder).
 
         Raises:
             DataError: if it cannot be had.
@@ -142,6 +121,10 @@ class LanguageModel(Task):
             from adamomentum.study.data.ptb import ptb
 
             return ptb(source, any_size=settings.any_size)
+        if settings.data == "networkx":
+            from adamomentum.study.data.python_source import python_source
+
+            return python_source(source)
         from adamomentum.study.data.wikipedia import wikipedia
 
         return wikipedia(source)
@@ -152,6 +135,8 @@ class LanguageModel(Task):
         losses = {"unigram": unigram_loss(train, test, words), "bigram": bigram_loss(train, test, words)}
         return {name: {"test_loss": loss, "test_perplexity": math.exp(loss)} for name, loss in losses.items()}
 
-    def setup(self, context: Context) -> _LanguageRun:
-        """Build the model and cut the text into streams."""
-        return _LanguageRun(context)
+    def setup(self, context: Context) -> TextRun:
+        """Build the model and cut the text into streams or windows."""
+        if LanguageSettings.of(context.params).model == "transformer":
+            return WindowRun(context)
+        return _StreamRun(context)
