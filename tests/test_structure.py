@@ -72,9 +72,11 @@ def test_what_is_shared_uses_nothing() -> None:
 
 
 def test_names_say_what_they_hold() -> None:
-    nodes = (
-        (path, node) for path in MODULES.values() for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    )
+    files = [
+        *MODULES.values(),
+        *(path for name in ("tests", "benchmarks", "examples") for path in (ROOT / name).rglob("*.py")),
+    ]
+    nodes = ((path, node) for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     places = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path, node in nodes

@@ -135,8 +135,10 @@ def test_an_export_can_be_taken_up_elsewhere_and_reported_on(files, tmp_path) ->
     trials = pd.read_parquet(tmp_path / "a" / "trials.parquet")
     assert set(trials.role) == {"tune", "default", "final", "sensitivity", "control"}
     call("import", study, tmp_path / "a", "--out", tmp_path / "new")
-    before = {p.name: json.loads(p.read_text()) for p in out.glob("store/[0-9a-f][0-9a-f]/*.json")}
-    after = {p.name: json.loads(p.read_text()) for p in (tmp_path / "new").glob("store/[0-9a-f][0-9a-f]/*.json")}
+    before, after = (
+        {p.name: json.loads(p.read_text())["result"]["final"] for p in root.glob("store/[0-9a-f][0-9a-f]/*.json")}
+        for root in (out, tmp_path / "new")
+    )
     assert after == before
     assert "report.html" in call("report", study, "--out", tmp_path / "new")
     printed = call("run", study, "--data", f"folder={data}", "--out", tmp_path / "new")
@@ -286,8 +288,8 @@ def test_damaged_files_are_sentences_in_every_command(tmp_path) -> None:
     folder = written(tmp_path / "out")
     study = tmp_path / "mini.toml"
     study.write_text(MINI)
-    made, _ = folder.results()
-    finals = [t.spec for t in made.trials if t.role == "default"]
+    plan, _ = folder.results()
+    finals = [t.spec for t in plan.trials if t.role == "default"]
     cut, edited, failed, broken = (folder.store.path(spec.trial_id) for spec in finals[:4])
     cut.write_text("{")
     edited.write_text(edited.read_text().replace('"status":"ok"', '"status":"diverged"'))
@@ -317,12 +319,12 @@ def test_damaged_files_are_sentences_in_every_command(tmp_path) -> None:
 def test_ids_of_open_trials_are_one_a_line_and_nothing_else(tmp_path) -> None:
     folder = written(tmp_path / "out", upto=5)
     (tmp_path / "mini.toml").write_text(MINI)
-    made, results = folder.results()
-    failed = next(t for t in made.trials if t.spec.trial_id not in results)
+    plan, results = folder.results()
+    failed = next(t for t in plan.trials if t.spec.trial_id not in results)
     folder.store.put(failed.spec, TrialResult(status="error", error="boom"))
     result = runner.invoke(app, ["plan", str(tmp_path / "mini.toml"), "--ids", "--out", str(folder.root)])
     assert result.exit_code == 0
-    open_now = [t for t in made.trials if t.spec.trial_id not in results]
+    open_now = [t for t in plan.trials if t.spec.trial_id not in results]
     assert failed in open_now
     expected = [f"{t.spec.trial_id} {t.task} {t.role} {t.optimizer}" for t in open_now]
     assert result.stdout.splitlines() == expected

@@ -75,11 +75,11 @@ def numbers(results):
 
 
 def test_a_study_runs_to_its_end_and_then_has_nothing_to_do(finished) -> None:
-    folder, npz, made, results, count = finished
-    planned = {t.spec.trial_id for t in made.trials}
+    folder, npz, plan, results, count = finished
+    planned = {t.spec.trial_id for t in plan.trials}
     assert planned == results.keys()
     assert count == len(planned)
-    assert not made.open
+    assert not plan.open
     again, kept, more = run(folder, npz)
     assert more == 0
     assert numbers(kept) == numbers(results)
@@ -87,9 +87,9 @@ def test_a_study_runs_to_its_end_and_then_has_nothing_to_do(finished) -> None:
 
 
 def test_an_interrupted_study_goes_on_and_ends_as_if_nothing_had_been(tmp_path, study, finished) -> None:
-    _, npz, made, results, _ = finished
+    _, npz, plan, results, _ = finished
     folder = Folder(tmp_path / "cut", study.only(("two",)))
-    undisturbed = {t.spec.trial_id: results[t.spec.trial_id] for t in made.trials if t.task == "two"}
+    undisturbed = {t.spec.trial_id: results[t.spec.trial_id] for t in plan.trials if t.task == "two"}
 
     def stop_after_nine(spec, count) -> None:
         if count == 9:
@@ -130,18 +130,18 @@ def test_a_trial_that_fails_is_recorded_stops_nobody_and_is_tried_again(tmp_path
 
 
 def test_results_are_tidy(finished) -> None:
-    folder, _, made, results, _ = finished
-    found = gather(folder)
-    assert len(found.trials) == len(made.trials)
-    final = found.trials[(found.trials.role == "final") & (found.trials.task == "one")]
+    folder, _, plan, results, _ = finished
+    gathered = gather(folder)
+    assert len(gathered.trials) == len(plan.trials)
+    final = gathered.trials[(gathered.trials.role == "final") & (gathered.trials.task == "one")]
     assert set(final.optimizer) == {"adamomentum", "adamw", "sgdm", "plain"}
     assert final.test_accuracy.between(0, 1).all()
-    tuning = found.trials[found.trials.role == "tune"]
+    tuning = gathered.trials[gathered.trials.role == "tune"]
     assert tuning.test_accuracy.isna().all()
-    assert found.missing == {}
+    assert gathered.missing == {}
     row = final.iloc[0]
     assert row.test_loss == results[row.trial_id].final["test_loss"]
-    points = found.curves[found.curves.trial_id == row.trial_id]
+    points = gathered.curves[gathered.curves.trial_id == row.trial_id]
     assert list(points.step) == results[row.trial_id].curve["step"]
 
 
@@ -154,10 +154,10 @@ def test_results_of_a_part_say_what_is_missing(tmp_path, tiny_npz, study) -> Non
 
     with pytest.raises(KeyboardInterrupt):
         run(folder, tiny_npz, before=stop)
-    found = gather(folder)
-    assert len(found.trials) == 7
-    assert sum(found.missing.values()) == len(found.plan.trials) - 7
-    assert any(role == "final" for role, _, _ in found.plan.open)
+    gathered = gather(folder)
+    assert len(gathered.trials) == 7
+    assert sum(gathered.missing.values()) == len(gathered.plan.trials) - 7
+    assert any(role == "final" for role, _, _ in gathered.plan.open)
 
 
 def test_a_changed_study_is_on_record_and_reuses_what_did_not_change(tmp_path, study, finished) -> None:

@@ -146,13 +146,13 @@ def test_sigterm_keeps_what_is_finished_says_so_and_leaves_nothing_behind(tmp_pa
 
 def written(out: Path) -> set[tuple[str, int]]:
     """Trials and checkpoints, as they are: what changes when the run gets on."""
-    found = set()
+    stamps = set()
     for path in (*out.glob("store/*/*.json"), *out.glob("checkpoints/*.pt")):
         try:
-            found.add((path.name, path.stat().st_mtime_ns))
+            stamps.add((path.name, path.stat().st_mtime_ns))
         except FileNotFoundError:  # just deleted, or replaced
             continue
-    return found
+    return stamps
 
 
 def wait_until(happens: Callable[[], bool], seconds: float = 300) -> None:
@@ -181,15 +181,15 @@ def descendants(pid: int) -> list[int]:
 
 def trials_under_way(driver: int) -> list[int]:
     """The workers of the driver's own Ray cluster that run a trial: Ray names a process after what it runs."""
-    found = []
+    pids = []
     for pid in descendants(driver):
         try:
             name = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:  # just gone
             continue
         if name.startswith(b"ray::_run_remote"):
-            found.append(pid)
-    return found
+            pids.append(pid)
+    return pids
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from adamomentum.study.statistics.paired import compare_paired
 pytestmark = pytest.mark.usefixtures("unrendered")
 
 
-def verdicts(results, made):
-    judge = Judge(results, made)
+def verdicts(results, tables):
+    judge = Judge(results, tables)
     return judge, [c.verdict for c in judge.claims()]
 
 
@@ -34,24 +34,24 @@ def test_verdicts_turn_with_the_numbers(tmp_path, quality, expected) -> None:
     # A dip before the end: all runs of a baseline reach the target, which is what its median run ends at.
     qualities = {"adamomentum": quality, "sgdm": 0.5, "adamw": 0.5, "adabelief": 0.5}
     fake = Fake(qualities, curve=(4, 1.4, 0.9, 1))
-    results, made = gathered(tmp_path, fake, ("digits", "words"))
-    judge, found = verdicts(results, made)
-    assert all(word in text for word, text in zip(expected, found, strict=True))
+    results, tables = gathered(tmp_path, fake, ("digits", "words"))
+    judge, texts = verdicts(results, tables)
+    assert all(word in text for word, text in zip(expected, texts, strict=True))
     word = "better" if quality == 0 else "worse"
     assert f"{word} in 6" in judge.answer()
-    assert comparison(made.comparisons, "adamw").outcome == word
-    assert f"{'faster' if quality == 0 else 'slower'} in 6" in found[0]
+    assert comparison(tables.comparisons, "adamw").outcome == word
+    assert f"{'faster' if quality == 0 else 'slower'} in 6" in texts[0]
 
 
 def test_equal_optimizers_are_no_evidence_and_never_a_proof(tmp_path) -> None:
     quality = dict.fromkeys(("adamomentum", "sgdm", "adamw", "adabelief"), 0.3)
-    results, made = gathered(tmp_path, Fake(quality), ("digits", "words"))
-    judge, found = verdicts(results, made)
-    for c in made.comparisons:
+    results, tables = gathered(tmp_path, Fake(quality), ("digits", "words"))
+    judge, texts = verdicts(results, tables)
+    for c in tables.comparisons:
         covers = c.paired.difference.low <= 0 <= c.paired.difference.high
         assert (c.outcome == NO_EVIDENCE) == covers
-    assert all(NO_EVIDENCE in text for text in found)
-    assert not any("supported here" in text or "contradicted" in text for text in found)
+    assert all(NO_EVIDENCE in text for text in texts)
+    assert not any("supported here" in text or "contradicted" in text for text in texts)
     words = " ".join([judge.answer(), *(s for c in judge.claims() for s in (c.text, c.verdict, *c.evidence))])
     assert "prove" not in words
     assert not any(c.missing for c in judge.claims())
@@ -61,32 +61,32 @@ def test_a_part_is_corrected_like_the_whole_and_says_what_is_missing(tmp_path) -
     def only_two(t):
         return None if t.role == "final" and t.optimizer in ("sgdm", "adabelief") else "ok"
 
-    results, made = gathered(tmp_path, Fake(status=only_two))
-    c = comparison(made.comparisons, "adamw")
+    results, tables = gathered(tmp_path, Fake(status=only_two))
+    c = comparison(tables.comparisons, "adamw")
     assert c.t_holm == pytest.approx(min(1, 3 * c.paired.t_p))
-    judge = Judge(results, made)
+    judge = Judge(results, tables)
     assert judge.claims()[1].missing == "digits: SGD + momentum, AdaBelief"
     assert "this may change" in judge.answer()
-    assert not made.targets["digits"].complete
-    assert not made.across.tasks
+    assert not tables.targets["digits"].complete
+    assert not tables.across.tasks
 
 
 def test_a_reference_that_nothing_could_train_is_worst_too(tmp_path) -> None:
     bad = Fake(status=lambda t: "diverged" if t.optimizer == "adamomentum" and t.role == "tune" else "ok")
-    results, made = gathered(tmp_path, bad)
-    assert {c.outcome for c in made.comparisons if not c.control} == {"worse"}
-    judge = Judge(results, made)
+    results, tables = gathered(tmp_path, bad)
+    assert {c.outcome for c in tables.comparisons if not c.control} == {"worse"}
+    judge = Judge(results, tables)
     assert "contradicted here" in judge.claims()[1].verdict
     assert judge.place("digits") == (4, 4)
-    assert {c.outcome for c in made.speed} == {"worse"}
+    assert {c.outcome for c in tables.speed} == {"worse"}
 
 
 def test_a_game_has_no_training_loss_to_compare(tmp_path) -> None:
-    results, made = gathered(tmp_path, Fake(), ("pictures",))
-    assert made.loss_comparisons == []
-    _, found = verdicts(results, made)
-    assert found[1] == "not tested: the study has no vision task"
-    assert "first by mean on" in found[2]
+    results, tables = gathered(tmp_path, Fake(), ("pictures",))
+    assert tables.loss_comparisons == []
+    _, texts = verdicts(results, tables)
+    assert texts[1] == "not tested: the study has no vision task"
+    assert "first by mean on" in texts[2]
 
 
 @pytest.mark.parametrize(
@@ -101,21 +101,21 @@ def test_a_game_has_no_training_loss_to_compare(tmp_path) -> None:
     ],
 )
 def test_one_comparison_of_many_decides_no_claim(ahead, behind, neither, words) -> None:
-    def made(text: str) -> Comparison:
+    def outcome(text: str) -> Comparison:
         return Comparison("t", STEPS, "a", "b", False, NOTHING, None, None, text, True, text != NO_EVIDENCE)
 
-    found = [made("better")] * ahead + [made("worse")] * behind + [made(NO_EVIDENCE)] * neither
-    assert verdict(found, ("ahead", "behind")).startswith(words)
+    outcomes = [outcome("better")] * ahead + [outcome("worse")] * behind + [outcome(NO_EVIDENCE)] * neither
+    assert verdict(outcomes, ("ahead", "behind")).startswith(words)
 
 
 def test_what_could_not_have_been_significant_is_counted() -> None:
     """Of 7 comparisons of a task with few pairs that differ: 2 / 2^n times 7 is below 0.05 from 9 pairs on."""
     few, many = (compare_paired([1.0] * n, [2.0] * n, "lower") for n in (8, 9))
-    made = [
+    comparisons = [
         Comparison("t", STEPS, "a", str(i), False, few if i < 3 else many, None, None, NO_EVIDENCE, True)
         for i in range(7)
     ]
-    assert undecidable(made) == 3
+    assert undecidable(comparisons) == 3
 
 
 OWN = """
@@ -141,14 +141,14 @@ def test_an_own_optimizer_counts_by_its_kind_or_is_named(tmp_path) -> None:
 
     worse = dict.fromkeys(("adamw", "adabelief", "sgdm", "mine", "mysgd"), 0.5)
     results = gather(run(tmp_path, own(), Fake(worse)))
-    made = build(results)
+    tables = build(results)
     for kinds, adaptive, sgd, left_out in (
         ({}, 2, 1, "NAdam, SGD"),
         ({"mine": 'kind = "adaptive"'}, 3, 1, "SGD"),
         ({"mine": 'kind = "adaptive"', "mysgd": 'kind = "sgd"'}, 3, 2, ""),
         ({"mine": 'kind = "other"', "mysgd": 'kind = "adaptive"'}, 3, 1, "NAdam"),
     ):
-        claim = Judge(replace(results, study=own(**kinds)), made).claims()[1]
+        claim = Judge(replace(results, study=own(**kinds)), tables).claims()[1]
         assert f"against adaptive methods supported here: better in {adaptive}, worse in 0" in claim.verdict
         assert f"against SGD better in {sgd}," in claim.verdict
         said = [text for text in claim.evidence if text.startswith("Left out")]

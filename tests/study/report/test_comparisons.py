@@ -35,20 +35,20 @@ def test_an_outcome_in_words(a, b, words) -> None:
 
 
 def test_more_divergences_decide_by_rank(tmp_path) -> None:
-    _, made = gathered(tmp_path, Fake({}, status("final", "adamomentum", range(8), "diverged")))
-    for c in made.comparisons:
+    _, tables = gathered(tmp_path, Fake({}, status("final", "adamomentum", range(8), "diverged")))
+    for c in tables.comparisons:
         assert (c.outcome, c.by_rank, c.paired.lost_a, c.paired.n) == ("worse", True, 8, 0)
 
 
 def test_controls_are_compared_with_both_that_they_are_made_of(whole) -> None:
-    results, made = whole
-    found = {c.other: c for c in made.controls}
-    assert list(found) == ["adamw", "adamomentum"]
+    results, tables = whole
+    controls = {c.other: c for c in tables.controls}
+    assert list(controls) == ["adamw", "adamomentum"]
     mine = final(results, "digits", "adamw-rate", "test_accuracy", "control")
-    for other, c in found.items():
+    for other, c in controls.items():
         theirs = final(results, "digits", other, "test_accuracy")[:3]
         assert c.paired.difference.mean == pytest.approx((mine - theirs).mean())
-    assert found["adamomentum"].outcome == "worse"
+    assert controls["adamomentum"].outcome == "worse"
 
 
 @pytest.mark.parametrize("count", [5, 6])
@@ -86,8 +86,8 @@ def test_adamw_is_the_measure_by_what_it_is_not_by_its_name(tmp_path) -> None:
         "[optimizers.own]", '[optimizers.sharp]\nbase = "adamw"\ncontrol = true\n[optimizers.w]\nbase = "adamw"\n'
         "[optimizers.own]")  # fmt: skip
     assert studyfile.parse(own, "own").called("adamw") == ""
-    made = studyfile.parse(renamed, "own")
-    assert (made.called("adamw"), made.called("adamomentum"), made.called("adam")) == ("w", "adamomentum", "")
+    study = studyfile.parse(renamed, "own")
+    assert (study.called("adamw"), study.called("adamomentum"), study.called("adam")) == ("w", "adamomentum", "")
     quality = dict.fromkeys(("w", "sharp"), 0.1)
-    results = gather(run(tmp_path, made.only(("digits",)), Fake(quality)))
+    results = gather(run(tmp_path, study.only(("digits",)), Fake(quality)))
     assert build(results).across.anchor == "w"
