@@ -72,8 +72,8 @@ def test_it_is_planned_run_resumed_and_reported(own, tmp_path) -> None:
     call("export", own, "--out", out, "--to", tmp_path / "archive")
     assert "10 trials taken up" in call("import", own, tmp_path / "archive", "--out", tmp_path / "new")
     taken = finished(tmp_path / "new")
-    assert {name: trial["result"]["final"] for name, trial in taken.items()} == {
-        name: trial["result"]["final"] for name, trial in kept.items()
+    assert {name: trial["final"] for name, trial in taken.items()} == {
+        name: trial["final"] for name, trial in kept.items()
     }
 
 
