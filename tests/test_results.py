@@ -68,9 +68,52 @@ def test_the_table(trials) -> None:
             assert cell.replace("**", "") == expected + (f", {diverged} diverge" if diverged else ""), (label, task)
 
 
+SWAPS = {"drop-in": "swap", "v of the momentum": "swap-momentum", "Nesterov": "swap-nesterov", "NAdamW": "swap-nadamw"}
+# Rows of the table of swapped lines: task, and what the names of the controls end with.
+SWAPPED = {
+    "MNIST-5k, accuracy %": ("mnist5k", ""),
+    "MNIST-1D, accuracy %": ("mnist1d", ""),
+    "Wikipedia LSTM, perplexity": ("wikipedia", ""),
+    "MNIST-5k without warm-up": ("mnist5k", "-no-warmup"),
+    "MNIST-1D without warm-up": ("mnist1d", "-no-warmup"),
+    "Wikipedia LSTM without warm-up": ("wikipedia", "-no-warmup"),
+    "MNIST-1D, batch 640": ("mnist1d", "-batch-640"),
+    "MNIST-1D, full batch": ("mnist1d", "-full-batch"),
+}
+
+
+def test_the_table_of_swapped_lines(trials) -> None:
+    measures = {task: (column, factor) for task, column, factor, _ in COLUMNS}
+
+    def values(task: str, control: str) -> pd.Series:
+        role = "final" if control == "adamw" else "control"
+        mine = trials[(trials.task == task) & (trials.role == role) & (trials.optimizer == control)]
+        column, factor = measures[task]
+        assert len(mine) == 10
+        assert (mine.status == "ok").all()
+        return mine.set_index("replicate")[column] * factor
+
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\| .*\|$", PAGE, re.M)]
+    [header] = [line for line in lines if line[2:] == list(SWAPS)]
+    table = {line[0]: line[1:] for line in lines if line[0] in SWAPPED}
+    assert table.keys() == SWAPPED.keys()
+    for name, (adamw, *cells) in table.items():
+        task, suffix = SWAPPED[name]
+        base = values(task, f"adamw{suffix}")
+        assert adamw == f"{base.mean():.2f}"
+        for form, cell in zip(header[2:], cells, strict=True):
+            difference = values(task, SWAPS[form] + suffix) - base
+            half = stats.t.ppf(0.975, 9) * difference.std(ddof=1) / math.sqrt(10)
+            mean = difference.mean()
+            expected = f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
+            better = (mean > 0) == (task != "wikipedia")
+            mark = "" if abs(mean) <= half else "**" if better else "*"
+            assert cell == f"{mark}{expected}{mark}", (name, form)
+
+
 def test_the_kept_trials_are_those_of_the_study(kept) -> None:
     """But for the controls that came after it was run."""
-    [(count, more)] = re.findall(r"These are ([\d,]+) trials,.* another ([\d,]+) trials, came later", PAGE, re.S)
+    [(count, more)] = re.findall(r"These are ([\d,]+) trials:.* the other ([\d,]+) have not been run", PAGE, re.S)
     finished, planned = set(kept.results), set(kept.plan.by_id)
     assert (len(finished), len(planned - finished)) == tuple(int(n.replace(",", "")) for n in (count, more))
     later = {c.name for c in kept.study.controls if c.name.startswith(("swap", "adamw-"))}

@@ -90,14 +90,14 @@ def test_the_swapped_line_is_shown_beside_those_that_were_tuned(tmp_path, tiny_d
     results = gather(run(tmp_path, study, Fake({"adamomentum-for-adamw": 0.8})))
     tables = build(results)
     rows = {row[0]: row for row in Sheets(results, tables).task("images").rows}
-    mine = rows["AdaMomentum for AdamW"]
+    mine = rows["Drop-in"]
     assert mine[1] == f"lr {results.choices['images', 'adamw'].setting['lr']:g}"
     assert mine[-1] == "at the setting of AdamW, not searched"
     console = Console(file=io.StringIO(), width=200)
     say_results(results, tables, console)
     printed = console.file.getvalue()
-    assert re.search(r"AdaMomentum for AdamW\W+lr 0", printed)
-    assert re.search(r"images: AdaMomentum for AdamW - AdamW, accuracy: -\S+ points \(.*\): worse", printed)
+    assert re.search(r"Drop-in\W+lr 0", printed)
+    assert re.search(r"images: Drop-in - AdamW, accuracy: -\S+ points \(.*\): worse", printed)
 
 
 def middle(t: Planned) -> float:

@@ -23,7 +23,7 @@ from adamomentum.terminal import say
 FAMILY = "image-classification"
 DROP_IN = Control(
     name="adamomentum-for-adamw",
-    label="AdaMomentum for AdamW",
+    label="Drop-in",
     optimizer="adamomentum",
     setting_from="adamw",
     hyperparameters={"adjust_lr": "match_rms_adamw"},
