@@ -117,7 +117,7 @@ def test_the_kept_trials_are_those_of_the_study(kept) -> None:
     finished, planned = set(kept.results), set(kept.plan.by_id)
     assert (len(finished), len(planned - finished)) == tuple(int(n.replace(",", "")) for n in (count, more))
     later = {c.name for c in kept.study.controls if c.name.startswith(("swap", "adamw-"))}
-    assert {name for _, _, name in kept.missing} == later
+    assert {name for _, _, name in kept.missing} <= later
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def without_digits_of_no_use(record: object) -> object:
     spec, result = from_record(json.dumps(record).encode())
 
     def short(values):
-        return [None if x is None else float(f"{x:.6e}") for x in values]
+        return [None if x is None else float(f"{x:.5e}") for x in values]
 
     curve = {name: short(values) for name, values in result.curve.items()}
     timing = dict(zip(result.timing, short(result.timing.values()), strict=True))

@@ -26,7 +26,7 @@ from adamomentum.study.trial import TrialResult
 T = TypeVar("T")
 
 TRIALS, DATA, STUDY = "trials.jsonl.xz", "data.json", "study.json"
-CURVE_DIGITS = 7
+CURVE_DIGITS = 6
 MOST_LINE = 2**24
 """Bytes of one trial. Those of the studies that come along have 20,000 at most."""
 
@@ -38,7 +38,7 @@ class ArchiveError(Exception):
 def write(folder: Folder, to: Path, plan: Plan, results: Mapping[str, TrialResult]) -> int:
     """Write all finished trials of the plan into the folder ``to``; returns how many they are.
 
-    Curves and times are written in :data:`CURVE_DIGITS` digits, which says all that float32 can tell and takes half the
+    Curves and times are written in :data:`CURVE_DIGITS` digits, as many as float32 is sure of, which takes half the
     space; what a trial ends with is written in full.
 
     Raises:
