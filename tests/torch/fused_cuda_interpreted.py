@@ -295,7 +295,7 @@ def test_the_optimizers_way_to_the_kernel(state_dtype):
             q.grad = p.grad.clone()
         skip = torch.tensor([1.0 if t == 2 else 0.0])
         rows = [(p, p.grad, opt.state[p]) for p in ours]
-        rule = _rule_of(opt.param_groups[0], False, 0.5)
+        rule = _rule_of(opt.param_groups[0], False, 0.5, 1)
         with pytest.raises(RuntimeError, match="a captured step with a GradScaler needs the fused kernel for every"):
             take_step(rows, None, rule, "triton", capturable=True, found_inf=skip)
         found_inf = skip if t % 2 == 0 else None
