@@ -159,7 +159,7 @@ def test_a_narrow_terminal_cuts_no_number(whole) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs process groups")
-@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("how", ["Ctrl-C", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_what_is_finished_is_kept_when_it_is_stopped(npz, tmp_path, how, inline) -> None:
     """Ctrl-C goes to driver and workers, SIGTERM, as ``timeout`` sends it, to the driver and then to all."""
     out = tmp_path / "out"

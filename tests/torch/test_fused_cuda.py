@@ -82,6 +82,7 @@ def test_the_kernel_reads_each_number_from_its_column():
     assert [getattr(kernel, f"_{name.upper()}").value for name in MATRIX_COLUMNS] == list(range(len(MATRIX_COLUMNS)))
 
 
+@pytest.mark.slow
 def test_importing_the_library_does_not_import_triton():
     # Torch may have imported it already, so look whether it could be done without.
     code = "import sys; sys.modules['triton'] = None; import adamomentum.torch.fused_cuda"
