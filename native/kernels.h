@@ -7,7 +7,7 @@ namespace adamomentum {
 
 enum Param : uint8_t { kFloat32, kFloat64, kFloat16, kBFloat16, kParams };
 // Moments: kCodes are bytes with an exponent a block, as adamomentum/torch/precision.py specifies them.
-enum State : uint8_t { kState32, kState64, kStateBF16, kCodes, kStates };
+enum State : uint8_t { kState32, kState64, kStateBF16, kCodes };
 
 // How a parameter of half precision is rounded, as adamomentum/torch/rounding.py specifies it; wider ones are kNearest.
 enum Rounding : uint8_t { kNearest, kStochastic, kKahan, kMaster, kRoundings };
@@ -61,10 +61,11 @@ extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 #endif
 
+// Of their own in each file that includes this, as nothing may be shared between instruction sets.
 static constexpr int64_t size_of(Param p) { return p == kFloat64 ? 8 : p == kFloat32 ? 4 : 2; }
 static constexpr int64_t size_of(State s) { return s == kState64 ? 8 : s == kState32 ? 4 : s == kStateBF16 ? 2 : 1; }
 
-// Of their own in each file, as nothing is shared between instruction sets. float64 goes with float64 alone, and wider parameters than half precision are not rounded.
+// float64 goes with float64 alone, and wider parameters than half precision are not rounded.
 static constexpr bool is_supported(Param p, State s, Rounding r) {
   const bool half = p == kFloat16 || p == kBFloat16;
   return (p == kFloat64) == (s == kState64) && (half || r == kNearest) && !(p == kFloat16 && r == kStochastic);

@@ -49,21 +49,16 @@ constexpr uint32_t kByPosition = 0xD1B54A33u, kByStepM = 0xABC98389u, kByStepV =
 
 struct F32 {
   using Stored = float;
-  using Number = float;
   INLINE float load(float x) { return x; }
-  INLINE float store(float x) { return x; }
 };
 
 struct F64 {
   using Stored = double;
-  using Number = double;
   INLINE double load(double x) { return x; }
-  INLINE double store(double x) { return x; }
 };
 
 struct BF16 {
   using Stored = uint16_t;
-  using Number = float;
   INLINE float load(uint16_t x) { return float_of(static_cast<uint32_t>(x) << 16); }
   INLINE uint32_t rounded_bits(float x) {  // to nearest, ties to even
     uint32_t u = bits_of(x);
@@ -88,7 +83,6 @@ struct BF16 {
 // No arithmetic on subnormal float32 numbers, which are flushed to zero while a kernel runs.
 struct F16 {
   using Stored = uint16_t;
-  using Number = float;
   INLINE float load(uint16_t h) {
     uint32_t magnitude = static_cast<uint32_t>(h & 0x7FFFu) << 13;
     uint32_t normal = magnitude + (112u << 23);
@@ -134,27 +128,28 @@ INLINE uint32_t random_at(const Block &b, uint32_t step, uint32_t by_step) {
 using Read = void (*)(const Block &, float *);
 using Write = void (*)(const Block &, uint32_t step, const float *);
 
-template <class P> void read_grad(const Block &b, float *RESTRICT x) {
-  const typename P::Stored *RESTRICT g = b.at<typename P::Stored>(b.span.g);
-  for (int i = 0; i < b.n; ++i) x[i] = P::load(g[i]);
+template <class P> INLINE void widen(const typename P::Stored *RESTRICT stored, int n, float *RESTRICT x) {
+  for (int i = 0; i < n; ++i) x[i] = P::load(stored[i]);
 }
+
+template <class P>
+INLINE void round_by_chance(typename P::Stored *RESTRICT stored, int n, uint32_t random, const float *RESTRICT x) {
+  for (int i = 0; i < n; ++i) stored[i] = P::store_randomly(x[i], random + static_cast<uint32_t>(i) * kByPosition);
+}
+
+template <class P> void read_grad(const Block &b, float *x) { widen<P>(b.at<typename P::Stored>(b.span.g), b.n, x); }
 
 // Parameters: the float32 number that one stands for, with what rounding has kept of it; and how that is stored.
 
-template <class P> void read_param(const Block &b, float *RESTRICT x) {
-  const typename P::Stored *RESTRICT p = b.at<typename P::Stored>(b.span.p);
-  for (int i = 0; i < b.n; ++i) x[i] = P::load(p[i]);
-}
+template <class P> void read_param(const Block &b, float *x) { widen<P>(b.at<typename P::Stored>(b.span.p), b.n, x); }
 
 template <class P> void write_nearest(const Block &b, uint32_t, const float *RESTRICT x) {
   typename P::Stored *RESTRICT p = b.at<typename P::Stored>(b.span.p);
   for (int i = 0; i < b.n; ++i) p[i] = P::store(x[i]);
 }
 
-template <class P> void write_stochastic(const Block &b, uint32_t step, const float *RESTRICT x) {
-  typename P::Stored *RESTRICT p = b.at<typename P::Stored>(b.span.p);
-  const uint32_t random = random_at(b, step, kByStepP);
-  for (int i = 0; i < b.n; ++i) p[i] = P::store_randomly(x[i], random + static_cast<uint32_t>(i) * kByPosition);
+template <class P> void write_stochastic(const Block &b, uint32_t step, const float *x) {
+  round_by_chance<P>(b.at<typename P::Stored>(b.span.p), b.n, random_at(b, step, kByStepP), x);
 }
 
 template <class P> void read_kahan(const Block &b, float *RESTRICT x) {
@@ -198,21 +193,13 @@ template <class P> void write_master(const Block &b, uint32_t, const float *REST
 
 // Moments in bfloat16, rounded stochastically.
 
-INLINE void read_bf16(const uint16_t *RESTRICT stored, int n, float *RESTRICT x) {
-  for (int i = 0; i < n; ++i) x[i] = BF16::load(stored[i]);
-}
-
-INLINE void write_bf16(uint16_t *RESTRICT stored, int n, uint32_t random, const float *RESTRICT x) {
-  for (int i = 0; i < n; ++i) stored[i] = BF16::store_randomly(x[i], random + static_cast<uint32_t>(i) * kByPosition);
-}
-
-void read_m_bf16(const Block &b, float *x) { read_bf16(b.at<uint16_t>(b.span.m), b.n, x); }
-void read_v_bf16(const Block &b, float *x) { read_bf16(b.at<uint16_t>(b.span.v), b.n, x); }
+void read_m_bf16(const Block &b, float *x) { widen<BF16>(b.at<uint16_t>(b.span.m), b.n, x); }
+void read_v_bf16(const Block &b, float *x) { widen<BF16>(b.at<uint16_t>(b.span.v), b.n, x); }
 void write_m_bf16(const Block &b, uint32_t step, const float *x) {
-  write_bf16(b.at<uint16_t>(b.span.m), b.n, random_at(b, step, kByStepM), x);
+  round_by_chance<BF16>(b.at<uint16_t>(b.span.m), b.n, random_at(b, step, kByStepM), x);
 }
 void write_v_bf16(const Block &b, uint32_t step, const float *x) {
-  write_bf16(b.at<uint16_t>(b.span.v), b.n, random_at(b, step, kByStepV), x);
+  round_by_chance<BF16>(b.at<uint16_t>(b.span.v), b.n, random_at(b, step, kByStepV), x);
 }
 
 // Moments in 8-bit codes: see adamomentum/torch/precision.py for the format.
@@ -390,10 +377,11 @@ INLINE void update_in(Form form, T *theta, const T *grad, T *m, T *v, T *v_max, 
 // well, and stops at each page: a tenth of the time on arrays larger than the caches.
 constexpr int64_t kAhead = 2048;
 
-INLINE void prefetch(const void *start, int64_t size, const Block &b) {
-  if (b.begin + kBlock + kAhead / size > b.span.n) return;
-  const char *next = static_cast<const char *>(start) + b.begin * size + kAhead;
-  for (int64_t k = 0; k < kBlock * size; k += 64) __builtin_prefetch(next + k);
+// Elements [begin, begin + length) of n are read now, each of so many bytes.
+INLINE void prefetch(const void *start, int64_t size, int64_t begin, int64_t length, int64_t n) {
+  if (begin + length + kAhead / size > n) return;
+  const char *next = static_cast<const char *>(start) + begin * size + kAhead;
+  for (int64_t k = 0; k < length * size; k += 64) __builtin_prefetch(next + k);
 }
 
 void update_double(const Span &s, const Numbers &numbers) {
@@ -414,8 +402,9 @@ void update_float(Param param, State state, Rounding rounding, const Span &s, co
   alignas(64) float theta_buffer[kBlock], g_buffer[kBlock], m_buffer[kBlock], v_buffer[kBlock];
   for (int64_t begin = 0; begin < s.n; begin += kBlock) {
     const Block b{s, begin, static_cast<int>(s.n - begin < kBlock ? s.n - begin : kBlock)};
-    prefetch(s.p, of_param, b), prefetch(s.g, of_param, b), prefetch(s.m, of_state, b), prefetch(s.v, of_state, b);
-    if (s.kept) prefetch(s.kept, of_kept, b);
+    prefetch(s.p, of_param, begin, kBlock, s.n), prefetch(s.g, of_param, begin, kBlock, s.n);
+    prefetch(s.m, of_state, begin, kBlock, s.n), prefetch(s.v, of_state, begin, kBlock, s.n);
+    if (s.kept) prefetch(s.kept, of_kept, begin, kBlock, s.n);
     if (stages.param) stages.param(b, theta_buffer), stages.grad(b, g_buffer);
     if (stages.m) stages.m(b, m_buffer), stages.v(b, v_buffer);
     float *theta = stages.param ? theta_buffer : b.at<float>(s.p);
@@ -439,7 +428,7 @@ template <class P> double square_sum(const void *data, int64_t n) {
   double sums[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
-    if (i + kAhead + kLanes <= n) __builtin_prefetch(g + i + kAhead);
+    prefetch(g, sizeof(*g), i, kLanes, n);
     for (int k = 0; k < kLanes; ++k) {
       double x = static_cast<double>(P::load(g[i + k]));
       sums[k] += x * x;
