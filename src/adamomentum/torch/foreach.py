@@ -88,24 +88,24 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
         grads = list(torch._foreach_mul(grads, rule.grad_factor.to(grads[0].device, dtype)))
     elif rule.grad_factor != 1:
         grads = list(torch._foreach_mul(grads, rule.grad_factor))
-    aheads = grads if rule.passes == 1 else list(torch._foreach_mul(grads, rule.passes))
+    looks_ahead = rule.lookahead or rule.nesterov
+    last = grads if looks_ahead and rule.passes != 1 else []
     if rule.l2:
-        same = aheads is grads
         grads = list(torch._foreach_add(grads, thetas, alpha=rule.l2))
-        aheads = grads if same else list(torch._foreach_add(aheads, thetas, alpha=rule.l2))
 
     _lerp_(exp_avgs, _to(grads, exp_avgs[0].dtype), n.m_weight[0])
-    del grads
     lookaheads = exp_avgs
-    if rule.lookahead or rule.nesterov:
+    if looks_ahead:
+        aheads = list(torch._foreach_add(grads, last, alpha=rule.passes - 1)) if last else grads
         lookaheads = _to(aheads, exp_avgs[0].dtype)
+        del aheads
         if lookaheads is columns[1]:  # gradients are never written
             lookaheads = list(torch._foreach_sub(lookaheads, exp_avgs))
         else:
             torch._foreach_sub_(lookaheads, exp_avgs)
         torch._foreach_mul_(lookaheads, n.m_weight[0])
         torch._foreach_add_(lookaheads, exp_avgs)
-    del aheads
+    del grads, last
     averaged = lookaheads if rule.lookahead else exp_avgs
     torch._foreach_mul_(exp_avg_sqs, n.beta2[0])
     _addcmul_(exp_avg_sqs, averaged, averaged, n.v_weight)

@@ -178,8 +178,8 @@ def fused_cuda_update(
         for (param_dtype, state_dtype, step_dtype), indices in alike.items():
             steps_on_device = _steps_on_device(rows[indices[0]][2][STEP], device)
             rounding = rule.rounding if rounds(rows[indices[0]][0], rule.rounding) else "nearest"
-            columns = [EXP_AVG, EXP_AVG_SQ]
-            columns.append(MAX_EXP_AVG_SQ if rule.amsgrad and state_dtype == torch.float32 else "")
+            amsgrad = rule.amsgrad and state_dtype == torch.float32
+            columns = [EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ if amsgrad else ""]
             columns.extend(SCALES if state_dtype == torch.uint8 else ("", ""))
             columns.append(ROUNDING_STATE.get(rounding, ""))
             entries: list[tuple[int, ...]] = []  # in the order of the kernel's ENTRY
@@ -209,7 +209,7 @@ def fused_cuda_update(
                 found_inf,
                 PARAM=_in_triton(kernel, param_dtype),
                 STATE=_in_triton(kernel, state_dtype),
-                AMSGRAD=rule.amsgrad and state_dtype == torch.float32,
+                AMSGRAD=amsgrad,
                 HAS_L2=rule.l2 != 0,
                 LOOKAHEAD=rule.lookahead,
                 NESTEROV=rule.nesterov,

@@ -114,44 +114,14 @@ def update_chunk(
     # Only without a mask, and from addresses known to be multiples of 16, are loads and stores 16 bytes wide.
     if (numel - first >= CHUNK) & (addresses % 16 == 0):
         _update_tile(
-            entry,
-            first,
-            numel,
-            numbers,
-            grad_factor,
-            l2,
-            passes,
-            PARAM,
-            STATE,
-            AMSGRAD,
-            HAS_L2,
-            LOOKAHEAD,
-            NESTEROV,
-            ROUNDING,
-            STEP,
-            CHUNK,
-            True,
-        )
+            entry, first, numel, numbers, grad_factor, l2, passes,
+            PARAM, STATE, AMSGRAD, HAS_L2, LOOKAHEAD, NESTEROV, ROUNDING, STEP, CHUNK, True,
+        )  # fmt: skip
     else:
         _update_tile(
-            entry,
-            first,
-            numel,
-            numbers,
-            grad_factor,
-            l2,
-            passes,
-            PARAM,
-            STATE,
-            AMSGRAD,
-            HAS_L2,
-            LOOKAHEAD,
-            NESTEROV,
-            ROUNDING,
-            STEP,
-            CHUNK,
-            False,
-        )
+            entry, first, numel, numbers, grad_factor, l2, passes,
+            PARAM, STATE, AMSGRAD, HAS_L2, LOOKAHEAD, NESTEROV, ROUNDING, STEP, CHUNK, False,
+        )  # fmt: skip
 
 
 @triton.jit

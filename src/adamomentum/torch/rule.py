@@ -90,15 +90,17 @@ def update_one(
     theta, grad = param.to(dtype), grad.to(dtype)
     if isinstance(rule.grad_factor, Tensor) or rule.grad_factor != 1:
         grad = grad * (rule.grad_factor.to(dtype) if isinstance(rule.grad_factor, Tensor) else rule.grad_factor)
-    ahead = grad if rule.passes == 1 else grad * rule.passes
+    last = grad
     if rule.l2:
-        grad, ahead = grad.add(theta, alpha=rule.l2), ahead.add(theta, alpha=rule.l2)
+        grad = grad.add(theta, alpha=rule.l2)
 
     exp_avg.lerp_(grad.to(exp_avg.dtype), n.m_weight)
     if rule.differentiable:  # autograd keeps what is read below, and the next step overwrites it
         exp_avg = exp_avg.clone()
-    looks_ahead = rule.lookahead or rule.nesterov
-    lookahead = exp_avg.lerp(ahead.to(exp_avg.dtype), n.m_weight) if looks_ahead else exp_avg
+    lookahead = exp_avg
+    if rule.lookahead or rule.nesterov:
+        ahead = grad if rule.passes == 1 else grad.add(last, alpha=rule.passes - 1)
+        lookahead = exp_avg.lerp(ahead.to(exp_avg.dtype), n.m_weight)
     averaged = lookahead if rule.lookahead else exp_avg
     _addcmul_(exp_avg_sq.mul_(n.beta2), averaged, averaged, n.v_weight)
     v = exp_avg_sq + n.eps_sum
