@@ -32,7 +32,7 @@ except ModuleNotFoundError as error:
 
 from adamomentum.keras_files import MARK, Layout, recognise, writer_of
 from adamomentum.keras_rounding import rounded_by_chance
-from adamomentum.second_moment import AdjustLR, SecondMoment, adam_ratio, check_choices, looks_ahead, white_noise_mean
+from adamomentum.second_moment import AdjustLR, SecondMoment, adam_ratio, checked_lookahead, white_noise_mean
 
 __all__ = ["AdaMomentum"]
 
@@ -123,16 +123,7 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         beta_1 = _checked("beta_1", beta_1, below_one=True)
         beta_2 = _checked("beta_2", beta_2, below_one=True)
         epsilon = _checked("epsilon", epsilon)
-        for switch, value in (("nesterov", nesterov), ("full_bias_correction", full_bias_correction)):
-            if not isinstance(value, bool):
-                raise TypeError(f"{switch} must be True or False, got {value!r}")
-        choices = {
-            "adjust_lr": adjust_lr,
-            "second_moment": second_moment,
-            "nesterov": nesterov,
-            "full_bias_correction": full_bias_correction,
-        }
-        check_choices(choices)
+        lookahead = checked_lookahead(adjust_lr, second_moment, nesterov, full_bias_correction)
         if rounding not in ("nearest", "stochastic"):
             raise ValueError(f"rounding must be 'nearest' or 'stochastic', got {rounding!r}")
         if weight_decay is not None:
@@ -156,7 +147,7 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.beta_1, self.beta_2, self.epsilon, self.amsgrad = beta_1, beta_2, epsilon, amsgrad
         self.adjust_lr, self.second_moment, self.nesterov = adjust_lr, second_moment, nesterov
         self.full_bias_correction, self.rounding = full_bias_correction, rounding
-        self._lookahead = looks_ahead(choices)
+        self._lookahead = lookahead
         self._undecayed_names: tuple[str, ...] = ()
         self._undecayed_keys: tuple[Any, ...] = ()
         # What was loaded, until build sees the variables: whether each was excluded by var_list.

@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
         f'adamomentum.optax needs jax and optax, {error.name} is not installed: run pip install "adamomentum[jax]"'
     ) from error
 
-from adamomentum.second_moment import AdjustLR, SecondMoment, check_choices, looks_ahead, white_noise_mean
+from adamomentum.second_moment import AdjustLR, SecondMoment, checked_lookahead, white_noise_mean
 
 __all__ = [
     "ScaleByAdaMomentumState",
@@ -109,7 +109,7 @@ def scale_by_adamomentum(
         ValueError: if an argument is out of range, or does not go with ``full_bias_correction``. Arrays under tracing
             are not looked into.
     """
-    lookahead = _looks_ahead(adjust_lr, second_moment, nesterov, full_bias_correction)
+    lookahead = checked_lookahead(adjust_lr, second_moment, nesterov, full_bias_correction)
     b1, b2 = _number("b1", b1, below_one=True), _number("b2", b2, below_one=True)
     eps = _number("eps", eps)
     mu_dtype, nu_dtype = _moment_dtype("mu_dtype", mu_dtype), _moment_dtype("nu_dtype", nu_dtype)
@@ -299,7 +299,7 @@ def from_adam(
         >>> optimizer = adamomentum(1e-3, weight_decay=1e-4, adjust_lr="match_rms_adamw")
         >>> state = from_adam(adam_state, adjust_lr="match_rms_adamw")
     """
-    lookahead = _looks_ahead(adjust_lr, second_moment, nesterov, full_bias_correction)
+    lookahead = checked_lookahead(adjust_lr, second_moment, nesterov, full_bias_correction)
     b1, b2 = _number("b1", b1, below_one=True), _number("b2", b2, below_one=True)
     eps = _number("eps", eps)
     if nu not in (None, "keep", "scale"):
@@ -438,21 +438,6 @@ def _update(
     else:
         v_hat = v_max.astype(wide) * scalar(numbers.by_mean)
     return _Leaf((moves / (scalar(numbers.c1) * jnp.sqrt(v_hat))).astype(dtype), m, v, v_max)
-
-
-def _looks_ahead(adjust_lr: Any, second_moment: Any, nesterov: bool, full_bias_correction: bool) -> bool:
-    """Return whether v averages the square of the look-ahead momentum, of options that are checked."""
-    for name, value in (("nesterov", nesterov), ("full_bias_correction", full_bias_correction)):
-        if not isinstance(value, bool):
-            raise TypeError(f"{name} must be True or False, got {value!r}")
-    choices = {
-        "adjust_lr": adjust_lr,
-        "second_moment": second_moment,
-        "nesterov": nesterov,
-        "full_bias_correction": full_bias_correction,
-    }
-    check_choices(choices)
-    return looks_ahead(choices)
 
 
 def _number(name: str, value: Number, *, below_one: bool = False) -> Number:

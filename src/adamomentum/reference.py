@@ -104,9 +104,9 @@ def white_noise_mean(t: float, betas: tuple[float, float], *, lookahead: bool = 
         kappa_t, to a relative error of 1e-12 also where beta2 is near beta1^2.
     """
     beta1, beta2 = betas
-    p, q2 = (
-        (beta1**2, (1 - beta1**2) ** 2 + (1 - beta1) ** 2 * (passes - 1)) if lookahead else (beta1, (1 - beta1) ** 2)
-    )
+    p, q2 = beta1, (1 - beta1) ** 2
+    if lookahead:
+        p, q2 = beta1**2, (1 - beta1**2) ** 2 + (1 - beta1) ** 2 * (passes - 1)
     c = (1 - beta1) / (1 + beta1)
     correction2 = -math.expm1(t * math.log(beta2)) if beta2 else 1.0
 

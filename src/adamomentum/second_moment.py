@@ -26,6 +26,7 @@ __all__ = [
     "SecondMoment",
     "adam_ratio",
     "check_choices",
+    "checked_lookahead",
     "looks_ahead",
     "white_noise_mean",
 ]
@@ -69,6 +70,26 @@ def check_choices(options: Mapping[str, Any]) -> None:
         )
 
 
+def checked_lookahead(adjust_lr: Any, second_moment: Any, nesterov: Any, full_bias_correction: Any) -> bool:
+    """Check the four options as their users wrote them, and return whether v averages the look-ahead momentum's square.
+
+    Raises:
+        TypeError: if a switch is no bool.
+        ValueError: as :func:`check_choices` raises it.
+    """
+    for name, value in (("nesterov", nesterov), ("full_bias_correction", full_bias_correction)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+    options = {
+        "adjust_lr": adjust_lr,
+        "second_moment": second_moment,
+        "nesterov": nesterov,
+        "full_bias_correction": full_bias_correction,
+    }
+    check_choices(options)
+    return looks_ahead(options)
+
+
 def looks_ahead(options: Mapping[str, Any]) -> bool:
     """Whether v averages the square of the look-ahead momentum.
 
@@ -94,8 +115,7 @@ def adam_ratio(t: float, beta1: float, beta2: float, *, lookahead: bool = False)
         lookahead: whether v averages the square of the look-ahead momentum.
     """
     if math.isinf(t):
-        p, q2 = (beta1**2, (1 - beta1**2) ** 2) if lookahead else (beta1, (1 - beta1) ** 2)
-        return q2 + p**2 * (1 - beta1) / (1 + beta1)
+        beta2 = 0.0  # the limit is the same for all
     correction2 = -math.expm1(t * math.log(beta2)) if beta2 else 1.0
     return reference.white_noise_mean(t, (beta1, beta2), lookahead=lookahead) / correction2
 

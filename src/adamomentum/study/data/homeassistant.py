@@ -19,7 +19,7 @@ from typing import Any
 from adamomentum.study.data.base import SPLITS, DataError
 from adamomentum.study.data.cache import Arrays, cached
 from adamomentum.study.data.parallel_text import Pairs, ParallelText, from_arrays, to_arrays, train_subwords
-from adamomentum.study.data.wheel import Wheel, check, download
+from adamomentum.study.data.wheel import Wheel, check_given, download
 
 WHEEL = Wheel("homeassistant", "2024.3.3", "6e1ec2c07441d63fdcfb8acd2c4bbb6f68bc97330855784d3623d10c38fe3577")
 LICENCE = (
@@ -53,12 +53,7 @@ def home_assistant(subwords: int, source: Path | None = None, cache: Path | None
     def make() -> tuple[Arrays, dict[str, str]]:
         return _make(subwords, source)
 
-    if source is not None:
-        if not source.is_file():
-            raise DataError(
-                f"--data home-assistant=FILE takes the wheel {WHEEL.name} {WHEEL.version}; {source} is no file"
-            )
-        check(source, WHEEL)  # also where the cache would do: what is given is used or refused
+    check_given("home-assistant", WHEEL, source)
     arrays = cached(f"homeassistant-{WHEEL.sha256[:12]}-v{VERSION}-bpe{subwords}", make, cache)
     return from_arrays("Home Assistant, German to English", arrays)
 

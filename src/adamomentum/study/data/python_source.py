@@ -16,7 +16,7 @@ import numpy as np
 from adamomentum.study.data.base import SPLITS, DataError
 from adamomentum.study.data.cache import Arrays, cached
 from adamomentum.study.data.text import TextData
-from adamomentum.study.data.wheel import Wheel, check, download
+from adamomentum.study.data.wheel import Wheel, check_given, download
 
 WHEEL = Wheel("networkx", "3.4.2", "df5d4365b724cf81b8c6a7312509d0c22386097011ad1abe274afd5e9d3bbc5f")
 LICENCE = (
@@ -43,10 +43,7 @@ def python_source(source: Path | None = None, cache: Path | None = None) -> Text
     def make() -> tuple[Arrays, dict[str, str]]:
         return _make(source)
 
-    if source is not None:
-        if not source.is_file():
-            raise DataError(f"--data networkx=FILE takes the wheel {WHEEL.name} {WHEEL.version}; {source} is no file")
-        check(source, WHEEL)  # also where the cache would do: what is given is used or refused
+    check_given("networkx", WHEEL, source)
     arrays = cached(f"networkx-{WHEEL.sha256[:12]}-v{VERSION}", make, cache)
     tokens = {split: arrays[split].astype(np.int32) for split in SPLITS}
     return TextData("Python source of NetworkX", tuple(map(chr, range(256))), tokens, unit="bytes")

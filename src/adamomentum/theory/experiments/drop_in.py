@@ -26,7 +26,7 @@ from adamomentum.theory.drop_in import (
     stable_lr,
     white_noise_share,
 )
-from adamomentum.theory.experiments.frequency import update_rms
+from adamomentum.theory.experiments.frequency import frequency_axes, update_rms
 from adamomentum.theory.moments import ema_gain, noise_attenuation
 from adamomentum.theory.responses import FAMILIES, adversarial, fresh, responses
 from adamomentum.theory.steppers import COLOURS, LABELS, Stepper
@@ -586,13 +586,7 @@ def draw_frequencies(ax: Axes, data: Data) -> None:
     for averaged in BESIDE:
         ax.plot(omega, data[averaged], "o", color=COLOUR[averaged], label=LABEL[averaged], markersize=4)
         ax.plot(line, ema_gain(line, 0.9) / denominator(line, 0.9, averaged), color=COLOUR[averaged], linewidth=1)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    plain_ticks(ax.yaxis, [0.05, 0.1, 0.2, 0.5, 1])
-    plain_ticks(ax.xaxis, [0.05, 0.1, 0.3, 1, np.pi])
-    ax.xaxis.set_major_formatter(lambda v, _: "π" if abs(v - np.pi) < 1e-9 else f"{v:g}")
-    ax.set_xlabel("frequency of the gradient, radians a step")
-    ax.set_ylabel("RMS update, lr")
+    frequency_axes(ax)
     ax.set_title("Slower in signals, between the two in swings")
     ax.legend(loc="lower left")
 

@@ -100,13 +100,8 @@ def _unit(whose: str, beta1: float, deviation: float) -> Check:
     )
 
 
-def draw(ax: Axes, data: Data) -> None:
-    """Draw the RMS update of both optimizers against the frequency of the gradient."""
-    omega = np.asarray(data["omega"])
-    for name in ("adamomentum", "adam"):
-        ax.plot(omega, data[name], "o", color=COLOURS[name], label=LABELS[name], markersize=4)
-    ax.plot(omega, data["gain"], color=COLOURS["adam"], linewidth=1, label="|H|")
-    ax.axhline(1, color=COLOURS["adamomentum"], linewidth=1)
+def frequency_axes(ax: Axes) -> None:
+    """Scale and name the axes of an update against the frequency of the gradient."""
     ax.set_xscale("log")
     ax.set_yscale("log")
     plain_ticks(ax.yaxis, [0.05, 0.1, 0.2, 0.5, 1])
@@ -114,6 +109,16 @@ def draw(ax: Axes, data: Data) -> None:
     ax.xaxis.set_major_formatter(lambda v, _: "π" if abs(v - np.pi) < 1e-9 else f"{v:g}")
     ax.set_xlabel("frequency of the gradient, radians a step")
     ax.set_ylabel("RMS update, lr")
+
+
+def draw(ax: Axes, data: Data) -> None:
+    """Draw the RMS update of both optimizers against the frequency of the gradient."""
+    omega = np.asarray(data["omega"])
+    for name in ("adamomentum", "adam"):
+        ax.plot(omega, data[name], "o", color=COLOURS[name], label=LABELS[name], markersize=4)
+    ax.plot(omega, data["gain"], color=COLOURS["adam"], linewidth=1, label="|H|")
+    ax.axhline(1, color=COLOURS["adamomentum"], linewidth=1)
+    frequency_axes(ax)
     ax.set_title("What momentum damps, AdaMomentum restores")
     ax.legend(loc="lower left")
 
