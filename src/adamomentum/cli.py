@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
     import typer
@@ -72,11 +74,22 @@ def stop_as_by_ctrl_c() -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     # `timeout` sends it twice, to the command and to its group, and others SIGHUP behind it: what follows must not
-    # disturb what the first set off. Ignored by the system, since Python takes its own handlers away before it ends.
+    # disturb what the first set off. Not by SIG_IGN at once: Python complains about a signal that it has already
+    # noted when its handler goes.
+    _hear(_nothing)
+    # In the end by SIG_IGN all the same: Python takes its own handlers away before it is gone, and the default kills.
+    atexit.register(_hear, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _hear(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    raise KeyboardInterrupt
+            signal.signal(getattr(signal, name), handler)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 def _whole_app() -> typer.Typer:
