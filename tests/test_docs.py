@@ -14,7 +14,8 @@ from packaging.specifiers import SpecifierSet
 
 from adamomentum import AdaMomentum, reference
 from adamomentum.bench.memory import peak_bytes
-from adamomentum.memory import MODES, largest_model, training_memory
+from adamomentum.memory import largest_model, training_memory
+from adamomentum.memory.modes import MODES
 from adamomentum.theory import guidance
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,8 @@ import torch
 from adamomentum import AdaMomentum
 from adamomentum.bench.memory import state_bytes
 from adamomentum.bench.workloads import WORKLOADS
-from adamomentum.memory import MODES, Sizes, modes, training_memory
+from adamomentum.memory import Sizes, modes, training_memory
+from adamomentum.memory.modes import MODES
 from adamomentum.torch import release_gradients
 from adamomentum.torch.precision import BLOCK
 from adamomentum.torch.rounding import ROUNDINGS

@@ -7,7 +7,8 @@ import torch
 
 from adamomentum import AdaMomentum
 from adamomentum.bench.memory import peak_bytes, state_bytes
-from adamomentum.memory import MODES, largest_model, training_memory
+from adamomentum.memory import largest_model, training_memory
+from adamomentum.memory.modes import MODES
 from adamomentum.torch import fused_cpu, release_gradients
 
 OURS = [mode for mode in MODES if mode.options]

@@ -3,8 +3,8 @@
 What the optimizers hold as measured is in :mod:`adamomentum.bench.memory`.
 """
 
-from adamomentum.memory.modes import MODES, Format, Mode
+from adamomentum.memory.modes import Format, Mode
 from adamomentum.memory.sizes import Sizes, sizes_of
 from adamomentum.memory.training import Memory, largest_model, training_memory
 
-__all__ = ["MODES", "Format", "Memory", "Mode", "Sizes", "largest_model", "sizes_of", "training_memory"]
+__all__ = ["Format", "Memory", "Mode", "Sizes", "largest_model", "sizes_of", "training_memory"]

@@ -45,7 +45,7 @@ class Memory:
 
     @property
     def released(self) -> int:
-        """Bytes in all where gradients are released, those of :attr:`held` included."""
+        """Bytes in all where gradients are released, those of ``held`` included."""
         return self.total - self.gradients + self.held
 
 
@@ -53,9 +53,9 @@ def training_memory(model: Module | float | str | Path | Sizes, modes: tuple[Mod
     """Compute what training a model takes, activations aside.
 
     Args:
-        model: what :func:`sizes_of` takes or has returned. Trained parameters are counted as if they had the dtype of
-            the mode. Of a number it is not known how large the largest tensor is: its gradient, the most that some
-            modes hold at a time under release, then counts as none, or as a bucket of 2^20 elements.
+        model: what :func:`adamomentum.memory.sizes_of` takes or has returned. Trained parameters are counted as if they
+            had the dtype of the mode. Of a number it is not known how large the largest tensor is: its gradient, the
+            most that some modes hold at a time under release, then counts as none, or as a bucket of 2^20 elements.
         modes: which ways to train.
 
     Returns:
