@@ -259,7 +259,8 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         # Not by ops.add, which on tensorflow takes what is shaped like a bias for one.
         gradient = ops.convert_to_tensor(gradient, sparse=False)
         # In the look-ahead momentum the last of several batches' gradients stands for their mean.
-        self.assign(m, self.beta_1 * m + (gradient if self._passes == 1 else gradient / self._passes))
+        own = gradient if self._passes == 1 else ops.multiply(gradient, 1 / self._passes)
+        self.assign(m, self.beta_1 * m + own)
         ahead = self.beta_1 * m + gradient if self._lookahead or self.nesterov else m
         averaged = ahead if self._lookahead else m / c1 if self.full_bias_correction else m
         self.assign(v, self.beta_2 * v + (1 - self.beta_2) * ops.square(averaged))
@@ -337,8 +338,6 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
             ops.convert_to_tensor(ops.multiply(ops.cast(g, m.dtype), weight), sparse=False)
             for g, m in zip(grads, momentums, strict=True)
         ]
-        if keras.backend.backend() == "tensorflow":  # over the replicas of a strategy
-            weighted = [g for g, _ in self._all_reduce_sum_gradients(zip(weighted, momentums, strict=True))]
         super()._backend_increment_gradient_accumulators(weighted, momentums)
 
     def _cond(self, which: Any, if_true: Callable[[], None], if_false: Callable[[], None]) -> None:
