@@ -99,7 +99,14 @@ struct F16 {
     uint32_t h = select(magnitude < (113u << 23), subnormal, select(magnitude >= (143u << 23), special, normal));
     return static_cast<uint16_t>(h | ((u >> 16) & 0x8000u));
   }
-  INLINE float rounded(float x) { return load(store(x)); }
+  INLINE float rounded(float x) {
+    const uint32_t u = bits_of(x), magnitude = u & ~kSign;
+    const uint32_t normal = (magnitude + 0xFFFu + ((magnitude >> 13) & 1u)) & ~0x1FFFu;
+    const uint32_t large = select(normal >= (143u << 23), kInfinity, normal);
+    const uint32_t small = bits_of((float_of(magnitude) + 0.5f) - 0.5f);  // spaced as float32 numbers from 1/2 to 1
+    const uint32_t number = select(magnitude < (113u << 23), small, large);
+    return float_of(select(magnitude > kInfinity, magnitude, number) | (u & kSign));
+  }
   INLINE uint16_t store_rounded(float x) { return store(x); }
   INLINE bool rounds_to(float x, float number) { return rounded(x) == number; }
 };
@@ -211,9 +218,10 @@ void read_m_codes(const Block &b, float *RESTRICT x) {
   const uint32_t exponent = b.span.m_scale[b.begin / kBlock], low = (exponent - 14u) << 23;
   const float base = float_of(low);
   for (int i = 0; i < b.n; ++i) {
-    uint32_t code = codes[i], steps = (code & 0x7Fu) << 20;
-    uint32_t linear = bits_of(float_of(low + steps) - base), above = low + steps - (1u << 23);
-    x[i] = float_of(select(steps < (1u << 23), linear, above) | ((code & 0x80u) << 24));
+    const uint32_t code = codes[i];
+    // In the lowest binade y - base, above it y / 2: the smaller of the two, on both sides.
+    const float y = float_of(low + ((code & 0x7Fu) << 20)), linear = y - base, above = y * 0.5f;
+    x[i] = float_of(bits_of(linear < above ? linear : above) | ((code & 0x80u) << 24));
   }
   if (exponent == kSpoiled)
     for (int i = 0; i < b.n; ++i) x[i] = NAN;
@@ -244,14 +252,14 @@ void write_m_codes(const Block &b, uint32_t step, const float *RESTRICT x) {
   const uint32_t exponent = exponent_of(x, n, 16), low = (exponent - 14u) << 23;
   b.span.m_scale[b.begin / kBlock] = static_cast<uint8_t>(exponent);
   const float base = float_of(low);
-  const uint32_t random = random_at(b, step, kByStepM);
-  for (int i = 0; i < n; ++i) {
-    uint32_t u = bits_of(x[i]), magnitude = u & ~kSign;
-    uint32_t linear = bits_of(float_of(magnitude) + base) - low, above = magnitude - low + (1u << 23);
-    // Both are below 2^31, where a signed comparison is one instruction.
-    uint32_t steps = select(static_cast<int32_t>(magnitude) < static_cast<int32_t>(low), linear, above);
-    uint32_t dither = (random + static_cast<uint32_t>(i) * kByPosition) >> 12;
-    codes[i] = static_cast<uint8_t>(((steps + dither) >> 20) | ((u >> 24) & 0x80u));
+  uint32_t random = random_at(b, step, kByStepM);
+  for (int i = 0; i < n; ++i, random += kByPosition) {
+    const uint32_t u = bits_of(x[i]), magnitude = u & ~kSign;
+    // The larger of the two on both sides of the lowest binade's end. Both are below 2^31.
+    const int32_t linear = static_cast<int32_t>(bits_of(float_of(magnitude) + base));
+    const int32_t above = static_cast<int32_t>(magnitude + (1u << 23));
+    const uint32_t steps = static_cast<uint32_t>(linear > above ? linear : above) - low;
+    codes[i] = static_cast<uint8_t>((((steps + (random >> 12)) << 4) | (u & kSign)) >> 24);
   }
 }
 
@@ -260,12 +268,11 @@ void write_v_codes(const Block &b, uint32_t step, const float *RESTRICT x) {
   const int n = b.n;
   const uint32_t exponent = exponent_of(x, n, 32), low = (exponent - 31u) << 23;
   b.span.v_scale[b.begin / kBlock] = static_cast<uint8_t>(exponent);
-  const uint32_t random = random_at(b, step, kByStepV);
-  for (int i = 0; i < n; ++i) {
-    int32_t steps = static_cast<int32_t>((bits_of(x[i]) & ~kSign) - low);
-    steps = steps < 0 ? 0 : steps;
-    uint32_t dither = (random + static_cast<uint32_t>(i) * kByPosition) >> 12;
-    codes[i] = static_cast<uint8_t>((static_cast<uint32_t>(steps) + dither) >> 20);
+  uint32_t random = random_at(b, step, kByStepV);
+  for (int i = 0; i < n; ++i, random += kByPosition) {
+    const int32_t magnitude = static_cast<int32_t>(bits_of(x[i]) & ~kSign), least = static_cast<int32_t>(low);
+    const uint32_t steps = static_cast<uint32_t>(magnitude > least ? magnitude : least) - low;
+    codes[i] = static_cast<uint8_t>((steps + (random >> 12)) >> 20);
   }
 }
 

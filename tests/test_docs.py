@@ -14,6 +14,8 @@ from packaging.specifiers import SpecifierSet
 
 from adamomentum import AdaMomentum, reference
 from adamomentum.bench.memory import peak_bytes
+from adamomentum.memory import largest_model, training_memory
+from adamomentum.memory.modes import MODES
 from adamomentum.theory import guidance
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +71,29 @@ def test_the_table_of_bytes(page=ROOT / "docs" / "precision.md"):
         state = sum(t.nbytes for t in optimizer.state[p].values()) / p.numel()
         measured = [parameter, gradient, state, parameter + gradient + state, parameter + state]
         assert [float(number) for number in numbers.split(" | ")] == [pytest.approx(x, abs=0.005) for x in measured]
+
+
+def test_the_table_of_what_fits(page=ROOT / "docs" / "precision.md"):
+    """What the page says of each mode, by the function that the command prints."""
+    table = page.read_text(encoding="utf-8").split("## What fits")[1].split("\n## ")[0]
+    _, *rows = re.findall(r"^\| (.*) \|$", table, re.MULTILINE)
+    assert len(rows) == 6
+    for row in rows:
+        optimizer, parameters, moments, *cells = row.split(" | ")
+        dtype, _, rounding = parameters.partition(", ")
+        [mode] = [
+            mode
+            for mode in MODES
+            if (mode.optimizer, mode.parameter.name, mode.moment_names) == (optimizer, dtype, moments)
+            and mode.rounding == (rounding.removesuffix(" copies") or "nearest")
+        ]
+        assert cells == [
+            " / ".join(f"{largest_model(mode, size * 10**9, released=freed) / 1e9:.2f}" for freed in (False, True))
+            for size in (16, 24, 48, 80, 141)
+        ]
+    (least,) = [m for m in training_memory(10**12) if "4bit" in m.mode.optimizer]
+    assert f"{least.released / 1e12:.2f} bytes in all" in table
+    assert not [mode for mode in MODES if mode.passes != "no" and mode.optimizer != "AdaMomentum"]
 
 
 # Where AdamW is replaced, the comment "It was ...AdamW(...)" shows it.

@@ -306,7 +306,7 @@ class AdaMomentum(Optimizer):
         return norm
 
     def _gradients(self) -> list[Tensor]:
-        return [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        return [grad for group in self.param_groups for p in group["params"] if (grad := p.grad) is not None]
 
     def _check_not_released(self, what: str) -> None:
         if self._pending.release is not None:
