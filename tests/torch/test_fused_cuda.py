@@ -58,23 +58,26 @@ class TestCompiledWithoutAGpu:
             (("f16", "bf16", "bf16"), "kahan", {"lookahead": True, "nesterov": True, "found_inf": True}),
         ],
     )
-    def test_wide_accesses_and_exact_roots(self, dtypes, rounding, switches, capability):
+    def test_what_its_accesses_roots_and_roundings_become(self, dtypes, rounding, switches, capability):
         from compiled_cuda import Variant, compiled
 
         ptx = compiled(Variant(*dtypes, rounding, l2=True, step="float64", **switches), capability).asm["ptx"]
         # Loads of four numbers at once, 16 bytes of float32: what memory bandwidth hangs on.
         assert "ld.global.v4.b32" in ptx
-        assert "sqrt.rn.f32" in ptx
+        # Exact where the second moment is in float32.
+        assert ("sqrt.rn.f32" in ptx) == ("div.rn.f32" in ptx) == (dtypes[2] == "f32")
+        assert ("rsqrt.approx" in ptx) == (dtypes[2] != "f32")
+        # In the interpreter it is done in integers.
+        assert ("cvt.rn.bf16x2.f32" in ptx) == (dtypes[0] == "bf16")
 
-    # Registers decide how many programs a multiprocessor holds: 64 are four of them, 80 three, 128 two.
-    @pytest.mark.parametrize(("usual", "registers"), list(enumerate([64, 64, 80, 104, 96])))
+    # Registers decide how many programs a multiprocessor holds: up to 64 four of them, up to 80 three, up to 128 two.
+    @pytest.mark.parametrize(("usual", "registers"), list(enumerate([64, 64, 48, 64, 64])))
     def test_registers_of_usual_variants(self, usual, registers, capability):
         from compiled_cuda import USUAL, resources
 
         needs = resources(USUAL[usual], capability)
         assert needs.registers <= registers
-        assert needs.stack <= 8
-        assert needs.spills <= 2
+        assert needs.stack == needs.spills == 0
 
 
 @needs_triton
