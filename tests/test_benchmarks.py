@@ -19,6 +19,7 @@ SMALL = {
         "precision.md",
     ),
     "cuda_host_time": (["--tensors", "3", "--rounds", "2"], None),
+    "cuda_step_time": (["--device", "cpu", "--quick", "--rounds", "2"], None),
     "keras_accumulation": (["--parameters", "4000"], "keras.md"),
     "keras_step": (["--rounds", "2", "--scale", "0.01"], "keras.md"),
     "optax_accumulation": (["--parameters", "4000", "--rounds", "2"], "optax.md"),
