@@ -331,6 +331,22 @@ void Batch::run(const std::vector<Numbers> &numbers, int workers) {
   for (const Item &item : items_) item.step.set(item.step.next());
 }
 
+void Batch::fold(double weight, const std::vector<uint32_t> &passes, int workers) {
+  divide();
+  const Kernels &table = kernels();
+  for_all_chunks(workers, [&](size_t, const Chunk &chunk) {
+    for (uint32_t i = chunk.first; i < chunk.last; ++i) {
+      const Item &item = items_[i];
+      if (item.whole.n == 0) continue;
+      Span span = item.whole;
+      if (chunk.last - chunk.first == 1)
+        span = piece_of(span, item.param, item.states, item.rounding, chunk.begin, chunk.end);
+      const auto step = static_cast<uint32_t>(static_cast<uint64_t>(item.step.next()));
+      table.fold(item.param, item.states.m, span, weight, step, passes[i]);
+    }
+  });
+}
+
 double Batch::square_sum(int workers) {
   divide();
   const Kernels &table = kernels();

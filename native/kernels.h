@@ -53,6 +53,8 @@ struct Span {
 struct Kernels {
   const char *isa;
   void (*update)(Param, States, Rounding, const Span &, const Numbers &);  // what is_supported() says yes to
+  // Adds weight times the gradient to the first moment: the gradient number `pass` of a step that has more of them.
+  void (*fold)(Param, State m, const Span &, double weight, uint32_t step, uint32_t pass);
   double (*square_sum[kParams])(const void *g, int64_t n);
 };
 

@@ -95,6 +95,8 @@ STATE_DTYPES: dict[Any, tuple[Format, Format]] = {
     "float32": (FLOAT32, FLOAT32),
     "bfloat16": (BFLOAT16, BFLOAT16),
     "8bit": (CODES, CODES),
+    ("float32", "8bit"): (FLOAT32, CODES),
+    ("bfloat16", "8bit"): (BFLOAT16, CODES),
 }
 ROUNDINGS = {"stochastic": None, "kahan": BFLOAT16, "master": FLOAT32}
 
@@ -109,7 +111,7 @@ def _ours(parameter: Format, rounding: str) -> list[Mode]:
             ROUNDINGS.get(rounding),
             gradient=parameter,
             bucket=BUCKET,
-            passes="exact" if moments[0] is FLOAT32 else "no",
+            passes="exact" if moments[0] is FLOAT32 else "unbiased",
             options={"state_dtype": state_dtype, "rounding": rounding},
         )
         for state_dtype, moments in STATE_DTYPES.items()
