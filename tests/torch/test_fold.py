@@ -320,6 +320,25 @@ def test_travel_over_1000_steps_of_16_passes(state_dtype, limits) -> None:
     assert (params[1] - params[0]).norm() / params[0].norm() < limits[1]
 
 
+def test_first_steps_with_the_lookahead_momentum_of_one_gradient_of_several() -> None:
+    """It may be near 0 where the momentum is not, as long as v is an average of one or two: docs say to warm up."""
+    lengths = {}
+    for second_moment in ("lookahead", "momentum"):
+        torch.manual_seed(0)
+        p = nn.Parameter(torch.zeros(10_000))
+        opt = AdaMomentum([p], lr=1.0, adjust_lr="match_rms_adamw", second_moment=second_moment)
+        release_gradients(opt, 8)
+        lengths[second_moment] = []
+        for _ in range(6):
+            before = p.detach().clone()
+            for _ in range(8):
+                (p * torch.randn(len(p))).sum().backward()
+            lengths[second_moment].append((p.detach() - before).abs())
+    assert all(length.max() < 1.01 for length in lengths["momentum"])
+    assert 0.03 < (lengths["lookahead"][0] > 10).float().mean() < 0.1
+    assert lengths["lookahead"][5].max() < 10
+
+
 def test_the_codes_are_of_the_first_moment_alone() -> None:
     (p,), opt = started("8bit", (600,))
     before = {key: value.clone() for key, value in opt.state[p].items()}

@@ -6,8 +6,6 @@ In float32 and wider that is exact: it is the sum that ``p.grad`` would hold. In
 stochastically after every pass, so that it is right on average. The random bits are a function of position, step count
 and number of the pass alone, and have nothing to do with those of the last pass: a run repeats, and goes on bit for bit
 from a checkpoint between two passes.
-
-Tested in tests/torch/test_fold.py.
 """
 
 from __future__ import annotations
