@@ -62,7 +62,7 @@ class Batch {
     Span whole;
     StepCount step;
     Param param;
-    State state;
+    States states;
     Rounding rounding;
     uint32_t at_step;  // which of next_steps()
   };

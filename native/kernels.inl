@@ -288,18 +288,15 @@ template <class P> INLINE void add_half(Stages *stages, Rounding rounding) {
   stages->to_param = rounding == kKahan ? write_kahan<P> : rounding == kMaster ? write_master<P> : write_nearest<P>;
 }
 
-INLINE Stages stages_of(Param param, State state, Rounding rounding) {
+INLINE Stages stages_of(Param param, States states, Rounding rounding) {
   Stages stages{};
   if (param == kFloat16) add_half<F16>(&stages, rounding);
   if (param == kBFloat16) add_half<BF16>(&stages, rounding);
   if (rounding == kStochastic) stages.to_param = write_stochastic<BF16>;
-  if (state == kStateBF16) {
-    stages.m = read_m_bf16, stages.v = read_v_bf16;
-    stages.to_m = write_m_bf16, stages.to_v = write_v_bf16;
-  } else if (state == kCodes) {
-    stages.m = read_m_codes, stages.v = read_v_codes;
-    stages.to_m = write_m_codes, stages.to_v = write_v_codes;
-  }
+  if (states.m == kStateBF16) stages.m = read_m_bf16, stages.to_m = write_m_bf16;
+  if (states.m == kCodes) stages.m = read_m_codes, stages.to_m = write_m_codes;
+  if (states.v == kStateBF16) stages.v = read_v_bf16, stages.to_v = write_v_bf16;
+  if (states.v == kCodes) stages.v = read_v_codes, stages.to_v = write_v_codes;
   return stages;
 }
 
@@ -386,7 +383,7 @@ constexpr int64_t kAhead = 2048;
 
 // Elements [begin, begin + length) of n are read now, each of so many bytes.
 INLINE void prefetch(const void *start, int64_t size, int64_t begin, int64_t length, int64_t n) {
-  if (begin + length + kAhead / size > n) return;
+  if ((begin + length) * size + kAhead > n * size) return;  // a division would take as long as ten elements
   const char *next = static_cast<const char *>(start) + begin * size + kAhead;
   for (int64_t k = 0; k < length * size; k += 64) __builtin_prefetch(next + k);
 }
@@ -401,30 +398,33 @@ void update_double(const Span &s, const Numbers &numbers) {
   }
 }
 
-void update_float(Param param, State state, Rounding rounding, const Span &s, const Numbers &numbers) {
+void update_float(Param param, States states, Rounding rounding, const Span &s, const Numbers &numbers) {
   const Constants<float, uint32_t> c = constants_of<float, uint32_t>(numbers);
   const Form form = form_of(s, numbers);
-  const Stages stages = stages_of(param, state, rounding);
-  const int64_t of_param = size_of(param), of_state = size_of(state), of_kept = rounding == kMaster ? 4 : of_param;
+  const Stages stages = stages_of(param, states, rounding);
+  const int64_t of_param = size_of(param), of_kept = rounding == kMaster ? 4 : of_param;
+  const int64_t of_m = size_of(states.m), of_v = size_of(states.v);
   alignas(64) float theta_buffer[kBlock], g_buffer[kBlock], m_buffer[kBlock], v_buffer[kBlock];
   for (int64_t begin = 0; begin < s.n; begin += kBlock) {
     const Block b{s, begin, static_cast<int>(s.n - begin < kBlock ? s.n - begin : kBlock)};
     prefetch(s.p, of_param, begin, kBlock, s.n), prefetch(s.g, of_param, begin, kBlock, s.n);
-    prefetch(s.m, of_state, begin, kBlock, s.n), prefetch(s.v, of_state, begin, kBlock, s.n);
+    prefetch(s.m, of_m, begin, kBlock, s.n), prefetch(s.v, of_v, begin, kBlock, s.n);
     if (s.kept) prefetch(s.kept, of_kept, begin, kBlock, s.n);
     if (stages.param) stages.param(b, theta_buffer), stages.grad(b, g_buffer);
-    if (stages.m) stages.m(b, m_buffer), stages.v(b, v_buffer);
+    if (stages.m) stages.m(b, m_buffer);
+    if (stages.v) stages.v(b, v_buffer);
     float *theta = stages.param ? theta_buffer : b.at<float>(s.p);
     const float *g = stages.param ? g_buffer : b.at<float>(s.g);
-    float *m = stages.m ? m_buffer : b.at<float>(s.m), *v = stages.m ? v_buffer : b.at<float>(s.v);
+    float *m = stages.m ? m_buffer : b.at<float>(s.m), *v = stages.v ? v_buffer : b.at<float>(s.v);
     update_in(form, theta, g, m, v, s.v_max ? b.at<float>(s.v_max) : nullptr, b.n, c);
     if (stages.param) stages.to_param(b, numbers.step, theta);
-    if (stages.m) stages.to_m(b, numbers.step, m), stages.to_v(b, numbers.step, v);
+    if (stages.m) stages.to_m(b, numbers.step, m);
+    if (stages.v) stages.to_v(b, numbers.step, v);
   }
 }
 
-void update_span(Param param, State state, Rounding rounding, const Span &s, const Numbers &n) {
-  param == kFloat64 ? update_double(s, n) : update_float(param, state, rounding, s, n);
+void update_span(Param param, States states, Rounding rounding, const Span &s, const Numbers &n) {
+  param == kFloat64 ? update_double(s, n) : update_float(param, states, rounding, s, n);
 }
 
 // ---- the sum of squares ----

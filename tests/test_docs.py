@@ -57,14 +57,16 @@ def test_links_into_the_repository_exist(page):
 def test_the_table_of_bytes(page=ROOT / "docs" / "precision.md"):
     """Measured of a parameter with its gradient and state."""
     rows = re.findall(
-        r"^\| (float32|bfloat16) \| (as AdamW's|bfloat16|8bit) \| (\w*) ?\| (.*) \|$", page.read_text(), re.MULTILINE
+        r"^\| (float32|bfloat16) \| (as AdamW's|[\w, ]+) \| (\w*) ?\| (.*) \|$", page.read_text(), re.MULTILINE
     )
-    assert len(rows) == 8
+    assert len(rows) == 11
     for dtype, moments, rounding, numbers in rows:
         p = torch.nn.Parameter(torch.zeros(1 << 16, dtype=getattr(torch, dtype)))
         p.grad = torch.zeros_like(p)
         optimizer = AdaMomentum(
-            [p], state_dtype=None if moments == "as AdamW's" else moments, rounding=rounding or "nearest"
+            [p],
+            state_dtype=None if moments == "as AdamW's" else (moments.split(", ") * 2)[:2],
+            rounding=rounding or "nearest",
         )
         optimizer.init_state()
         parameter, gradient = p.nbytes / p.numel(), p.grad.nbytes / p.numel()

@@ -20,7 +20,7 @@ from adamomentum.torch.functional import adamomentum
 pytestmark = pytest.mark.skipif(fused_cpu.why_not() is not None, reason=str(fused_cpu.why_not()))
 
 SHAPES = [(5, 3), (), (0,), (7,), (300, 5)]
-STATES = [None, torch.bfloat16, "8bit"]
+STATES = [None, torch.bfloat16, "8bit", ("float32", "8bit"), ("8bit", "bfloat16")]
 
 
 # Tests of what the kernels do not take.
@@ -382,10 +382,14 @@ from adamomentum.torch import fused_cpu
 digest = hashlib.sha256()
 forms = ({}, {"decoupled_weight_decay": False}, {"adjust_lr": "match_rms_adamw"}, {"nesterov": True})
 roundings = ("nearest", "stochastic", "kahan", "master")
-for dtype, state, form, rounding in itertools.product(
-    (torch.float32, torch.bfloat16, torch.float16, torch.float64), (None, torch.bfloat16, "8bit"), forms, roundings
+kinds = ("float32", "bfloat16", "8bit")
+for dtype, m, v, form, rounding in itertools.product(
+    (torch.float32, torch.bfloat16, torch.float16, torch.float64), kinds, kinds, forms, roundings
 ):
-    if dtype == torch.float64 and state is not None or rounding != "nearest" and form.get("nesterov"):
+    state = None if dtype == torch.float64 else (m, v)
+    if dtype == torch.float64 and (m, v) != kinds[:1] * 2 or rounding != "nearest" and form.get("nesterov"):
+        continue
+    if m != v and form.get("nesterov"):
         continue
     if rounding != "nearest" and dtype.itemsize > 2 or rounding == "stochastic" and dtype == torch.float16:
         continue

@@ -1,5 +1,7 @@
 r"""Moments in reduced precision: bfloat16, and 8-bit codes with an exponent a block; both rounded stochastically.
 
+Each of the two moments is in a format of its own: the option ``state_dtype`` names one for both, or a pair.
+
 Rounded to nearest, a bfloat16 second moment freezes: beta2 = 0.999 takes 0.1 % a step, less than half the spacing of
 bfloat16 numbers. Rounded up or down at random, with the probability that keeps the mean, it follows on average.
 
@@ -25,13 +27,14 @@ The native kernels store the same formats. This file is their readable specifica
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 __all__ = [
     "BLOCK",
+    "Format",
     "StateDtype",
     "block_count",
     "decode_m",
@@ -40,6 +43,7 @@ __all__ = [
     "empty_scales",
     "encode_m",
     "encode_v",
+    "formats_of",
     "in_memory_order",
     "is_reduced",
     "name_of",
@@ -48,8 +52,10 @@ __all__ = [
     "unpack",
 ]
 
-# What the option state_dtype may be.
-StateDtype = torch.dtype | Literal["float32", "float64", "bfloat16", "8bit"] | None
+# A format of one moment that goes with every other one.
+Format = Literal["float32", "bfloat16", "8bit"]
+# What the option state_dtype may be; of a pair, the first is for exp_avg and the second for exp_avg_sq.
+StateDtype = torch.dtype | Format | Literal["float64"] | tuple[torch.dtype | Format, torch.dtype | Format] | None
 
 # Elements that share an exponent: 2 + 2/256 bytes a parameter for both moments.
 BLOCK = 256
@@ -63,15 +69,26 @@ _BY_POSITION, _BY_STEP = 0xD1B54A33, {"m": 0xABC98389, "v": 0x8CB92BA7, "theta":
 _MIN_E_M, _MIN_E_V = 16, 32
 _POISONED = 255
 
+_REDUCED = ("bfloat16", "8bit", "uint8")  # uint8: the codes
+
 
 def is_reduced(dtype: StateDtype) -> bool:
-    """Whether an option ``state_dtype``, or the dtype that moments are stored in, is one of reduced precision."""
-    return dtype in (torch.bfloat16, "bfloat16", "8bit", torch.uint8)  # uint8: the codes
+    """Whether an option ``state_dtype``, or a dtype that a moment is stored in, has one of reduced precision in it."""
+    return any(name in _REDUCED for name in formats_of(dtype))
 
 
-def name_of(dtype: StateDtype) -> str | None:
-    """Return the option ``state_dtype`` as text, in the words of torch."""
+def name_of(dtype: StateDtype) -> str | tuple[str, str] | None:
+    """Return the option ``state_dtype`` as text, in the words of torch; a pair of the same as that one."""
+    if isinstance(dtype, tuple):
+        first, second = cast(tuple[str, str], tuple(map(name_of, dtype)))
+        return first if first == second else (first, second)
     return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype | str) else dtype
+
+
+def formats_of(dtype: StateDtype) -> tuple[str | None, str | None]:
+    """Return the formats of both moments, by name, that an option ``state_dtype`` stands for; None for the usual."""
+    name = name_of(dtype)
+    return name if isinstance(name, tuple) else (name, name)
 
 
 def empty_scales(p: Tensor, moment: Literal["m", "v"]) -> Tensor:
