@@ -6,7 +6,8 @@ of K backward passes need not be summed anywhere but in ``exp_avg``. In each pas
     exp_avg <- exp_avg + (1 - beta1) / beta1 * g
 
 and the update after the last pass, which is the ordinary one with the last gradient alone, multiplies by beta1 what is
-there, to make beta1 m + (1 - beta1) times the sum of all gradients: the momentum of Algorithm 1 for that sum.
+there, to make beta1 m + (1 - beta1) times the sum of all gradients: the momentum of Algorithm 1 for that sum. Where
+``exp_avg`` is in bfloat16 or 8 bits it is so on average (``fold.py``).
 
 Gradients wait for each other in a bucket (``bucket.py``) until it is full or the pass at its end, so that Python's
 share of an update, some 100 microseconds, is not paid for every tensor.
@@ -33,9 +34,10 @@ from torch.utils.hooks import RemovableHandle
 from adamomentum.torch import passes
 from adamomentum.torch.bucket import Bucket, Buckets, Part
 from adamomentum.torch.checks import check_beta1, check_options, is_readable
+from adamomentum.torch.fold import fold
+from adamomentum.torch.functional import choose_kernels
 from adamomentum.torch.optimizer import AdaMomentum, take_work
-from adamomentum.torch.precision import is_reduced
-from adamomentum.torch.state import EXP_AVG, PASSES, PASSES_BETA1, PLAIN_TENSORS, pass_count
+from adamomentum.torch.state import PASSES, PASSES_BETA1
 from adamomentum.torch.unsynchronized import watch
 
 __all__ = ["GradientRelease", "release_gradients"]
@@ -74,9 +76,10 @@ def release_gradients(
 
     Args:
         optimizer: the optimizer, on parameters that are plain tensors or sharded by ``fully_shard``.
-        accumulation_steps: backward passes a step, >= 1. With more than one, beta1 must be > 0, the moments be kept
-            in float32 or float64, and ``nesterov`` be off; a second moment of the look-ahead momentum then takes K
-            times the last pass's gradient for the sum of the K that a parameter had.
+        accumulation_steps: backward passes a step, >= 1. With more than one, beta1 must be > 0 and ``nesterov`` be
+            off; a second moment of the look-ahead momentum then takes K times the last pass's gradient for the sum of
+            the K that a parameter had. ``exp_avg`` in bfloat16 or 8 bits is rounded in each pass, stochastically; in
+            float32 the sum is exact, also with ``exp_avg_sq`` in 8 bits: ``state_dtype=("float32", "8bit")``.
         local_gradients: confirm that the gradients of plain tensors need no reduction over the processes of a
             distributed run. DistributedDataParallel reduces them too late for release, use ``fully_shard``.
 
@@ -422,10 +425,6 @@ class GradientRelease:
                 return
             for part in parts:
                 optimizer._prepare_state(*part)
-                for p in part.params:
-                    moment = optimizer.state[p][EXP_AVG]
-                    if is_reduced(moment.dtype):
-                        raise ValueError(_REDUCED.format(moment.dtype))
             self._unfinished = ""
             for part in parts:
                 _fold(optimizer, *part)
@@ -451,8 +450,6 @@ class GradientRelease:
         if group["differentiable"]:
             raise ValueError("release_gradients does not go with differentiable=True, which needs whole gradients")
         if self.accumulation_steps > 1:
-            if is_reduced(group["state_dtype"]):
-                raise ValueError(_REDUCED.format(group["state_dtype"]))
             if group["nesterov"]:
                 raise ValueError(
                     "nesterov=True does not go with accumulation_steps > 1: it needs the gradient of the whole step, "
@@ -521,7 +518,7 @@ def _fold(optimizer: AdaMomentum, group: dict[str, Any], params: list[Tensor], g
     """Put the gradients of a pass before the last into the first moments.
 
     Args:
-        optimizer: has the state of the parameters.
+        optimizer: has the complete state of the parameters.
         group: a parameter group.
         params: parameters of it.
         grads: their gradients, which have been checked.
@@ -529,21 +526,9 @@ def _fold(optimizer: AdaMomentum, group: dict[str, Any], params: list[Tensor], g
     beta1 = group["betas"][0]
     if PASSES_BETA1 not in group:
         group[PASSES_BETA1] = _copy(beta1)
-    weight = (1 - beta1) / beta1 * (-1 if group["maximize"] else 1)
-    states = [optimizer.state[p] for p in params]
-    moments = [state[EXP_AVG] for state in states]
-    if isinstance(weight, Tensor):
-        for moment, grad in zip(moments, grads, strict=True):
-            moment.add_(grad.to(moment.dtype) * weight.to(moment.device))
-    elif all(type(p) in PLAIN_TENSORS for p in params):
-        torch._foreach_add_(moments, grads, alpha=weight)
-    else:
-        for moment, grad in zip(moments, grads, strict=True):
-            moment.add_(grad, alpha=weight)
-    for state in states:
-        if PASSES not in state:  # one that was saved without release
-            state[PASSES] = pass_count()
-    torch._foreach_add_([state[PASSES] for state in states], torch.tensor(1.0, device="cpu"), alpha=1.0)
+    kernels = choose_kernels(params, foreach=group["foreach"], fused=group["fused"], differentiable=False)
+    rows = [(p, grad, optimizer.state[p]) for p, grad in zip(params, grads, strict=True)]
+    fold(rows, (1 - beta1) / beta1 * (-1 if group["maximize"] else 1), native=kernels == "native")
 
 
 def _hook_of(release: GradientRelease) -> Callable[[Tensor], None]:
@@ -646,10 +631,6 @@ _REENTRANT = (
     "torch.utils.checkpoint.checkpoint with use_reentrant=False"
 )
 _LOAD = "load a state saved before it with load_state_dict, and the parameters too"
-_REDUCED = (
-    "accumulation_steps > 1 needs moments in float32 or float64, got {}: exp_avg would be rounded in every pass; set "
-    "accumulation_steps=1, or state_dtype=None"
-)
 
 
 def _is_distributed() -> bool:
