@@ -38,8 +38,9 @@ class Batch {
   // `position` is where in `state` the entry of the first parameter is expected, and becomes where the next would be.
   bool gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *position, PyObject *rest);
 
-  // Takes one parameter; returns whether it could. `state` is the dict of its moments.
-  bool add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad);
+  // Takes one parameter; returns whether it could. `state` is the dict of its moments, `first` the position of the first
+  // element in the parameter that this one is a part of.
+  bool add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad, int64_t first = 0);
 
   // For square_sum() alone: takes the gradients that it can read, and appends the others to `rest`.
   bool gather_gradients(PyObject *params, PyObject *rest);

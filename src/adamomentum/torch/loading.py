@@ -15,7 +15,19 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from adamomentum.torch.checks import check_count, check_options, describe
-from adamomentum.torch.precision import StateDtype, block_count, empty_scales, is_reduced, name_of, pack
+from adamomentum.torch.decoding import numbers_of
+from adamomentum.torch.pieces import stretches
+from adamomentum.torch.precision import (
+    StateDtype,
+    block_count,
+    empty_scales,
+    in_memory_order,
+    is_reduced,
+    local_part,
+    name_of,
+    pack,
+)
+from adamomentum.torch.sharded import first_element, is_dtensor, placed_like
 from adamomentum.torch.state import (
     CODED,
     ESSENTIAL,
@@ -25,6 +37,7 @@ from adamomentum.torch.state import (
     MOMENTS,
     OWN,
     PASSES,
+    SCALES,
     SHAPED,
     STATE_DTYPES,
     STEP,
@@ -137,20 +150,27 @@ def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> di
                 own[scale_of(key)] = _checked_scale(where, scale_of(key), entries, p)
     if len({own[key].dtype == torch.uint8 for key in (EXP_AVG, EXP_AVG_SQ)}) > 1:
         raise ValueError(f"{where}: 'exp_avg' and 'exp_avg_sq' must both be 8-bit codes or neither")
-    first = own[EXP_AVG]
-    if group["state_dtype"] == "8bit" and first.dtype != torch.uint8 and _look_like_codes(first):
-        raise ValueError(
-            f"{where}, 'exp_avg' looks like 8-bit codes that were cast to {first.dtype}: loaders that fill the "
-            "existing state in place, as torch.distributed.checkpoint does, need an optimizer built with "
-            "state_dtype='8bit'"
-        )
-    kept = {key: value for key, value in entries.items() if key not in own}
+    for key, moment in CODED:
+        if group["state_dtype"] == "8bit" and own[key].dtype != torch.uint8 and _look_like_codes(own[key], moment):
+            raise ValueError(
+                f"{where}, {key!r} looks like 8-bit codes that were cast to {own[key].dtype}: loaders that fill the "
+                "existing state in place, as torch.distributed.checkpoint does, need "
+                + (
+                    "decoded moments for shards: save adamomentum.torch.decoded(state_dict), or load the whole file "
+                    "that torch.distributed.checkpoint.format_utils.dcp_to_torch_save makes of a folder"
+                    if is_dtensor(p)
+                    else "an optimizer built with state_dtype='8bit'"
+                )
+            )
+    # Exponents go with codes; those that a loader found no place for are not of these numbers.
+    kept = {key: value for key, value in entries.items() if key not in own and key not in SCALES}
     return {**kept, **dict.fromkeys(own), OWN: Hidden(partial(_copied, own, p, group))}
 
 
 def _copied(own: Mapping[str, Any], p: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return copies of checked entries, in the dtype, on the device and in the memory layout that they are to have."""
     count = own[STEP]
+    own = _placed(own, p)
     copies = {STEP: step_count(count, p.device if group["capturable"] else "cpu")}
     if PASSES in own:
         copies[PASSES] = pass_count(own[PASSES])
@@ -173,6 +193,10 @@ def _copied(own: Mapping[str, Any], p: Tensor, group: Mapping[str, Any]) -> dict
 def _checked_moment(where: str, value: Any, p: Tensor) -> Tensor:
     """Return a saved tensor that goes with its parameter, element by element; perhaps of codes."""
     kind = "complex" if p.is_complex() else "real floating-point"
+    if is_dtensor(value) and not is_dtensor(p):
+        raise ValueError(
+            f"{where} must not be a DTensor for a parameter that is none; load what its full_tensor() returns"
+        )
     codes = isinstance(value, Tensor) and value.dtype == torch.uint8 and not p.is_complex()
     if (
         not isinstance(value, Tensor)
@@ -184,9 +208,26 @@ def _checked_moment(where: str, value: Any, p: Tensor) -> Tensor:
     return value
 
 
-def _look_like_codes(moment: Tensor) -> bool:
-    """Whether all numbers are whole ones from 0 to 255, which no average of gradients is."""
-    return bool(moment.any() and ((moment >= 0) & (moment <= 255) & (moment == moment.round())).all())
+def _placed(own: Mapping[str, Any], p: Tensor) -> Mapping[str, Any]:
+    """Return checked entries as DTensors where ``p`` is one, and their codes decoded: its blocks are others."""
+    if not is_dtensor(p):
+        return own
+    placed: dict[str, Any] = {key: value for key, value in own.items() if key not in SCALES}
+    for key in SHAPED:
+        if key in own:
+            whole = own[key].detach()
+            if whole.dtype == torch.uint8:  # in blocks of the whole: each process decodes it all, and keeps its part
+                whole = whole.full_tensor() if is_dtensor(whole) else whole
+                whole = numbers_of(whole, own[scale_of(key)].to(whole.device), dict(CODED)[key])
+            placed[key] = placed_like(p, whole)
+    return placed
+
+
+def _look_like_codes(moment: Tensor, which: Literal["m", "v"]) -> bool:
+    """Whether these numbers can be codes: whole ones, of which the largest of a block stands for its largest number."""
+    whole = ((moment >= 0) & (moment <= 255) & (moment == moment.round())).all()
+    magnitude, top = (moment.remainder(128), 119) if which == "m" else (moment, 247)
+    return bool(whole) and bool((magnitude >= top).any())
 
 
 def _checked_scale(where: str, key: str, entries: Mapping[str, Any], p: Tensor) -> Tensor:
@@ -207,7 +248,12 @@ def _stored(
     dtype = state_dtype_for(p, state_dtype)
     if moment.dtype == dtype:
         return moment, None
-    stored = torch.empty_like(moment, dtype=dtype)
+    stored = torch.empty_like(p, dtype=dtype)  # blocks follow the parameter's memory
     scale = empty_scales(p, which) if state_dtype == "8bit" else None
-    pack(moment.float(), stored, scale, which, count)
+    target = local_part(stored)
+    flat, values = in_memory_order(target, target), in_memory_order(local_part(moment), target)
+    begin = first_element(p)
+    for elements, blocks in stretches(target):
+        part = None if scale is None else scale[blocks]
+        pack(values[elements].float(), flat[elements], part, which, count, begin + elements.start)
     return stored, scale

@@ -42,6 +42,7 @@ __all__ = [
     "encode_v",
     "in_memory_order",
     "is_reduced",
+    "local_part",
     "name_of",
     "pack",
     "round_to_bfloat16",
@@ -75,9 +76,16 @@ def name_of(dtype: StateDtype) -> str | None:
 
 
 def empty_scales(p: Tensor, moment: Literal["m", "v"]) -> Tensor:
-    """Return the exponents of the blocks of ``p``'s moment while that is zero."""
+    """Return the exponents of the blocks of ``p``'s moment, of what this process has of it, while that is zero."""
     fill = _MIN_E_M if moment == "m" else _MIN_E_V
-    return torch.full((block_count(p.numel()),), fill, dtype=torch.uint8, device=p.device)
+    blocks = block_count(local_part(p).numel())
+    return torch.full((blocks,), fill, dtype=torch.uint8, device=p.device)
+
+
+def local_part(t: Tensor) -> Tensor:
+    """Return what this process has of a DTensor; another tensor as it is."""
+    local: Tensor = getattr(t, "_local_tensor", t)
+    return local
 
 
 def unpack(stored: Tensor, scale: Tensor | None, moment: Literal["m", "v"]) -> Tensor:
@@ -107,9 +115,9 @@ def pack(
         scale: where the exponents of the codes go.
         moment: which one it is.
         step: the step count t after which it is stored.
-        first: where they begin in the moment of the whole parameter, a multiple of :data:`BLOCK`.
+        first: where they begin in the moment of the whole parameter. Blocks begin with them.
     """
-    values, stored = getattr(values, "_local_tensor", values), getattr(stored, "_local_tensor", stored)
+    values, stored = local_part(values), local_part(stored)
     x = in_memory_order(values, stored)
     random = dither(x.numel(), step, moment, x.device, first)
     if scale is None:
