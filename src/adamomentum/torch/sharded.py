@@ -3,8 +3,6 @@
 Moments in 8 bits have their blocks in each process's part, from its first element on in the order of its memory: codes
 are DTensors placed as the parameter is, exponents plain tensors that belong to this part alone. Random bits follow the
 position in the whole parameter where the part is a stretch of it, see :func:`first_element`.
-
-Tested in tests/torch/test_distributed.py.
 """
 
 from __future__ import annotations
