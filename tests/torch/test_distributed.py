@@ -327,6 +327,37 @@ def test_a_large_dtensor_is_cut_into_pieces(options: dict, placement, monkeypatc
     assert_same_state(plain, optimizer, distributed, other, 0)
 
 
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("foreach", [None, False])
+@pytest.mark.parametrize("layout", ["channels last", "transposed"])
+def test_codes_of_a_dtensor_lie_as_what_this_process_has(layout: str, foreach: bool | None) -> None:
+    mesh, options = init_device_mesh("cpu", (1,)), {"state_dtype": "8bit", "lr": 1e-2, "foreach": foreach}
+    start = torch.linspace(-1, 1, 1200)
+    if layout == "transposed":
+        start = start.reshape(40, 30).t()
+    else:
+        start = start.reshape(5, 10, 6, 4).contiguous(memory_format=torch.channels_last)
+
+    def distributed(t: Tensor) -> DTensor:
+        return DTensor.from_local(t.clone(), mesh, [Shard(0)], run_check=False)
+
+    plain, p = start.clone(), distributed(start)
+    optimizer, other = AdaMomentum([p], **options), AdaMomentum([plain], **options)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(6):
+        plain.grad = torch.randn(start.shape, generator=generator).mul_(start)
+        p.grad = distributed(plain.grad)
+        optimizer.step()
+        other.step()
+        if step == 2:  # on from a state dict
+            p, state_dict = distributed(p.to_local()), optimizer.state_dict()
+            optimizer = AdaMomentum([p], **options)
+            optimizer.load_state_dict(state_dict)
+    assert_close(p.to_local(), plain, 0)
+    for key, value in other.state[plain].items():
+        assert_close(parts_here(optimizer.state[p])[key], value, 0)
+
+
 # ---- several processes ----
 
 

@@ -23,7 +23,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from adamomentum.torch import AdaMomentum, decoded, fused_cpu, release_gradients
+from adamomentum.torch import AdaMomentum, decoded, release_gradients
 from adamomentum.torch.state import CODED, SCALES
 
 pytestmark = [
@@ -32,7 +32,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:torch.distributed is disab"),
 ]
 several_processes = pytest.mark.parametrize("processes", [2, 3])
-KERNELS = fused_cpu.why_not() is None
 OPTIONS = {"lr": 1e-2, "weight_decay": 0.1, "state_dtype": "8bit"}
 # By kernels where there are some, and by the for-loop path.
 PATHS = {"default": {}, "for-loop": {"foreach": False}}
@@ -175,7 +174,7 @@ def placements_worker(rank: int, folder: Path) -> None:
             p = distribute_tensor(start, mesh, placements, src_data_rank=None).requires_grad_()
             optimizer = AdaMomentum([p], **OPTIONS, **path)
             # What this process has is updated as a tensor of its own would be, from its place in the whole on.
-            local, kernels = p.to_local().detach().clone().requires_grad_(), []
+            local = p.to_local().detach().clone().requires_grad_()
             other = AdaMomentum([local], **OPTIONS, **path)
             take_steps([p], optimizer, range(4))
             if placements[-1] != Shard(0) or rank == 0:
@@ -184,8 +183,7 @@ def placements_worker(rank: int, folder: Path) -> None:
                     other.step()
                 assert_equal(p.to_local(), local)
                 assert_equal(parts(optimizer), parts(other))
-            del kernels
-            # Another of these processes goes on from a folder.
+            # From what its state dict holds it goes on bit for bit.
             again = distribute_tensor(whole(p), mesh, placements, src_data_rank=None).requires_grad_()
             resumed = AdaMomentum([again], **OPTIONS, **path)
             resumed.load_state_dict(optimizer.state_dict())

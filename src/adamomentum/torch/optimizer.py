@@ -150,7 +150,8 @@ class AdaMomentum(Optimizer):
             counterparts for complex parameters) or its name. None: the parameter's dtype, but float32 for half
             precision. torch.bfloat16 (4 bytes a parameter for both) and "8bit" (2.01 bytes) round stochastically, see
             :mod:`adamomentum.torch.precision`; for real parameters without ``amsgrad``. With "8bit" the state also
-            has ``exp_avg_scale`` and ``exp_avg_sq_scale``. The groups hold the name.
+            has ``exp_avg_scale`` and ``exp_avg_sq_scale``, of DTensors for what this process has. The groups hold the
+            name.
         rounding: how updated parameters in bfloat16 and float16 are rounded; wider ones are not. "nearest" loses
             updates below half the spacing, 2^-9 of a bfloat16 number. "stochastic" (bfloat16 alone), "kahan" and
             "master" do not, at 0, 2 and 4 bytes a parameter; the last two add the state ``compensation`` or

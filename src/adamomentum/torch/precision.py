@@ -3,10 +3,11 @@ r"""Moments in reduced precision: bfloat16, and 8-bit codes with an exponent a b
 Rounded to nearest, a bfloat16 second moment freezes: beta2 = 0.999 takes 0.1 % a step, less than half the spacing of
 bfloat16 numbers. Rounded up or down at random, with the probability that keeps the mean, it follows on average.
 
-The random numbers are a function of the element's position in memory and of the step count alone. So a run can be
-repeated, goes on bit for bit from a checkpoint, and does not depend on the number of threads; there is no generator to
-save. For a fixed element they are an additive recurrence t * alpha mod 1, whose sums stay within O(log t) of their
-mean: rounding errors cancel over the steps rather than add up as a random walk.
+The random numbers are a function of the element's position in memory and of the step count alone; in a shard that is
+rows of a parameter, of the position in the whole (:mod:`adamomentum.torch.sharded`). So a run can be repeated, goes on
+bit for bit from a checkpoint, and does not depend on the number of threads; there is no generator to save. For a fixed
+element they are an additive recurrence t * alpha mod 1, whose sums stay within O(log t) of their mean: rounding errors
+cancel over the steps rather than add up as a random walk.
 
 **8-bit.** Elements are taken in the order of memory, in blocks of 256 (``BLOCK``). A block stores one biased float32
 exponent E, that of its largest element (rounded up where rounding could pass the largest code), and a byte for each
