@@ -33,6 +33,8 @@ pytestmark = [
 ]
 several_processes = pytest.mark.parametrize("processes", [2, 3])
 OPTIONS = {"lr": 1e-2, "weight_decay": 0.1, "state_dtype": "8bit"}
+# Until roundings tell.
+STEPS = 300
 # By kernels where there are some, and by the for-loop path.
 PATHS = {"default": {}, "for-loop": {"foreach": False}}
 
@@ -120,9 +122,20 @@ def save(results: dict, rank: int, folder: Path) -> None:
 
 
 def training_worker(rank: int, folder: Path) -> None:
+    """All of this section: starting processes takes longer than what they do."""
+    train_aligned()
+    train_in_other_placements(rank)
+    train_with_release(rank, folder)
+    results = train_replicas(rank, folder)
+    model = sharded_model(False)
+    take_steps(model.parameters(), AdaMomentum(model.parameters(), **OPTIONS), range(STEPS))
+    save({**results, "shards": wholes(model)}, rank, folder)
+
+
+def train_aligned() -> None:
+    """Shards whose borders are borders of blocks become what the whole becomes in one process, bit for bit."""
     for dtype, options in ((torch.float32, OPTIONS), (torch.bfloat16, {**OPTIONS, "rounding": "stochastic"})):
         for path in PATHS.values():
-            # Shards whose borders are borders of blocks become what the whole becomes in one process, bit for bit.
             model, alone = sharded_model(True, dtype), make_model(True, dtype)
             optimizer = AdaMomentum(model.parameters(), **options, **path)
             other = AdaMomentum(alone.parameters(), **options, **path)
@@ -138,33 +151,8 @@ def training_worker(rank: int, folder: Path) -> None:
                     dist.all_gather_object(gathered, optimizer.state[p][key])
                     assert_equal(torch.cat(gathered), other.state[q][key])
 
-    results = {}
-    for name, path in PATHS.items():
-        model = sharded_model(False)
-        optimizer = AdaMomentum(model.parameters(), **OPTIONS, **path)
-        take_steps(model.parameters(), optimizer, range(300))
-        results[name] = wholes(model)
-    save(results, rank, folder)
 
-
-@several_processes
-def test_shards_train_as_the_whole_does(tmp_path: Path, processes: int) -> None:
-    """Where their borders are not borders of blocks: with other roundings, but no more of them."""
-    ends = {}
-    for name, options in (("8bit", OPTIONS), ("float32", {**OPTIONS, "state_dtype": None})):
-        model = make_model(False)
-        take_steps(model.parameters(), AdaMomentum(model.parameters(), **options), range(300))
-        ends[name] = wholes(model)
-    noise = distance(ends["8bit"], ends["float32"])
-    travel = distance(ends["float32"], wholes(make_model(False)))
-    assert 0 < noise < 0.05 * travel
-    for results in run_in_processes(training_worker, processes, tmp_path):
-        for end in results.values():
-            assert distance(end, ends["float32"]) < 1.2 * noise
-            assert 0 < distance(end, ends["8bit"]) < 1.7 * noise  # two such roundings apart
-
-
-def placements_worker(rank: int, folder: Path) -> None:
+def train_in_other_placements(rank: int) -> None:
     count = dist.get_world_size()
     meshes = {1: init_device_mesh("cpu", (count,)), 2: init_device_mesh("cpu", (count, 1))}
     for placements in ([Shard(0)], [Shard(1)], [Replicate()], [Replicate(), Shard(0)], [Shard(0), Shard(1)]):
@@ -201,15 +189,9 @@ def placements_worker(rank: int, folder: Path) -> None:
     optimizer.step()
     other.step()
     assert_equal(p.to_local(), alone)
-    save({}, rank, folder)
 
 
-@several_processes
-def test_other_placements(tmp_path: Path, processes: int) -> None:
-    run_in_processes(placements_worker, processes, tmp_path)
-
-
-def release_worker(rank: int, folder: Path) -> None:
+def train_with_release(rank: int, folder: Path) -> None:
     batches = [
         torch.randn(6, 90, generator=torch.Generator().manual_seed(i))[rank :: dist.get_world_size()] for i in range(8)
     ]
@@ -233,15 +215,10 @@ def release_worker(rank: int, folder: Path) -> None:
             resume(model, optimizer, folder / "released")
     assert_equal(wholes(models[0]), wholes(models[1]))
     assert_equal(parts(optimizers[0]), parts(optimizers[1]))
-    save({}, rank, folder)
 
 
-@several_processes
-def test_released_gradients(tmp_path: Path, processes: int) -> None:
-    run_in_processes(release_worker, processes, tmp_path)
-
-
-def replicated_worker(rank: int, folder: Path) -> None:
+def train_replicas(rank: int, folder: Path) -> dict[str, list[Tensor]]:
+    """With DistributedDataParallel and ZeroRedundancyOptimizer; returns where they end."""
     from torch.distributed.optim import ZeroRedundancyOptimizer  # importing it warns of deprecations
 
     batches = [
@@ -265,19 +242,31 @@ def replicated_worker(rank: int, folder: Path) -> None:
             elif i == 4:
                 torch.save(optimizer.state_dict(), folder / "ddp.pt")
         results[name] = wholes(ddp)
-    # What the one saved of its parts goes on in the other.
-    assert_equal(results["zero"], results["ddp"])
-    save(results, rank, folder)
+    return results
 
 
 @several_processes
-def test_replicas_stay_equal_and_zero_saves_what_one_process_would(tmp_path: Path, processes: int) -> None:
-    results = run_in_processes(replicated_worker, processes, tmp_path)
-    assert_equal(results[1], results[0])
+def test_training(tmp_path: Path, processes: int) -> None:
+    results = run_in_processes(training_worker, processes, tmp_path)
+    for other in results[1:]:
+        assert_equal(other, results[0])
+    assert_equal(results[0]["zero"], results[0]["ddp"])
+    # ZeRO saves what one process would.
     zero, ddp = torch.load(tmp_path / "zero.pt"), torch.load(tmp_path / "ddp.pt")
     assert zero["state"].keys() == ddp["state"].keys()
     assert_equal(list(zero["state"].values()), list(ddp["state"].values()))
     assert zero["state"][0]["exp_avg"].dtype == torch.uint8
+
+    # Where borders of shards are not those of blocks, other roundings, but no more of them.
+    ends = {}
+    for name, options in (("8bit", OPTIONS), ("float32", {**OPTIONS, "state_dtype": None})):
+        model = make_model(False)
+        take_steps(model.parameters(), AdaMomentum(model.parameters(), **options), range(STEPS))
+        ends[name] = wholes(model)
+    noise = distance(ends["8bit"], ends["float32"])
+    assert 0 < noise < 0.05 * distance(ends["float32"], wholes(make_model(False)))
+    assert distance(results[0]["shards"], ends["float32"]) < 1.2 * noise
+    assert 0 < distance(results[0]["shards"], ends["8bit"]) < 1.7 * noise  # two such roundings apart
 
 
 # ---- checkpoints ----
@@ -307,12 +296,12 @@ def saving_worker(rank: int, folder: Path) -> None:
         full["optimizer"] = get_optimizer_state_dict(model, optimizer, options=wanted)
     if rank == 0:
         torch.save(full, folder / "full.pt")
-    results = {"moments": moments(model, optimizer), "model": wholes(model)}
+    now = {"moments": moments(model, optimizer), "model": wholes(model)}
     flat = get_optimizer_state_dict(model, optimizer, options=StateDictOptions(flatten_optimizer_state_dict=True))
     flat = {key: t.clone() if isinstance(t, Tensor) else t for key, t in flat.items()}
 
     take_steps(model.parameters(), optimizer, range(20, 30))
-    results["end"] = wholes(model)
+    results = {**now, "end": wholes(model)}
     save(results, rank, folder)
     at_end = parts(optimizer)
 
@@ -336,56 +325,22 @@ def saving_worker(rank: int, folder: Path) -> None:
 
 
 def loading_worker(rank: int, folder: Path) -> None:
-    """Goes on from what another number of processes has saved."""
+    """Goes on from what another number of processes has saved, and from what one has without shards."""
     model = sharded_model(False)
     optimizer = AdaMomentum(model.parameters(), **OPTIONS)
     resume(model, optimizer, folder / "sharded")
-    results = {"moments": moments(model, optimizer), "model": wholes(model)}
+    save({"sharded": end_of(model, optimizer), **load_unsharded(rank, folder)}, rank, folder)
+
+
+def end_of(model: nn.Module, optimizer: AdaMomentum) -> dict:
+    """What there is now, and the parameters ten steps later."""
+    now = {"moments": moments(model, optimizer), "model": wholes(model)}
     take_steps(model.parameters(), optimizer, range(20, 30))
-    results["end"] = wholes(model)
-    save(results, rank, folder)
+    return {**now, "end": wholes(model)}
 
 
-def assert_goes_on(results: dict, expected: dict) -> None:
-    """What was loaded is what was saved, but for numbers too small for their new blocks; and so is the end."""
-    assert_equal(results["model"], expected["model"])
-    for ours, theirs in zip(results["moments"], expected["moments"], strict=True):
-        for key, _ in CODED:
-            equal = ours[key] == theirs[key]
-            assert equal.float().mean() > 0.9
-            # The least that a block can express, of its largest number: both moments reach 2^-14 of it and more.
-            apart = (ours[key] - theirs[key]).abs().max()
-            assert apart <= theirs[key].abs().max() * 2**-14
-    travel = distance(expected["end"], expected["model"])
-    assert distance(results["end"], expected["end"]) < 0.02 * travel
-
-
-@pytest.mark.parametrize(("saved_on", "loaded_on"), [(2, 3), (3, 2)])
-def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path: Path, saved_on: int, loaded_on: int) -> None:
-    expected = run_in_processes(saving_worker, saved_on, tmp_path)[0]
-    for results in run_in_processes(loading_worker, loaded_on, tmp_path):
-        assert_goes_on(results, expected)
-
-    # In one process, without shards: from the folder, with room for numbers; and from whole tensors.
-    for source in ("folder", "file"):
-        model = make_model(False)
-        optimizer = AdaMomentum(model.parameters(), **OPTIONS)
-        if source == "folder":
-            hook = optimizer.register_state_dict_post_hook(lambda _, state_dict: decoded(state_dict))
-            resume(model, optimizer, tmp_path / "sharded", no_dist=True)
-            hook.remove()
-        else:
-            full = torch.load(tmp_path / "full.pt")
-            set_state_dict(model, optimizer, model_state_dict=full["model"], optim_state_dict=full["optimizer"])
-        assert optimizer.state_dict()["state"][0]["exp_avg"].dtype == torch.uint8
-        results = {"moments": moments(model, optimizer), "model": wholes(model)}
-        take_steps(model.parameters(), optimizer, range(20, 30))
-        results["end"] = wholes(model)
-        assert_goes_on(results, expected)
-
-
-def unsharded_worker(rank: int, folder: Path) -> None:
-    """Goes on from what one process has saved without shards: as codes, and decoded."""
+def load_unsharded(rank: int, folder: Path) -> dict[str, dict]:
+    """Loads in every way what one process has saved without shards, as codes and decoded, and goes on."""
     results = {}
     for way in ("full", "broadcast", "plain", "folder", "folder as a file"):
         model = sharded_model(False)
@@ -412,27 +367,57 @@ def unsharded_worker(rank: int, folder: Path) -> None:
             set_optimizer_state_dict(model, optimizer, whole_state, options=wanted)
         for p, q in zip(model.parameters(), saved["model"].values(), strict=True):
             p.data.copy_(distributed_like(p, q))
-        results[way] = {"moments": moments(model, optimizer), "model": wholes(model)}
-        take_steps(model.parameters(), optimizer, range(20, 30))
-        results[way]["end"] = wholes(model)
-    save(results, rank, folder)
+        results[way] = end_of(model, optimizer)
+    return results
 
 
-@several_processes
-def test_an_unsharded_checkpoint_goes_on_in_shards(tmp_path: Path, processes: int) -> None:
+def assert_goes_on(results: dict, expected: dict) -> None:
+    """What was loaded is what was saved, but for numbers too small for their new blocks; and so is the end."""
+    assert_equal(results["model"], expected["model"])
+    for ours, theirs in zip(results["moments"], expected["moments"], strict=True):
+        for key, _ in CODED:
+            equal = ours[key] == theirs[key]
+            assert equal.float().mean() > 0.9
+            # The least that a block can express, of its largest number: both moments reach 2^-14 of it and more.
+            apart = (ours[key] - theirs[key]).abs().max()
+            assert apart <= theirs[key].abs().max() * 2**-14
+    travel = distance(expected["end"], expected["model"])
+    assert distance(results["end"], expected["end"]) < 0.02 * travel
+
+
+def save_unsharded(folder: Path) -> dict:
+    """Train in one process without shards, save in every way, and go on."""
     model = make_model(False)
     optimizer = AdaMomentum(model.parameters(), **OPTIONS)
     take_steps(model.parameters(), optimizer, range(20))
-    expected = {"moments": moments(model, optimizer), "model": wholes(model)}
     saved = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)}
     assert saved["optimizer"]["state"]["0.weight"]["exp_avg"].dtype == torch.uint8
-    torch.save(saved, tmp_path / "one.pt")
-    torch.save(optimizer.state_dict(), tmp_path / "plain.pt")
-    dcp.save(saved, checkpoint_id=tmp_path / "codes", no_dist=True)
-    dcp_to_torch_save(tmp_path / "codes", tmp_path / "codes.pt")
-    dcp.save({**saved, "optimizer": decoded(saved["optimizer"])}, checkpoint_id=tmp_path / "numbers", no_dist=True)
-    take_steps(model.parameters(), optimizer, range(20, 30))
-    expected["end"] = wholes(model)
-    for results in run_in_processes(unsharded_worker, processes, tmp_path):
-        for result in results.values():
-            assert_goes_on(result, expected)
+    torch.save(saved, folder / "one.pt")
+    torch.save(optimizer.state_dict(), folder / "plain.pt")
+    dcp.save(saved, checkpoint_id=folder / "codes", no_dist=True)
+    dcp_to_torch_save(folder / "codes", folder / "codes.pt")
+    dcp.save({**saved, "optimizer": decoded(saved["optimizer"])}, checkpoint_id=folder / "numbers", no_dist=True)
+    return end_of(model, optimizer)
+
+
+@pytest.mark.parametrize(("saved_on", "loaded_on"), [(2, 3), (3, 2)])
+def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path: Path, saved_on: int, loaded_on: int) -> None:
+    expected = run_in_processes(saving_worker, saved_on, tmp_path)[0]
+    unsharded = save_unsharded(tmp_path)
+    for results in run_in_processes(loading_worker, loaded_on, tmp_path):
+        for way, result in results.items():
+            assert_goes_on(result, expected if way == "sharded" else unsharded)
+
+    # In one process, without shards: from the folder, with room for numbers; and from whole tensors.
+    for source in ("folder", "file"):
+        model = make_model(False)
+        optimizer = AdaMomentum(model.parameters(), **OPTIONS)
+        if source == "folder":
+            hook = optimizer.register_state_dict_post_hook(lambda _, state_dict: decoded(state_dict))
+            resume(model, optimizer, tmp_path / "sharded", no_dist=True)
+            hook.remove()
+        else:
+            full = torch.load(tmp_path / "full.pt")
+            set_state_dict(model, optimizer, model_state_dict=full["model"], optim_state_dict=full["optimizer"])
+        assert optimizer.state_dict()["state"][0]["exp_avg"].dtype == torch.uint8
+        assert_goes_on(end_of(model, optimizer), expected)
