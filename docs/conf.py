@@ -3,7 +3,10 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 from importlib.metadata import version as installed
+from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
@@ -35,6 +38,7 @@ def _files_as_code(app, name, source):
     """Links to files of the repository, which the site has not, become their paths; its reports open as pages."""
     source[0] = re.sub(r"\[([^\]]*)\]\((?:\.\./)+([^)]*)\)", _link, source[0])
     source[0] = re.sub(r"\[([^\]]*)\]\(([\w./-]*\.html)\)", r'<a href="\2">\1</a>', source[0])
+    source[0] = source[0].replace("`paper-mini/report/report.html`", '<a href="report.html">report.html</a>')
 
 
 def _copy_reports(app, exception):
@@ -46,6 +50,15 @@ def _copy_reports(app, exception):
             place = app.outdir / kept.relative_to(app.srcdir)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(kept, place)
+    _write_report(app.srcdir / "results" / "paper-mini", Path(app.doctreedir), app.outdir / "results" / "report.html")
+
+
+def _write_report(trials, folder, place):
+    """The study's report on the trials that are kept, by the commands that the page of results names: half a minute."""
+    study = [sys.executable, "-m", "adamomentum", "study"]
+    for command in ("import", "paper-mini", trials), ("report", "paper-mini"):
+        subprocess.run([*study, *command, "--out", "paper-mini"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    shutil.copyfile(folder / "paper-mini" / "report" / "report.html", place)
 
 
 def _link(match):

@@ -91,8 +91,7 @@ ROWS = (
     ),
     Row(
         "accumulation over several passes",
-        {"PyTorch": "release_gradients", "Keras": "gradient_accumulation_steps"},
-        {"optax": "`optax.MultiSteps`"},
+        {"PyTorch": "release_gradients", "optax": "MultiSteps", "Keras": "gradient_accumulation_steps"},
     ),
     Row(
         "loss scaling",

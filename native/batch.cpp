@@ -79,18 +79,16 @@ bool is_scale(const Tensor &t, int64_t blocks) {
   return t.is_type(kUnsigned, 8) && t.ndim == 1 && t.shape[0] == blocks && (t.strides[0] == 1 || blocks < 2);
 }
 
-Span piece_of(const Span &whole, Param p, State s, Rounding r, int64_t begin, int64_t end) {
+Span piece_of(const Span &whole, Param p, States s, Rounding r, int64_t begin, int64_t end) {
   Span piece = whole;
-  int64_t in_p = begin * size_of(p), in_s = begin * size_of(s);
+  const int64_t in_p = begin * size_of(p), in_v = begin * size_of(s.v);
   piece.p = static_cast<char *>(whole.p) + in_p;
   piece.g = static_cast<const char *>(whole.g) + in_p;
-  piece.m = static_cast<char *>(whole.m) + in_s;
-  piece.v = static_cast<char *>(whole.v) + in_s;
-  if (whole.v_max) piece.v_max = static_cast<char *>(whole.v_max) + in_s;
-  if (whole.m_scale) {
-    piece.m_scale = whole.m_scale + begin / kBlock;
-    piece.v_scale = whole.v_scale + begin / kBlock;
-  }
+  piece.m = static_cast<char *>(whole.m) + begin * size_of(s.m);
+  piece.v = static_cast<char *>(whole.v) + in_v;
+  if (whole.v_max) piece.v_max = static_cast<char *>(whole.v_max) + in_v;
+  if (whole.m_scale) piece.m_scale = whole.m_scale + begin / kBlock;
+  if (whole.v_scale) piece.v_scale = whole.v_scale + begin / kBlock;
   if (whole.kept) piece.kept = static_cast<char *>(whole.kept) + (r == kMaster ? 4 * begin : in_p);
   piece.position = whole.position + static_cast<uint32_t>(begin);
   piece.n = end - begin;
@@ -165,7 +163,6 @@ bool Batch::add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad, 
 bool Batch::read_item(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad, Item *item) {
   Tensor p, g, t;
   PyObject *object;
-  State kind;
   if (!is_plain(param, plain_types_) || !is_plain(grad, plain_types_)) return false;
   if (!read(param, &p) || !p.on_cpu() || !param_type(p, &item->param) || !is_dense(p)) return false;
   if (!read(grad, &g) || !g.on_cpu() || !same_layout(p, g)) return false;
@@ -179,18 +176,19 @@ bool Batch::read_item(PyObject *param, PyObject *grad, PyObject *state, bool ams
   keep(object);
   item->step.memory = t.memory();
 
-  if (!read_entry(state, names().m, &object, &t) || !state_type(t, &item->state) || !same_layout(p, t)) return false;
-  item->rounding = item->param == kFloat16 || item->param == kBFloat16 ? rounding_ : kNearest;
-  if (!is_supported(item->param, item->state, item->rounding)) return false;
+  States &states = item->states;
+  if (!read_entry(state, names().m, &object, &t) || !state_type(t, &states.m) || !same_layout(p, t)) return false;
   keep(object);
   item->whole.m = t.memory();
-  if (!read_entry(state, names().v, &object, &t) || !state_type(t, &kind) || kind != item->state || !same_layout(p, t))
-    return false;
+  if (!read_entry(state, names().v, &object, &t) || !state_type(t, &states.v) || !same_layout(p, t)) return false;
   keep(object);
   item->whole.v = t.memory();
+  item->rounding = item->param == kFloat16 || item->param == kBFloat16 ? rounding_ : kNearest;
+  if (!is_supported(item->param, states, item->rounding)) return false;
   if (amsgrad) {
-    if (item->state != kState32 && item->state != kState64) return false;
-    if (!read_entry(state, names().v_max, &object, &t) || !state_type(t, &kind) || kind != item->state ||
+    State kind;
+    if (states.m != states.v || (states.v != kState32 && states.v != kState64)) return false;
+    if (!read_entry(state, names().v_max, &object, &t) || !state_type(t, &kind) || kind != states.v ||
         !same_layout(p, t))
       return false;
     keep(object);
@@ -205,11 +203,13 @@ bool Batch::read_item(PyObject *param, PyObject *grad, PyObject *state, bool ams
     item->whole.kept = t.memory();
   }
   item->whole.n = p.numel();
-  if (item->state == kCodes) {
-    const int64_t blocks = (item->whole.n + kBlock - 1) / kBlock;
+  const int64_t blocks = (item->whole.n + kBlock - 1) / kBlock;
+  if (states.m == kCodes) {
     if (!read_entry(state, names().m_scale, &object, &t) || !is_scale(t, blocks)) return false;
     keep(object);
     item->whole.m_scale = static_cast<uint8_t *>(t.memory());
+  }
+  if (states.v == kCodes) {
     if (!read_entry(state, names().v_scale, &object, &t) || !is_scale(t, blocks)) return false;
     keep(object);
     item->whole.v_scale = static_cast<uint8_t *>(t.memory());
@@ -325,11 +325,27 @@ void Batch::run(const std::vector<Numbers> &numbers, int workers) {
       if (item.whole.n == 0) continue;
       Span span = item.whole;
       if (chunk.last - chunk.first == 1)
-        span = piece_of(span, item.param, item.state, item.rounding, chunk.begin, chunk.end);
-      table.update(item.param, item.state, item.rounding, span, numbers[item.at_step]);
+        span = piece_of(span, item.param, item.states, item.rounding, chunk.begin, chunk.end);
+      table.update(item.param, item.states, item.rounding, span, numbers[item.at_step]);
     }
   });
   for (const Item &item : items_) item.step.set(item.step.next());
+}
+
+void Batch::fold(double weight, const std::vector<uint32_t> &passes, int workers) {
+  divide();
+  const Kernels &table = kernels();
+  for_all_chunks(workers, [&](size_t, const Chunk &chunk) {
+    for (uint32_t i = chunk.first; i < chunk.last; ++i) {
+      const Item &item = items_[i];
+      if (item.whole.n == 0) continue;
+      Span span = item.whole;
+      if (chunk.last - chunk.first == 1)
+        span = piece_of(span, item.param, item.states, item.rounding, chunk.begin, chunk.end);
+      const auto step = static_cast<uint32_t>(static_cast<uint64_t>(item.step.next()));
+      table.fold(item.param, item.states.m, span, weight, step, passes[i]);
+    }
+  });
 }
 
 double Batch::square_sum(int workers) {

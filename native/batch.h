@@ -51,6 +51,9 @@ class Batch {
   // The update of all parameters, counting their steps.
   void run(const std::vector<Numbers> &numbers, int workers);
 
+  // Adds weight times the gradient to the first moment of all parameters, of which it is the number `passes` says.
+  void fold(double weight, const std::vector<uint32_t> &passes, int workers);
+
   // The sum of the squares of all gradients, in an order that does not depend on the number of workers.
   double square_sum(int workers);
 
@@ -63,7 +66,7 @@ class Batch {
     Span whole;
     StepCount step;
     Param param;
-    State state;
+    States states;
     Rounding rounding;
     uint32_t at_step;  // which of next_steps()
   };

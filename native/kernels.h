@@ -8,6 +8,10 @@ namespace adamomentum {
 enum Param : uint8_t { kFloat32, kFloat64, kFloat16, kBFloat16, kParams };
 // Moments: kCodes are bytes with an exponent a block, as adamomentum/torch/precision.py specifies them.
 enum State : uint8_t { kState32, kState64, kStateBF16, kCodes };
+// How the parameter's two moments are stored: any with any, but float64 with itself alone.
+struct States {
+  State m, v;
+};
 
 // How a parameter of half precision is rounded, as adamomentum/torch/rounding.py specifies it; wider ones are kNearest.
 enum Rounding : uint8_t { kNearest, kStochastic, kKahan, kMaster, kRoundings };
@@ -39,7 +43,7 @@ struct Span {
   void *m;
   void *v;
   void *v_max;       // null without amsgrad
-  uint8_t *m_scale;  // exponents of the blocks, for kCodes; the first of them begins with the span
+  uint8_t *m_scale;  // exponents of the blocks, for kCodes, else null; the first of them begins with the span
   uint8_t *v_scale;
   void *kept;  // what kKahan and kMaster keep of the parameter, in its type and in float32; else null
   int64_t n;
@@ -48,7 +52,9 @@ struct Span {
 
 struct Kernels {
   const char *isa;
-  void (*update)(Param, State, Rounding, const Span &, const Numbers &);  // what is_supported() says yes to
+  void (*update)(Param, States, Rounding, const Span &, const Numbers &);  // what is_supported() says yes to
+  // Adds weight times the gradient to the first moment: the gradient number `pass` of a step that has more of them.
+  void (*fold)(Param, State m, const Span &, double weight, uint32_t step, uint32_t pass);
   double (*square_sum[kParams])(const void *g, int64_t n);
 };
 
@@ -66,9 +72,10 @@ static constexpr int64_t size_of(Param p) { return p == kFloat64 ? 8 : p == kFlo
 static constexpr int64_t size_of(State s) { return s == kState64 ? 8 : s == kState32 ? 4 : s == kStateBF16 ? 2 : 1; }
 
 // float64 goes with float64 alone, and wider parameters than half precision are not rounded.
-static constexpr bool is_supported(Param p, State s, Rounding r) {
-  const bool half = p == kFloat16 || p == kBFloat16;
-  return (p == kFloat64) == (s == kState64) && (half || r == kNearest) && !(p == kFloat16 && r == kStochastic);
+static constexpr bool is_supported(Param p, States s, Rounding r) {
+  const bool half = p == kFloat16 || p == kBFloat16, wide = p == kFloat64;
+  return wide == (s.m == kState64) && wide == (s.v == kState64) && (half || r == kNearest) &&
+         !(p == kFloat16 && r == kStochastic);
 }
 
 // The kernels for this processor.

@@ -44,6 +44,7 @@ INLINE double choose(uint64_t mask, double a, double b) {
 
 constexpr uint32_t kSign = 0x80000000u, kInfinity = 0x7F800000u;
 constexpr uint32_t kByPosition = 0xD1B54A33u, kByStepM = 0xABC98389u, kByStepV = 0x8CB92BA7u, kByStepP = 0x9E3779B9u;
+constexpr uint32_t kByStepFold = 0x6A09E667u, kByPassFold = 0x9E3779B9u;
 
 // ---- how numbers are stored ----
 
@@ -99,7 +100,14 @@ struct F16 {
     uint32_t h = select(magnitude < (113u << 23), subnormal, select(magnitude >= (143u << 23), special, normal));
     return static_cast<uint16_t>(h | ((u >> 16) & 0x8000u));
   }
-  INLINE float rounded(float x) { return load(store(x)); }
+  INLINE float rounded(float x) {
+    const uint32_t u = bits_of(x), magnitude = u & ~kSign;
+    const uint32_t normal = (magnitude + 0xFFFu + ((magnitude >> 13) & 1u)) & ~0x1FFFu;
+    const uint32_t large = select(normal >= (143u << 23), kInfinity, normal);
+    const uint32_t small = bits_of((float_of(magnitude) + 0.5f) - 0.5f);  // spaced as float32 numbers from 1/2 to 1
+    const uint32_t number = select(magnitude < (113u << 23), small, large);
+    return float_of(select(magnitude > kInfinity, magnitude, number) | (u & kSign));
+  }
   INLINE uint16_t store_rounded(float x) { return store(x); }
   INLINE bool rounds_to(float x, float number) { return rounded(x) == number; }
 };
@@ -120,13 +128,11 @@ struct Block {
   template <class X> const X *at(const void *start) const { return static_cast<const X *>(start) + begin; }
 };
 
-// The random bits of the element `i` of a block are random_at(...) + i * kByPosition.
-INLINE uint32_t random_at(const Block &b, uint32_t step, uint32_t by_step) {
-  return b.position() * kByPosition + step * by_step;
-}
+// The random bits of the element `i` of a block are random_at(b, start) + i * kByPosition, with `start` made of the step.
+INLINE uint32_t random_at(const Block &b, uint32_t start) { return b.position() * kByPosition + start; }
 
 using Read = void (*)(const Block &, float *);
-using Write = void (*)(const Block &, uint32_t step, const float *);
+using Write = void (*)(const Block &, uint32_t start, const float *);
 
 template <class P> INLINE void widen(const typename P::Stored *RESTRICT stored, int n, float *RESTRICT x) {
   for (int i = 0; i < n; ++i) x[i] = P::load(stored[i]);
@@ -148,8 +154,8 @@ template <class P> void write_nearest(const Block &b, uint32_t, const float *RES
   for (int i = 0; i < b.n; ++i) p[i] = P::store(x[i]);
 }
 
-template <class P> void write_stochastic(const Block &b, uint32_t step, const float *x) {
-  round_by_chance<P>(b.at<typename P::Stored>(b.span.p), b.n, random_at(b, step, kByStepP), x);
+template <class P> void write_stochastic(const Block &b, uint32_t start, const float *x) {
+  round_by_chance<P>(b.at<typename P::Stored>(b.span.p), b.n, random_at(b, start), x);
 }
 
 template <class P> void read_kahan(const Block &b, float *RESTRICT x) {
@@ -195,11 +201,11 @@ template <class P> void write_master(const Block &b, uint32_t, const float *REST
 
 void read_m_bf16(const Block &b, float *x) { widen<BF16>(b.at<uint16_t>(b.span.m), b.n, x); }
 void read_v_bf16(const Block &b, float *x) { widen<BF16>(b.at<uint16_t>(b.span.v), b.n, x); }
-void write_m_bf16(const Block &b, uint32_t step, const float *x) {
-  round_by_chance<BF16>(b.at<uint16_t>(b.span.m), b.n, random_at(b, step, kByStepM), x);
+void write_m_bf16(const Block &b, uint32_t start, const float *x) {
+  round_by_chance<BF16>(b.at<uint16_t>(b.span.m), b.n, random_at(b, start), x);
 }
-void write_v_bf16(const Block &b, uint32_t step, const float *x) {
-  round_by_chance<BF16>(b.at<uint16_t>(b.span.v), b.n, random_at(b, step, kByStepV), x);
+void write_v_bf16(const Block &b, uint32_t start, const float *x) {
+  round_by_chance<BF16>(b.at<uint16_t>(b.span.v), b.n, random_at(b, start), x);
 }
 
 // Moments in 8-bit codes: see adamomentum/torch/precision.py for the format.
@@ -211,9 +217,10 @@ void read_m_codes(const Block &b, float *RESTRICT x) {
   const uint32_t exponent = b.span.m_scale[b.begin / kBlock], low = (exponent - 14u) << 23;
   const float base = float_of(low);
   for (int i = 0; i < b.n; ++i) {
-    uint32_t code = codes[i], steps = (code & 0x7Fu) << 20;
-    uint32_t linear = bits_of(float_of(low + steps) - base), above = low + steps - (1u << 23);
-    x[i] = float_of(select(steps < (1u << 23), linear, above) | ((code & 0x80u) << 24));
+    const uint32_t code = codes[i];
+    // In the lowest binade y - base, above it y / 2: the smaller of the two, on both sides.
+    const float y = float_of(low + ((code & 0x7Fu) << 20)), linear = y - base, above = y * 0.5f;
+    x[i] = float_of(bits_of(linear < above ? linear : above) | ((code & 0x80u) << 24));
   }
   if (exponent == kSpoiled)
     for (int i = 0; i < b.n; ++i) x[i] = NAN;
@@ -238,34 +245,33 @@ INLINE uint32_t exponent_of(const float *RESTRICT x, int n, uint32_t least) {
   return exponent < least ? least : exponent > kSpoiled ? kSpoiled : exponent;
 }
 
-void write_m_codes(const Block &b, uint32_t step, const float *RESTRICT x) {
+void write_m_codes(const Block &b, uint32_t start, const float *RESTRICT x) {
   uint8_t *RESTRICT codes = b.at<uint8_t>(b.span.m);
   const int n = b.n;  // a byte that is written could be part of the block, to a compiler
   const uint32_t exponent = exponent_of(x, n, 16), low = (exponent - 14u) << 23;
   b.span.m_scale[b.begin / kBlock] = static_cast<uint8_t>(exponent);
   const float base = float_of(low);
-  const uint32_t random = random_at(b, step, kByStepM);
-  for (int i = 0; i < n; ++i) {
-    uint32_t u = bits_of(x[i]), magnitude = u & ~kSign;
-    uint32_t linear = bits_of(float_of(magnitude) + base) - low, above = magnitude - low + (1u << 23);
-    // Both are below 2^31, where a signed comparison is one instruction.
-    uint32_t steps = select(static_cast<int32_t>(magnitude) < static_cast<int32_t>(low), linear, above);
-    uint32_t dither = (random + static_cast<uint32_t>(i) * kByPosition) >> 12;
-    codes[i] = static_cast<uint8_t>(((steps + dither) >> 20) | ((u >> 24) & 0x80u));
+  uint32_t random = random_at(b, start);
+  for (int i = 0; i < n; ++i, random += kByPosition) {
+    const uint32_t u = bits_of(x[i]), magnitude = u & ~kSign;
+    // The larger of the two on both sides of the lowest binade's end. Both are below 2^31.
+    const int32_t linear = static_cast<int32_t>(bits_of(float_of(magnitude) + base));
+    const int32_t above = static_cast<int32_t>(magnitude + (1u << 23));
+    const uint32_t steps = static_cast<uint32_t>(linear > above ? linear : above) - low;
+    codes[i] = static_cast<uint8_t>((((steps + (random >> 12)) << 4) | (u & kSign)) >> 24);
   }
 }
 
-void write_v_codes(const Block &b, uint32_t step, const float *RESTRICT x) {
+void write_v_codes(const Block &b, uint32_t start, const float *RESTRICT x) {
   uint8_t *RESTRICT codes = b.at<uint8_t>(b.span.v);
   const int n = b.n;
   const uint32_t exponent = exponent_of(x, n, 32), low = (exponent - 31u) << 23;
   b.span.v_scale[b.begin / kBlock] = static_cast<uint8_t>(exponent);
-  const uint32_t random = random_at(b, step, kByStepV);
-  for (int i = 0; i < n; ++i) {
-    int32_t steps = static_cast<int32_t>((bits_of(x[i]) & ~kSign) - low);
-    steps = steps < 0 ? 0 : steps;
-    uint32_t dither = (random + static_cast<uint32_t>(i) * kByPosition) >> 12;
-    codes[i] = static_cast<uint8_t>((static_cast<uint32_t>(steps) + dither) >> 20);
+  uint32_t random = random_at(b, start);
+  for (int i = 0; i < n; ++i, random += kByPosition) {
+    const int32_t magnitude = static_cast<int32_t>(bits_of(x[i]) & ~kSign), least = static_cast<int32_t>(low);
+    const uint32_t steps = static_cast<uint32_t>(magnitude > least ? magnitude : least) - low;
+    codes[i] = static_cast<uint8_t>((steps + (random >> 12)) >> 20);
   }
 }
 
@@ -281,18 +287,15 @@ template <class P> INLINE void add_half(Stages *stages, Rounding rounding) {
   stages->to_param = rounding == kKahan ? write_kahan<P> : rounding == kMaster ? write_master<P> : write_nearest<P>;
 }
 
-INLINE Stages stages_of(Param param, State state, Rounding rounding) {
+INLINE Stages stages_of(Param param, States states, Rounding rounding) {
   Stages stages{};
   if (param == kFloat16) add_half<F16>(&stages, rounding);
   if (param == kBFloat16) add_half<BF16>(&stages, rounding);
   if (rounding == kStochastic) stages.to_param = write_stochastic<BF16>;
-  if (state == kStateBF16) {
-    stages.m = read_m_bf16, stages.v = read_v_bf16;
-    stages.to_m = write_m_bf16, stages.to_v = write_v_bf16;
-  } else if (state == kCodes) {
-    stages.m = read_m_codes, stages.v = read_v_codes;
-    stages.to_m = write_m_codes, stages.to_v = write_v_codes;
-  }
+  if (states.m == kStateBF16) stages.m = read_m_bf16, stages.to_m = write_m_bf16;
+  if (states.m == kCodes) stages.m = read_m_codes, stages.to_m = write_m_codes;
+  if (states.v == kStateBF16) stages.v = read_v_bf16, stages.to_v = write_v_bf16;
+  if (states.v == kCodes) stages.v = read_v_codes, stages.to_v = write_v_codes;
   return stages;
 }
 
@@ -379,7 +382,7 @@ constexpr int64_t kAhead = 2048;
 
 // Elements [begin, begin + length) of n are read now, each of so many bytes.
 INLINE void prefetch(const void *start, int64_t size, int64_t begin, int64_t length, int64_t n) {
-  if (begin + length + kAhead / size > n) return;
+  if ((begin + length) * size + kAhead > n * size) return;  // a division would take as long as ten elements
   const char *next = static_cast<const char *>(start) + begin * size + kAhead;
   for (int64_t k = 0; k < length * size; k += 64) __builtin_prefetch(next + k);
 }
@@ -394,30 +397,58 @@ void update_double(const Span &s, const Numbers &numbers) {
   }
 }
 
-void update_float(Param param, State state, Rounding rounding, const Span &s, const Numbers &numbers) {
+void update_float(Param param, States states, Rounding rounding, const Span &s, const Numbers &numbers) {
   const Constants<float, uint32_t> c = constants_of<float, uint32_t>(numbers);
   const Form form = form_of(s, numbers);
-  const Stages stages = stages_of(param, state, rounding);
-  const int64_t of_param = size_of(param), of_state = size_of(state), of_kept = rounding == kMaster ? 4 : of_param;
+  const Stages stages = stages_of(param, states, rounding);
+  const int64_t of_param = size_of(param), of_kept = rounding == kMaster ? 4 : of_param;
+  const int64_t of_m = size_of(states.m), of_v = size_of(states.v);
   alignas(64) float theta_buffer[kBlock], g_buffer[kBlock], m_buffer[kBlock], v_buffer[kBlock];
   for (int64_t begin = 0; begin < s.n; begin += kBlock) {
     const Block b{s, begin, static_cast<int>(s.n - begin < kBlock ? s.n - begin : kBlock)};
     prefetch(s.p, of_param, begin, kBlock, s.n), prefetch(s.g, of_param, begin, kBlock, s.n);
-    prefetch(s.m, of_state, begin, kBlock, s.n), prefetch(s.v, of_state, begin, kBlock, s.n);
+    prefetch(s.m, of_m, begin, kBlock, s.n), prefetch(s.v, of_v, begin, kBlock, s.n);
     if (s.kept) prefetch(s.kept, of_kept, begin, kBlock, s.n);
     if (stages.param) stages.param(b, theta_buffer), stages.grad(b, g_buffer);
-    if (stages.m) stages.m(b, m_buffer), stages.v(b, v_buffer);
+    if (stages.m) stages.m(b, m_buffer);
+    if (stages.v) stages.v(b, v_buffer);
     float *theta = stages.param ? theta_buffer : b.at<float>(s.p);
     const float *g = stages.param ? g_buffer : b.at<float>(s.g);
-    float *m = stages.m ? m_buffer : b.at<float>(s.m), *v = stages.m ? v_buffer : b.at<float>(s.v);
+    float *m = stages.m ? m_buffer : b.at<float>(s.m), *v = stages.v ? v_buffer : b.at<float>(s.v);
     update_in(form, theta, g, m, v, s.v_max ? b.at<float>(s.v_max) : nullptr, b.n, c);
-    if (stages.param) stages.to_param(b, numbers.step, theta);
-    if (stages.m) stages.to_m(b, numbers.step, m), stages.to_v(b, numbers.step, v);
+    if (stages.param) stages.to_param(b, numbers.step * kByStepP, theta);
+    if (stages.m) stages.to_m(b, numbers.step * kByStepM, m);
+    if (stages.v) stages.to_v(b, numbers.step * kByStepV, v);
   }
 }
 
-void update_span(Param param, State state, Rounding rounding, const Span &s, const Numbers &n) {
-  param == kFloat64 ? update_double(s, n) : update_float(param, state, rounding, s, n);
+void update_span(Param param, States states, Rounding rounding, const Span &s, const Numbers &n) {
+  param == kFloat64 ? update_double(s, n) : update_float(param, states, rounding, s, n);
+}
+
+// ---- the first moment alone, of a step that has more gradients ----
+
+template <class T> void add_weighted(T *RESTRICT m, const T *RESTRICT g, int n, T weight) {
+  for (int i = 0; i < n; ++i) m[i] += weight * g[i];
+}
+
+void fold_span(Param param, State state, const Span &s, double weight, uint32_t step, uint32_t pass) {
+  const Stages stages = stages_of(param, {state, kState32}, kNearest);
+  const int64_t of_g = size_of(param), of_m = size_of(state);
+  alignas(64) float g_buffer[kBlock], m_buffer[kBlock];
+  for (int64_t begin = 0; begin < s.n; begin += kBlock) {
+    const Block b{s, begin, static_cast<int>(s.n - begin < kBlock ? s.n - begin : kBlock)};
+    prefetch(s.g, of_g, begin, kBlock, s.n), prefetch(s.m, of_m, begin, kBlock, s.n);
+    if (param == kFloat64) {
+      add_weighted(b.at<double>(s.m), b.at<double>(s.g), b.n, weight);
+      continue;
+    }
+    if (stages.grad) stages.grad(b, g_buffer);
+    if (stages.m) stages.m(b, m_buffer);
+    float *m = stages.m ? m_buffer : b.at<float>(s.m);
+    add_weighted(m, stages.grad ? g_buffer : b.at<float>(s.g), b.n, static_cast<float>(weight));
+    if (stages.m) stages.to_m(b, step * kByStepFold + pass * kByPassFold, m);
+  }
 }
 
 // ---- the sum of squares ----
@@ -453,6 +484,7 @@ template <class P> double square_sum(const void *data, int64_t n) {
 extern const Kernels TABLE(ISA) = {
     NAME(ISA),
     ISA::update_span,
+    ISA::fold_span,
     {ISA::square_sum<ISA::F32>, ISA::square_sum<ISA::F64>, ISA::square_sum<ISA::F16>, ISA::square_sum<ISA::BF16>},
 };
 

@@ -109,6 +109,15 @@ NB_MODULE(_native, m) {
           nb::arg("numbers"), nb::arg("grad_factor"), nb::arg("l2"), nb::arg("lookahead"), nb::arg("nesterov"),
           nb::arg("passes"), nb::arg("threads"))
       .def(
+          "fold",
+          [](Batch &self, double weight, const std::vector<uint32_t> &passes, int threads) {
+            if (passes.size() != nb::len(nb::borrow<nb::list>(self.params())))
+              throw nb::value_error("passes must be one number for each parameter");
+            nb::gil_scoped_release release;
+            self.fold(weight, passes, threads);
+          },
+          nb::arg("weight"), nb::arg("passes"), nb::arg("threads"))
+      .def(
           "square_sum",
           [](Batch &self, int threads) {
             nb::gil_scoped_release release;

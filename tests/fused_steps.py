@@ -27,7 +27,8 @@ class FusedCuda:
 
     Args:
         params: all updated by one call.
-        state_dtype: float32, bfloat16 or, for the 8-bit format, uint8; one for all parameters or one each.
+        state_dtype: float32, bfloat16 or, for the 8-bit format, uint8, or a pair of them; one for all parameters or,
+            as a list, one each.
         steps_on: the device of the step counts; None for the parameters'.
         options: those of AdaMomentum.
     """
@@ -35,7 +36,7 @@ class FusedCuda:
     def __init__(
         self,
         params: list[Tensor],
-        state_dtype: torch.dtype | list[torch.dtype] = torch.float32,
+        state_dtype: torch.dtype | tuple[torch.dtype, torch.dtype] | list[Any] = torch.float32,
         steps_on: torch.device | None = None,
         **options: Any,
     ) -> None:
@@ -44,9 +45,10 @@ class FusedCuda:
         dtypes = state_dtype if isinstance(state_dtype, list) else [state_dtype] * len(params)
         for p, dtype in zip(params, dtypes, strict=True):
             state = {"step": torch.tensor(0.0, device=steps_on or p.device)}
-            for key, moment in CODED:
-                state[key] = torch.zeros_like(p, dtype=dtype)
-                if dtype == torch.uint8:
+            pair = dtype if isinstance(dtype, tuple) else (dtype, dtype)
+            for (key, moment), stored in zip(CODED, pair, strict=True):
+                state[key] = torch.zeros_like(p, dtype=stored)
+                if stored == torch.uint8:
                     state[scale_of(key)] = empty_scales(p, moment)
             if options.get("amsgrad"):
                 state["max_exp_avg_sq"] = torch.zeros_like(p, dtype=torch.float32)

@@ -121,8 +121,132 @@ def test_a_state_goes_on_with_other_switches_and_betas(before: dict) -> None:
     in_lockstep(ours(**after), 20, start, **after)
 
 
+ACCUMULATING = {
+    "plain": {},
+    "amsgrad-decay": {"amsgrad": True, "eps": 1e-4, "weight_decay": 0.125},
+    "full-bias-correction": {"full_bias_correction": True, "betas": (0.5, 0.99)},
+    "momentum": {**MATCH, "second_moment": "momentum"},
+    "drop-in": {**MATCH, "weight_decay": 0.125},
+}
+
+
+@pytest.mark.parametrize("passes", [2, 5])
+@pytest.mark.parametrize("switches", ACCUMULATING)
+def test_accumulation_in_lockstep_with_the_reference(switches: str, passes: int) -> None:
+    """Whose step takes the mean of the batches' gradients, and knows the last one. Variables move in that alone."""
+    keras.config.set_floatx("float64")
+    options = ACCUMULATING[switches]
+    rng = np.random.default_rng(0)
+    theta = [rng.standard_normal(shape) for shape in ((3, 4), ())]
+    states = [reference.State.zeros(x) for x in theta]
+    variables = [keras.Variable(x, dtype="float64") for x in theta]
+    optimizer = ours(gradient_accumulation_steps=passes, **options)
+    optimizer.build(variables)
+    assert len(optimizer.variables) == 2 + (3 if optimizer.amsgrad else 2) * len(variables)
+    step = stepper(optimizer, variables)
+    beta2, eps = options.get("betas", (0.9, 0.999))[1], options.get("eps", 1e-16)
+    for t in range(12):
+        batches = [[rng.standard_normal(x.shape) for x in theta] for _ in range(passes)]
+        for grads in batches:
+            for variable, x in zip(variables, theta, strict=True):
+                np.testing.assert_allclose(array(variable), x, rtol=1e-12, atol=1e-12)
+            step([ops.convert_to_tensor(g, "float64") for g in grads])
+        assert int(optimizer.iterations) == t + 1
+        accumulated = eps * (1 - beta2 ** (t + 1)) / (1 - beta2)
+        for i in range(2):
+            theta[i], states[i] = reference.step(
+                theta[i],
+                sum(grads[i] for grads in batches) / passes,
+                states[i],
+                last_grad=batches[-1][i] / passes,
+                passes=passes,
+                lr=1e-2,
+                **options,
+            )
+            np.testing.assert_allclose(array(variables[i]), theta[i], rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(array(optimizer._momentums[i]), states[i].m, rtol=1e-12, atol=1e-14)
+            second = array(optimizer._velocities[i]) + accumulated
+            np.testing.assert_allclose(second, states[i].v, rtol=1e-12, atol=1e-14)
+
+
+class WithAccumulators(AdaMomentum):
+    """Accumulates as Keras does it, and as this one did before the first moment took the accumulators' place."""
+
+    def _mean_is_needed_for(self) -> str:
+        return "all"
+
+
+AS_KERAS = {
+    "average": {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 2, "weight_decay": 0.1},
+    "schedule": {"learning_rate": keras.optimizers.schedules.CosineDecay(0.0, 20, warmup_target=1e-2, warmup_steps=5)},
+    "scaled-loss": {"loss_scale_factor": 256.0, "amsgrad": True},
+    "dynamic-loss-scale": {"weight_decay": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", AS_KERAS if ON_TORCH else ["average", "dynamic-loss-scale"])
+def test_accumulation_is_that_of_keras(name: str) -> None:
+    """To rounding, in fit: averages, schedules, scaled losses, constraints, and variables that are looked up."""
+    trained = []
+    for kind in (AdaMomentum, WithAccumulators):
+        optimizer = kind(gradient_accumulation_steps=3, **{"learning_rate": 1e-2, **AS_KERAS[name]})
+        counted = optimizer
+        if name == "dynamic-loss-scale":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=256.0, dynamic_growth_steps=3)
+        keras.utils.set_random_seed(1)
+        layers = [
+            keras.layers.Input((4,)),
+            keras.layers.Embedding(20, 3, embeddings_constraint=keras.constraints.MaxNorm(0.05)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(1),
+        ]
+        model = keras.Sequential(layers)
+        model.compile(optimizer, "mse", jit_compile=keras.backend.backend() == "jax")
+        words = np.random.default_rng(0).integers(0, 20, (80, 4))
+        losses = model.fit(words, words[:, :1] / 10.0, batch_size=8, epochs=2, shuffle=False, verbose=0).history["loss"]
+        trained.append((model, losses, counted))
+    (model, losses, optimizer), (keras_model, keras_losses, keras_optimizer) = trained
+    assert int(optimizer._iterations) == int(keras_optimizer._iterations) == 20
+    n = len(model.trainable_variables)
+    assert len(optimizer.variables) == len(keras_optimizer.variables) - n
+    np.testing.assert_allclose(losses, keras_losses, rtol=1e-5)
+    same(model, keras_model, 1e-4)
+
+
+NEED_THE_MEAN = [{"clipnorm": 0.5}, {"global_clipnorm": 0.5}, {"clipvalue": 0.5}, {"nesterov": True}, {"beta_1": 0.0}]
+
+
+@pytest.mark.parametrize("options", NEED_THE_MEAN if ON_TORCH else NEED_THE_MEAN[1:2])
+def test_what_needs_the_mean_of_several_batches_keeps_accumulators(options: dict) -> None:
+    """And is then the step of that mean."""
+    rng = np.random.default_rng(0)
+    start, grads = rng.standard_normal((2, 3, 4)), rng.standard_normal((4, 2, 3, 4))
+    ends = []
+    for k in (None, 2):
+        optimizer = AdaMomentum(1e-2, gradient_accumulation_steps=k, **options)
+        variables = [keras.Variable(x, dtype="float32") for x in start]
+        optimizer.build(variables)
+        assert len(optimizer.variables) == 2 + (2 if k is None else 3) * 2
+        step = stepper(optimizer, variables)
+        for batch in (grads[::2] + grads[1::2]) / 2 if k is None else grads:
+            step([ops.convert_to_tensor(g, "float32") for g in batch])
+        ends.append([array(v) for v in variables])
+    for a, b in zip(*ends, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_clipping_that_comes_too_late() -> None:
+    """Would see one batch's gradients of several."""
+    optimizer = ours(gradient_accumulation_steps=2)
+    variable = keras.Variable(np.ones(2), dtype="float32")
+    optimizer.build([variable])
+    optimizer.clipnorm = 1.0
+    with pytest.raises(ValueError, match=r"clipnorm=1.0 was set after the optimizer was made, and needs the mean of 2"):
+        optimizer.apply([ops.ones(2)], [variable])
+
+
 def mutant(wrong):
-    def kappa(t, beta1, beta2, correction2, *, array, lookahead):
+    def kappa(t, beta1, beta2, correction2, *, array, lookahead, passes):
         return wrong(
             lambda t=t, lookahead=lookahead: white_noise_mean(
                 t, beta1, beta2, -ops.expm1(t * np.log(beta2)), array=array, lookahead=lookahead
@@ -439,13 +563,26 @@ def test_float8(tmp_path) -> None:
     ]
 
 
+def test_accumulation_of_float8(tmp_path) -> None:
+    """Its scales keep their accumulators, of which Keras takes the largest."""
+    optimizer = ours(gradient_accumulation_steps=3)
+    model = quantized(optimizer)
+    losses = fit(model, 2)
+    scales = [v for v in model.trainable_variables if getattr(v, "overwrite_with_gradient", False)]
+    assert len(scales) > 0
+    assert len(optimizer.variables) == 2 + len(scales) + 2 * (len(model.trainable_variables) - len(scales))
+    assert fit(model, 20)[-1] < losses[0]
+
+
 @pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="Keras fails to average float8 models there")
 def test_moving_average_of_float8() -> None:
     model = quantized(ours(use_ema=True))
     assert fit(model)[-1] > fit(model, 30)[-1]
 
 
-@pytest.mark.parametrize("options", [{}, {"amsgrad": True, "use_ema": True, "gradient_accumulation_steps": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"amsgrad": True, "use_ema": True, "gradient_accumulation_steps": 2, "clipnorm": 1.0}]
+)
 def test_state_has_the_order_and_names_of_that_of_adam(options: dict) -> None:
     variables = make_model(None).trainable_variables
     mine, adams = ours(**options), keras.optimizers.Adam(**options)
@@ -519,7 +656,11 @@ def test_weights_trained_with_adam(tmp_path, name: str, bias: bool) -> None:
     assert int(optimizer._iterations) == 3
     if not callable(adam._learning_rate):
         assert float(optimizer.learning_rate) == np.float32(2.5e-4)
-    assert equal([array(v) for v in optimizer._momentums], [array(v) for v in adam._momentums])
+    if config["gradient_accumulation_steps"]:  # the third batch's gradient, which goes into the first moment
+        for m, of_adam, g in zip(optimizer._momentums, adam._momentums, adam._accumulated_gradients, strict=True):
+            np.testing.assert_allclose(array(m), array(of_adam) + 0.1 / 0.9 / 2 * array(g), rtol=1e-5, atol=1e-7)
+    else:
+        assert equal([array(v) for v in optimizer._momentums], [array(v) for v in adam._momentums])
     ratio = adam_ratio(1 if config["gradient_accumulation_steps"] else 3, 0.9, 0.999)
     for v, of_adam in zip(optimizer._velocities, adam._velocities, strict=True):
         np.testing.assert_allclose(array(v), array(of_adam) * ratio, rtol=1e-6)
@@ -562,6 +703,30 @@ def test_steps_after_adam_have_their_own_length(options: dict, wanted: float) ->
         if t >= 30:
             ratios.append(lengths[1] / lengths[0])
     np.testing.assert_allclose(ratios, wanted, rtol=0.1)
+
+
+@torch_stands_for_all
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True, "use_ema": True}])
+def test_files_with_accumulators(tmp_path, options: dict) -> None:
+    """Of before the first moment took their place: the run goes on, in the middle of a step, as it would have."""
+    trained = after_steps(
+        WithAccumulators(1e-2, name="ada_momentum", gradient_accumulation_steps=3, **options), steps=5
+    )
+    assert array(trained.optimizer._accumulated_gradients[0]).any()
+    trained.save_weights(tmp_path / "a.weights.h5")
+    model = after_steps(ours(gradient_accumulation_steps=3, **options), steps=0)
+    model.load_weights(tmp_path / "a.weights.h5")
+    gradients = [ops.ones(v.shape) for v in model.trainable_variables]
+    for one in (trained, model):
+        for _ in range(4):
+            one.optimizer.apply(gradients, one.trainable_variables)
+    same(model, trained, 1e-5)
+    for a, b in zip(moments_of(model.optimizer), moments_of(trained.optimizer), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-9)
+    # One whose state would fit, but that counts batches where this counts steps.
+    after_steps(keras.optimizers.Adam(**options)).save_weights(tmp_path / "a.weights.h5")
+    with pytest.raises(ValueError, match="it was written with other options"):
+        model.load_weights(tmp_path / "a.weights.h5")
 
 
 class Earlier(AdaMomentum):
@@ -689,7 +854,7 @@ def test_state_that_does_not_fit() -> None:
         (keras.optimizers.Adam(amsgrad=True), "may be Adam's, or AdaMomentum's of an earlier version"),
         (keras.optimizers.RMSprop(centered=True, momentum=0.9), "never negative as the file's is"),
         (ours(amsgrad=True), "it was written with other options: make the optimizer with the amsgrad, use_ema"),
-        (ours(gradient_accumulation_steps=2), "it was written with other options"),
+        (ours(gradient_accumulation_steps=2, clipnorm=9.0), "it was written with other options"),
     ):
         with pytest.raises(ValueError, match=message):
             averaged.load_own_variables(stepped(written))
@@ -874,7 +1039,7 @@ def test_nothing_decays_where_all_is_excluded() -> None:
 
 def test_accumulated_gradients_that_are_not_finite() -> None:
     """Are gone after the step that they spoil."""
-    optimizer = ours(gradient_accumulation_steps=2)
+    optimizer = ours(gradient_accumulation_steps=2, clipvalue=1.0)
     variable = keras.Variable(np.ones(2), dtype="float32")
     optimizer.build([variable])
     for size in (1.0, np.inf):

@@ -74,7 +74,7 @@ def test_pages_link_what_is_kept() -> None:
 def test_a_page_uses_what_is_kept() -> None:
     """By a link, from a kept page too, or because the page of results tells how to take up the whole folder."""
     used = set().union(*map(links, [*PAGES, *(path for path in KEPT if path.suffix == ".html")]))
-    assert (DOCS / "results" / "report.html") in used
+    assert (DOCS / "results" / "theory" / "theory.html") in used
     commands = (DOCS / "results" / "README.md").read_text(encoding="utf-8")
     for path in KEPT - used:
         assert f"adamomentum study import paper-mini {path.parent.relative_to(ROOT).as_posix()} " in commands, path

@@ -18,7 +18,9 @@ SMALL = {
         ["--seeds", "1", "--steps", "20", "--units", "4", "--streams", "1", "--evaluated", "200"],
         "precision.md",
     ),
+    "keras_accumulation": (["--parameters", "4000"], "keras.md"),
     "keras_step": (["--rounds", "2", "--scale", "0.01"], "keras.md"),
+    "optax_accumulation": (["--parameters", "4000", "--rounds", "2"], "optax.md"),
     "optax_step": (["--parameters", "4000", "--rounds", "2"], "optax.md"),
     "reduced_state_accuracy": (["--seeds", "2", "--epochs", "1"], "precision.md"),
     "release_checks": (["--passes", "1"], None),
@@ -28,7 +30,13 @@ SMALL = {
     "rounding_time": (["--elements", "2000", "--rounds", "2"], "precision.md"),
 }
 # What one needs beside torch and the study.
-NEEDS = {"keras_step": "keras", "optax_step": "optax", "swap_one_line": "transformers"}
+NEEDS = {
+    "keras_accumulation": "keras",
+    "keras_step": "keras",
+    "optax_accumulation": "optax",
+    "optax_step": "optax",
+    "swap_one_line": "transformers",
+}
 
 
 def test_each_benchmark_is_here() -> None:

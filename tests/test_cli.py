@@ -361,7 +361,8 @@ def test_a_missing_extra_is_one_sentence_and_version_needs_none(tmp_path) -> Non
     described = blocked("--help")
     assert described.returncode == 0
     assert described.stdout.startswith("Usage: adamomentum COMMAND")
-    assert all(f"\n  {name} " in described.stdout for name in ("compare", "study", "theory", "bench", "doctor"))
+    commands = ("compare", "study", "theory", "bench", "memory", "doctor")
+    assert all(f"\n  {name} " in described.stdout for name in commands)
     compare = blocked("compare")
     assert compare.returncode == 1
     assert compare.stderr.strip() == 'adamomentum needs typer for this: pip install "adamomentum[study]"'

@@ -14,6 +14,8 @@ from packaging.specifiers import SpecifierSet
 
 from adamomentum import AdaMomentum, reference
 from adamomentum.bench.memory import peak_bytes
+from adamomentum.memory import largest_model, training_memory
+from adamomentum.memory.modes import MODES
 from adamomentum.theory import guidance
 
 ROOT = Path(__file__).parent.parent
@@ -55,20 +57,48 @@ def test_links_into_the_repository_exist(page):
 def test_the_table_of_bytes(page=ROOT / "docs" / "precision.md"):
     """Measured of a parameter with its gradient and state."""
     rows = re.findall(
-        r"^\| (float32|bfloat16) \| (as AdamW's|bfloat16|8bit) \| (\w*) ?\| (.*) \|$", page.read_text(), re.MULTILINE
+        r"^\| (float32|bfloat16) \| (as AdamW's|[\w, ]+) \| (\w*) ?\| (.*) \| (exact|unbiased) \|$",
+        page.read_text(),
+        re.MULTILINE,
     )
-    assert len(rows) == 8
-    for dtype, moments, rounding, numbers in rows:
+    assert len(rows) == 11
+    for dtype, moments, rounding, numbers, passes in rows:
         p = torch.nn.Parameter(torch.zeros(1 << 16, dtype=getattr(torch, dtype)))
         p.grad = torch.zeros_like(p)
         optimizer = AdaMomentum(
-            [p], state_dtype=None if moments == "as AdamW's" else moments, rounding=rounding or "nearest"
+            [p],
+            state_dtype=None if moments == "as AdamW's" else (moments.split(", ") * 2)[:2],
+            rounding=rounding or "nearest",
         )
         optimizer.init_state()
         parameter, gradient = p.nbytes / p.numel(), p.grad.nbytes / p.numel()
         state = sum(t.nbytes for t in optimizer.state[p].values()) / p.numel()
+        assert (passes == "exact") == (optimizer.state[p]["exp_avg"].dtype == torch.float32)
         measured = [parameter, gradient, state, parameter + gradient + state, parameter + state]
         assert [float(number) for number in numbers.split(" | ")] == [pytest.approx(x, abs=0.005) for x in measured]
+
+
+def test_the_table_of_what_fits(page=ROOT / "docs" / "precision.md"):
+    """What the page says of each mode, by the function that the command prints."""
+    table = page.read_text(encoding="utf-8").split("## What fits")[1].split("\n## ")[0]
+    _, *rows = re.findall(r"^\| (.*) \|$", table, re.MULTILINE)
+    assert len(rows) == 6
+    for row in rows:
+        optimizer, parameters, moments, *cells = row.split(" | ")
+        dtype, _, rounding = parameters.partition(", ")
+        [mode] = [
+            mode
+            for mode in MODES
+            if (mode.optimizer, mode.parameter.name, mode.moment_names) == (optimizer, dtype, moments)
+            and mode.rounding == (rounding.removesuffix(" copies") or "nearest")
+        ]
+        assert cells == [
+            " / ".join(f"{largest_model(mode, size * 10**9, released=freed) / 1e9:.2f}" for freed in (False, True))
+            for size in (16, 24, 48, 80, 141)
+        ]
+    (least,) = [m for m in training_memory(10**12) if "4bit" in m.mode.optimizer]
+    assert f"{least.released / 1e12:.2f} bytes in all" in table
+    assert not [mode for mode in MODES if mode.passes != "no" and mode.optimizer != "AdaMomentum"]
 
 
 # Where AdamW is replaced, the comment "It was ...AdamW(...)" shows it.

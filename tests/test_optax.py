@@ -155,7 +155,7 @@ def test_switches_and_betas_change_in_the_middle(options: dict) -> None:
 
 
 def mutant(wrong):
-    def kappa(t, b1, b2, correction2, *, array, lookahead):
+    def kappa(t, b1, b2, correction2, *, array, lookahead, passes):
         def mean(t=t, lookahead=lookahead):
             return white_noise_mean(t, b1, b2, 1 - b2**t, array=array, lookahead=lookahead)
 

@@ -15,6 +15,7 @@ MODULES = (
     "keras",
     "reference",
     "second_moment",
+    "memory",
     "bench.memory",
     "theory.guidance",
     "theory.moments",

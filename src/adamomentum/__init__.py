@@ -5,6 +5,7 @@ Importing this package imports no framework; each name below is loaded on first 
 * ``adamomentum.AdaMomentum``: the PyTorch optimizer; the rest is in ``adamomentum.torch``.
 * ``adamomentum.optax``: the transformation for JAX.
 * ``adamomentum.keras``: the optimizer for Keras 3.
+* ``adamomentum.memory``: what training takes, in bytes, and the largest model that fits.
 * ``adamomentum.reference``: Algorithm 1 in NumPy, the specification every path is tested against.
 """
 
@@ -26,7 +27,7 @@ def __getattr__(name: str) -> Any:
         return version("adamomentum")
     if name == "AdaMomentum":
         return import_module("adamomentum.torch").AdaMomentum
-    if name in ("reference", "torch", "optax", "keras"):
+    if name in ("reference", "memory", "torch", "optax", "keras"):
         return import_module(f"adamomentum.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

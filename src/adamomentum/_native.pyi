@@ -53,6 +53,9 @@ class Batch:
     ) -> None:
         """Update everything, with the numbers of each of :meth:`next_steps`."""
 
+    def fold(self, weight: float, passes: list[int], threads: int) -> None:
+        """Add ``weight`` times the gradient to first moments, with the number of the pass for each parameter."""
+
     def square_sum(self, threads: int) -> float:
         """Return the sum of the squares of all gradients."""
 

@@ -1,4 +1,4 @@
-"""The command line: ``adamomentum compare``, ``study``, ``theory``, ``bench`` and ``doctor``."""
+"""The command line: ``adamomentum compare``, ``study``, ``theory``, ``bench``, ``memory`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ HELP = """Usage: adamomentum COMMAND [OPTIONS]
 
 Commands:
   doctor    which paths of the optimizer are available here, and why not where they are not
+  memory    bytes that training takes by precision, and the largest models that fit
   bench     step time and memory beside other optimizers   pip install "adamomentum[bench]"
   compare   four optimizers on small images                pip install "adamomentum[study]"
   study     optimizers compared by a study file            pip install "adamomentum[study]"
@@ -46,6 +47,9 @@ def main() -> None:
     bench = sys.argv[1:2] == ["bench"]
     stop_as_by_ctrl_c()
     try:
+        if sys.argv[1:2] == ["memory"]:  # which needs no extra either
+            memory()
+            return
         (_bench_app() if bench else _whole_app())(prog_name="adamomentum")
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
@@ -109,7 +113,7 @@ def _whole_app() -> typer.Typer:
     app.callback()(callback)
     app.command()(compare)
     app.add_typer(commands.app)
-    for command in (theory, bench, doctor):
+    for command in (theory, bench, memory, doctor):
         app.command()(command)
     return app
 
@@ -119,6 +123,13 @@ def doctor() -> None:
     from adamomentum.doctor import report
 
     print(report())
+
+
+def memory() -> None:
+    """Say how many bytes training takes by optimizer and precision, and the largest models that fit."""
+    from adamomentum.memory.cli import run
+
+    run(sys.argv[2:])
 
 
 def _bench_app() -> typer.Typer:

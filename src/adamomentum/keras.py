@@ -30,7 +30,7 @@ except ModuleNotFoundError as error:
         'pip install "adamomentum[keras]", and the backend of your choice (torch, jax or tensorflow)'
     ) from error
 
-from adamomentum.keras_files import MARK, Layout, recognise, writer_of
+from adamomentum.keras_files import MARK, OTHER_OPTIONS, Layout, recognise, writer_of
 from adamomentum.keras_rounding import rounded_by_chance
 from adamomentum.second_moment import AdjustLR, SecondMoment, adam_ratio, checked_lookahead, white_noise_mean
 
@@ -81,7 +81,11 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         ema_momentum: its decay rate.
         ema_overwrite_frequency: steps after which the variables are overwritten by it; None: at the end of ``fit``.
         loss_scale_factor: the loss is multiplied by it, and the gradients divided.
-        gradient_accumulation_steps: batches a step, whose gradients are averaged.
+        gradient_accumulation_steps: K, batches a step, whose gradients are averaged. They are added up in the first
+            moment, without Keras's accumulators, which are as large as the variables. A second moment of the look-ahead
+            momentum, as with ``adjust_lr``, then takes the last batch's gradient for the mean, and corrects for its
+            larger noise. Clipping, ``nesterov`` and ``beta_1=0`` need the mean itself: with them Keras's accumulators
+            are made.
         name: of the optimizer.
         **kwargs: what the base class takes.
 
@@ -89,6 +93,8 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         TypeError: if a number is none, a switch no bool, or an argument after ``learning_rate`` has no name.
         ValueError: if an argument is out of range, or does not go with ``full_bias_correction``.
     """
+
+    gradient_accumulation_steps: int | None
 
     def __init__(
         self,
@@ -152,6 +158,14 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         self._undecayed_keys: tuple[Any, ...] = ()
         # What was loaded, until build sees the variables: whether each was excluded by var_list.
         self._undecayed_mask: tuple[bool, ...] = ()
+        self._accumulates_in_momentum = bool(gradient_accumulation_steps) and not self._mean_is_needed_for()
+
+    def _mean_is_needed_for(self) -> str:
+        """Return the option that needs the mean of several batches' gradients by itself; empty without one."""
+        for name in ("clipnorm", "clipvalue", "global_clipnorm", "nesterov"):
+            if getattr(self, name):
+                return f"{name}={getattr(self, name)}"
+        return "" if self.beta_1 else "beta_1=0"
 
     def build(self, variables: Sequence[Any]) -> None:
         """Make the moments.
@@ -176,13 +190,31 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
                 f"variables must be the {len(mask)} that the optimizer was saved with, some of which var_list excluded "
                 f"from weight decay, got {len(updated)}"
             )
-        super().build(variables)
+        if self._accumulates_in_momentum:
+            self._build_without_accumulators(variables)
+        else:
+            super().build(variables)
         if mask:
             self.exclude_from_weight_decay(compress(updated, mask), self._undecayed_names)
         # In the order of Keras's Adam, whose files are read by place.
         self._momentums, self._velocities = self._moments(variables, "momentum", "velocity")
         if self.amsgrad:
             (self._largest_velocities,) = self._moments(variables, "largest_velocity")
+
+    def _build_without_accumulators(self, variables: Sequence[Any]) -> None:
+        steps = self.gradient_accumulation_steps
+        self.gradient_accumulation_steps = None
+        try:
+            super().build(variables)
+        finally:
+            self.gradient_accumulation_steps = steps
+        # But for the scales of float8, of which Keras keeps the largest.
+        self._accumulated_gradients: list[Any] = [
+            self.add_variable_from_reference(variable, name="gradient_accumulator")
+            if self._overwrite_variable_with_gradient(variable)
+            else None
+            for variable in variables
+        ]
 
     def _updated(self, variables: Sequence[Any]) -> list[Any]:
         """Return all but the scales of float8: their gradient overwrites them, and loading puts them elsewhere."""
@@ -220,11 +252,15 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         c1, c2 = _one_minus_power(self.beta_1, t), _one_minus_power(self.beta_2, t)
         mean = c2
         if self.adjust_lr:
-            mean = white_noise_mean(t, self.beta_1, self.beta_2, c2, array=ops, lookahead=self._lookahead)
+            mean = white_noise_mean(
+                t, self.beta_1, self.beta_2, c2, array=ops, lookahead=self._lookahead, passes=self._passes
+            )
         gradient = ops.multiply(ops.cast(gradient, m.dtype), 1 - self.beta_1)
         # Not by ops.add, which on tensorflow takes what is shaped like a bias for one.
         gradient = ops.convert_to_tensor(gradient, sparse=False)
-        self.assign(m, self.beta_1 * m + gradient)
+        # In the look-ahead momentum the last of several batches' gradients stands for their mean.
+        own = gradient if self._passes == 1 else ops.multiply(gradient, 1 / self._passes)
+        self.assign(m, self.beta_1 * m + own)
         ahead = self.beta_1 * m + gradient if self._lookahead or self.nesterov else m
         averaged = ahead if self._lookahead else m / c1 if self.full_bias_correction else m
         self.assign(v, self.beta_2 * v + (1 - self.beta_2) * ops.square(averaged))
@@ -255,6 +291,79 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
     def _decays(self, variable: Any) -> bool:
         return self.weight_decay is not None and self._use_weight_decay(variable)
 
+    @property
+    def _passes(self) -> int:
+        """Batches a step whose gradients are added up in the first moment."""
+        return (self.gradient_accumulation_steps or 1) if self._accumulates_in_momentum else 1
+
+    def _backend_apply_gradients(self, grads: Sequence[Any], trainable_variables: Sequence[Any]) -> None:
+        if not self._accumulates_in_momentum:
+            super()._backend_apply_gradients(grads, trainable_variables)
+            return
+        if option := self._mean_is_needed_for():
+            raise ValueError(
+                f"{option} was set after the optimizer was made, and needs the mean of "
+                f"{self.gradient_accumulation_steps} batches' gradients, which are nowhere but in the first moments; "
+                "give it to AdaMomentum when you make it, which then has Keras's accumulators"
+            )
+
+        def update() -> None:
+            self._apply_weight_decay(trainable_variables)
+            self._backend_update_step(grads, trainable_variables, self.learning_rate)
+
+        def accumulate() -> None:
+            self._accumulate(grads, trainable_variables)
+
+        self._cond((self._iterations + 1) % self.gradient_accumulation_steps == 0, update, accumulate)
+        if not self.use_ema:
+            return
+        self._update_model_variables_moving_average(self._trainable_variables)
+        if self.ema_overwrite_frequency:
+            self._cond(
+                (self.iterations + 1) % self.ema_overwrite_frequency == 0,
+                lambda: self._overwrite_model_variables_with_average_value(self._trainable_variables),
+                lambda: None,
+            )
+
+    def _accumulate(self, grads: Sequence[Any], trainable_variables: Sequence[Any]) -> None:
+        """Put a batch's gradients into the first moments, where the update will multiply them by beta_1."""
+        momentums = [self._momentums[self._get_variable_index(variable)] for variable in trainable_variables]
+        weight = (1 - self.beta_1) / self.beta_1 / self._passes
+        if _in_place():
+            from adamomentum.keras_foreach import foreach_add
+
+            foreach_add([m.value for m in momentums], grads, weight)
+            return
+        weighted = [
+            ops.convert_to_tensor(ops.multiply(ops.cast(g, m.dtype), weight), sparse=False)
+            for g, m in zip(grads, momentums, strict=True)
+        ]
+        super()._backend_increment_gradient_accumulators(weighted, momentums)
+
+    def _cond(self, which: Any, if_true: Callable[[], None], if_false: Callable[[], None]) -> None:
+        """Call one of two functions that change variables; ``jax.lax.cond`` wants these as values."""
+        if keras.backend.backend() != "jax":
+            ops.cond(which, if_true, if_false)
+            return
+        import jax
+
+        if not isinstance(which, jax.core.Tracer):
+            (if_true if which else if_false)()
+            return
+        variables = [*self._trainable_variables, *self.variables]
+
+        def of_values(change: Callable[[], None]) -> Callable[[list[Any]], list[Any]]:
+            def changed(values: list[Any]) -> list[Any]:
+                with keras.StatelessScope(list(zip(variables, values, strict=True))) as scope:
+                    change()
+                return [scope.get_current_value(variable) for variable in variables]
+
+            return changed
+
+        values = jax.lax.cond(which, of_values(if_true), of_values(if_false), [v.value for v in variables])
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
     def _backend_update_step(
         self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
     ) -> None:
@@ -284,6 +393,7 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
             lookahead=self._lookahead,
             nesterov=self.nesterov,
             full_bias_correction=self.full_bias_correction,
+            passes=self._passes,
             rounded_by_chance=decays,
         )
 
@@ -364,15 +474,41 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         """
         keys, variables = set(store.keys()), self.variables
         saved = {key: store[key] for key in keys - {MARK}}
+        accumulators = self._accumulators_of_file(len(saved) - len(variables)) if self.built else []
+        accumulated = [np.asarray(saved.pop(str(i))) for i in accumulators]
+        if accumulated:
+            saved = {str(i): saved[key] for i, key in enumerate(sorted(saved, key=int))}
         if self.built and len(saved) == len(variables):
             own = {name.lower() for name, entry in vars(keras.optimizers).items() if isinstance(entry, type)}
             layout, mark = self._layout(), store[MARK] if MARK in keys else None
             arrays = [np.asarray(saved[str(i)]) for i in range(len(variables))]
             family, arrays = recognise(arrays, writer_of(store, {*own, "adamomentum"}), mark, layout)
+            if self._accumulates_in_momentum and mark is None and not accumulated:
+                raise ValueError(f"the optimizer's state does not fit: it was {OTHER_OPTIONS}")
             if family == "adam":
                 arrays = self._from_adam(arrays, layout)
+            weight = (1 - self.beta_1) / self.beta_1 / self._passes if accumulated else 0.0
+            for i, gradients in enumerate(accumulated):
+                m = arrays[layout.start + 2 * i]
+                arrays[layout.start + 2 * i] = m + weight * gradients.astype(m.dtype)
             saved = {str(i): array for i, array in enumerate(arrays)}
         super().load_own_variables(saved)
+
+    def _accumulators_of_file(self, surplus: int) -> list[int]:
+        """Return the places of Keras's accumulators in a file of ``surplus`` more variables than this optimizer has.
+
+        Adam's files have them, and those of AdaMomentum from before it accumulated in the first moment.
+        """
+        updated = self._updated(self._trainable_variables)
+        if not self._accumulates_in_momentum or surplus != len(updated):
+            return []
+        schedule = all(variable is not self._learning_rate for variable in self.variables)
+        first = 1 + (not schedule) + self.use_ema * len(updated)
+        return [
+            first + i
+            for i, variable in enumerate(self._trainable_variables)
+            if not self._overwrite_variable_with_gradient(variable)
+        ]
 
     def _layout(self) -> Layout:
         variables = self.variables

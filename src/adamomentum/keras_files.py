@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["MARK", "Layout", "recognise", "writer_of"]
+__all__ = ["MARK", "OTHER_OPTIONS", "Layout", "recognise", "writer_of"]
 
 # The key in files that AdaMomentum writes; Adam, which would read them as its own, finds one variable too many.
 MARK = "adamomentum"
 
 _Arrays = list[np.ndarray[Any, Any]]
 
-
-_OTHER_OPTIONS = (
+# Why a file does not fit, where its variables are others.
+OTHER_OPTIONS = (
     "written with other options: make the optimizer with the amsgrad, use_ema, gradient_accumulation_steps and kind of "
     "learning rate of the one that wrote it"
 )
@@ -95,7 +95,7 @@ def recognise(
     earlier = [saved[i] for i in (*range(start), *split, *range(start + 2 * n, len(saved)))]
     if mark is not None:
         if not np.array_equal(mark, layout.mark):
-            raise ValueError(f"the optimizer's state does not fit: it was {_OTHER_OPTIONS}")
+            raise ValueError(f"the optimizer's state does not fit: it was {OTHER_OPTIONS}")
         readings = [("adamomentum", saved)]
     elif writer == "adamomentum":
         readings = [("adamomentum", earlier)]
@@ -130,6 +130,6 @@ def _fault(arrays: Sequence[np.ndarray[Any, Any]], layout: Layout) -> str:
         if (arrays[i] < 0).any():
             return (
                 f"{layout.paths[i]} is a second moment, which is never negative as the file's is: it may have been "
-                + _OTHER_OPTIONS
+                + OTHER_OPTIONS
             )
     return ""

@@ -37,6 +37,7 @@ def foreach_step(
     lookahead: bool,
     nesterov: bool,
     full_bias_correction: bool,
+    passes: int,
     rounded_by_chance: Mapping[int, float],
 ) -> None:
     """Update variables and their moments in place. Devices and dtypes may differ from variable to variable.
@@ -56,6 +57,7 @@ def foreach_step(
         lookahead: average the square of the look-ahead momentum.
         nesterov: move by the look-ahead momentum.
         full_bias_correction: average the square of the bias-corrected momentum.
+        passes: batches a step, of whose gradients, all but these, the mean is in the first moments.
         rounded_by_chance: the places of the variables, all bfloat16, that are rounded stochastically, and the decay
             of each, 0 for none; Keras has decayed the others already.
     """
@@ -70,11 +72,12 @@ def foreach_step(
         fixed_decay=False,
         rectify=False,
         full_bias_correction=full_bias_correction,
-        grad_factor=1.0,
+        grad_factor=1 / passes,
         differentiable=False,
         adjust_lr=adjust_lr,
         lookahead=lookahead,
         nesterov=nesterov,
+        passes=passes,
     )
     if iterations.is_cpu and not torch.compiler.is_compiling():
         numbers = [numbers_at(int(iterations) + 1, rule._replace(lr=float(learning_rate)))] * len(variables)
@@ -93,14 +96,15 @@ def foreach_step(
 
 
 @torch.no_grad()
-def foreach_add(accumulators: list[Tensor], gradients: Sequence[Tensor]) -> None:
+def foreach_add(accumulators: list[Tensor], gradients: Sequence[Tensor], weight: float = 1.0) -> None:
     """Add a gradient to each accumulator, in place.
 
     Args:
         accumulators: one a gradient.
         gradients: as :func:`foreach_step` takes them.
+        weight: what each gradient is multiplied by.
     """
-    torch._foreach_add_(accumulators, _dense(gradients))
+    torch._foreach_add_(accumulators, _dense(gradients), alpha=weight)
 
 
 @torch.no_grad()

@@ -26,9 +26,12 @@ except ModuleNotFoundError as error:
         f'adamomentum.optax needs jax and optax, {error.name} is not installed: run pip install "adamomentum[jax]"'
     ) from error
 
+from adamomentum.optax_multi_steps import MicroBatch, MultiSteps, MultiStepsState
 from adamomentum.second_moment import AdjustLR, SecondMoment, checked_lookahead, white_noise_mean
 
 __all__ = [
+    "MultiSteps",
+    "MultiStepsState",
     "ScaleByAdaMomentumState",
     "adamomentum",
     "apply_updates_stochastically",
@@ -125,22 +128,52 @@ def scale_by_adamomentum(
         return ScaleByAdaMomentumState(jnp.zeros([], jnp.int32), zeros(mu_dtype, False), zeros(nu_dtype, True), nu_max)
 
     def update_fn(
-        updates: optax.Updates, state: ScaleByAdaMomentumState, params: optax.Params | None = None
+        updates: optax.Updates,
+        state: ScaleByAdaMomentumState,
+        params: optax.Params | None = None,
+        *,
+        micro_batch: MicroBatch | None = None,
+        **extra_args: Any,
     ) -> tuple[optax.Updates, ScaleByAdaMomentumState]:
+        del extra_args
         _check_state(state, amsgrad)
         count = optax.safe_increment(state.count)
         c1, c2 = _one_minus_power(b1, count), _one_minus_power(b2, count)
         # The second moment's corrections are reciprocals, because XLA divides every element by a number that several
         # leaves share.
         floor = eps / (1 - b2)
+        m_seed, v_seed = _seeds(count)
+        m_decay, g_weight, ahead_weight, passes = b1, 1 - b1, 1 - b1, 1
+        takes = last = None
+        if micro_batch is not None:
+            _check_accumulates(b1, nesterov)
+            takes, last, passes = micro_batch.takes, micro_batch.last, micro_batch.count
+            # The update multiplies by b1 what is in the first moment by then.
+            m_decay = jnp.where(last, b1, 1)
+            g_weight = jnp.where(last, 1 - b1, (1 - b1) / b1) * micro_batch.weight
+            ahead_weight = (1 - b1) * micro_batch.weight * passes
+            m_seed = jnp.where(last, m_seed, _accumulation_seed(count, micro_batch.number))
+        v_weight, by_mean = 1 - b2, 1 / c2
         if adjust_lr:
-            by_mean = 1 / white_noise_mean(count, b1, b2, c2, array=jnp, lookahead=lookahead)
-            numbers = _Numbers(b1, 1 - b1, b2, 1 - b2, floor * c2, c1, by_mean, floor * (c2 * by_mean), *_seeds(count))
-        else:
-            v_weight = (1 - b2) / c1**2 if full_bias_correction else 1 - b2
-            numbers = _Numbers(b1, 1 - b1, b2, v_weight, floor * c2, c1, 1 / c2, floor, *_seeds(count))
-        if nesterov:
-            numbers = numbers._replace(c1=_one_minus_power(b1, optax.safe_increment(count)))
+            by_mean = 1 / white_noise_mean(count, b1, b2, c2, array=jnp, lookahead=lookahead, passes=passes)
+        elif full_bias_correction:
+            v_weight = (1 - b2) / c1**2
+        numbers = _Numbers(
+            m_decay,
+            g_weight,
+            b1,
+            ahead_weight,
+            b2,
+            v_weight,
+            eps_sum=floor * c2,
+            c1=_one_minus_power(b1, optax.safe_increment(count)) if nesterov else c1,
+            by_mean=by_mean,
+            floor=floor * (c2 * by_mean) if adjust_lr else floor,
+            m_seed=m_seed,
+            v_seed=v_seed,
+            takes=takes,
+            last=last,
+        )
         update = partial(_update, lookahead=lookahead, nesterov=nesterov)
         leaves, tree = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
         rows = zip(
@@ -155,11 +188,17 @@ def scale_by_adamomentum(
             if g is None:  # not trained in this step
                 updated.append(_Leaf(None, m, v, v_max))
             else:
+                if micro_batch is not None:
+                    micro_batch.take(g)
                 updated.append(update(g, m, v, v_max, numbers, dtype=_update_dtype(updates, i, g, p, m, v)))
         columns = [jax.tree.unflatten(tree, [leaf[i] for leaf in updated]) for i in range(4)]
-        return columns[0], ScaleByAdaMomentumState(count, columns[1], columns[2], columns[3] if amsgrad else None)
+        count = count if last is None else jnp.where(last, count, state.count)
+        state = ScaleByAdaMomentumState(count, columns[1], columns[2], columns[3] if amsgrad else None)
+        if micro_batch is not None:
+            micro_batch.leave(state)
+        return columns[0], state
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def adamomentum(
@@ -390,8 +429,10 @@ class _Leaf(NamedTuple):
 class _Numbers(NamedTuple):
     """What all leaves share: the numbers of this step and the seeds of the rounding."""
 
+    m_decay: Number  # of m: b1, or 1 in a micro-batch before the update
+    g_weight: Number  # of the gradient in m: 1 - b1, or that of a micro-batch
     b1: Number
-    one_minus_b1: Number
+    ahead_weight: Number  # of the gradient in the look-ahead momentum: of micro-batches, the last one's stands for all
     b2: Number
     v_weight: Number  # 1 - b2, divided by c1^2 under full bias correction
     eps_sum: jax.Array  # what eps has added to v by now
@@ -400,6 +441,8 @@ class _Numbers(NamedTuple):
     floor: Number  # eps_sum * by_mean
     m_seed: jax.Array
     v_seed: jax.Array
+    takes: jax.Array | None  # whether the first moment changes, and
+    last: jax.Array | None  # whether the others do; None: yes
 
 
 @partial(jax.jit, static_argnames=("dtype", "lookahead", "nesterov"))
@@ -422,22 +465,36 @@ def _update(
 
     widest = jnp.result_type(wide, m, g)  # complex for complex gradients
 
-    def towards_g(x: jax.Array) -> jax.Array:
-        return scalar(numbers.b1) * x + scalar(numbers.one_minus_b1) * g.astype(widest)
+    def towards_g(x: jax.Array, decay: Number, weight: Number) -> jax.Array:
+        return scalar(decay) * x + scalar(weight) * g.astype(widest)
 
-    m, m_new = _store(towards_g(m.astype(widest)), m, numbers.m_seed)
-    ahead = towards_g(m_new) if lookahead or nesterov else m_new
+    m, m_new = _store(towards_g(m.astype(widest), numbers.m_decay, numbers.g_weight), m, numbers.m_seed, numbers.takes)
+    ahead = towards_g(m_new, numbers.b1, numbers.ahead_weight) if lookahead or nesterov else m_new
     averaged, moves = ahead if lookahead else m_new, ahead if nesterov else m_new
     v_new = scalar(numbers.b2) * v.astype(wide) + scalar(numbers.v_weight) * _abs_squared(averaged)
     # Before v is rounded: the largest of values rounded by chance would be too large.
     if v_max is not None:
-        v_max = jnp.maximum(v_max, (v_new + scalar(numbers.eps_sum)).astype(v_max.dtype))
-    v, v_new = _store(v_new, v, numbers.v_seed)
+        largest = jnp.maximum(v_max, (v_new + scalar(numbers.eps_sum)).astype(v_max.dtype))
+        v_max = largest if numbers.last is None else jnp.where(numbers.last, largest, v_max)
+    v, v_new = _store(v_new, v, numbers.v_seed, numbers.last)
     if v_max is None:
         v_hat = v_new * scalar(numbers.by_mean) + scalar(numbers.floor)
     else:
         v_hat = v_max.astype(wide) * scalar(numbers.by_mean)
     return _Leaf((moves / (scalar(numbers.c1) * jnp.sqrt(v_hat))).astype(dtype), m, v, v_max)
+
+
+def _check_accumulates(b1: Number, nesterov: bool) -> None:
+    if nesterov:
+        raise ValueError(
+            "nesterov=True does not go with MultiSteps: it needs the gradient of the whole step, which is nowhere but "
+            "in the first moment; set nesterov=False, or use optax.MultiSteps, which keeps it"
+        )
+    if not isinstance(b1, jax.core.Tracer) and float(b1) == 0:
+        raise ValueError(
+            "b1 must be > 0 with MultiSteps, got 0: the first moment then keeps nothing from one micro-batch to the "
+            "next; use optax.MultiSteps, which keeps the gradients"
+        )
 
 
 def _number(name: str, value: Number, *, below_one: bool = False) -> Number:
@@ -573,6 +630,10 @@ def _mixed(h: jax.Array) -> jax.Array:
 
 # Of the rounding of the first moments and of the second ones in an update.
 _seeds: Any = jax.jit(lambda count: (_mixed(count.astype(jnp.uint32)), _mixed(~count.astype(jnp.uint32))))
+# And of that of the first moments in a micro-batch before the update.
+_accumulation_seed: Any = jax.jit(
+    lambda count, number: _mixed(count.astype(jnp.uint32) ^ _mixed(number.astype(jnp.uint32) + jnp.uint32(0x9E3779B9)))
+)
 
 
 def _round(x: jax.Array, like: jax.Array, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -610,7 +671,12 @@ _rounded: Any = jax.custom_jvp(_round)
 _rounded.defjvp(_derivative)
 
 
-def _store(x: jax.Array, like: jax.Array, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return ``x`` in the dtype that a moment is stored in, and as the rest of the update takes it."""
+def _store(x: jax.Array, like: jax.Array, seed: jax.Array, changes: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Return ``x`` in the dtype that a moment is stored in, and as the rest of the update takes it.
+
+    Both are the moment as it was, ``like``, where ``changes`` is False: what is in bfloat16 is not rounded again.
+    """
+    if changes is not None:
+        x = jnp.where(changes, x, like.astype(x.dtype))
     stored, now = _rounded(x, like, seed) if like.dtype == jnp.bfloat16 else (x.astype(like.dtype), x)
     return stored, now

@@ -33,6 +33,7 @@ STATES = {
     "an interrupted load": {"adamomentum": 1},
     "8-bit codes": {"exp_avg": torch.zeros(3, 2, dtype=torch.uint8)},
     "two dtypes": {"exp_avg": torch.zeros(3, 2, dtype=torch.float64)},
+    "a reduced one": {"exp_avg_sq": torch.zeros(3, 2, dtype=torch.bfloat16)},
     "half precision": {key: torch.zeros(3, 2, dtype=torch.float16) for key in ("exp_avg", "exp_avg_sq")},
     "reduced": {key: torch.zeros(3, 2, dtype=torch.bfloat16) for key in ("exp_avg", "exp_avg_sq")},
     "another shape": {"exp_avg_sq": torch.zeros(2, 3)},

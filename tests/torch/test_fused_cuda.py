@@ -41,15 +41,16 @@ def test_the_kernel_in_the_interpreter():
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton is set to interpret")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize(
-    ("param", "state", "amsgrad", "rounding"),
+    ("param", "m", "v", "amsgrad", "rounding"),
     [
-        ("fp32", "fp32", True, "nearest"),
-        ("bf16", "fp32", False, "master"),
-        ("fp16", "bf16", False, "kahan"),
-        ("bf16", "u8", False, "stochastic"),
+        ("fp32", "fp32", "fp32", True, "nearest"),
+        ("bf16", "fp32", "fp32", False, "master"),
+        ("fp16", "bf16", "bf16", False, "kahan"),
+        ("bf16", "u8", "u8", False, "stochastic"),
+        ("bf16", "fp32", "u8", False, "stochastic"),
     ],
 )
-def test_it_compiles_without_a_gpu(monkeypatch, tmp_path, capability, param, state, amsgrad, rounding):
+def test_it_compiles_without_a_gpu(monkeypatch, tmp_path, capability, param, m, v, amsgrad, rounding):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     import triton
     from triton.backends.compiler import GPUTarget
@@ -57,7 +58,8 @@ def test_it_compiles_without_a_gpu(monkeypatch, tmp_path, capability, param, sta
     kernel = fused_cuda._kernel()
     tl = kernel.tl
     dtypes = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16, "u8": tl.uint8}
-    constants = {"PARAM": dtypes[param], "STATE": dtypes[state], "AMSGRAD": amsgrad, "CHUNK": kernel.CHUNK}
+    constants = {"PARAM": dtypes[param], "M_STATE": dtypes[m], "V_STATE": dtypes[v]}
+    constants |= {"AMSGRAD": amsgrad, "CHUNK": kernel.CHUNK}
     constants |= {"HAS_L2": True, "LOOKAHEAD": not amsgrad, "NESTEROV": param == "fp16", "STEP": tl.float64}
     constants["ROUNDING"] = ROUNDINGS.index(rounding)
     arguments = {"table": "*i64", "owners": "*i32", "numbers": "*fp32", "grad_factor": "*fp32"}
@@ -131,7 +133,7 @@ def on_meta(dtype=torch.float32, shape=(4, 6)):
         ({"p": torch.zeros(4, 6)}, "gradient is on meta"),
         ({"p": on_meta(torch.float64), "g": on_meta(torch.float64)}, "parameter's dtype is torch.float64"),
         ({"g": on_meta(torch.bfloat16)}, "gradient's dtype is torch.bfloat16"),
-        ({"m": on_meta(torch.bfloat16)}, "dtypes of the moments"),
+        ({"m": on_meta(torch.float16)}, "dtypes of the moments"),
         ({"m": on_meta(torch.float64), "v": on_meta(torch.float64)}, "dtypes of the moments"),
         ({"g": on_meta(shape=(6, 4)).T}, "gradient has another shape or memory layout"),
         ({"v": on_meta(shape=(4,))}, "exp_avg_sq has another shape"),

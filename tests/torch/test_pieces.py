@@ -12,6 +12,7 @@ from adamomentum.torch import pieces
 MODES = [
     (torch.float32, {"state_dtype": "8bit"}),
     (torch.float32, {"state_dtype": "bfloat16"}),
+    (torch.float32, {"state_dtype": ("float32", "8bit")}),
     (torch.bfloat16, {"state_dtype": "8bit", "rounding": "stochastic"}),
     (torch.bfloat16, {"rounding": "kahan", "amsgrad": True}),
     (torch.bfloat16, {"rounding": "master", "weight_decay": 0.1, "decoupled_weight_decay": False}),

@@ -245,10 +245,6 @@ def test_codes_of_another_size_are_refused():
     saved["state"][0]["exp_avg_scale"] = torch.zeros(2, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"'exp_avg_scale' must be a torch.uint8 tensor of shape \(3,\)"):
         opt.load_state_dict(saved)
-    saved = opt.state_dict()
-    saved["state"][0]["exp_avg"] = torch.zeros(600)
-    with pytest.raises(ValueError, match="must both be 8-bit codes or neither"):
-        opt.load_state_dict({**saved, "param_groups": [{**saved["param_groups"][0], "state_dtype": None}]})
 
 
 def test_codes_that_a_loader_cast_to_floats_are_refused():

@@ -241,12 +241,13 @@ def _converted(
         entry = _Entry(where, saved_state[saved_id], saved_group, param, group)
         _check_keys(entry, second_moment_key)
         # What is stored in reduced precision is rounded when it is loaded.
-        reduced = is_reduced(state_dtype_for(param, group["state_dtype"]))
-        dtype = state_dtype_for(param, torch.float32 if reduced else group["state_dtype"])
+        wide = torch.float32 if is_reduced(group["state_dtype"]) else group["state_dtype"]
         state[new_ids[position]] = {
             STEP: torch.tensor(float(entry.step), dtype=torch.float32),
             **{
-                key: (torch.view_as_complex(value) if param.is_complex() else value).to(dtype)
+                key: (torch.view_as_complex(value) if param.is_complex() else value).to(
+                    state_dtype_for(param, wide, key)
+                )
                 for key, value in convert(entry).items()
             },
         }

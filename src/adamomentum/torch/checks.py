@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from adamomentum.second_moment import check_choices
-from adamomentum.torch.precision import StateDtype, block_count, is_reduced, local_part, name_of
+from adamomentum.torch.precision import StateDtype, block_count, formats_of, is_reduced, local_part, name_of
 from adamomentum.torch.rounding import ROUNDINGS, Rounding
 from adamomentum.torch.sharded import are_alike, is_dtensor
 from adamomentum.torch.state import (
     ESSENTIAL,
+    MIXED_DTYPES,
+    MIXED_NAMES,
     MOMENTS,
     OWN,
     PASSES_BETA1,
@@ -95,11 +97,16 @@ def _is_one(value: Any) -> bool:
 
 def _pair(betas: Any, read_tensors: bool) -> tuple[float | Tensor, float | Tensor]:
     """Any sequence of two, such as a configuration's list, an array or a tensor, as a tuple."""
-    no_sequence = type(betas) is not tuple and isinstance(betas, str | bytes | Mapping | Set)
-    if no_sequence or not hasattr(betas, "__len__") or len(betas) != 2:
+    if _is_no_sequence(betas) or len(betas) != 2:
         raise TypeError(f"betas must be a pair (beta1, beta2), got {betas!r}")
     beta1, beta2 = betas
     return _number("betas[0]", beta1, read_tensors, below=1), _number("betas[1]", beta2, read_tensors, below=1)
+
+
+def _is_no_sequence(value: Any) -> bool:
+    if type(value) is tuple:
+        return False
+    return isinstance(value, str | bytes | Mapping | Set) or not hasattr(value, "__len__")
 
 
 def _switch(name: str, value: Any, *, or_none: bool = False) -> bool:
@@ -110,11 +117,36 @@ def _switch(name: str, value: Any, *, or_none: bool = False) -> bool:
     return bool(plain)
 
 
+def _state_dtype(given: Any) -> Any:
+    """Return the option of that name as text, or as a tuple of two where the moments differ."""
+    if given is None or (type(given) is str and given in STATE_DTYPE_NAMES):
+        return given
+    pair = not (isinstance(given, torch.dtype | str) or _is_no_sequence(given))
+    parts, known = (tuple(given), MIXED_NAMES) if pair else ((given,), STATE_DTYPE_NAMES)
+    kinds = "torch.float32, torch.float64, torch.bfloat16, '8bit' or None"
+    if pair:
+        kinds = "a pair of 'float32', 'bfloat16' and '8bit', for exp_avg and exp_avg_sq"
+        if len(parts) != 2:
+            raise ValueError(f"state_dtype must be one for both moments or {kinds}, got {given!r}")
+    for part in parts:
+        if not isinstance(part, torch.dtype | str):
+            raise TypeError(f"state_dtype must be {kinds}, got {given!r}")
+        name = str(part).removeprefix("torch.")
+        if name not in known:
+            remedies = {
+                "float16": ": in float16 a second moment underflows",
+                "float64": "; float64 goes with itself alone, as state_dtype='float64'",
+            }
+            raise ValueError(f"state_dtype must be {kinds}, got {given!r}{remedies.get(name, '')}")
+    return name_of(parts if pair else given)
+
+
 def check_options(options: dict[str, Any], *, read_tensors: bool = True) -> None:
     """Check every option of a parameter group, or of the constructor, and put each into its plain form.
 
-    Numbers become floats, switches True or False and betas a tuple, in place: whatever configuration they come from,
-    a checkpoint then holds nothing that ``torch.load`` would refuse. Tensors stay, since they may be changed in place.
+    Numbers become floats, switches True or False, betas a tuple and dtypes their names, in place: whatever
+    configuration they come from, a checkpoint then holds nothing that ``torch.load`` would refuse. Tensors stay, since
+    they may be changed in place.
 
     Args:
         options: values by name.
@@ -154,13 +186,7 @@ def check_options(options: dict[str, Any], *, read_tensors: bool = True) -> None
         options[name] = options[name] and str(options[name])  # not NumPy's
     if options["foreach"] and options["fused"]:
         raise ValueError("foreach=True and fused=True exclude each other; set at most one of them")
-    dtype = options["state_dtype"]
-    if dtype is not None and name_of(dtype) not in STATE_DTYPE_NAMES:
-        error = ValueError if isinstance(dtype, torch.dtype | str) else TypeError
-        more = ": in float16 a second moment underflows" if dtype == torch.float16 else ""
-        raise error(
-            f"state_dtype must be torch.float32, torch.float64, torch.bfloat16, '8bit' or None, got {dtype!r}{more}"
-        )
+    dtype = options["state_dtype"] = _state_dtype(options["state_dtype"])
     if is_reduced(dtype):
         for name, why in (
             ("amsgrad", "the running maximum of randomly rounded numbers would drift upwards"),
@@ -254,9 +280,10 @@ def check_param(p: Tensor, state_dtype: StateDtype = None, rounding: Rounding = 
         )
     if p.is_complex() and is_reduced(state_dtype):
         raise TypeError(f"params must be real with state_dtype={state_dtype!r}, got {describe(p)}")
-    if state_dtype == "8bit" and any(placement.is_partial() for placement in getattr(p, "placements", ())):
+    codes = "8bit" in formats_of(state_dtype)
+    if codes and any(placement.is_partial() for placement in getattr(p, "placements", ())):
         raise TypeError(
-            f"params must not be partial sums with state_dtype='8bit', got one of shape {tuple(p.shape)}; use "
+            f"params must not be partial sums with state_dtype={state_dtype!r}, got one of shape {tuple(p.shape)}; use "
             "p.redistribute(...)"
         )
     if rounding == "stochastic" and p.dtype == torch.float16:
@@ -264,9 +291,9 @@ def check_param(p: Tensor, state_dtype: StateDtype = None, rounding: Rounding = 
             f"params must not be float16 with rounding='stochastic', which is for bfloat16, got {describe(p)}; use "
             "rounding='kahan' or 'master'"
         )
-    if state_dtype == "8bit" and hasattr(p, "_fsdp_flattened"):
+    if codes and hasattr(p, "_fsdp_flattened"):
         raise TypeError(
-            f"params must not be those of FullyShardedDataParallel with state_dtype='8bit', got one of shape "
+            f"params must not be those of FullyShardedDataParallel with state_dtype={state_dtype!r}, got one of shape "
             f"{tuple(p.shape)}: its checkpoints cannot hold codes; use state_dtype=torch.bfloat16"
         )
     if p.layout != torch.strided:
@@ -407,17 +434,19 @@ def _check_moments(p: Tensor, group: Mapping[str, Any], entries: Mapping[str, An
                 f"torch.uint8 tensor of shape ({block_count(local_part(p).numel())},) on {p.device} beside 8-bit "
                 f"codes, got {describe(entries.get(scale_of(key)))}; load a state_dict() that this optimizer saved"
             )
-    if len({moment.dtype for moment in moments.values()}) > 1:
+    dtypes = {moment.dtype for moment in moments.values()}
+    if len(dtypes) > 1 and not dtypes <= {*MIXED_DTYPES}:
         raise ValueError(
-            f"the moments of a parameter must share a dtype, got { {k: m.dtype for k, m in moments.items()} } for "
-            f"{describe(p)}; load a state_dict() that this optimizer saved"
+            "the moments of a parameter must share a dtype, or be in float32, bfloat16 and 8-bit codes, got "
+            f"{ {k: m.dtype for k, m in moments.items()} } for {describe(p)}; load a state_dict() that this optimizer "
+            "saved"
         )
     if moments and not _counts(entries.get(STEP), p):
         raise ValueError(
             f"the state entry 'step' of a parameter must be a writable floating-point tensor of one element, got "
             f"{describe(entries.get(STEP))}; load_state_dict() takes whole numbers, too"
         )
-    reduced = bool(moments) and is_reduced(next(iter(moments.values())).dtype)
+    reduced = any(map(is_reduced, dtypes))
     if reduced and (group["amsgrad"] or group["differentiable"]):
         raise ValueError(
             "amsgrad=True and differentiable=True do not go with moments stored in bfloat16 or 8 bits, got such a "

@@ -191,7 +191,8 @@ def adamomentum(
         grads: their gradients, same shapes; read, never written.
         exp_avgs: first moments, same shapes: float32 or float64, or complex for complex parameters; bfloat16; or uint8
             codes as :mod:`adamomentum.torch.precision` makes them.
-        exp_avg_sqs: second moments without eps, shaped and typed as the first.
+        exp_avg_sqs: second moments without eps, shaped as the first; typed so too, or in another of float32, bfloat16
+            and codes.
         max_exp_avg_sqs: with ``amsgrad``, running maxima of the second moment with its eps; otherwise ignored.
         state_steps: 0-dim float64 tensors, the number of steps taken; on the parameter's device if ``capturable``. In
             float32 they count no further than 2^24.
@@ -213,13 +214,14 @@ def adamomentum(
         fused: see :func:`~adamomentum.torch.functional.choose_path`.
         capturable: never read a tensor on the host.
         differentiable: keep the update differentiable.
-        exp_avg_scales: for uint8 codes, the exponents of their blocks.
-        exp_avg_sq_scales: the same for the second moment.
+        exp_avg_scales: for first moments in uint8 codes, the exponents of their blocks.
+        exp_avg_sq_scales: the same for second moments.
         grad_scale: what the gradients were multiplied by: they are divided by it.
     """
+    stored = [t.dtype for t in (*exp_avgs[:1], *exp_avg_sqs[:1]) if is_reduced(t.dtype)]
     reduced: StateDtype = None
-    if exp_avgs and is_reduced(exp_avgs[0].dtype):
-        reduced = "8bit" if exp_avgs[0].dtype == torch.uint8 else torch.bfloat16
+    if stored:
+        reduced = "8bit" if torch.uint8 in stored else torch.bfloat16
     path = choose_path(params, foreach=foreach, fused=fused, differentiable=differentiable, state_dtype=reduced)
     if not params:
         return
@@ -245,8 +247,10 @@ def adamomentum(
         states.append({STEP: step, EXP_AVG: m, EXP_AVG_SQ: v})
         if amsgrad:
             states[i][MAX_EXP_AVG_SQ] = max_exp_avg_sqs[i]
-        if exp_avg_scales and exp_avg_sq_scales:
-            states[i].update({EXP_AVG_SCALE: exp_avg_scales[i], EXP_AVG_SQ_SCALE: exp_avg_sq_scales[i]})
+        if exp_avg_scales:
+            states[i][EXP_AVG_SCALE] = exp_avg_scales[i]
+        if exp_avg_sq_scales:
+            states[i][EXP_AVG_SQ_SCALE] = exp_avg_sq_scales[i]
     rows = list(zip(params, grads, states, strict=True))
     take_step(rows, None, rule, path, capturable=capturable, fused=fused)
 
@@ -308,8 +312,8 @@ def take_step(
     if rows and path in ("native", "triton"):
         path = choose_loop([p for p, _, _ in rows], foreach=foreach)
     if rows and torch.compiler.is_compiling():
-        codes = [row for row in rows if row[2][EXP_AVG].dtype == torch.uint8]
-        rows = [row for row in rows if row[2][EXP_AVG].dtype != torch.uint8]
+        codes = [row for row in rows if _has_codes(row)]
+        rows = [row for row in rows if not _has_codes(row)]
         if codes:
             _take_step_on_codes(codes, rule, capturable, fused)
     if not rows:
@@ -349,10 +353,14 @@ def take_step(
             update_one(param, grad, m, v, v_max, n, rule)
 
 
+def _has_codes(row: Row) -> bool:
+    return any(row[2][key].dtype == torch.uint8 for key, _ in CODED)
+
+
 def _is_packed(row: Row, rule: Rule) -> bool:
     """Whether something of a parameter is stored in a format of which the update makes a float32 copy first."""
     param, _, state = row
-    return is_reduced(state[EXP_AVG].dtype) or rounds(param, rule.rounding)
+    return any(is_reduced(state[key].dtype) for key, _ in CODED) or rounds(param, rule.rounding)
 
 
 def _update_packed(
@@ -367,14 +375,12 @@ def _update_packed(
         if rule.rounding in ROUNDING_STATE:
             kept = state[ROUNDING_STATE[rule.rounding]]
         theta = widened(param, kept, rule.rounding)
-    if is_reduced(state[EXP_AVG].dtype):
-        scales = {key: state.get(scale_of(key)) for key, _ in CODED}
-        m, v = (unpack(state[key], scales[key], moment) for key, moment in CODED)
-        update_one(theta, grad, m, v, v, n, rule)
-        for values, (key, moment) in zip((m, v), CODED, strict=True):
-            pack(values, state[key], scales[key], moment, step, first)
-    else:
-        v = state[EXP_AVG_SQ]
-        update_one(theta, grad, state[EXP_AVG], v, state[MAX_EXP_AVG_SQ] if rule.amsgrad else v, n, rule)
+    packed = [(key, moment) for key, moment in CODED if is_reduced(state[key].dtype)]
+    values = {key: state[key] for key, _ in CODED}
+    values |= {key: unpack(state[key], state.get(scale_of(key)), moment) for key, moment in packed}
+    v = values[EXP_AVG_SQ]
+    update_one(theta, grad, values[EXP_AVG], v, state[MAX_EXP_AVG_SQ] if rule.amsgrad else v, n, rule)
+    for key, moment in packed:
+        pack(values[key], state[key], state.get(scale_of(key)), moment, step, first)
     if theta is not param:
         narrowed(theta, param, kept, rule.rounding, step, first)

@@ -24,7 +24,7 @@ from adamomentum.torch.state import PLAIN_TENSORS
 if TYPE_CHECKING:
     from adamomentum._native import Batch
 
-__all__ = ["add", "details", "new_batch", "norm", "run", "watched", "why_not"]
+__all__ = ["add", "details", "fold", "new_batch", "norm", "run", "watched", "why_not"]
 
 
 @cache
@@ -127,6 +127,17 @@ def run(batch: Batch, rule: Rule) -> None:
     )
     # Written behind autograd's back: it must still notice when a graph needs the old values.
     torch.autograd.graph.increment_version(batch.params)
+
+
+def fold(batch: Batch, weight: float, passes: list[int]) -> None:
+    """Add ``weight`` times the gradient to the first moment of everything in a batch.
+
+    Args:
+        batch: the parameters.
+        weight: what gradients are multiplied by.
+        passes: for each of them, the number of the pass within the step, from 1.
+    """
+    batch.fold(weight, passes, torch.get_num_threads())
 
 
 def norm(params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

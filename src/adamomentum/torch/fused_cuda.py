@@ -29,18 +29,18 @@ from adamomentum.torch.state import (
     EXP_AVG,
     EXP_AVG_SQ,
     MAX_EXP_AVG_SQ,
+    MIXED_DTYPES,
     PLAIN_TENSORS,
     ROUNDING_STATE,
-    SCALES,
     STEP,
     Row,
+    scale_of,
 )
 
 __all__ = ["fused_cuda_update", "run", "why_not", "why_not_update"]
 
 _NAMES = ("parameter", "gradient", EXP_AVG, EXP_AVG_SQ, "state of the rounding")
 _PARAM_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_STATE_DTYPES = (torch.float32, torch.bfloat16, torch.uint8)
 
 
 @functools.cache
@@ -85,8 +85,8 @@ def why_not_update(p: Tensor, g: Tensor, m: Tensor, v: Tensor, kept: Tensor | No
         return f"the parameter's dtype is {p.dtype}, not float32, bfloat16 or float16"
     if g.dtype != p.dtype:
         return f"the gradient's dtype is {g.dtype}, the parameter's {p.dtype}"
-    if m.dtype not in _STATE_DTYPES or v.dtype != m.dtype:
-        return f"the dtypes of the moments are {m.dtype} and {v.dtype}, not both float32, bfloat16 or 8-bit codes"
+    if m.dtype not in MIXED_DTYPES or v.dtype not in MIXED_DTYPES:
+        return f"the dtypes of the moments are {m.dtype} and {v.dtype}, not float32, bfloat16 or 8-bit codes"
     # This runs for every tensor at every step, so the usual case is told by what is cheap to ask.
     if all(t.is_contiguous() and t.shape == p.shape for t in tensors):
         return None
@@ -168,19 +168,21 @@ def fused_cuda_update(
     alike: dict[tuple[torch.dtype, ...], list[int]] = defaultdict(list)
     for i, (p, _, state) in enumerate(rows):
         if p.numel():
-            alike[(p.dtype, state[EXP_AVG].dtype, state[STEP].dtype)].append(i)
+            alike[(p.dtype, state[EXP_AVG].dtype, state[EXP_AVG_SQ].dtype, state[STEP].dtype)].append(i)
     if not alike:
         return
 
     device = rows[0][0].device
     on_device: AbstractContextManager[Any] = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     with on_device:
-        for (param_dtype, state_dtype, step_dtype), indices in alike.items():
+        for (param_dtype, m_dtype, v_dtype, step_dtype), indices in alike.items():
             steps_on_device = _steps_on_device(rows[indices[0]][2][STEP], device)
             rounding = rule.rounding if rounds(rows[indices[0]][0], rule.rounding) else "nearest"
-            amsgrad = rule.amsgrad and state_dtype == torch.float32
-            columns = [EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ if amsgrad else ""]
-            columns.extend(SCALES if state_dtype == torch.uint8 else ("", ""))
+            dtypes = {EXP_AVG: m_dtype, EXP_AVG_SQ: v_dtype}
+            rounds_moments = set(dtypes.values()) != {torch.float32}
+            amsgrad = rule.amsgrad and not rounds_moments
+            columns = [*dtypes, MAX_EXP_AVG_SQ if amsgrad else ""]
+            columns.extend(scale_of(key) if dtype == torch.uint8 else "" for key, dtype in dtypes.items())
             columns.append(ROUNDING_STATE.get(rounding, ""))
             entries: list[tuple[int, ...]] = []  # in the order of the kernel's ENTRY
             starts: list[int] = []
@@ -188,7 +190,7 @@ def fused_cuda_update(
             for i in indices:
                 p, grad, state = rows[i]
                 numel, step = p.numel(), 0
-                if state_dtype != torch.float32 or rounding == "stochastic":  # for the random bits
+                if rounds_moments or rounding == "stochastic":  # for the random bits
                     step = state[STEP].data_ptr() if steps_on_device else int(state[STEP].item())
                 addresses = [state[key].data_ptr() if key else 0 for key in columns]
                 entries.append((numel, chunks, i, step, p.data_ptr(), grad.data_ptr(), *addresses))
@@ -208,7 +210,8 @@ def fused_cuda_update(
                 float(rule.passes),
                 found_inf,
                 PARAM=_in_triton(kernel, param_dtype),
-                STATE=_in_triton(kernel, state_dtype),
+                M_STATE=_in_triton(kernel, m_dtype),
+                V_STATE=_in_triton(kernel, v_dtype),
                 AMSGRAD=amsgrad,
                 HAS_L2=rule.l2 != 0,
                 LOOKAHEAD=rule.lookahead,

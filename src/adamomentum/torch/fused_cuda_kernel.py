@@ -67,7 +67,8 @@ def update_chunk(
     passes,
     found_inf,
     PARAM: tl.constexpr,
-    STATE: tl.constexpr,
+    M_STATE: tl.constexpr,
+    V_STATE: tl.constexpr,
     AMSGRAD: tl.constexpr,
     HAS_L2: tl.constexpr,
     LOOKAHEAD: tl.constexpr,
@@ -88,7 +89,8 @@ def update_chunk(
         passes: a float, by which the gradient is multiplied in the look-ahead momentum.
         found_inf: one float32, or None.
         PARAM: dtype of parameters and gradients.
-        STATE: dtype of the moments; uint8 for the 8-bit format.
+        M_STATE: dtype of the first moment; uint8 for the 8-bit format.
+        V_STATE: the same of the second.
         AMSGRAD: whether there are maxima of the second moment.
         HAS_L2: whether l2 is not 0.
         LOOKAHEAD: whether the second moment averages the square of the look-ahead momentum.
@@ -115,12 +117,12 @@ def update_chunk(
     if (numel - first >= CHUNK) & (addresses % 16 == 0):
         _update_tile(
             entry, first, numel, numbers, grad_factor, l2, passes,
-            PARAM, STATE, AMSGRAD, HAS_L2, LOOKAHEAD, NESTEROV, ROUNDING, STEP, CHUNK, True,
+            PARAM, M_STATE, V_STATE, AMSGRAD, HAS_L2, LOOKAHEAD, NESTEROV, ROUNDING, STEP, CHUNK, True,
         )  # fmt: skip
     else:
         _update_tile(
             entry, first, numel, numbers, grad_factor, l2, passes,
-            PARAM, STATE, AMSGRAD, HAS_L2, LOOKAHEAD, NESTEROV, ROUNDING, STEP, CHUNK, False,
+            PARAM, M_STATE, V_STATE, AMSGRAD, HAS_L2, LOOKAHEAD, NESTEROV, ROUNDING, STEP, CHUNK, False,
         )  # fmt: skip
 
 
@@ -134,7 +136,8 @@ def _update_tile(
     l2,
     passes,
     PARAM: tl.constexpr,
-    STATE: tl.constexpr,
+    M_STATE: tl.constexpr,
+    V_STATE: tl.constexpr,
     AMSGRAD: tl.constexpr,
     HAS_L2: tl.constexpr,
     LOOKAHEAD: tl.constexpr,
@@ -159,8 +162,8 @@ def _update_tile(
     adapt = tl.load(n + _ADAPT)
 
     param_at = _at(entry + _PARAM, offsets, PARAM, WIDE)
-    m_at = _at(entry + _M, offsets, STATE, WIDE)
-    v_at = _at(entry + _V, offsets, STATE, WIDE)
+    m_at = _at(entry + _M, offsets, M_STATE, WIDE)
+    v_at = _at(entry + _V, offsets, V_STATE, WIDE)
     theta = _load(param_at, inside, WIDE).to(tl.float32)
     if ROUNDING == _KAHAN:
         kept_at = _at(entry + _KEPT, offsets, PARAM, WIDE)
@@ -175,15 +178,17 @@ def _update_tile(
     g = _load(_at(entry + _GRAD, offsets, PARAM, WIDE), inside, WIDE).to(tl.float32)
     m = _load(m_at, inside, WIDE)
     v = _load(v_at, inside, WIDE)
-    if STATE == tl.uint8:
-        block = first // _BLOCK + tl.arange(0, ROWS)[:, None]
-        has_block = block * _BLOCK < numel
+    block = first // _BLOCK + tl.arange(0, ROWS)[:, None]
+    has_block = block * _BLOCK < numel
+    if M_STATE == tl.uint8:
         m_scale_at = tl.load(entry + _M_SCALE).to(tl.pointer_type(tl.uint8)) + block
-        v_scale_at = tl.load(entry + _V_SCALE).to(tl.pointer_type(tl.uint8)) + block
         m = _decode_m(m, tl.load(m_scale_at, has_block, other=128))
-        v = _decode_v(v, tl.load(v_scale_at, has_block, other=128))
     else:
         m = m.to(tl.float32)
+    if V_STATE == tl.uint8:
+        v_scale_at = tl.load(entry + _V_SCALE).to(tl.pointer_type(tl.uint8)) + block
+        v = _decode_v(v, tl.load(v_scale_at, has_block, other=128))
+    else:
         v = v.to(tl.float32)
 
     g *= tl.load(grad_factor)
@@ -204,7 +209,7 @@ def _update_tile(
     denom = tl.where(adapt != 0, tl.sqrt_rn(d), 1.0)
     theta = theta * shrink + factor * tl.div_rn(lookahead if NESTEROV else m, denom)
     step = tl.load(entry + _STEP)
-    if STEP is not None and (STATE != tl.float32 or ROUNDING == _STOCHASTIC):
+    if STEP is not None and (M_STATE != tl.float32 or V_STATE != tl.float32 or ROUNDING == _STOCHASTIC):
         step = tl.load(step.to(tl.pointer_type(STEP))).to(tl.int64)
     if ROUNDING == _STOCHASTIC:
         stored = _round_to_bfloat16(theta, _dither(offsets, step, _BY_STEP_THETA))
@@ -216,22 +221,22 @@ def _update_tile(
     if ROUNDING == _MASTER:
         _store(kept_at, theta, inside, WIDE)
 
-    if STATE == tl.float32:
+    if M_STATE == tl.float32:
         _store(m_at, m, inside, WIDE)
-        _store(v_at, v, inside, WIDE)
+    elif M_STATE == tl.uint8:
+        m_codes, m_scale = _encode_m(m, _dither(offsets, step, _BY_STEP_M), inside)
+        _store(m_at, m_codes, inside, WIDE)
+        tl.store(m_scale_at, m_scale, has_block)
     else:
-        random_m = _dither(offsets, step, _BY_STEP_M)
-        random_v = _dither(offsets, step, _BY_STEP_V)
-        if STATE == tl.uint8:
-            m_codes, m_scale = _encode_m(m, random_m, inside)
-            v_codes, v_scale = _encode_v(v, random_v, inside)
-            _store(m_at, m_codes, inside, WIDE)
-            _store(v_at, v_codes, inside, WIDE)
-            tl.store(m_scale_at, m_scale, has_block)
-            tl.store(v_scale_at, v_scale, has_block)
-        else:
-            _store(m_at, _round_to_bfloat16(m, random_m), inside, WIDE)
-            _store(v_at, _round_to_bfloat16(v, random_v), inside, WIDE)
+        _store(m_at, _round_to_bfloat16(m, _dither(offsets, step, _BY_STEP_M)), inside, WIDE)
+    if V_STATE == tl.float32:
+        _store(v_at, v, inside, WIDE)
+    elif V_STATE == tl.uint8:
+        v_codes, v_scale = _encode_v(v, _dither(offsets, step, _BY_STEP_V), inside)
+        _store(v_at, v_codes, inside, WIDE)
+        tl.store(v_scale_at, v_scale, has_block)
+    else:
+        _store(v_at, _round_to_bfloat16(v, _dither(offsets, step, _BY_STEP_V)), inside, WIDE)
 
 
 @triton.jit

@@ -18,21 +18,19 @@ from adamomentum.torch.checks import check_count, check_options, describe
 from adamomentum.torch.decoding import numbers_of
 from adamomentum.torch.pieces import stretches
 from adamomentum.torch.precision import (
-    StateDtype,
     block_count,
     empty_scales,
+    formats_of,
     in_memory_order,
     is_reduced,
     local_part,
-    name_of,
     pack,
+    unpack,
 )
 from adamomentum.torch.sharded import first_element, is_dtensor, placed_like
 from adamomentum.torch.state import (
     CODED,
     ESSENTIAL,
-    EXP_AVG,
-    EXP_AVG_SQ,
     MAX_EXP_AVG_SQ,
     MOMENTS,
     OWN,
@@ -90,7 +88,6 @@ def checked_and_hidden(defaults: dict[str, Any], optimizer: Optimizer, state_dic
     groups = [{**defaults, **group} for group in state_dict["param_groups"]]
     for group in groups:
         check_options(group)
-        group["state_dtype"] = name_of(group["state_dtype"])
     _order_by_name(groups, optimizer.param_groups)
     saved = [(i, group) for group in groups for i in group["params"]]
     params = list(chain.from_iterable(group["params"] for group in optimizer.param_groups))
@@ -148,10 +145,8 @@ def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> di
             own[key] = _checked_moment(f"{where}, {key!r}", entries[key], p)
             if own[key].dtype == torch.uint8:
                 own[scale_of(key)] = _checked_scale(where, scale_of(key), entries, p)
-    if len({own[key].dtype == torch.uint8 for key in (EXP_AVG, EXP_AVG_SQ)}) > 1:
-        raise ValueError(f"{where}: 'exp_avg' and 'exp_avg_sq' must both be 8-bit codes or neither")
-    for key, moment in CODED:
-        if group["state_dtype"] == "8bit" and own[key].dtype != torch.uint8 and _look_like_codes(own[key], moment):
+    for (key, moment), name in zip(CODED, formats_of(group["state_dtype"]), strict=True):
+        if name == "8bit" and own[key].dtype != torch.uint8 and _look_like_codes(own[key], moment):
             raise ValueError(
                 f"{where}, {key!r} looks like 8-bit codes that were cast to {own[key].dtype}: loaders that fill the "
                 "existing state in place, as torch.distributed.checkpoint does, need "
@@ -159,12 +154,14 @@ def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> di
                     "decoded moments for shards: save adamomentum.torch.decoded(state_dict), or load the whole file "
                     "that torch.distributed.checkpoint.format_utils.dcp_to_torch_save makes of a folder"
                     if is_dtensor(p)
-                    else "an optimizer built with state_dtype='8bit'"
+                    else f"an optimizer built with state_dtype={group['state_dtype']!r}"
                 )
             )
     # Exponents go with codes; those that a loader found no place for are not of these numbers.
     kept = {key: value for key, value in entries.items() if key not in own and key not in SCALES}
-    return {**kept, **dict.fromkeys(own), OWN: Hidden(partial(_copied, own, p, group))}
+    # No scales yet: codes may become something else.
+    names = dict.fromkeys(key for key in own if key not in SCALES)
+    return {**kept, **names, OWN: Hidden(partial(_copied, own, p, group))}
 
 
 def _copied(own: Mapping[str, Any], p: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -174,20 +171,39 @@ def _copied(own: Mapping[str, Any], p: Tensor, group: Mapping[str, Any]) -> dict
     copies = {STEP: step_count(count, p.device if group["capturable"] else "cpu")}
     if PASSES in own:
         copies[PASSES] = pass_count(own[PASSES])
-    for key, value in own.items():
-        if key in copies:
-            continue
-        copies[key] = moment = value.detach().to(p.device, copy=True)
-        if key not in MOMENTS or moment.dtype == torch.uint8:
-            continue
-        if key != MAX_EXP_AVG_SQ and is_reduced(group["state_dtype"]):
-            copies[key], scale = _stored(moment, dict(CODED)[key], p, group["state_dtype"], count)
-            if scale is not None:
-                copies[scale_of(key)] = scale
-        elif moment.dtype not in (*STATE_DTYPES, torch.complex64, torch.complex128):
-            # Half precision without the option was not ours: this optimizer computes in float32 at least.
-            copies[key] = moment.to(state_dtype_for(p, group["state_dtype"]))
+    for key in SHAPED:
+        if key in own:
+            copies.update(_copied_tensor(key, own, p, group))
     return {**copies, **laid_out_like(p, copies)}
+
+
+def _copied_tensor(key: str, own: Mapping[str, Any], p: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return a copy of one checked tensor, in the format that it is to have, and the exponents of codes."""
+    option = group["state_dtype"]
+    copy: Tensor = own[key].detach().to(p.device, copy=True)
+    scale: Tensor | None = own[scale_of(key)].detach().to(p.device, copy=True) if copy.dtype == torch.uint8 else None
+    as_saved = {key: copy} if scale is None else {key: copy, scale_of(key): scale}
+    if key not in MOMENTS:
+        return as_saved
+    wanted = state_dtype_for(p, None if key == MAX_EXP_AVG_SQ and is_reduced(option) else option, key)
+    if copy.dtype == wanted or (scale is not None and option is None):
+        return as_saved
+    # Half precision without the option was not ours: this optimizer computes in float32 at least.
+    if copy.dtype in (*STATE_DTYPES, torch.complex64, torch.complex128) and not is_reduced(option):
+        return as_saved
+    which = dict(CODED).get(key, "v")
+    if scale is not None:
+        copy = unpack(copy, scale, which)
+    if not is_reduced(wanted):
+        return {key: copy.to(wanted)}
+    stored = torch.empty_like(p, dtype=wanted)  # blocks follow the parameter's memory
+    scale = empty_scales(p, which) if wanted == torch.uint8 else None
+    target, begin = local_part(stored), first_element(p)
+    flat, numbers = in_memory_order(target, target), in_memory_order(local_part(copy), target)
+    for elements, blocks in stretches(target):
+        exponents = None if scale is None else scale[blocks]
+        pack(numbers[elements].float(), flat[elements], exponents, which, own[STEP], begin + elements.start)
+    return {key: stored} if scale is None else {key: stored, scale_of(key): scale}
 
 
 def _checked_moment(where: str, value: Any, p: Tensor) -> Tensor:
@@ -239,21 +255,3 @@ def _checked_scale(where: str, key: str, entries: Mapping[str, Any], p: Tensor) 
             f"{describe(value)}"
         )
     return value
-
-
-def _stored(
-    moment: Tensor, which: Literal["m", "v"], p: Tensor, state_dtype: StateDtype, count: float
-) -> tuple[Tensor, Tensor | None]:
-    """Return a saved moment as the option state_dtype wants it, and the exponents of its codes."""
-    dtype = state_dtype_for(p, state_dtype)
-    if moment.dtype == dtype:
-        return moment, None
-    stored = torch.empty_like(p, dtype=dtype)  # blocks follow the parameter's memory
-    scale = empty_scales(p, which) if state_dtype == "8bit" else None
-    target = local_part(stored)
-    flat, values = in_memory_order(target, target), in_memory_order(local_part(moment), target)
-    begin = first_element(p)
-    for elements, blocks in stretches(target):
-        part = None if scale is None else scale[blocks]
-        pack(values[elements].float(), flat[elements], part, which, count, begin + elements.start)
-    return stored, scale

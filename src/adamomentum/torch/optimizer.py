@@ -28,7 +28,7 @@ from adamomentum.torch.clipping import Clip, total_norm
 from adamomentum.torch.decoding import shardable
 from adamomentum.torch.functional import Kernels, Path, check_kernels, choose_kernels, choose_loop, take_step
 from adamomentum.torch.loading import checked_and_hidden
-from adamomentum.torch.precision import StateDtype, name_of
+from adamomentum.torch.precision import StateDtype
 from adamomentum.torch.rounding import Rounding
 from adamomentum.torch.rule import Rule, Scalar
 from adamomentum.torch.state import (
@@ -150,8 +150,9 @@ class AdaMomentum(Optimizer):
             counterparts for complex parameters) or its name. None: the parameter's dtype, but float32 for half
             precision. torch.bfloat16 (4 bytes a parameter for both) and "8bit" (2.01 bytes) round stochastically, see
             :mod:`adamomentum.torch.precision`; for real parameters without ``amsgrad``. With "8bit" the state also
-            has ``exp_avg_scale`` and ``exp_avg_sq_scale``, of DTensors for what this process has. The groups hold the
-            name.
+            has ``exp_avg_scale`` and ``exp_avg_sq_scale``, of DTensors for what this process has. A pair of "float32",
+            "bfloat16" and "8bit" is one for ``exp_avg`` and one for ``exp_avg_sq``: ("float32", "8bit") takes 5.0
+            bytes. The groups hold names.
         rounding: how updated parameters in bfloat16 and float16 are rounded; wider ones are not. "nearest" loses
             updates below half the spacing, 2^-9 of a bfloat16 number. "stochastic" (bfloat16 alone), "kahan" and
             "master" do not, at 0, 2 and 4 bytes a parameter; the last two add the state ``compensation`` or
@@ -212,7 +213,6 @@ class AdaMomentum(Optimizer):
             "rounding": rounding,
         }
         check_options(defaults)
-        defaults["state_dtype"] = name_of(state_dtype)
         self._pending = _Pending()
         super().__init__(params, defaults)
 
@@ -230,8 +230,6 @@ class AdaMomentum(Optimizer):
         params = self.param_groups[-1]["params"]
         try:
             check_options(self.param_groups[-1])
-            # As text, which every checkpoint format takes.
-            self.param_groups[-1]["state_dtype"] = name_of(self.param_groups[-1]["state_dtype"])
             if self.param_groups[-1]["fused"]:
                 check_kernels(params)
             for p in params:
@@ -308,7 +306,7 @@ class AdaMomentum(Optimizer):
         return norm
 
     def _gradients(self) -> list[Tensor]:
-        return [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        return [grad for group in self.param_groups for p in group["params"] if (grad := p.grad) is not None]
 
     def _check_not_released(self, what: str) -> None:
         if self._pending.release is not None:

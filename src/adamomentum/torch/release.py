@@ -6,7 +6,8 @@ of K backward passes need not be summed anywhere but in ``exp_avg``. In each pas
     exp_avg <- exp_avg + (1 - beta1) / beta1 * g
 
 and the update after the last pass, which is the ordinary one with the last gradient alone, multiplies by beta1 what is
-there, to make beta1 m + (1 - beta1) times the sum of all gradients: the momentum of Algorithm 1 for that sum.
+there, to make beta1 m + (1 - beta1) times the sum of all gradients: the momentum of Algorithm 1 for that sum. Where
+``exp_avg`` is in bfloat16 or 8 bits it is so on average (``fold.py``).
 
 The look-ahead momentum, which the second moment of the drop-in for AdamW averages the square of, needs that sum by
 itself. In its place stands K times the last gradient: its mean in white noise has a closed form, too
@@ -29,9 +30,10 @@ from torch.utils.hooks import RemovableHandle
 
 from adamomentum.torch import passes
 from adamomentum.torch.checks import check_beta1, check_gradients, check_options, is_readable
+from adamomentum.torch.fold import fold
+from adamomentum.torch.functional import choose_kernels
 from adamomentum.torch.optimizer import AdaMomentum
-from adamomentum.torch.precision import is_reduced
-from adamomentum.torch.state import EXP_AVG, PASSES, PASSES_BETA1, pass_count
+from adamomentum.torch.state import PASSES, PASSES_BETA1
 from adamomentum.torch.unsynchronized import watch
 
 __all__ = ["GradientRelease", "release_gradients"]
@@ -69,9 +71,10 @@ def release_gradients(
 
     Args:
         optimizer: the optimizer, on parameters that are plain tensors or sharded by ``fully_shard``.
-        accumulation_steps: backward passes a step, >= 1. With more than one, beta1 must be > 0, the moments be kept
-            in float32 or float64, and ``nesterov`` be off; a second moment of the look-ahead momentum then takes K
-            times the last pass's gradient for the sum of the K that a parameter had.
+        accumulation_steps: backward passes a step, >= 1. With more than one, beta1 must be > 0 and ``nesterov`` be
+            off; a second moment of the look-ahead momentum then takes K times the last pass's gradient for the sum of
+            the K that a parameter had. ``exp_avg`` in bfloat16 or 8 bits is rounded in each pass, stochastically; in
+            float32 the sum is exact, also with ``exp_avg_sq`` in 8 bits: ``state_dtype=("float32", "8bit")``.
         local_gradients: confirm that the gradients of plain tensors need no reduction over the processes of a
             distributed run. DistributedDataParallel reduces them too late for release, use ``fully_shard``.
 
@@ -391,19 +394,13 @@ class GradientRelease:
     def _fold(self, optimizer: AdaMomentum, group: dict[str, Any], p: Tensor, grad: Tensor) -> None:
         """Put a gradient into the first moment."""
         state = optimizer._state_of(p, group)
-        moment = state[EXP_AVG]
-        if is_reduced(moment.dtype):
-            raise ValueError(_REDUCED.format(moment.dtype))
+        kernels = choose_kernels([p], foreach=group["foreach"], fused=group["fused"], differentiable=False)
         beta1 = group["betas"][0]
         weight = (1 - beta1) / beta1 * (-1 if group["maximize"] else 1)
         self._unfinished = ""
         if PASSES_BETA1 not in group:
             group[PASSES_BETA1] = _copy(beta1)
-        if isinstance(weight, Tensor):
-            moment.add_(grad.to(moment.dtype) * weight.to(moment.device))
-        else:
-            moment.add_(grad, alpha=weight)
-        state.setdefault(PASSES, pass_count()).add_(1)
+        fold([(p, grad, state)], weight, native=kernels == "native")
 
     def _step_waiting(self, optimizer: AdaMomentum) -> None:
         """Take the step of the parameters that had a gradient in an earlier pass and none in the last one."""
@@ -437,8 +434,6 @@ class GradientRelease:
         if group["differentiable"]:
             raise ValueError("release_gradients does not go with differentiable=True, which needs whole gradients")
         if self.accumulation_steps > 1:
-            if is_reduced(group["state_dtype"]):
-                raise ValueError(_REDUCED.format(group["state_dtype"]))
             if group["nesterov"]:
                 raise ValueError(
                     "nesterov=True does not go with accumulation_steps > 1: it needs the gradient of the whole step, "
@@ -541,10 +536,6 @@ _REENTRANT = (
     "torch.utils.checkpoint.checkpoint with use_reentrant=False"
 )
 _LOAD = "load a state saved before it with load_state_dict, and the parameters too"
-_REDUCED = (
-    "accumulation_steps > 1 needs moments in float32 or float64, got {}: exp_avg would be rounded in every pass; set "
-    "accumulation_steps=1, or state_dtype=None"
-)
 
 
 def _is_distributed() -> bool:

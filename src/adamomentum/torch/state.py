@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from adamomentum.torch.precision import StateDtype, empty_scales, name_of, pack, unpack
+from adamomentum.torch.precision import StateDtype, empty_scales, formats_of, pack, unpack
 from adamomentum.torch.rounding import new_kept, rounds
 
 __all__ = [
@@ -23,6 +23,8 @@ __all__ = [
     "EXP_AVG_SQ",
     "EXP_AVG_SQ_SCALE",
     "MAX_EXP_AVG_SQ",
+    "MIXED_DTYPES",
+    "MIXED_NAMES",
     "MOMENTS",
     "OWN",
     "PASSES",
@@ -69,6 +71,9 @@ OWN = "adamomentum"
 # The dtypes of moments without the option state_dtype, and the names that it takes.
 STATE_DTYPES = (torch.float32, torch.float64)
 STATE_DTYPE_NAMES = ("float32", "float64", "bfloat16", "8bit")
+# Those of which one moment may have one and the other another, and how they are stored.
+MIXED_NAMES = ("float32", "bfloat16", "8bit")
+MIXED_DTYPES = (torch.float32, torch.bfloat16, torch.uint8)
 
 # Tensors that are no more than they seem: subclasses such as DTensor promise neither foreach kernels nor views.
 PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
@@ -93,11 +98,11 @@ def pass_count(count: float = 0.0) -> Tensor:
     return torch.tensor(count, dtype=torch.float32, device="cpu")
 
 
-def state_dtype_for(p: Tensor, requested: StateDtype) -> torch.dtype:
-    """Return the dtype of the moments of ``p``, with ``requested`` as ``state_dtype``: uint8 for 8-bit codes."""
-    if requested == "8bit":
+def state_dtype_for(p: Tensor, requested: StateDtype, key: str) -> torch.dtype:
+    """Return the dtype of a moment of ``p``, with ``requested`` as ``state_dtype``: uint8 for 8-bit codes."""
+    name = formats_of(requested)[key != EXP_AVG]
+    if name == "8bit":
         return torch.uint8
-    name = name_of(requested)
     dtype: torch.dtype = getattr(torch, name) if name else torch.promote_types(p.dtype, torch.float32)
     return dtype.to_complex() if p.is_complex() else dtype
 
@@ -115,11 +120,11 @@ def complete(state: dict[str, Tensor], p: Tensor, group: Mapping[str, Any]) -> N
     new: dict[str, Tensor] = {}
     count_on = p.device if group["capturable"] else "cpu"  # on the CPU the host reads it without waiting for the device
     if EXP_AVG not in state:
-        dtype = state_dtype_for(p, group["state_dtype"])
-        if dtype == torch.uint8:
-            new.update({scale_of(key): empty_scales(p, moment) for key, moment in CODED})
         new[STEP] = step_count(0.0, count_on)
-        new[EXP_AVG], new[EXP_AVG_SQ] = _zeros(p, dtype), _zeros(p, dtype)
+        for key, moment in CODED:
+            new[key] = _zeros(p, state_dtype_for(p, group["state_dtype"], key))
+            if new[key].dtype == torch.uint8:
+                new[scale_of(key)] = empty_scales(p, moment)
     elif group["capturable"] and state[STEP].device != p.device:
         new[STEP] = state[STEP].to(p.device)
     if group["amsgrad"] and MAX_EXP_AVG_SQ not in state:
