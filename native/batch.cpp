@@ -115,7 +115,8 @@ void Batch::keep(PyObject *object) {
   kept_.push_back(object);
 }
 
-bool Batch::gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *position, PyObject *rest) {
+bool Batch::gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *position, PyObject *rest,
+                   PyObject *grads) {
   if (!params_) return false;
   const Py_ssize_t n = PyList_Size(params);
   if (n < 0) return false;
@@ -124,7 +125,8 @@ bool Batch::gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *
   for (Py_ssize_t i = 0; i < PyList_Size(params); ++i) {  // an attribute could run Python code that changes the list
     PyObject *param = PyList_GetItem(params, i);
     Py_INCREF(param);
-    PyObject *grad = PyObject_GetAttr(param, names().grad);
+    PyObject *grad = grads ? PyList_GetItem(grads, i) : PyObject_GetAttr(param, names().grad);
+    if (grads) Py_XINCREF(grad);
     bool failed = !grad, taken = grad == Py_None;
     if (!failed && !taken) {
       // State is nearly always in the order of the parameters: the next entry is found without hashing, which for a

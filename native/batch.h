@@ -36,7 +36,8 @@ class Batch {
   // Takes every parameter that has a gradient, complete state and memory the kernels can work on, and appends the
   // other parameters that have a gradient to `rest`. Returns false with a Python error set if the interpreter failed.
   // `position` is where in `state` the entry of the first parameter is expected, and becomes where the next would be.
-  bool gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *position, PyObject *rest);
+  // `grads` is the list of the parameters' gradients; null to take those that they have.
+  bool gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *position, PyObject *rest, PyObject *grads);
 
   // Takes one parameter; returns whether it could. `state` is the dict of its moments, `first` the position of the first
   // element in the parameter that this one is a part of.

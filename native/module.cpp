@@ -66,12 +66,16 @@ NB_MODULE(_native, m) {
           nb::arg("plain_types"), nb::arg("rounding") = "nearest")
       .def(
           "gather",
-          [](Batch &self, nb::list params, nb::dict state, bool amsgrad, Py_ssize_t position) {
+          [](Batch &self, nb::list params, nb::dict state, bool amsgrad, Py_ssize_t position, nb::object grads) {
             nb::list rest;
-            if (!self.gather(params.ptr(), state.ptr(), amsgrad, &position, rest.ptr())) throw nb::python_error();
+            if (!grads.is_none() && !nb::isinstance<nb::list>(grads)) throw nb::type_error("grads must be a list");
+            PyObject *given = grads.is_none() ? nullptr : grads.ptr();
+            if (!self.gather(params.ptr(), state.ptr(), amsgrad, &position, rest.ptr(), given))
+              throw nb::python_error();
             return nb::make_tuple(rest, position);
           },
-          nb::arg("params"), nb::arg("state"), nb::arg("amsgrad"), nb::arg("position") = 0)
+          nb::arg("params"), nb::arg("state"), nb::arg("amsgrad"), nb::arg("position") = 0,
+          nb::arg("grads") = nb::none())
       .def(
           "add",
           [](Batch &self, nb::handle param, nb::handle grad, nb::dict state, bool amsgrad, int64_t first) {

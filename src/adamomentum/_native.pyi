@@ -28,9 +28,17 @@ class Batch:
 
     def __init__(self, plain_types: tuple[type, ...], rounding: Rounding = "nearest") -> None: ...
     def gather(
-        self, params: list[Tensor], state: Mapping[Tensor, Any], amsgrad: bool, position: int = 0
+        self,
+        params: list[Tensor],
+        state: Mapping[Tensor, Any],
+        amsgrad: bool,
+        position: int = 0,
+        grads: list[Tensor] | None = None,
     ) -> tuple[list[Tensor], int]:
-        """Take what it can; return the other parameters with gradients, and where in ``state`` it ended."""
+        """Take what it can; return the other parameters with gradients, and where in ``state`` it ended.
+
+        ``grads`` are gradients in place of those that the parameters have.
+        """
 
     def add(self, param: Tensor, grad: Tensor, state: Mapping[str, Tensor], amsgrad: bool, first: int = 0) -> bool:
         """Take one parameter if it can; ``first`` is where it begins in the whole that it is a part of."""

@@ -93,10 +93,10 @@ CODES = Format("8bit", 1, block=256, scale=1)
 # What state_dtype may be, and the formats of the two moments.
 STATE_DTYPES: dict[Any, tuple[Format, Format]] = {
     "float32": (FLOAT32, FLOAT32),
-    "bfloat16": (BFLOAT16, BFLOAT16),
-    "8bit": (CODES, CODES),
     ("float32", "8bit"): (FLOAT32, CODES),
+    "bfloat16": (BFLOAT16, BFLOAT16),
     ("bfloat16", "8bit"): (BFLOAT16, CODES),
+    "8bit": (CODES, CODES),
 }
 ROUNDINGS = {"stochastic": None, "kahan": BFLOAT16, "master": FLOAT32}
 

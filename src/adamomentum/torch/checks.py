@@ -20,6 +20,7 @@ from adamomentum.torch.state import (
     MIXED_NAMES,
     MOMENTS,
     OWN,
+    PASSES,
     PASSES_BETA1,
     PLAIN_TENSORS,
     SHAPED,
@@ -376,7 +377,13 @@ def _is_usual(p: Tensor, grad: Tensor, entries: Mapping[str, Any]) -> bool:
     """
     moments = [entries[key] for key in MOMENTS if key in entries]
     step = entries.get(STEP)
-    if len(entries) != len(moments) + 1 or len(moments) < 2 or type(step) is not Tensor or type(p) not in PLAIN_TENSORS:
+    counts = 1 + (PASSES in entries)
+    if (
+        len(entries) != len(moments) + counts
+        or len(moments) < 2
+        or type(step) is not Tensor
+        or type(p) not in PLAIN_TENSORS
+    ):
         return False
     shape, device, dtype = p.shape, p.device, getattr(moments[0], "dtype", None)
     return (

@@ -17,7 +17,7 @@ from adamomentum.torch import fused_cpu
 from adamomentum.torch.pieces import pieces
 from adamomentum.torch.precision import is_reduced, pack, unpack
 from adamomentum.torch.rule import Scalar
-from adamomentum.torch.state import EXP_AVG, EXP_AVG_SCALE, PASSES, STEP, Row, pass_count
+from adamomentum.torch.state import EXP_AVG, EXP_AVG_SCALE, PASSES, PLAIN_TENSORS, STATE_DTYPES, STEP, Row, pass_count
 
 __all__ = ["fold"]
 
@@ -30,18 +30,25 @@ def fold(rows: list[Row], weight: Scalar, *, native: bool) -> None:
         weight: what gradients are multiplied by.
         native: whether the native kernels may do it; what they cannot take goes by torch's operations.
     """
-    rest, passes = [], []
     batch = fused_cpu.new_batch() if native else None
+    passes: list[int] = []
+    alike: list[Row] = []
+    rest: list[Row] = []
     for row in rows:
-        _, grad, state = row
+        p, grad, state = row
         dtype = state[EXP_AVG].dtype
-        plain = dtype == grad.dtype and not is_reduced(dtype)  # torch's own loop is the faster one then
-        if batch is not None and not plain and fused_cpu.add(batch, *row, amsgrad=False):
+        if dtype == grad.dtype and dtype in STATE_DTYPES and type(p) in PLAIN_TENSORS:
+            alike.append(row)  # nothing is converted: torch's own loop is the faster one
+        elif batch is not None and fused_cpu.add(batch, *row, amsgrad=False):
             passes.append(_number(row))
         else:
             rest.append(row)
     if batch is not None and passes:
         fused_cpu.fold(batch, float(weight), passes)
+    if alike and not isinstance(weight, Tensor):
+        torch._foreach_add_([state[EXP_AVG] for *_, state in alike], [grad for _, grad, _ in alike], alpha=weight)
+    else:
+        rest += alike
     for row in rest:
         _, grad, state = row
         moment = state[EXP_AVG]
@@ -52,7 +59,9 @@ def fold(rows: list[Row], weight: Scalar, *, native: bool) -> None:
         else:
             moment.add_(grad, alpha=weight)
     for _, _, state in rows:
-        state.setdefault(PASSES, pass_count()).add_(1)
+        if PASSES not in state:  # one that was saved without release
+            state[PASSES] = pass_count()
+    torch._foreach_add_([state[PASSES] for _, _, state in rows], torch.tensor(1.0, device="cpu"), alpha=1.0)
 
 
 def _number(row: Row) -> int:

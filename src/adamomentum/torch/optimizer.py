@@ -6,7 +6,7 @@ Tested in tests/torch/test_training.py.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
@@ -378,17 +378,29 @@ class AdaMomentum(Optimizer):
         compiling = torch.compiler.is_compiling()
         prepared = self._prepare_untraced(grad_scale) if compiling else self._prepare(False, grad_scale)
         for work in prepared:
-            _take(work, found_inf)
+            take_work(work, found_inf)
         return loss
 
-    def _step_one(self, group: dict[str, Any], p: Tensor) -> None:
-        """Take the step of one parameter of a group, whose gradient is in ``p.grad``; the options have been checked."""
-        kernels, rest, batch, _ = self._gather(group, [p], compiling=False)
-        waiting = self.state.get(p, {}).get(PASSES)
-        passes = 1 if waiting is None else int(waiting) + 1
-        work = self._work(group, kernels, rest, batch, compiling=False, scale=1.0, passes=passes)
-        if work is not None:
-            _take(work)
+    def _prepare_some(self, parts: Iterable[tuple[dict[str, Any], list[Tensor], list[Tensor], int]]) -> list[_Work]:
+        """Check some parameters, and gather what their coming update needs.
+
+        Args:
+            parts: a group, of which the options have been checked; parameters of it; their gradients; the number of
+                passes that these are the last of.
+        """
+        gathered = []
+        for group, params, grads, passes in parts:
+            kernels, rest, batch, _ = self._gather(group, params, compiling=False, grads=grads)
+            gathered.append((group, kernels, rest, batch, False, 1.0, passes))
+        prepared = [self._work(*each) for each in gathered]
+        return [work for work in prepared if work is not None]
+
+    def _prepare_state(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        """Check parameters of a group and their gradients, and make what their state lacks."""
+        # What the native kernels take has its state.
+        _, rest, _, _ = self._gather(group, params, compiling=False, grads=grads)
+        for p in rest:
+            self._state_of(p, group)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _prepare_untraced(self, grad_scale: Tensor | None) -> list[_Work]:
@@ -421,7 +433,12 @@ class AdaMomentum(Optimizer):
         return [work for each in gathered if (work := self._work(*each, compiling, scale)) is not None]
 
     def _gather(
-        self, group: dict[str, Any], params: list[Tensor], compiling: bool, position: int = 0
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        compiling: bool,
+        position: int = 0,
+        grads: list[Tensor] | None = None,
     ) -> tuple[Kernels | None, list[Tensor], Batch | None, int]:
         """Check parameters of a group that have a gradient, and give the native kernels those that they can take.
 
@@ -430,6 +447,8 @@ class AdaMomentum(Optimizer):
             params: those of its parameters that may have a gradient.
             compiling: whether the step is being compiled.
             position: how many parameters come before them, a hint at where their state lies.
+            grads: their gradients, where these are not in ``p.grad``; those of what the native kernels did not take are
+                there afterwards.
 
         Returns:
             The kernels that they are for, what the native ones did not take, the batch of what they took, and the
@@ -448,9 +467,13 @@ class AdaMomentum(Optimizer):
         if kernels == "native":  # checks what it takes
             batch = fused_cpu.new_batch(group["rounding"])
             own = self.state if isinstance(self.state, dict) else {}
-            rest, position = batch.gather(params, own, group["amsgrad"], position)
+            rest, position = batch.gather(params, own, group["amsgrad"], position, grads)
         else:
-            rest = [p for p in params if p.grad is not None]
+            rest = params if grads is not None else [p for p in params if p.grad is not None]
+        if grads is not None and rest:
+            grad_of = dict(zip(params, grads, strict=True))
+            for p in rest:
+                p.grad = grad_of[p]
         check_gradients(rest, group, self.state)
         if group["fused"] and any(p.is_meta for p in (*params[:1], *rest)):
             raise RuntimeError(
@@ -552,7 +575,7 @@ def _obeys_found_inf(group: dict[str, Any]) -> bool:
     return bool(group["capturable"] and group["fused"] and group["params"] and group["params"][0].is_cuda)
 
 
-def _take(work: _Work, found_inf: Tensor | None = None) -> None:
+def take_work(work: _Work, found_inf: Tensor | None = None) -> None:
     """Take the step that was prepared of one group."""
     group = work.group
     with torch.set_grad_enabled(group["differentiable"]):

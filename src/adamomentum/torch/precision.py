@@ -75,12 +75,12 @@ _BY_STEP_FOLD, _BY_PASS_FOLD = 0x6A09E667, 0x9E3779B9
 _MIN_E_M, _MIN_E_V = 16, 32
 _POISONED = 255
 
-_REDUCED = ("bfloat16", "8bit", "uint8")  # uint8: the codes
-
 
 def is_reduced(dtype: StateDtype) -> bool:
     """Whether an option ``state_dtype``, or a dtype that a moment is stored in, has one of reduced precision in it."""
-    return any(name in _REDUCED for name in formats_of(dtype))
+    if isinstance(dtype, torch.dtype):
+        return dtype in (torch.bfloat16, torch.uint8)  # uint8: the codes
+    return any(name in ("bfloat16", "8bit") for name in formats_of(dtype))
 
 
 def name_of(dtype: StateDtype) -> str | tuple[str, str] | None:
