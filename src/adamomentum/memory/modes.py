@@ -64,7 +64,7 @@ class Mode:
         rounding: how parameters are rounded.
         kept: the format of what rounding keeps of a parameter beside it; None if nothing.
         gradient: the format of gradients.
-        bucket: gradients that may be there at a time when they are released in backward; the largest one always may.
+        bucket: gradients that may wait when they are released in backward, beside the one that is being made.
         passes: what summing gradients over several backward passes is without a buffer for them: "exact", "unbiased"
             or "no", which is not possible.
         options: for AdaMomentum, the options that choose the mode.
