@@ -22,39 +22,45 @@ from adamomentum.torch.state import EXP_AVG, EXP_AVG_SCALE, PASSES, PLAIN_TENSOR
 __all__ = ["fold"]
 
 
-def fold(rows: list[Row], weight: Scalar, *, native: bool) -> None:
+def fold(rows: list[Row], weight: Scalar, *, native: bool, factors: list[Scalar] | None = None) -> None:
     """Add ``weight`` times the gradient to the first moment of each parameter, and count the pass.
 
     Args:
         rows: parameter, gradient and complete state of each.
         weight: what gradients are multiplied by.
         native: whether the native kernels may do it; what they cannot take goes by torch's operations.
+        factors: what each gradient is multiplied by besides.
     """
-    rest, passes = [], []
+    rest: list[tuple[Row, Scalar]] = []
+    passes: list[int] = []
+    scales: list[float] = []
     batch = fused_cpu.new_batch() if native else None
-    for row in rows:
+    for row, factor in zip(rows, [1.0] * len(rows) if factors is None else factors, strict=True):
         _, grad, state = row
         dtype = state[EXP_AVG].dtype
         plain = dtype == grad.dtype and not is_reduced(dtype)  # torch's own loop is the faster one then
         if batch is not None and not plain and fused_cpu.add(batch, *row, amsgrad=False):
             passes.append(_number(row))
+            scales.append(float(factor))
         else:
-            rest.append(row)
+            rest.append((row, factor))
     if batch is not None and passes:
+        batch.scale(scales)
         fused_cpu.fold(batch, float(weight), passes)
     together: tuple[list[Tensor], list[Tensor]] = [], []
-    for row in rest:
+    for row, factor in rest:
         p, grad, state = row
         moment = state[EXP_AVG]
+        own = _product(weight, factor)
         if is_reduced(moment.dtype):
-            _fold_packed(row, weight)
-        elif isinstance(weight, Tensor):
-            moment.add_(grad.to(moment.dtype) * weight.to(moment.device))
-        elif type(p) in PLAIN_TENSORS:
+            _fold_packed(row, own)
+        elif isinstance(own, Tensor):
+            moment.add_(grad.to(moment.dtype) * own.to(moment.device))
+        elif type(p) in PLAIN_TENSORS and factor == 1:
             together[0].append(moment)
             together[1].append(grad)
         else:
-            moment.add_(grad, alpha=weight)
+            moment.add_(grad, alpha=own)
     if together[0]:
         torch._foreach_add_(*together, alpha=float(weight))
     for _, _, state in rows:
@@ -62,6 +68,11 @@ def fold(rows: list[Row], weight: Scalar, *, native: bool) -> None:
             state[PASSES] = pass_count()
     if rows:
         torch._foreach_add_([state[PASSES] for _, _, state in rows], torch.tensor(1.0, device="cpu"), alpha=1.0)
+
+
+def _product(weight: Scalar, factor: Scalar) -> Scalar:
+    """Return the product of two numbers, on the device of the second where both are tensors."""
+    return (weight.to(factor.device) if isinstance(weight, Tensor) and isinstance(factor, Tensor) else weight) * factor
 
 
 def _number(row: Row) -> int:
