@@ -221,12 +221,13 @@ bool Batch::read_item(PyObject *param, PyObject *grad, PyObject *state, bool ams
   return true;
 }
 
-bool Batch::gather_gradients(PyObject *params, PyObject *rest) {
+bool Batch::gather_gradients(PyObject *params, PyObject *rest, PyObject *grads) {
   if (!params_) return false;
   for (Py_ssize_t i = 0; i < PyList_Size(params); ++i) {
     PyObject *param = PyList_GetItem(params, i);
     Py_INCREF(param);
-    PyObject *grad = PyObject_GetAttr(param, names().grad);
+    PyObject *grad = grads ? PyList_GetItem(grads, i) : PyObject_GetAttr(param, names().grad);
+    if (grads) Py_XINCREF(grad);
     Py_DECREF(param);
     if (!grad) return false;
     Tensor g;
@@ -328,7 +329,9 @@ void Batch::run(const std::vector<Numbers> &numbers, int workers) {
       Span span = item.whole;
       if (chunk.last - chunk.first == 1)
         span = piece_of(span, item.param, item.states, item.rounding, chunk.begin, chunk.end);
-      table.update(item.param, item.states, item.rounding, span, numbers[item.at_step]);
+      Numbers its = numbers[item.at_step];
+      its.grad_factor *= item.factor;
+      table.update(item.param, item.states, item.rounding, span, its);
     }
   });
   for (const Item &item : items_) item.step.set(item.step.next());
@@ -345,28 +348,35 @@ void Batch::fold(double weight, const std::vector<uint32_t> &passes, int workers
       if (chunk.last - chunk.first == 1)
         span = piece_of(span, item.param, item.states, item.rounding, chunk.begin, chunk.end);
       const auto step = static_cast<uint32_t>(static_cast<uint64_t>(item.step.next()));
-      table.fold(item.param, item.states.m, span, weight, step, passes[i]);
+      table.fold(item.param, item.states.m, span, weight * item.factor, step, passes[i]);
     }
   });
 }
 
-double Batch::square_sum(int workers) {
+void Batch::scale(const std::vector<double> &factors) {
+  for (size_t i = 0; i < items_.size(); ++i) items_[i].factor = factors[i];
+}
+
+std::vector<double> Batch::square_sums(int workers) {
   divide();
   const Kernels &table = kernels();
-  std::vector<double> sums(chunks_.size(), 0.0);
+  std::vector<double> sums(items_.size(), 0.0), parts(chunks_.size(), 0.0);
   for_all_chunks(workers, [&](size_t index, const Chunk &chunk) {
-    double sum = 0;
     for (uint32_t i = chunk.first; i < chunk.last; ++i) {
       const Item &item = items_[i];
       const bool one = chunk.last - chunk.first == 1;
       const int64_t begin = one ? chunk.begin : 0, end = one ? chunk.end : item.whole.n;
       const char *g = static_cast<const char *>(item.whole.g) + begin * size_of(item.param);
-      sum += table.square_sum[item.param](g, end - begin);
+      (one ? parts[index] : sums[i]) = table.square_sum[item.param](g, end - begin);
     }
-    sums[index] = sum;
   });
+  for (size_t index = 0; index < chunks_.size(); ++index) sums[chunks_[index].first] += parts[index];
+  return sums;
+}
+
+double Batch::square_sum(int workers) {
   double total = 0;
-  for (double sum : sums) total += sum;
+  for (double sum : square_sums(workers)) total += sum;
   return total;
 }
 

@@ -43,8 +43,12 @@ class Batch {
   // element in the parameter that this one is a part of.
   bool add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad, int64_t first = 0);
 
-  // For square_sum() alone: takes the gradients that it can read, and appends the others to `rest`.
-  bool gather_gradients(PyObject *params, PyObject *rest);
+  // For square_sum() and square_sums() alone: takes the gradients that it can read, and appends the others to `rest`.
+  // `grads` as for gather().
+  bool gather_gradients(PyObject *params, PyObject *rest, PyObject *grads);
+
+  // Has run() and fold() multiply the gradient of each parameter by a factor of its own.
+  void scale(const std::vector<double> &factors);
 
   // The distinct numbers of the step that each parameter takes next. Numbers for run() come in this order.
   const std::vector<double> &next_steps();
@@ -58,6 +62,9 @@ class Batch {
   // The sum of the squares of all gradients, in an order that does not depend on the number of workers.
   double square_sum(int workers);
 
+  // The same of each gradient.
+  std::vector<double> square_sums(int workers);
+
   // Whether a gradient among them is in float64.
   bool has_float64() const { return has_float64_; }
   PyObject *params() const { return params_; }  // borrowed
@@ -70,6 +77,7 @@ class Batch {
     States states;
     Rounding rounding;
     uint32_t at_step;  // which of next_steps()
+    double factor = 1.0;
   };
   // What a worker takes at a time: at most kChunk elements, of one tensor or of several small ones.
   struct Chunk {

@@ -40,6 +40,12 @@ Rounding rounding_of(const std::string &name) {
   throw nb::value_error("rounding must be 'nearest', 'stochastic', 'kahan' or 'master'");
 }
 
+PyObject *list_or_null(nb::handle grads) {
+  if (grads.is_none()) return nullptr;
+  if (!nb::isinstance<nb::list>(grads)) throw nb::type_error("grads must be a list");
+  return grads.ptr();
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -68,9 +74,7 @@ NB_MODULE(_native, m) {
           "gather",
           [](Batch &self, nb::list params, nb::dict state, bool amsgrad, Py_ssize_t position, nb::object grads) {
             nb::list rest;
-            if (!grads.is_none() && !nb::isinstance<nb::list>(grads)) throw nb::type_error("grads must be a list");
-            PyObject *given = grads.is_none() ? nullptr : grads.ptr();
-            if (!self.gather(params.ptr(), state.ptr(), amsgrad, &position, rest.ptr(), given))
+            if (!self.gather(params.ptr(), state.ptr(), amsgrad, &position, rest.ptr(), list_or_null(grads)))
               throw nb::python_error();
             return nb::make_tuple(rest, position);
           },
@@ -86,12 +90,20 @@ NB_MODULE(_native, m) {
           nb::arg("param"), nb::arg("grad"), nb::arg("state"), nb::arg("amsgrad"), nb::arg("first") = 0)
       .def(
           "gather_gradients",
-          [](Batch &self, nb::list params) {
+          [](Batch &self, nb::list params, nb::object grads) {
             nb::list rest;
-            if (!self.gather_gradients(params.ptr(), rest.ptr())) throw nb::python_error();
+            if (!self.gather_gradients(params.ptr(), rest.ptr(), list_or_null(grads))) throw nb::python_error();
             return rest;
           },
-          nb::arg("params"))
+          nb::arg("params"), nb::arg("grads") = nb::none())
+      .def(
+          "scale",
+          [](Batch &self, const std::vector<double> &factors) {
+            if (factors.size() != nb::len(nb::borrow<nb::list>(self.params())))
+              throw nb::value_error("factors must be one number for each parameter");
+            self.scale(factors);
+          },
+          nb::arg("factors"))
       .def("next_steps", &Batch::next_steps)
       .def(
           "run",
@@ -126,6 +138,13 @@ NB_MODULE(_native, m) {
           [](Batch &self, int threads) {
             nb::gil_scoped_release release;
             return self.square_sum(threads);
+          },
+          nb::arg("threads"))
+      .def(
+          "square_sums",
+          [](Batch &self, int threads) {
+            nb::gil_scoped_release release;
+            return self.square_sums(threads);
           },
           nb::arg("threads"))
       .def_prop_ro("has_float64", &Batch::has_float64)

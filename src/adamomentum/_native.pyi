@@ -43,8 +43,14 @@ class Batch:
     def add(self, param: Tensor, grad: Tensor, state: Mapping[str, Tensor], amsgrad: bool, first: int = 0) -> bool:
         """Take one parameter if it can; ``first`` is where it begins in the whole that it is a part of."""
 
-    def gather_gradients(self, params: list[Tensor]) -> list[Tensor]:
-        """Take gradients alone, for :meth:`square_sum`; return those that it could not read."""
+    def gather_gradients(self, params: list[Tensor], grads: list[Tensor] | None = None) -> list[Tensor]:
+        """Take gradients alone, for :meth:`square_sum` and :meth:`square_sums`; return those that it could not read.
+
+        ``grads`` as for :meth:`gather`.
+        """
+
+    def scale(self, factors: list[float]) -> None:
+        """Have :meth:`run` and :meth:`fold` multiply the gradient of each parameter by a factor of its own."""
 
     def next_steps(self) -> list[float]:
         """Return the distinct numbers of the coming steps."""
@@ -66,6 +72,9 @@ class Batch:
 
     def square_sum(self, threads: int) -> float:
         """Return the sum of the squares of all gradients."""
+
+    def square_sums(self, threads: int) -> list[float]:
+        """Return the sum of the squares of each gradient."""
 
     @property
     def has_float64(self) -> bool:

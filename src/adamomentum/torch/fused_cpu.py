@@ -24,7 +24,7 @@ from adamomentum.torch.state import PLAIN_TENSORS
 if TYPE_CHECKING:
     from adamomentum._native import Batch
 
-__all__ = ["add", "details", "fold", "new_batch", "norm", "run", "watched", "why_not"]
+__all__ = ["add", "details", "fold", "new_batch", "norm", "norms", "run", "watched", "why_not"]
 
 
 @cache
@@ -147,6 +147,18 @@ def norm(params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     squares = batch.square_sum(torch.get_num_threads())
     dtype = torch.float64 if batch.has_float64 else torch.float32
     return torch.tensor(math.sqrt(squares), dtype=dtype, device="cpu"), rest
+
+
+def norms(params: list[Tensor], grads: list[Tensor]) -> tuple[list[float], list[Tensor]]:
+    """Return the 2-norms of gradients, in their order, and the gradients that it leaves out.
+
+    Args:
+        params: the parameters.
+        grads: their gradients.
+    """
+    batch = new_batch()
+    rest = batch.gather_gradients(params, grads)
+    return [math.sqrt(square) for square in batch.square_sums(torch.get_num_threads())], rest
 
 
 _load()  # now, so that a process forked later knows that it was
