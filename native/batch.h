@@ -28,7 +28,9 @@ class Batch {
  public:
   // plain_types: the classes of parameters and gradients that are what they seem; no subclass is taken.
   // rounding: of parameters in half precision.
-  Batch(PyObject *plain_types, Rounding rounding);
+  // device_type: DLPack's, of all tensors but the step counts, which are on the CPU.
+  // for_tables: for tables() in place of run(), whose kernel has no float64.
+  Batch(PyObject *plain_types, Rounding rounding, int32_t device_type, bool for_tables);
   ~Batch();
   Batch(const Batch &) = delete;
   Batch &operator=(const Batch &) = delete;
@@ -56,6 +58,21 @@ class Batch {
   // The update of all parameters, counting their steps.
   void run(const std::vector<Numbers> &numbers, int workers);
 
+  // What a kernel on another device needs to find its tensors: those alike in device and types, without empty ones.
+  struct Table {
+    int32_t device;
+    Param param;
+    States states;
+    Rounding rounding;
+    int64_t tensors, chunks;     // chunks of as many elements as tables() was told, of one tensor each
+    std::vector<int64_t> cells;  // ENTRY of torch/fused_cuda_kernel.py for each tensor, then the first chunk of each
+  };
+  // After next_steps(), to which the rows in the tables refer.
+  std::vector<Table> tables(int64_t chunk) const;
+
+  // Counts the step of all parameters, which run() does by itself.
+  void count();
+
   // Adds weight times the gradient to the first moment of all parameters, of which it is the number `passes` says.
   void fold(double weight, const std::vector<uint32_t> &passes, int workers);
 
@@ -73,6 +90,7 @@ class Batch {
   struct Item {
     Span whole;
     StepCount step;
+    int32_t device;
     Param param;
     States states;
     Rounding rounding;
@@ -97,6 +115,8 @@ class Batch {
   std::vector<PyObject *> kept_;
   PyObject *plain_types_;
   Rounding rounding_;
+  int32_t device_type_;
+  bool for_tables_;
   PyObject *params_;
   int64_t numel_ = 0;
   bool has_float64_ = false;

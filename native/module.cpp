@@ -1,5 +1,6 @@
 // The Python module adamomentum._native.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -33,10 +34,14 @@ Numbers numbers_of(nb::handle given, double step, Numbers n) {
   return n;
 }
 
+// In the order of the enums.
+const char *const kRoundingNames[kRoundings] = {"nearest", "stochastic", "kahan", "master"};
+const char *const kParamNames[kParams] = {"float32", "float64", "float16", "bfloat16"};
+const char *const kStateNames[] = {"float32", "float64", "bfloat16", "uint8"};
+
 Rounding rounding_of(const std::string &name) {
-  const char *const names[kRoundings] = {"nearest", "stochastic", "kahan", "master"};
   for (int r = 0; r < kRoundings; ++r)
-    if (name == names[r]) return static_cast<Rounding>(r);
+    if (name == kRoundingNames[r]) return static_cast<Rounding>(r);
   throw nb::value_error("rounding must be 'nearest', 'stochastic', 'kahan' or 'master'");
 }
 
@@ -65,11 +70,12 @@ NB_MODULE(_native, m) {
   nb::class_<Batch>(m, "Batch")
       .def(
           "__init__",
-          [](Batch *self, nb::tuple plain_types, const std::string &rounding) {
+          [](Batch *self, nb::tuple plain_types, const std::string &rounding, std::optional<int32_t> table_device) {
             if (!connected()) throw nb::value_error("connect() must come first");
-            new (self) Batch(plain_types.ptr(), rounding_of(rounding));
+            new (self)
+                Batch(plain_types.ptr(), rounding_of(rounding), table_device.value_or(kCPU), table_device.has_value());
           },
-          nb::arg("plain_types"), nb::arg("rounding") = "nearest")
+          nb::arg("plain_types"), nb::arg("rounding") = "nearest", nb::arg("table_device") = nb::none())
       .def(
           "gather",
           [](Batch &self, nb::list params, nb::dict state, bool amsgrad, Py_ssize_t position, nb::object grads) {
@@ -105,6 +111,20 @@ NB_MODULE(_native, m) {
           },
           nb::arg("factors"))
       .def("next_steps", &Batch::next_steps)
+      .def(
+          "tables",
+          [](Batch &self, int64_t chunk) {
+            nb::list all;
+            for (const Batch::Table &t : self.tables(chunk)) {
+              nb::bytearray cells(t.cells.data(), t.cells.size() * sizeof(int64_t));
+              all.append(nb::make_tuple(t.device, kParamNames[t.param], kStateNames[t.states.m],
+                                        kStateNames[t.states.v], kRoundingNames[t.rounding], t.tensors, t.chunks,
+                                        cells));
+            }
+            return all;
+          },
+          nb::arg("chunk"))
+      .def("count", &Batch::count)
       .def(
           "run",
           [](Batch &self, nb::list given, double grad_factor, double l2, bool lookahead, bool nesterov, double passes,

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from adamomentum import AdaMomentum
-from adamomentum.torch.fused_cuda import fused_cuda_update
+from adamomentum.torch import fused_cpu
+from adamomentum.torch.fused_cuda import fused_cuda_update, new_batch, run_batch
 from adamomentum.torch.optimizer import _rule_of
 from adamomentum.torch.precision import empty_scales, unpack
 from adamomentum.torch.rounding import new_kept, rounds
@@ -30,6 +31,7 @@ class FusedCuda:
         state_dtype: float32, bfloat16 or, for the 8-bit format, uint8, or a pair of them; one for all parameters or,
             as a list, one each.
         steps_on: the device of the step counts; None for the parameters'.
+        native: take them with ``run_batch`` instead, its table made by native code.
         options: those of AdaMomentum.
     """
 
@@ -38,9 +40,10 @@ class FusedCuda:
         params: list[Tensor],
         state_dtype: torch.dtype | tuple[torch.dtype, torch.dtype] | list[Any] = torch.float32,
         steps_on: torch.device | None = None,
+        native: bool = False,
         **options: Any,
     ) -> None:
-        self.params, self.options = params, options
+        self.params, self.options, self.native = params, options, native
         self.state: dict[Tensor, dict[str, Tensor]] = {}
         dtypes = state_dtype if isinstance(state_dtype, list) else [state_dtype] * len(params)
         for p, dtype in zip(params, dtypes, strict=True):
@@ -62,6 +65,9 @@ class FusedCuda:
 
     def step(self, factor: float | Tensor = 1.0, found_inf: Tensor | None = None) -> None:
         """One step on gradients that ``factor`` is to multiply."""
+        if self.native:
+            self._step_natively(factor)
+            return
         steps, device = self.column("step"), self.params[0].device
         torch._foreach_add_(steps, 1)
         rule = rule_of(**self.options)
@@ -73,6 +79,14 @@ class FusedCuda:
             rule=rule,
             found_inf=found_inf,
         )
+
+    def _step_natively(self, factor: float | Tensor) -> None:
+        rule = rule_of(**self.options)
+        batch = new_batch(rule.rounding, self.params[0])
+        assert batch is not None
+        for p in self.params:
+            assert fused_cpu.add(batch, p, p.grad, self.state[p], rule.amsgrad)
+        run_batch(batch, rule._replace(grad_factor=rule.grad_factor * factor))
 
     def moments(self, i: int) -> tuple[Tensor, Tensor]:
         """The moments of a parameter, in float32 and one dimension."""

@@ -26,7 +26,11 @@ def serial_below(elements: int) -> int:
 class Batch:
     """The tensors of one parameter group at one step."""
 
-    def __init__(self, plain_types: tuple[type, ...], rounding: Rounding = "nearest") -> None: ...
+    def __init__(
+        self, plain_types: tuple[type, ...], rounding: Rounding = "nearest", table_device: int | None = None
+    ) -> None:
+        """Make an empty batch: for :meth:`run`, or for :meth:`tables` of tensors on a device of a DLPack type."""
+
     def gather(
         self,
         params: list[Tensor],
@@ -54,6 +58,20 @@ class Batch:
 
     def next_steps(self) -> list[float]:
         """Return the distinct numbers of the coming steps."""
+
+    def tables(self, chunk: int) -> list[tuple[int, str, str, str, Rounding, int, int, bytearray]]:
+        """Return what ``fused_cuda_kernel.py`` finds tensors by, after :meth:`next_steps`, whose rows it refers to.
+
+        Args:
+            chunk: elements a program of the kernel updates.
+
+        Returns:
+            For tensors alike: index of their device, dtypes of parameters and of both moments, rounding, how many
+            they are, their chunks, and the table in int64, followed by the first chunk of each.
+        """
+
+    def count(self) -> None:
+        """Count the step of everything, as :meth:`run` does itself."""
 
     def run(
         self,

@@ -77,13 +77,14 @@ def watched() -> bool:
     return not all(isinstance(mode, DeviceContext) for mode in modes)
 
 
-def new_batch(rounding: Rounding = "nearest") -> Batch:
+def new_batch(rounding: Rounding = "nearest", table_device: int | None = None) -> Batch:
     """Return an empty batch, for the tensors of one parameter group. :func:`why_not` must be None.
 
     Args:
         rounding: the option of that name.
+        table_device: to gather tensors for a kernel on another device, its type in DLPack.
     """
-    batch: Batch = _load()[0].Batch(PLAIN_TENSORS, rounding)
+    batch: Batch = _load()[0].Batch(PLAIN_TENSORS, rounding, table_device)
     return batch
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from adamomentum.second_moment import AdjustLR, SecondMoment, looks_ahead
-from adamomentum.torch import fused_cpu
+from adamomentum.torch import fused_cpu, fused_cuda
 from adamomentum.torch.checks import (
     check_beta1,
     check_capture,
@@ -66,6 +66,7 @@ class _Release(Protocol):
     """What the optimizer asks of the handle of ``release_gradients``, which explains it."""
 
     accumulation_steps: int
+    clip: Any  # a table for the device has no factors of tensors in it
 
     @property
     def adapts(self) -> bool: ...
@@ -447,7 +448,7 @@ class AdaMomentum(Optimizer):
         position: int = 0,
         grads: list[Tensor] | None = None,
     ) -> tuple[Kernels | None, list[Tensor], Batch | None, int]:
-        """Check parameters of a group that have a gradient, and give the native kernels those that they can take.
+        """Check parameters of a group that have a gradient, and gather natively those that the kernels can take.
 
         Args:
             group: the group.
@@ -458,7 +459,7 @@ class AdaMomentum(Optimizer):
                 there afterwards.
 
         Returns:
-            The kernels that they are for, what the native ones did not take, the batch of what they took, and the
+            The kernels that they are for, what was not gathered natively, the batch of what was, and the
             position after ``params``.
         """
         params = params if isinstance(params, list) else list(params)  # someone put a tuple or ParameterList there
@@ -470,9 +471,12 @@ class AdaMomentum(Optimizer):
                 fused=group["fused"],
                 differentiable=group["differentiable"],
             )
-        batch = None
-        if kernels == "native":  # checks what it takes
+        batch, release = None, self._pending.release
+        if kernels == "native":
             batch = fused_cpu.new_batch(group["rounding"])
+        elif kernels == "triton" and not group["capturable"] and (release is None or release.clip is None):
+            batch = fused_cuda.new_batch(group["rounding"], params[0])
+        if batch is not None:  # checks what it takes
             own = self.state if isinstance(self.state, dict) else {}
             rest, position = batch.gather(params, own, group["amsgrad"], position, grads)
         else:
