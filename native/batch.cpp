@@ -90,7 +90,7 @@ Span piece_of(const Span &whole, Param p, States s, Rounding r, int64_t begin, i
   if (whole.m_scale) piece.m_scale = whole.m_scale + begin / kBlock;
   if (whole.v_scale) piece.v_scale = whole.v_scale + begin / kBlock;
   if (whole.kept) piece.kept = static_cast<char *>(whole.kept) + (r == kMaster ? 4 * begin : in_p);
-  piece.position = static_cast<uint32_t>(begin);
+  piece.position = whole.position + static_cast<uint32_t>(begin);
   piece.n = end - begin;
   return piece;
 }
@@ -150,8 +150,9 @@ bool Batch::gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *
   return true;
 }
 
-bool Batch::add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad) {
+bool Batch::add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad, int64_t first) {
   Item item{};
+  item.whole.position = static_cast<uint32_t>(first);  // cut off, as the random bits wrap around
   if (!params_ || !PyDict_Check(state) || !read_item(param, grad, state, amsgrad, &item)) return false;
   if (PyList_Append(params_, param) < 0) return false;
   keep(grad);

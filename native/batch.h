@@ -39,8 +39,9 @@ class Batch {
   // `grads` is the list of the parameters' gradients; null to take those that they have.
   bool gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *position, PyObject *rest, PyObject *grads);
 
-  // Takes one parameter; returns whether it could. `state` is the dict of its moments.
-  bool add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad);
+  // Takes one parameter; returns whether it could. `state` is the dict of its moments, `first` the position of the first
+  // element in the parameter that this one is a part of.
+  bool add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad, int64_t first = 0);
 
   // For square_sum() alone: takes the gradients that it can read, and appends the others to `rest`.
   bool gather_gradients(PyObject *params, PyObject *rest);

@@ -118,7 +118,7 @@ struct F16 {
 // there, and narrowed back; float32 and float64 numbers are updated where they are. So each way of storing a parameter
 // or a moment stands here once, whatever it is combined with.
 
-// What of a span a stage works on: n elements from `begin` on, the first of which is `position` in its tensor.
+// What of a span a stage works on: n elements from `begin` on, the first of which is `position` in the parameter.
 struct Block {
   const Span &span;
   int64_t begin;

@@ -78,12 +78,12 @@ NB_MODULE(_native, m) {
           nb::arg("grads") = nb::none())
       .def(
           "add",
-          [](Batch &self, nb::handle param, nb::handle grad, nb::dict state, bool amsgrad) {
-            bool taken = self.add(param.ptr(), grad.ptr(), state.ptr(), amsgrad);
+          [](Batch &self, nb::handle param, nb::handle grad, nb::dict state, bool amsgrad, int64_t first) {
+            bool taken = self.add(param.ptr(), grad.ptr(), state.ptr(), amsgrad, first);
             if (PyErr_Occurred()) throw nb::python_error();
             return taken;
           },
-          nb::arg("param"), nb::arg("grad"), nb::arg("state"), nb::arg("amsgrad"))
+          nb::arg("param"), nb::arg("grad"), nb::arg("state"), nb::arg("amsgrad"), nb::arg("first") = 0)
       .def(
           "gather_gradients",
           [](Batch &self, nb::list params) {

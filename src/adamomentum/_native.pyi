@@ -40,8 +40,8 @@ class Batch:
         ``grads`` are gradients in place of those that the parameters have.
         """
 
-    def add(self, param: Tensor, grad: Tensor, state: Mapping[str, Tensor], amsgrad: bool) -> bool:
-        """Take one parameter if it can."""
+    def add(self, param: Tensor, grad: Tensor, state: Mapping[str, Tensor], amsgrad: bool, first: int = 0) -> bool:
+        """Take one parameter if it can; ``first`` is where it begins in the whole that it is a part of."""
 
     def gather_gradients(self, params: list[Tensor]) -> list[Tensor]:
         """Take gradients alone, for :meth:`square_sum`; return those that it could not read."""

@@ -14,7 +14,6 @@ from lockstep import SWITCHES
 from adamomentum import AdaMomentum
 from adamomentum.torch import fused_cuda
 from adamomentum.torch.fused_cuda import fused_cuda_update, why_not_update
-from adamomentum.torch.rounding import ROUNDINGS
 from adamomentum.torch.scalars import MATRIX_COLUMNS, numbers_at, numbers_matrix
 
 CPU = torch.device("cpu")
@@ -36,45 +35,49 @@ def test_the_kernel_in_the_interpreter():
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
 
 
-@pytest.mark.slow
-@needs_triton
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton is set to interpret")
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize(
-    ("param", "m", "v", "amsgrad", "rounding"),
-    [
-        ("fp32", "fp32", "fp32", True, "nearest"),
-        ("bf16", "fp32", "fp32", False, "master"),
-        ("fp16", "bf16", "bf16", False, "kahan"),
-        ("bf16", "u8", "u8", False, "stochastic"),
-        ("bf16", "fp32", "u8", False, "stochastic"),
-    ],
-)
-def test_it_compiles_without_a_gpu(monkeypatch, tmp_path, capability, param, m, v, amsgrad, rounding):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    import triton
-    from triton.backends.compiler import GPUTarget
+compiles = [
+    pytest.mark.slow,
+    needs_triton,
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton is set to interpret"),
+    pytest.mark.parametrize("capability", [80, 90]),
+]
 
-    kernel = fused_cuda._kernel()
-    tl = kernel.tl
-    dtypes = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16, "u8": tl.uint8}
-    constants = {"PARAM": dtypes[param], "M_STATE": dtypes[m], "V_STATE": dtypes[v]}
-    constants |= {"AMSGRAD": amsgrad, "CHUNK": kernel.CHUNK}
-    constants |= {"HAS_L2": True, "LOOKAHEAD": not amsgrad, "NESTEROV": param == "fp16", "STEP": tl.float64}
-    constants["ROUNDING"] = ROUNDINGS.index(rounding)
-    arguments = {"table": "*i64", "owners": "*i32", "numbers": "*fp32", "grad_factor": "*fp32"}
-    arguments |= {"l2": "fp32", "passes": "fp32"}
-    if amsgrad:
-        constants["found_inf"] = None
-    signature = {**arguments, "found_inf": "*fp32", **dict.fromkeys(constants, "constexpr")}
-    compiled = triton.compile(
-        triton.compiler.ASTSource(kernel.update_chunk, signature, constants),
-        target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": kernel.WARPS, "enable_fp_fusion": False},
+
+class TestCompiledWithoutAGpu:
+    pytestmark = compiles
+
+    @pytest.fixture(autouse=True)
+    def own_cache(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("dtypes", "rounding", "switches"),
+        [
+            (("f32", "f32", "f32"), "nearest", {"amsgrad": True}),
+            (("bf16", "f32", "f32"), "master", {"lookahead": True, "found_inf": True}),
+            (("f16", "bf16", "bf16"), "kahan", {"lookahead": True, "nesterov": True, "found_inf": True}),
+        ],
     )
-    # Loads of four numbers at once, 16 bytes of float32: what memory bandwidth hangs on.
-    assert "ld.global.v4.b32" in compiled.asm["ptx"]
-    assert "sqrt.rn.f32" in compiled.asm["ptx"]
+    def test_what_its_accesses_roots_and_roundings_become(self, dtypes, rounding, switches, capability):
+        from compiled_cuda import Variant, compiled
+
+        ptx = compiled(Variant(*dtypes, rounding, l2=True, step="float64", **switches), capability).asm["ptx"]
+        # Loads of four numbers at once, 16 bytes of float32: what memory bandwidth hangs on.
+        assert "ld.global.v4.b32" in ptx
+        # Exact where the second moment is in float32.
+        assert ("sqrt.rn.f32" in ptx) == ("div.rn.f32" in ptx) == (dtypes[2] == "f32")
+        assert ("rsqrt.approx" in ptx) == (dtypes[2] != "f32")
+        # In the interpreter it is done in integers.
+        assert ("cvt.rn.bf16x2.f32" in ptx) == (dtypes[0] == "bf16")
+
+    # Registers decide how many programs a multiprocessor holds: up to 64 four of them, up to 80 three, up to 128 two.
+    @pytest.mark.parametrize(("usual", "registers"), list(enumerate([64, 64, 48, 64, 64])))
+    def test_registers_of_usual_variants(self, usual, registers, capability):
+        from compiled_cuda import USUAL, resources
+
+        needs = resources(USUAL[usual], capability)
+        assert needs.registers <= registers
+        assert needs.stack == needs.spills == 0
 
 
 @needs_triton

@@ -20,7 +20,7 @@ class Sequences(torch.utils.data.Dataset):
         return {"input_ids": words, "labels": words}
 
 
-def trainer_of(folder, *, callback=None, **arguments):
+def trainer_of(folder, *, callback=None, four_bytes=False, **arguments):
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
     torch.manual_seed(0)
@@ -40,11 +40,12 @@ def trainer_of(folder, *, callback=None, **arguments):
         "save_steps": 4,
         **arguments,
     }
+    options = {"state_dtype": "8bit", "rounding": "stochastic"} if four_bytes else {}
     return Trainer(
-        model=model,
+        model=model.bfloat16() if four_bytes else model,
         args=TrainingArguments(output_dir=str(folder), **settings),
         train_dataset=Sequences(),
-        optimizer_cls_and_kwargs=(AdaMomentum, {"lr": 1e-2}),
+        optimizer_cls_and_kwargs=(AdaMomentum, {"lr": 1e-2, **options}),
         callbacks=[callback] if callback else None,
     )
 
@@ -79,6 +80,23 @@ def test_it_trains_as_without_release(release, tmp_path) -> None:
     for p, q in zip(plain.model.parameters(), released.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0.0, atol=1e-4)  # each has moved by up to 0.1
     assert released.optimizer.optimizer._pending.release is None  # it ends with the training
+
+
+def test_four_bytes_a_parameter(release, tmp_path) -> None:
+    """Parameters in bfloat16, moments in 8 bits, no gradients, four passes a step."""
+    losses = []
+    for callback in (None, release()):
+        four = callback is not None
+        trainer = trainer_of(
+            tmp_path / str(four), callback=callback, four_bytes=four, num_train_epochs=20, logging_steps=60
+        )
+        trainer.train()
+        losses.append(trainer.state.log_history[-1]["train_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] < 1.5  # it was 2.8
+    state = trainer.optimizer.optimizer.state
+    assert {p.dtype for p in state} == {torch.bfloat16}
+    assert {s[key].dtype for s in state.values() for key in ("exp_avg", "exp_avg_sq")} == {torch.uint8}
 
 
 def test_it_goes_on_from_a_checkpoint(release, tmp_path) -> None:

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-from adamomentum.torch.pieces import local_tensors
 from adamomentum.torch.rounding import Rounding
 from adamomentum.torch.rule import Rule
 from adamomentum.torch.scalars import as_real, numbers_at, with_floats
+from adamomentum.torch.sharded import local_tensors
 from adamomentum.torch.state import PLAIN_TENSORS
 
 if TYPE_CHECKING:
@@ -103,7 +103,10 @@ def add(batch: Batch, p: Tensor, grad: Tensor, state: Mapping[str, Tensor], amsg
     if p.is_complex():
         return batch.add(as_real(p), as_real(grad), {k: as_real(t) for k, t in state.items()}, amsgrad)
     local = local_tensors(p, grad, state)
-    if local is None or not batch.add(*local, amsgrad):
+    if local is None:
+        return False
+    first, row = local
+    if not batch.add(*row, amsgrad, first):
         return False
     torch.autograd.graph.increment_version(p)  # run() does it for the local tensor alone
     return True

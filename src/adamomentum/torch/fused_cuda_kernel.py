@@ -18,8 +18,12 @@ from adamomentum.torch.scalars import MATRIX_COLUMNS
 CHUNK = 2048
 WARPS = 8
 
+_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
 # As in precision.py: a kernel sees the globals of its own file only.
 _BLOCK = tl.constexpr(256)
+# Elements that a program updates at a time where it needs a mask.
+_PIECE = tl.constexpr(512)
 _BY_POSITION = tl.constexpr(0xD1B54A33)
 _BY_STEP_M = tl.constexpr(0xABC98389)
 _BY_STEP_V = tl.constexpr(0x8CB92BA7)
@@ -27,6 +31,9 @@ _BY_STEP_THETA = tl.constexpr(0x9E3779B9)
 _STOCHASTIC = tl.constexpr(ROUNDINGS.index("stochastic"))
 _KAHAN = tl.constexpr(ROUNDINGS.index("kahan"))
 _MASTER = tl.constexpr(ROUNDINGS.index("master"))
+
+# The bits of a NaN in float32.
+_NAN = tl.constexpr(0x7FC00000)
 
 # What an entry of the table holds, one a tensor: numbers the kernel needs to find its way, and addresses, which are 0
 # where the kind of state or rounding has no use for them.
@@ -119,11 +126,12 @@ def update_chunk(
             entry, first, numel, numbers, grad_factor, l2, passes,
             PARAM, M_STATE, V_STATE, AMSGRAD, HAS_L2, LOOKAHEAD, NESTEROV, ROUNDING, STEP, CHUNK, True,
         )  # fmt: skip
-    else:
-        _update_tile(
-            entry, first, numel, numbers, grad_factor, l2, passes,
-            PARAM, M_STATE, V_STATE, AMSGRAD, HAS_L2, LOOKAHEAD, NESTEROV, ROUNDING, STEP, CHUNK, False,
-        )  # fmt: skip
+    else:  # in small pieces, so that it is not these, with their masks, that decide how many registers are needed
+        for begin in range(first, tl.minimum(first + CHUNK, numel), _PIECE):
+            _update_tile(
+                entry, begin, numel, numbers, grad_factor, l2, passes,
+                PARAM, M_STATE, V_STATE, AMSGRAD, HAS_L2, LOOKAHEAD, NESTEROV, ROUNDING, STEP, _PIECE, False,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -144,11 +152,11 @@ def _update_tile(
     NESTEROV: tl.constexpr,
     ROUNDING: tl.constexpr,
     STEP: tl.constexpr,
-    CHUNK: tl.constexpr,
+    TILE: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Update the elements from ``first`` on: as many as a chunk has, if WIDE, else those below ``numel``."""
-    ROWS: tl.constexpr = CHUNK // _BLOCK
+    """Update the TILE elements from ``first`` on or, without WIDE, those of them below ``numel``."""
+    ROWS: tl.constexpr = TILE // _BLOCK
     offsets = first + tl.arange(0, ROWS)[:, None] * _BLOCK + tl.arange(0, _BLOCK)[None, :]
     inside = offsets < numel
 
@@ -206,8 +214,12 @@ def _update_tile(
         # As torch.maximum does, keep a NaN of either, so that it shows.
         d = tl.maximum(_load(v_max_at, inside, WIDE), d, propagate_nan=tl.PropagateNan.ALL)
         _store(v_max_at, d, inside, WIDE)
-    denom = tl.where(adapt != 0, tl.sqrt_rn(d), 1.0)
-    theta = theta * shrink + factor * tl.div_rn(lookahead if NESTEROV else m, denom)
+    direction = lookahead if NESTEROV else m
+    if V_STATE == tl.float32:
+        direction = tl.div_rn(direction, tl.where(adapt != 0, tl.sqrt_rn(d), 1.0))
+    else:  # v is rounded to 2^-8 or coarser: a root good to 2^-22 in a third of the instructions
+        direction *= tl.where(adapt != 0, tl.rsqrt(d), 1.0)
+    theta = theta * shrink + factor * direction
     step = tl.load(entry + _STEP)
     if STEP is not None and (M_STATE != tl.float32 or V_STATE != tl.float32 or ROUNDING == _STOCHASTIC):
         step = tl.load(step.to(tl.pointer_type(STEP))).to(tl.int64)
@@ -266,8 +278,8 @@ def _store(at, x, inside, WIDE: tl.constexpr):
 
 @triton.jit
 def _rounded_to(x, DTYPE: tl.constexpr):
-    """To nearest, ties to even. For bfloat16 in integers, since Triton's interpreter cuts the bits off instead."""
-    if DTYPE == tl.bfloat16:
+    """To nearest, ties to even. Triton's interpreter cuts off a bfloat16's bits instead: there in integers."""
+    if _INTERPRETED and DTYPE == tl.bfloat16:
         bits = x.to(tl.int32, bitcast=True)
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
         return tl.where(x == x, rounded, x).to(tl.bfloat16)
@@ -283,29 +295,33 @@ def _dither(offsets, step, BY_STEP: tl.constexpr):
 
 @triton.jit
 def _round_to_bfloat16(x, random):
-    bits = x.to(tl.int32, bitcast=True)
-    rounded = ((bits + (random >> 16).to(tl.int32)) & -65536).to(tl.float32, bitcast=True)
-    finite = (bits & 0x7F800000) != 0x7F800000
-    return tl.where(finite, rounded, x).to(tl.bfloat16)
+    # An infinity stays one whatever is added to its lower half; a NaN might not.
+    bits = tl.where(x == x, x.to(tl.int32, bitcast=True) + (random >> 16).to(tl.int32), _NAN)
+    return (bits >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
 
 
 @triton.jit
 def _decode_m(codes, scale):
     exponent = scale.to(tl.int32)
     code = codes.to(tl.int32)
-    low = (exponent - 14) << 23
-    steps = (code & 0x7F) << 20
-    linear = (low + steps).to(tl.float32, bitcast=True) - low.to(tl.float32, bitcast=True)
-    magnitude = tl.where(steps < (1 << 23), linear, (low + steps - (1 << 23)).to(tl.float32, bitcast=True))
-    x = tl.where(code >= 0x80, -magnitude, magnitude)
-    return tl.where(exponent == 255, float("nan"), x)
+    low, unit = _binade(exponent, 14)
+    # In the lowest binade y - base, above it y / 2: the smaller of the two, on both sides.
+    y = (low + (code & 0x7F) * unit).to(tl.float32, bitcast=True)
+    magnitude = tl.minimum(y - low.to(tl.float32, bitcast=True), y * 0.5).to(tl.int32, bitcast=True)
+    return (magnitude | ((code & 0x80) << 24)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def _decode_v(codes, scale):
-    exponent = scale.to(tl.int32)
-    x = (((exponent - 31) << 23) + (codes.to(tl.int32) << 20)).to(tl.float32, bitcast=True)
-    return tl.where(exponent == 255, float("nan"), x)
+    low, unit = _binade(scale.to(tl.int32), 31)
+    return (low + codes.to(tl.int32) * unit).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _binade(exponent, BELOW: tl.constexpr):
+    """As bits, where the binade BELOW an exponent begins and what a code's unit adds: NaN and 0 in a spoiled block."""
+    spoiled = exponent == 255
+    return tl.where(spoiled, _NAN, (exponent - BELOW) << 23), tl.where(spoiled, 0, 1 << 20)
 
 
 @triton.jit
@@ -314,19 +330,19 @@ def _encode_m(x, random, inside):
     magnitude = bits & 0x7FFFFFFF
     exponent = _block_exponent(magnitude, inside, 16)
     low = (exponent - 14) << 23
-    base = low.to(tl.float32, bitcast=True)
-    linear = (magnitude.to(tl.float32, bitcast=True) + base).to(tl.int32, bitcast=True) - low
-    steps = tl.where(magnitude < low, linear, magnitude - low + (1 << 23))
-    code = ((steps + (random >> 12).to(tl.int32)) >> 20) | ((bits >> 24) & 0x80)
-    return code.to(tl.uint8), exponent.to(tl.uint8)
+    # The larger of the two on both sides of the lowest binade's end.
+    linear = (magnitude.to(tl.float32, bitcast=True) + low.to(tl.float32, bitcast=True)).to(tl.int32, bitcast=True)
+    steps = tl.maximum(linear, magnitude + (1 << 23)) - low + (random >> 12).to(tl.int32)
+    return ((steps >> 20) | ((bits >> 24) & 0x80)).to(tl.uint8), exponent.to(tl.uint8)
 
 
 @triton.jit
 def _encode_v(x, random, inside):
-    bits = x.to(tl.int32, bitcast=True)
+    bits = x.to(tl.int32, bitcast=True)  # never below 0
     exponent = _block_exponent(bits & 0x7FFFFFFF, inside, 32)
-    steps = tl.maximum(bits - ((exponent - 31) << 23), 0)
-    return ((steps + (random >> 12).to(tl.int32)) >> 20).to(tl.uint8), exponent.to(tl.uint8)
+    low = (exponent - 31) << 23
+    steps = tl.maximum(bits, low) - low + (random >> 12).to(tl.int32)
+    return (steps >> 20).to(tl.uint8), exponent.to(tl.uint8)
 
 
 @triton.jit

@@ -25,6 +25,7 @@ from adamomentum.torch.checks import (
     check_param,
 )
 from adamomentum.torch.clipping import Clip, total_norm
+from adamomentum.torch.decoding import shardable
 from adamomentum.torch.functional import Kernels, Path, check_kernels, choose_kernels, choose_loop, take_step
 from adamomentum.torch.loading import checked_and_hidden
 from adamomentum.torch.precision import StateDtype
@@ -149,8 +150,9 @@ class AdaMomentum(Optimizer):
             counterparts for complex parameters) or its name. None: the parameter's dtype, but float32 for half
             precision. torch.bfloat16 (4 bytes a parameter for both) and "8bit" (2.01 bytes) round stochastically, see
             :mod:`adamomentum.torch.precision`; for real parameters without ``amsgrad``. With "8bit" the state also
-            has ``exp_avg_scale`` and ``exp_avg_sq_scale``. A pair of "float32", "bfloat16" and "8bit" is one for
-            ``exp_avg`` and one for ``exp_avg_sq``: ("float32", "8bit") takes 5.0 bytes. The groups hold names.
+            has ``exp_avg_scale`` and ``exp_avg_sq_scale``, of DTensors for what this process has. A pair of "float32",
+            "bfloat16" and "8bit" is one for ``exp_avg`` and one for ``exp_avg_sq``: ("float32", "8bit") takes 5.0
+            bytes. The groups hold names.
         rounding: how updated parameters in bfloat16 and float16 are rounded; wider ones are not. "nearest" loses
             updates below half the spacing, 2^-9 of a bfloat16 number. "stochastic" (bfloat16 alone), "kahan" and
             "master" do not, at 0, 2 and 4 bytes a parameter; the last two add the state ``compensation`` or
@@ -519,6 +521,14 @@ class AdaMomentum(Optimizer):
                 return False
         grads = self._gradients()
         return bool(grads) and not any(grad.is_meta or grad.any() for grad in grads)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return options and state, as any torch optimizer does, for a checkpoint or another optimizer.
+
+        Moments in 8 bits of DTensors come decoded, in bfloat16, which has them exactly: blocks of codes are of one
+        process's part alone (:func:`adamomentum.torch.decoded`). All other tensors are those of the optimizer itself.
+        """
+        return shardable(super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state made by ``state_dict()``; moments keep the dtype they were saved with.

@@ -5,12 +5,13 @@ Each of the two moments is in a format of its own: the option ``state_dtype`` na
 Rounded to nearest, a bfloat16 second moment freezes: beta2 = 0.999 takes 0.1 % a step, less than half the spacing of
 bfloat16 numbers. Rounded up or down at random, with the probability that keeps the mean, it follows on average.
 
-The random numbers are a function of the element's position in memory and of the step count alone. So a run can be
-repeated, goes on bit for bit from a checkpoint, and does not depend on the number of threads; there is no generator to
-save. For a fixed element they are an additive recurrence t * alpha mod 1, whose sums stay within O(log t) of their
-mean: rounding errors cancel over the steps rather than add up as a random walk. Where ``exp_avg`` is stored several
-times within a step, as under accumulation (``fold.py``), all times but the last have an alpha of their own and the
-number of the time in the place of a second t.
+The random numbers are a function of the element's position in memory and of the step count alone; in a shard that is
+rows of a parameter, of the position in the whole (:mod:`adamomentum.torch.sharded`). So a run can be repeated, goes on
+bit for bit from a checkpoint, and does not depend on the number of threads; there is no generator to save. For a fixed
+element they are an additive recurrence t * alpha mod 1, whose sums stay within O(log t) of their mean: rounding errors
+cancel over the steps rather than add up as a random walk. Where ``exp_avg`` is stored several times within a step, as
+under accumulation (``fold.py``), all times but the last have an alpha of their own and the number of the time in the
+place of a second t.
 
 **8-bit.** Elements are taken in the order of memory, in blocks of 256 (``BLOCK``). A block stores one biased float32
 exponent E, that of its largest element (rounded up where rounding could pass the largest code), and a byte for each
@@ -48,6 +49,7 @@ __all__ = [
     "formats_of",
     "in_memory_order",
     "is_reduced",
+    "local_part",
     "name_of",
     "pack",
     "round_to_bfloat16",
@@ -96,9 +98,16 @@ def formats_of(dtype: StateDtype) -> tuple[str | None, str | None]:
 
 
 def empty_scales(p: Tensor, moment: Literal["m", "v"]) -> Tensor:
-    """Return the exponents of the blocks of ``p``'s moment while that is zero."""
+    """Return the exponents of the blocks of ``p``'s moment, of what this process has of it, while that is zero."""
     fill = _MIN_E_M if moment == "m" else _MIN_E_V
-    return torch.full((block_count(p.numel()),), fill, dtype=torch.uint8, device=p.device)
+    blocks = block_count(local_part(p).numel())
+    return torch.full((blocks,), fill, dtype=torch.uint8, device=p.device)
+
+
+def local_part(t: Tensor) -> Tensor:
+    """Return what this process has of a DTensor; another tensor as it is."""
+    local: Tensor = getattr(t, "_local_tensor", t)
+    return local
 
 
 def unpack(stored: Tensor, scale: Tensor | None, moment: Literal["m", "v"]) -> Tensor:
@@ -129,10 +138,10 @@ def pack(
         scale: where the exponents of the codes go.
         moment: which one it is.
         step: the step count t after which it is stored.
-        first: where they begin in the moment of the whole parameter, a multiple of :data:`BLOCK`.
+        first: where they begin in the moment of the whole parameter. Blocks begin with them.
         fold: the number, from 1, of the pass before the last one of a step after which it is stored; 0 for the last.
     """
-    values, stored = getattr(values, "_local_tensor", values), getattr(stored, "_local_tensor", stored)
+    values, stored = local_part(values), local_part(stored)
     x = in_memory_order(values, stored)
     random = dither(x.numel(), step, moment, x.device, first, fold)
     if scale is None:
