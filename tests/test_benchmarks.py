@@ -14,6 +14,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
+    "accumulation_accuracy": (["--steps", "20", "--passes", "1", "2", "--seeds", "1"], "precision.md"),
     "bf16_parameters": (
         ["--seeds", "1", "--steps", "20", "--units", "4", "--streams", "1", "--evaluated", "200"],
         "precision.md",
