@@ -91,7 +91,7 @@ Span piece_of(const Span &whole, Param p, States s, Rounding r, int64_t begin, i
   if (whole.m_scale) piece.m_scale = whole.m_scale + begin / kBlock;
   if (whole.v_scale) piece.v_scale = whole.v_scale + begin / kBlock;
   if (whole.kept) piece.kept = static_cast<char *>(whole.kept) + (r == kMaster ? 4 * begin : in_p);
-  piece.position = static_cast<uint32_t>(begin);
+  piece.position = whole.position + static_cast<uint32_t>(begin);
   piece.n = end - begin;
   return piece;
 }
@@ -120,7 +120,8 @@ void Batch::keep(PyObject *object) {
   kept_.push_back(object);
 }
 
-bool Batch::gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *position, PyObject *rest) {
+bool Batch::gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *position, PyObject *rest,
+                   PyObject *grads) {
   if (!params_) return false;
   const Py_ssize_t n = PyList_Size(params);
   if (n < 0) return false;
@@ -129,7 +130,8 @@ bool Batch::gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *
   for (Py_ssize_t i = 0; i < PyList_Size(params); ++i) {  // an attribute could run Python code that changes the list
     PyObject *param = PyList_GetItem(params, i);
     Py_INCREF(param);
-    PyObject *grad = PyObject_GetAttr(param, names().grad);
+    PyObject *grad = grads ? PyList_GetItem(grads, i) : PyObject_GetAttr(param, names().grad);
+    if (grads) Py_XINCREF(grad);
     bool failed = !grad, taken = grad == Py_None;
     if (!failed && !taken) {
       // State is nearly always in the order of the parameters: the next entry is found without hashing, which for a
@@ -153,8 +155,9 @@ bool Batch::gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *
   return true;
 }
 
-bool Batch::add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad) {
+bool Batch::add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad, int64_t first) {
   Item item{};
+  item.whole.position = static_cast<uint32_t>(first);  // cut off, as the random bits wrap around
   if (!params_ || !PyDict_Check(state) || !read_item(param, grad, state, amsgrad, &item)) return false;
   if (PyList_Append(params_, param) < 0) return false;
   keep(grad);
@@ -226,12 +229,13 @@ bool Batch::read_item(PyObject *param, PyObject *grad, PyObject *state, bool ams
   return true;
 }
 
-bool Batch::gather_gradients(PyObject *params, PyObject *rest) {
+bool Batch::gather_gradients(PyObject *params, PyObject *rest, PyObject *grads) {
   if (!params_) return false;
   for (Py_ssize_t i = 0; i < PyList_Size(params); ++i) {
     PyObject *param = PyList_GetItem(params, i);
     Py_INCREF(param);
-    PyObject *grad = PyObject_GetAttr(param, names().grad);
+    PyObject *grad = grads ? PyList_GetItem(grads, i) : PyObject_GetAttr(param, names().grad);
+    if (grads) Py_XINCREF(grad);
     Py_DECREF(param);
     if (!grad) return false;
     Tensor g;
@@ -333,7 +337,9 @@ void Batch::run(const std::vector<Numbers> &numbers, int workers) {
       Span span = item.whole;
       if (chunk.last - chunk.first == 1)
         span = piece_of(span, item.param, item.states, item.rounding, chunk.begin, chunk.end);
-      table.update(item.param, item.states, item.rounding, span, numbers[item.at_step]);
+      Numbers its = numbers[item.at_step];
+      its.grad_factor *= item.factor;
+      table.update(item.param, item.states, item.rounding, span, its);
     }
   });
   count();
@@ -367,6 +373,7 @@ std::vector<Batch::Table> Batch::tables(int64_t chunk) const {
                              table.chunks,
                              item.at_step,
                              step,
+                             w.position,
                              address(w.p),
                              address(w.g),
                              address(w.m),
@@ -385,23 +392,46 @@ std::vector<Batch::Table> Batch::tables(int64_t chunk) const {
   return tables;
 }
 
-double Batch::square_sum(int workers) {
+void Batch::fold(double weight, const std::vector<uint32_t> &passes, int workers) {
   divide();
   const Kernels &table = kernels();
-  std::vector<double> sums(chunks_.size(), 0.0);
+  for_all_chunks(workers, [&](size_t, const Chunk &chunk) {
+    for (uint32_t i = chunk.first; i < chunk.last; ++i) {
+      const Item &item = items_[i];
+      if (item.whole.n == 0) continue;
+      Span span = item.whole;
+      if (chunk.last - chunk.first == 1)
+        span = piece_of(span, item.param, item.states, item.rounding, chunk.begin, chunk.end);
+      const auto step = static_cast<uint32_t>(static_cast<uint64_t>(item.step.next()));
+      table.fold(item.param, item.states.m, span, weight * item.factor, step, passes[i]);
+    }
+  });
+}
+
+void Batch::scale(const std::vector<double> &factors) {
+  for (size_t i = 0; i < items_.size(); ++i) items_[i].factor = factors[i];
+}
+
+std::vector<double> Batch::square_sums(int workers) {
+  divide();
+  const Kernels &table = kernels();
+  std::vector<double> sums(items_.size(), 0.0), parts(chunks_.size(), 0.0);
   for_all_chunks(workers, [&](size_t index, const Chunk &chunk) {
-    double sum = 0;
     for (uint32_t i = chunk.first; i < chunk.last; ++i) {
       const Item &item = items_[i];
       const bool one = chunk.last - chunk.first == 1;
       const int64_t begin = one ? chunk.begin : 0, end = one ? chunk.end : item.whole.n;
       const char *g = static_cast<const char *>(item.whole.g) + begin * size_of(item.param);
-      sum += table.square_sum[item.param](g, end - begin);
+      (one ? parts[index] : sums[i]) = table.square_sum[item.param](g, end - begin);
     }
-    sums[index] = sum;
   });
+  for (size_t index = 0; index < chunks_.size(); ++index) sums[chunks_[index].first] += parts[index];
+  return sums;
+}
+
+double Batch::square_sum(int workers) {
   double total = 0;
-  for (double sum : sums) total += sum;
+  for (double sum : square_sums(workers)) total += sum;
   return total;
 }
 

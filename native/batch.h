@@ -38,13 +38,19 @@ class Batch {
   // Takes every parameter that has a gradient, complete state and memory the kernels can work on, and appends the
   // other parameters that have a gradient to `rest`. Returns false with a Python error set if the interpreter failed.
   // `position` is where in `state` the entry of the first parameter is expected, and becomes where the next would be.
-  bool gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *position, PyObject *rest);
+  // `grads` is the list of the parameters' gradients; null to take those that they have.
+  bool gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *position, PyObject *rest, PyObject *grads);
 
-  // Takes one parameter; returns whether it could. `state` is the dict of its moments.
-  bool add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad);
+  // Takes one parameter; returns whether it could. `state` is the dict of its moments, `first` the position of the first
+  // element in the parameter that this one is a part of.
+  bool add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad, int64_t first = 0);
 
-  // For square_sum() alone: takes the gradients that it can read, and appends the others to `rest`.
-  bool gather_gradients(PyObject *params, PyObject *rest);
+  // For square_sum() and square_sums() alone: takes the gradients that it can read, and appends the others to `rest`.
+  // `grads` as for gather().
+  bool gather_gradients(PyObject *params, PyObject *rest, PyObject *grads);
+
+  // Has run() and fold() multiply the gradient of each parameter by a factor of its own.
+  void scale(const std::vector<double> &factors);
 
   // The distinct numbers of the step that each parameter takes next. Numbers for run() come in this order.
   const std::vector<double> &next_steps();
@@ -67,8 +73,14 @@ class Batch {
   // Counts the step of all parameters, which run() does by itself.
   void count();
 
+  // Adds weight times the gradient to the first moment of all parameters, of which it is the number `passes` says.
+  void fold(double weight, const std::vector<uint32_t> &passes, int workers);
+
   // The sum of the squares of all gradients, in an order that does not depend on the number of workers.
   double square_sum(int workers);
+
+  // The same of each gradient.
+  std::vector<double> square_sums(int workers);
 
   // Whether a gradient among them is in float64.
   bool has_float64() const { return has_float64_; }
@@ -83,6 +95,7 @@ class Batch {
     States states;
     Rounding rounding;
     uint32_t at_step;  // which of next_steps()
+    double factor = 1.0;
   };
   // What a worker takes at a time: at most kChunk elements, of one tensor or of several small ones.
   struct Chunk {

@@ -43,16 +43,18 @@ struct Span {
   void *m;
   void *v;
   void *v_max;       // null without amsgrad
-  uint8_t *m_scale;  // exponents of the blocks, for kCodes, else null; then position is a multiple of kBlock
+  uint8_t *m_scale;  // exponents of the blocks, for kCodes, else null; the first of them begins with the span
   uint8_t *v_scale;
   void *kept;  // what kKahan and kMaster keep of the parameter, in its type and in float32; else null
   int64_t n;
-  uint32_t position;  // of the first element in its tensor
+  uint32_t position;  // of the first element in the whole parameter
 };
 
 struct Kernels {
   const char *isa;
   void (*update)(Param, States, Rounding, const Span &, const Numbers &);  // what is_supported() says yes to
+  // Adds weight times the gradient to the first moment: the gradient number `pass` of a step that has more of them.
+  void (*fold)(Param, State m, const Span &, double weight, uint32_t step, uint32_t pass);
   double (*square_sum[kParams])(const void *g, int64_t n);
 };
 

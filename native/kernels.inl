@@ -44,6 +44,7 @@ INLINE double choose(uint64_t mask, double a, double b) {
 
 constexpr uint32_t kSign = 0x80000000u, kInfinity = 0x7F800000u;
 constexpr uint32_t kByPosition = 0xD1B54A33u, kByStepM = 0xABC98389u, kByStepV = 0x8CB92BA7u, kByStepP = 0x9E3779B9u;
+constexpr uint32_t kByStepFold = 0x6A09E667u, kByPassFold = 0x9E3779B9u;
 
 // ---- how numbers are stored ----
 
@@ -117,7 +118,7 @@ struct F16 {
 // there, and narrowed back; float32 and float64 numbers are updated where they are. So each way of storing a parameter
 // or a moment stands here once, whatever it is combined with.
 
-// What of a span a stage works on: n elements from `begin` on, the first of which is `position` in its tensor.
+// What of a span a stage works on: n elements from `begin` on, the first of which is `position` in the parameter.
 struct Block {
   const Span &span;
   int64_t begin;
@@ -127,13 +128,11 @@ struct Block {
   template <class X> const X *at(const void *start) const { return static_cast<const X *>(start) + begin; }
 };
 
-// The random bits of the element `i` of a block are random_at(...) + i * kByPosition.
-INLINE uint32_t random_at(const Block &b, uint32_t step, uint32_t by_step) {
-  return b.position() * kByPosition + step * by_step;
-}
+// The random bits of the element `i` of a block are random_at(b, start) + i * kByPosition, with `start` made of the step.
+INLINE uint32_t random_at(const Block &b, uint32_t start) { return b.position() * kByPosition + start; }
 
 using Read = void (*)(const Block &, float *);
-using Write = void (*)(const Block &, uint32_t step, const float *);
+using Write = void (*)(const Block &, uint32_t start, const float *);
 
 template <class P> INLINE void widen(const typename P::Stored *RESTRICT stored, int n, float *RESTRICT x) {
   for (int i = 0; i < n; ++i) x[i] = P::load(stored[i]);
@@ -155,8 +154,8 @@ template <class P> void write_nearest(const Block &b, uint32_t, const float *RES
   for (int i = 0; i < b.n; ++i) p[i] = P::store(x[i]);
 }
 
-template <class P> void write_stochastic(const Block &b, uint32_t step, const float *x) {
-  round_by_chance<P>(b.at<typename P::Stored>(b.span.p), b.n, random_at(b, step, kByStepP), x);
+template <class P> void write_stochastic(const Block &b, uint32_t start, const float *x) {
+  round_by_chance<P>(b.at<typename P::Stored>(b.span.p), b.n, random_at(b, start), x);
 }
 
 template <class P> void read_kahan(const Block &b, float *RESTRICT x) {
@@ -202,11 +201,11 @@ template <class P> void write_master(const Block &b, uint32_t, const float *REST
 
 void read_m_bf16(const Block &b, float *x) { widen<BF16>(b.at<uint16_t>(b.span.m), b.n, x); }
 void read_v_bf16(const Block &b, float *x) { widen<BF16>(b.at<uint16_t>(b.span.v), b.n, x); }
-void write_m_bf16(const Block &b, uint32_t step, const float *x) {
-  round_by_chance<BF16>(b.at<uint16_t>(b.span.m), b.n, random_at(b, step, kByStepM), x);
+void write_m_bf16(const Block &b, uint32_t start, const float *x) {
+  round_by_chance<BF16>(b.at<uint16_t>(b.span.m), b.n, random_at(b, start), x);
 }
-void write_v_bf16(const Block &b, uint32_t step, const float *x) {
-  round_by_chance<BF16>(b.at<uint16_t>(b.span.v), b.n, random_at(b, step, kByStepV), x);
+void write_v_bf16(const Block &b, uint32_t start, const float *x) {
+  round_by_chance<BF16>(b.at<uint16_t>(b.span.v), b.n, random_at(b, start), x);
 }
 
 // Moments in 8-bit codes: see adamomentum/torch/precision.py for the format.
@@ -246,13 +245,13 @@ INLINE uint32_t exponent_of(const float *RESTRICT x, int n, uint32_t least) {
   return exponent < least ? least : exponent > kSpoiled ? kSpoiled : exponent;
 }
 
-void write_m_codes(const Block &b, uint32_t step, const float *RESTRICT x) {
+void write_m_codes(const Block &b, uint32_t start, const float *RESTRICT x) {
   uint8_t *RESTRICT codes = b.at<uint8_t>(b.span.m);
   const int n = b.n;  // a byte that is written could be part of the block, to a compiler
   const uint32_t exponent = exponent_of(x, n, 16), low = (exponent - 14u) << 23;
   b.span.m_scale[b.begin / kBlock] = static_cast<uint8_t>(exponent);
   const float base = float_of(low);
-  uint32_t random = random_at(b, step, kByStepM);
+  uint32_t random = random_at(b, start);
   for (int i = 0; i < n; ++i, random += kByPosition) {
     const uint32_t u = bits_of(x[i]), magnitude = u & ~kSign;
     // The larger of the two on both sides of the lowest binade's end. Both are below 2^31.
@@ -263,12 +262,12 @@ void write_m_codes(const Block &b, uint32_t step, const float *RESTRICT x) {
   }
 }
 
-void write_v_codes(const Block &b, uint32_t step, const float *RESTRICT x) {
+void write_v_codes(const Block &b, uint32_t start, const float *RESTRICT x) {
   uint8_t *RESTRICT codes = b.at<uint8_t>(b.span.v);
   const int n = b.n;
   const uint32_t exponent = exponent_of(x, n, 32), low = (exponent - 31u) << 23;
   b.span.v_scale[b.begin / kBlock] = static_cast<uint8_t>(exponent);
-  uint32_t random = random_at(b, step, kByStepV);
+  uint32_t random = random_at(b, start);
   for (int i = 0; i < n; ++i, random += kByPosition) {
     const int32_t magnitude = static_cast<int32_t>(bits_of(x[i]) & ~kSign), least = static_cast<int32_t>(low);
     const uint32_t steps = static_cast<uint32_t>(magnitude > least ? magnitude : least) - low;
@@ -417,14 +416,39 @@ void update_float(Param param, States states, Rounding rounding, const Span &s, 
     const float *g = stages.param ? g_buffer : b.at<float>(s.g);
     float *m = stages.m ? m_buffer : b.at<float>(s.m), *v = stages.v ? v_buffer : b.at<float>(s.v);
     update_in(form, theta, g, m, v, s.v_max ? b.at<float>(s.v_max) : nullptr, b.n, c);
-    if (stages.param) stages.to_param(b, numbers.step, theta);
-    if (stages.m) stages.to_m(b, numbers.step, m);
-    if (stages.v) stages.to_v(b, numbers.step, v);
+    if (stages.param) stages.to_param(b, numbers.step * kByStepP, theta);
+    if (stages.m) stages.to_m(b, numbers.step * kByStepM, m);
+    if (stages.v) stages.to_v(b, numbers.step * kByStepV, v);
   }
 }
 
 void update_span(Param param, States states, Rounding rounding, const Span &s, const Numbers &n) {
   param == kFloat64 ? update_double(s, n) : update_float(param, states, rounding, s, n);
+}
+
+// ---- the first moment alone, of a step that has more gradients ----
+
+template <class T> void add_weighted(T *RESTRICT m, const T *RESTRICT g, int n, T weight) {
+  for (int i = 0; i < n; ++i) m[i] += weight * g[i];
+}
+
+void fold_span(Param param, State state, const Span &s, double weight, uint32_t step, uint32_t pass) {
+  const Stages stages = stages_of(param, {state, kState32}, kNearest);
+  const int64_t of_g = size_of(param), of_m = size_of(state);
+  alignas(64) float g_buffer[kBlock], m_buffer[kBlock];
+  for (int64_t begin = 0; begin < s.n; begin += kBlock) {
+    const Block b{s, begin, static_cast<int>(s.n - begin < kBlock ? s.n - begin : kBlock)};
+    prefetch(s.g, of_g, begin, kBlock, s.n), prefetch(s.m, of_m, begin, kBlock, s.n);
+    if (param == kFloat64) {
+      add_weighted(b.at<double>(s.m), b.at<double>(s.g), b.n, weight);
+      continue;
+    }
+    if (stages.grad) stages.grad(b, g_buffer);
+    if (stages.m) stages.m(b, m_buffer);
+    float *m = stages.m ? m_buffer : b.at<float>(s.m);
+    add_weighted(m, stages.grad ? g_buffer : b.at<float>(s.g), b.n, static_cast<float>(weight));
+    if (stages.m) stages.to_m(b, step * kByStepFold + pass * kByPassFold, m);
+  }
 }
 
 // ---- the sum of squares ----
@@ -460,6 +484,7 @@ template <class P> double square_sum(const void *data, int64_t n) {
 extern const Kernels TABLE(ISA) = {
     NAME(ISA),
     ISA::update_span,
+    ISA::fold_span,
     {ISA::square_sum<ISA::F32>, ISA::square_sum<ISA::F64>, ISA::square_sum<ISA::F16>, ISA::square_sum<ISA::BF16>},
 };
 

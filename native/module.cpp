@@ -45,6 +45,12 @@ Rounding rounding_of(const std::string &name) {
   throw nb::value_error("rounding must be 'nearest', 'stochastic', 'kahan' or 'master'");
 }
 
+PyObject *list_or_null(nb::handle grads) {
+  if (grads.is_none()) return nullptr;
+  if (!nb::isinstance<nb::list>(grads)) throw nb::type_error("grads must be a list");
+  return grads.ptr();
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -72,28 +78,38 @@ NB_MODULE(_native, m) {
           nb::arg("plain_types"), nb::arg("rounding") = "nearest", nb::arg("table_device") = nb::none())
       .def(
           "gather",
-          [](Batch &self, nb::list params, nb::dict state, bool amsgrad, Py_ssize_t position) {
+          [](Batch &self, nb::list params, nb::dict state, bool amsgrad, Py_ssize_t position, nb::object grads) {
             nb::list rest;
-            if (!self.gather(params.ptr(), state.ptr(), amsgrad, &position, rest.ptr())) throw nb::python_error();
+            if (!self.gather(params.ptr(), state.ptr(), amsgrad, &position, rest.ptr(), list_or_null(grads)))
+              throw nb::python_error();
             return nb::make_tuple(rest, position);
           },
-          nb::arg("params"), nb::arg("state"), nb::arg("amsgrad"), nb::arg("position") = 0)
+          nb::arg("params"), nb::arg("state"), nb::arg("amsgrad"), nb::arg("position") = 0,
+          nb::arg("grads") = nb::none())
       .def(
           "add",
-          [](Batch &self, nb::handle param, nb::handle grad, nb::dict state, bool amsgrad) {
-            bool taken = self.add(param.ptr(), grad.ptr(), state.ptr(), amsgrad);
+          [](Batch &self, nb::handle param, nb::handle grad, nb::dict state, bool amsgrad, int64_t first) {
+            bool taken = self.add(param.ptr(), grad.ptr(), state.ptr(), amsgrad, first);
             if (PyErr_Occurred()) throw nb::python_error();
             return taken;
           },
-          nb::arg("param"), nb::arg("grad"), nb::arg("state"), nb::arg("amsgrad"))
+          nb::arg("param"), nb::arg("grad"), nb::arg("state"), nb::arg("amsgrad"), nb::arg("first") = 0)
       .def(
           "gather_gradients",
-          [](Batch &self, nb::list params) {
+          [](Batch &self, nb::list params, nb::object grads) {
             nb::list rest;
-            if (!self.gather_gradients(params.ptr(), rest.ptr())) throw nb::python_error();
+            if (!self.gather_gradients(params.ptr(), rest.ptr(), list_or_null(grads))) throw nb::python_error();
             return rest;
           },
-          nb::arg("params"))
+          nb::arg("params"), nb::arg("grads") = nb::none())
+      .def(
+          "scale",
+          [](Batch &self, const std::vector<double> &factors) {
+            if (factors.size() != nb::len(nb::borrow<nb::list>(self.params())))
+              throw nb::value_error("factors must be one number for each parameter");
+            self.scale(factors);
+          },
+          nb::arg("factors"))
       .def("next_steps", &Batch::next_steps)
       .def(
           "tables",
@@ -129,10 +145,26 @@ NB_MODULE(_native, m) {
           nb::arg("numbers"), nb::arg("grad_factor"), nb::arg("l2"), nb::arg("lookahead"), nb::arg("nesterov"),
           nb::arg("passes"), nb::arg("threads"))
       .def(
+          "fold",
+          [](Batch &self, double weight, const std::vector<uint32_t> &passes, int threads) {
+            if (passes.size() != nb::len(nb::borrow<nb::list>(self.params())))
+              throw nb::value_error("passes must be one number for each parameter");
+            nb::gil_scoped_release release;
+            self.fold(weight, passes, threads);
+          },
+          nb::arg("weight"), nb::arg("passes"), nb::arg("threads"))
+      .def(
           "square_sum",
           [](Batch &self, int threads) {
             nb::gil_scoped_release release;
             return self.square_sum(threads);
+          },
+          nb::arg("threads"))
+      .def(
+          "square_sums",
+          [](Batch &self, int threads) {
+            nb::gil_scoped_release release;
+            return self.square_sums(threads);
           },
           nb::arg("threads"))
       .def_prop_ro("has_float64", &Batch::has_float64)

@@ -57,10 +57,12 @@ def test_links_into_the_repository_exist(page):
 def test_the_table_of_bytes(page=ROOT / "docs" / "precision.md"):
     """Measured of a parameter with its gradient and state."""
     rows = re.findall(
-        r"^\| (float32|bfloat16) \| (as AdamW's|[\w, ]+) \| (\w*) ?\| (.*) \|$", page.read_text(), re.MULTILINE
+        r"^\| (float32|bfloat16) \| (as AdamW's|[\w, ]+) \| (\w*) ?\| (.*) \| (exact|unbiased) \|$",
+        page.read_text(),
+        re.MULTILINE,
     )
     assert len(rows) == 11
-    for dtype, moments, rounding, numbers in rows:
+    for dtype, moments, rounding, numbers, passes in rows:
         p = torch.nn.Parameter(torch.zeros(1 << 16, dtype=getattr(torch, dtype)))
         p.grad = torch.zeros_like(p)
         optimizer = AdaMomentum(
@@ -71,6 +73,7 @@ def test_the_table_of_bytes(page=ROOT / "docs" / "precision.md"):
         optimizer.init_state()
         parameter, gradient = p.nbytes / p.numel(), p.grad.nbytes / p.numel()
         state = sum(t.nbytes for t in optimizer.state[p].values()) / p.numel()
+        assert (passes == "exact") == (optimizer.state[p]["exp_avg"].dtype == torch.float32)
         measured = [parameter, gradient, state, parameter + gradient + state, parameter + state]
         assert [float(number) for number in numbers.split(" | ")] == [pytest.approx(x, abs=0.005) for x in measured]
 

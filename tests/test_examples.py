@@ -54,6 +54,16 @@ def test_example(name, packages) -> None:
     assert re.search(r"loss \d", run(FOLDER / name))
 
 
+def test_four_bytes(tmp_path) -> None:
+    """Smaller than it is by default; that it keeps to the bytes is its own check."""
+    need("matplotlib")
+    few = ("--seeds", "2", "--steps", "20", "--layers", "4", "--rounds", "2")
+    printed = run(FOLDER / "four_bytes.py", *few, "--picture", tmp_path / "four_bytes.png")
+    taken = [float(number) for number in re.findall(r"loss \d.*, +([\d.]+) bytes a parameter", printed)]
+    assert taken == [pytest.approx(4.2, abs=0.3), pytest.approx(16, abs=0.5), pytest.approx(16, abs=0.5)]
+    assert (tmp_path / "four_bytes.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("backend", ["torch", "jax", "tensorflow"])
 def test_keras(backend) -> None:
     need("keras", backend)
@@ -156,6 +166,6 @@ def test_started_without_torchrun_it_says_how(name, tmp_path) -> None:
 
 
 def test_none_is_left_out() -> None:
-    assert {file.name for file in FOLDER.glob("*.py")} == {*PLAIN, *DISTRIBUTED, "keras_fit.py"}
+    assert {file.name for file in FOLDER.glob("*.py")} == {*PLAIN, *DISTRIBUTED, "four_bytes.py", "keras_fit.py"}
     listed = (FOLDER / "README.md").read_text()
     assert all(f"({file.name})" in listed for file in FOLDER.glob("*.py"))

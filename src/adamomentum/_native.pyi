@@ -32,15 +32,29 @@ class Batch:
         """Make an empty batch: for :meth:`run`, or for :meth:`tables` of tensors on a device of a DLPack type."""
 
     def gather(
-        self, params: list[Tensor], state: Mapping[Tensor, Any], amsgrad: bool, position: int = 0
+        self,
+        params: list[Tensor],
+        state: Mapping[Tensor, Any],
+        amsgrad: bool,
+        position: int = 0,
+        grads: list[Tensor] | None = None,
     ) -> tuple[list[Tensor], int]:
-        """Take what it can; return the other parameters with gradients, and where in ``state`` it ended."""
+        """Take what it can; return the other parameters with gradients, and where in ``state`` it ended.
 
-    def add(self, param: Tensor, grad: Tensor, state: Mapping[str, Tensor], amsgrad: bool) -> bool:
-        """Take one parameter if it can."""
+        ``grads`` are gradients in place of those that the parameters have.
+        """
 
-    def gather_gradients(self, params: list[Tensor]) -> list[Tensor]:
-        """Take gradients alone, for :meth:`square_sum`; return those that it could not read."""
+    def add(self, param: Tensor, grad: Tensor, state: Mapping[str, Tensor], amsgrad: bool, first: int = 0) -> bool:
+        """Take one parameter if it can; ``first`` is where it begins in the whole that it is a part of."""
+
+    def gather_gradients(self, params: list[Tensor], grads: list[Tensor] | None = None) -> list[Tensor]:
+        """Take gradients alone, for :meth:`square_sum` and :meth:`square_sums`; return those that it could not read.
+
+        ``grads`` as for :meth:`gather`.
+        """
+
+    def scale(self, factors: list[float]) -> None:
+        """Have :meth:`run` and :meth:`fold` multiply the gradient of each parameter by a factor of its own."""
 
     def next_steps(self) -> list[float]:
         """Return the distinct numbers of the coming steps."""
@@ -71,8 +85,14 @@ class Batch:
     ) -> None:
         """Update everything, with the numbers of each of :meth:`next_steps`."""
 
+    def fold(self, weight: float, passes: list[int], threads: int) -> None:
+        """Add ``weight`` times the gradient to first moments, with the number of the pass for each parameter."""
+
     def square_sum(self, threads: int) -> float:
         """Return the sum of the squares of all gradients."""
+
+    def square_sums(self, threads: int) -> list[float]:
+        """Return the sum of the squares of each gradient."""
 
     @property
     def has_float64(self) -> bool:

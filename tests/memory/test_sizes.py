@@ -58,6 +58,12 @@ def test_a_module_counts_as_it_is() -> None:
         sizes_of(model.requires_grad_(False))
 
 
+def test_of_what_is_sharded_the_part_that_is_here_counts() -> None:
+    model = torch.nn.Linear(6, 4, bias=False)
+    model.weight._local_tensor = torch.zeros(3, 4)  # as DTensor keeps it
+    assert sizes_of(model) == Sizes((12,), 12)
+
+
 def test_a_module_without_memory() -> None:
     with torch.device("meta"):
         model = torch.nn.Linear(100_000, 100_000)

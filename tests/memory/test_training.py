@@ -63,7 +63,7 @@ def test_state_is_what_is_computed(mode) -> None:
 @pytest.mark.parametrize("released", [False, True], ids=["all gradients", "released"])
 @pytest.mark.parametrize("mode", OURS, ids=named)
 def test_a_training_step_takes_no_more(mode, released) -> None:
-    """The largest tensor has a bucket's size; the others would fill another one and a half."""
+    """The largest tensor comes last, when others have filled half of a bucket."""
     model = model_of(mode, ((2**20,), *[(2**17,)] * 12))
     optimizer = AdaMomentum(model.parameters(), lr=1e-3, **mode.options)
     if released:
@@ -124,11 +124,11 @@ def test_four_bytes_a_parameter() -> None:
     assert (flash.total / 7e9, flash.released / 7e9) == (pytest.approx(7.125), pytest.approx(5.125))
 
 
-def test_the_largest_gradient_is_what_is_held() -> None:
-    sizes = (3 * 2**20, 100)
+def test_the_largest_gradient_and_a_bucket_are_what_is_held() -> None:
+    sizes = (3 * 2**20, 2**21)
     for mode in MODES:
         (memory,) = training_memory(model_of(mode, [(n,) for n in sizes]), (mode,))
-        assert memory.held == memory.gradients // sum(sizes) * sizes[0]
+        assert memory.held == memory.gradients // sum(sizes) * (sizes[0] + mode.bucket)
         (small,) = training_memory(model_of(mode, [(100,), (300,)]), (mode,))
         assert small.held == small.gradients // 400 * (400 if mode.bucket else 300)
 

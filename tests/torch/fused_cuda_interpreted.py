@@ -8,7 +8,7 @@ from fused_steps import Compared, FusedCuda, rule_of
 from lockstep import GRADIENTS, SWITCHES, Lockstep
 
 from adamomentum import AdaMomentum, reference
-from adamomentum.torch import fused_cuda
+from adamomentum.torch import fused_cuda, release_gradients
 from adamomentum.torch.fused_cuda import fused_cuda_update, why_not, why_not_update
 from adamomentum.torch.precision import dither, encode_m, encode_v, round_to_bfloat16
 from adamomentum.torch.scalars import MATRIX_COLUMNS, numbers_matrix
@@ -380,6 +380,50 @@ def test_native_tables_hold_what_this_process_has_of_dtensors(monkeypatch):
         torch.testing.assert_close(p.full_tensor(), whole, rtol=1e-5, atol=1e-6)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_random_bits_of_a_part_are_those_of_its_place_in_the_whole():
+    pytest.importorskip("adamomentum._native")
+    torch.manual_seed(0)
+    whole, grad = torch.randn(3000).bfloat16(), torch.randn(3000).bfloat16()
+    options = {"rounding": "stochastic", "lr": 1e-2}
+    opt = FusedCuda([whole], torch.bfloat16, **options)
+    part = FusedCuda([whole[700:].clone()], torch.bfloat16, **options)
+    whole.grad, part.params[0].grad = grad, grad[700:].clone()
+    opt.step()
+    rule = rule_of(**options)
+    batch = fused_cuda.new_batch(rule.rounding, part.params[0])
+    assert batch.add(part.params[0], part.params[0].grad, part.state[part.params[0]], False, 700)
+    fused_cuda.run_batch(batch, rule)
+    assert torch.equal(part.params[0], whole[700:])
+    assert torch.equal(part.column("exp_avg")[0], opt.column("exp_avg")[0][700:])
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_clipping_under_release_reaches_the_kernel(monkeypatch, passes):
+    torch.manual_seed(0)
+    start, sides = torch.randn(3, 400), []
+    for fused in (None, False):
+        p = torch.nn.Parameter(start.clone())
+        opt = AdaMomentum([p], lr=1e-2, foreach=None if fused is None else False, fused=fused)
+        release_gradients(opt, passes, clip=0.5)
+        sides.append((p, opt))
+    launched, launch = [], fused_cuda._launch
+    for module in ("optimizer", "release"):
+        monkeypatch.setattr(
+            f"adamomentum.torch.{module}.choose_kernels", lambda *_, fused, **__: "triton" if fused is None else None
+        )
+    monkeypatch.setattr(fused_cuda, "_launch", lambda *args: (launched.append(args[2]), launch(*args)))
+    for _ in range(3):
+        for _ in range(passes):
+            g = torch.randn(3, 400)
+            for p, _ in sides:
+                (p * g).sum().backward()
+    (p, opt), (q, other) = sides
+    assert launched == [1, 1, 1]
+    torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(opt.state[p]["exp_avg"], other.state[q]["exp_avg"], rtol=1e-5, atol=1e-7)
+    assert opt.state[p]["exp_avg"].norm() < 0.5
 
 
 @pytest.mark.parametrize("state_dtype", [None, torch.bfloat16, "8bit", ("float32", "8bit")])

@@ -1,12 +1,9 @@
 """Distributed checkpoints, and training on one, two and three processes."""
 
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from datetime import timedelta
 from pathlib import Path
 from unittest.mock import patch
 
@@ -14,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from processes import TIMEOUT, run_in_processes
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -27,11 +25,10 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from adamomentum.torch import AdaMomentum, functional, fused_cpu, pieces, release_gradients
-from adamomentum.torch.state import ROUNDING_STATE
+from adamomentum.torch import AdaMomentum, AdaptiveClip, bucket, functional, fused_cpu, pieces, release_gradients
+from adamomentum.torch.state import ROUNDING_STATE, SCALES
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # as no_dist=True asks for
-TIMEOUT = timedelta(seconds=60)
 # Moments in bfloat16, and the ways to round bfloat16 parameters.
 LOW_PRECISION = {
     "bfloat16 state": {"state_dtype": torch.bfloat16, "weight_decay": 0.1},
@@ -51,8 +48,11 @@ OPTIONS = {
     "for-loop": {"foreach": False, "weight_decay": 0.01, "fixed_decay": True},
     "capturable": {"capturable": True, "weight_decay": 0.01, "fixed_decay": True},
     "float64 state": {"state_dtype": torch.float64},
+    "8-bit state": {"state_dtype": "8bit", "weight_decay": 0.1},
     **LOW_PRECISION,
 }
+# What is worked on in pieces.
+IN_PIECES = {**LOW_PRECISION, "stochastic, 8-bit state": {"rounding": "stochastic", "state_dtype": "8bit"}}
 KERNELS = fused_cpu.why_not() is None  # an installation without a compiler has none
 # The ways of shards through the update, by what is asked for.
 PATHS = {"native" if KERNELS else "for-loop": {}, "for-loop": {"foreach": False}, "foreach": {"foreach": True}}
@@ -155,9 +155,10 @@ def test_asking_for_the_state_before_the_first_step_changes_nothing(options: dic
     state_dict = get_optimizer_state_dict(model, optimizer)
     keys = {"step", "exp_avg", "exp_avg_sq"} | ({"max_exp_avg_sq"} if options.get("amsgrad") else set())
     keys |= {kept for rounding, kept in ROUNDING_STATE.items() if options.get("rounding") == rounding}
+    keys |= set(SCALES) if options.get("state_dtype") == "8bit" else set()
     for name, state in state_dict["state"].items():
         assert set(state) == keys
-        assert not any(value.any() for key, value in state.items() if key != "master")
+        assert not any(value.any() for key, value in state.items() if key not in ("master", *SCALES))
         assert_close(state.get("master", before[name].float()), before[name].float(), 0)
     assert optimizer.param_groups[0]["lr"] is lr
     set_optimizer_state_dict(model, optimizer, state_dict)
@@ -281,8 +282,8 @@ def assert_same_state(
         assert optimizer.state[p].keys() == other.state[d].keys()
         for key, value in optimizer.state[p].items():
             ours = other.state[d][key]
-            assert isinstance(ours, DTensor) == (key != "step")
-            assert_close(ours.full_tensor() if key != "step" else ours, value, tolerance)
+            assert isinstance(ours, DTensor) == (key != "step" and key not in SCALES)
+            assert_close(ours.full_tensor() if isinstance(ours, DTensor) else ours, value, tolerance)
 
 
 @pytest.mark.usefixtures("one_process")
@@ -295,7 +296,7 @@ def test_dtensor_equals_plain_tensor(options: dict, dtype: torch.dtype, placemen
     torch.manual_seed(0)
     plain = [torch.randn(3, 4, dtype=dtype), torch.randn(5, dtype=dtype)]
     distributed = [distribute_tensor(p.clone(), mesh, [placement]) for p in plain]
-    if foreach and options in LOW_PRECISION.values():
+    if foreach and (options in LOW_PRECISION.values() or options.get("state_dtype") == "8bit"):
         with pytest.raises(ValueError, match="foreach=True does not go with"):
             AdaMomentum(distributed, **{**options, "foreach": foreach})
         return
@@ -314,7 +315,7 @@ def test_dtensor_equals_plain_tensor(options: dict, dtype: torch.dtype, placemen
 
 @pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("placement", [Shard(0), Replicate()], ids=["sharded", "replicated"])
-@pytest.mark.parametrize("options", LOW_PRECISION.values(), ids=LOW_PRECISION.keys())
+@pytest.mark.parametrize("options", IN_PIECES.values(), ids=IN_PIECES.keys())
 def test_a_large_dtensor_is_cut_into_pieces(options: dict, placement, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = [torch.linspace(-1, 1, 1500, dtype=torch.bfloat16).reshape(5, 300)]
     mesh = init_device_mesh("cpu", (1,))
@@ -324,6 +325,37 @@ def test_a_large_dtensor_is_cut_into_pieces(options: dict, placement, monkeypatc
     monkeypatch.setattr(pieces, "PIECE_ELEMENTS", {"default": 512})
     assert take_steps(distributed, other)["for-loop"] == 3 * 7
     assert_same_state(plain, optimizer, distributed, other, 0)
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("foreach", [None, False])
+@pytest.mark.parametrize("layout", ["channels last", "transposed"])
+def test_codes_of_a_dtensor_lie_as_what_this_process_has(layout: str, foreach: bool | None) -> None:
+    mesh, options = init_device_mesh("cpu", (1,)), {"state_dtype": "8bit", "lr": 1e-2, "foreach": foreach}
+    start = torch.linspace(-1, 1, 1200)
+    if layout == "transposed":
+        start = start.reshape(40, 30).t()
+    else:
+        start = start.reshape(5, 10, 6, 4).contiguous(memory_format=torch.channels_last)
+
+    def distributed(t: Tensor) -> DTensor:
+        return DTensor.from_local(t.clone(), mesh, [Shard(0)], run_check=False)
+
+    plain, p = start.clone(), distributed(start)
+    optimizer, other = AdaMomentum([p], **options), AdaMomentum([plain], **options)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(6):
+        plain.grad = torch.randn(start.shape, generator=generator).mul_(start)
+        p.grad = distributed(plain.grad)
+        optimizer.step()
+        other.step()
+        if step == 2:  # on from a state dict
+            p, state_dict = distributed(p.to_local()), optimizer.state_dict()
+            optimizer = AdaMomentum([p], **options)
+            optimizer.load_state_dict(state_dict)
+    assert_close(p.to_local(), plain, 0)
+    for key, value in other.state[plain].items():
+        assert_close(parts_here(optimizer.state[p])[key], value, 0)
 
 
 # ---- several processes ----
@@ -345,31 +377,6 @@ def test_moments_in_8_bits_are_refused_under_the_older_fsdp(use_orig_params: boo
         optimizer.step()
     assert all(not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
     FullyShardedDataParallel.optim_state_dict(model, optimizer)
-
-
-def run_in_processes(worker: Callable[[int, Path], None], count: int, folder: Path) -> list[dict]:
-    """Run ``worker(rank, folder)``, a function of this file, in several processes of one group.
-
-    The processes run this file: unlike those of multiprocessing they need not import the test as a module.
-
-    Returns:
-        What each has saved in ``folder`` under its rank.
-    """
-    command = [sys.executable, __file__, worker.__name__, str(folder), str(count)]
-    logs = [folder / f"{rank}.log" for rank in range(count)]
-    processes = []
-    try:
-        for rank, log in enumerate(logs):
-            with log.open("w") as output:
-                processes.append(subprocess.Popen([*command, str(rank)], stdout=output, stderr=subprocess.STDOUT))
-        for process in processes:
-            process.wait(timeout=2 * TIMEOUT.total_seconds())
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in processes] == [0] * count, "\n".join(log.read_text() for log in logs)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(count)]
 
 
 several_processes = pytest.mark.parametrize("processes", [2, 3])
@@ -518,28 +525,29 @@ def test_sharded_training_equals_training_in_one_process(tmp_path: Path, process
 
 
 def low_precision_worker(rank: int, folder: Path) -> None:
-    """Trains in bfloat16: a shard must become what a plain tensor becomes, bit for bit."""
+    """Trains in bfloat16: shards must become what the whole becomes in one process, bit for bit, at random too."""
     batches = part_of(make_batches(8, torch.bfloat16))
     for options in LOW_PRECISION.values():
         # The path, the number of elements that are worked on at a time, and the parts that four parameters are then.
         for foreach, limit, parts in ((None, 10**9, 4), (False, 10**9, 4), (False, 512, 5)):
             model = sharded_model(torch.bfloat16, width=301)
             optimizer = AdaMomentum(model.parameters(), foreach=foreach, **options)
-            plain = [p.to_local().detach().clone() for p in model.parameters()]
+            plain = [p.full_tensor().detach().clone() for p in model.parameters()]
             other = AdaMomentum(plain, foreach=foreach, **options)
             for x, y in batches[:5]:
                 optimizer.zero_grad()
                 (model(x) - y).square().mean().backward()
                 for p, q in zip(model.parameters(), plain, strict=True):
-                    q.grad = p.grad.to_local().clone()
+                    q.grad = p.grad.full_tensor()
                 with patch.dict(pieces.PIECE_ELEMENTS, cpu=limit), updates() as counted:
                     optimizer.step()
                 by_kernels = KERNELS and foreach is None
                 assert counted == {"native" if by_kernels else "for-loop": parts}, counted
                 other.step()
             for p, q in zip(model.parameters(), plain, strict=True):
-                assert_close(p.to_local(), q, 0)
-                assert_close(parts_here(optimizer.state[p]), other.state[q], 0)
+                assert_close(p.full_tensor(), q, 0)
+                for key, value in optimizer.state[p].items():
+                    assert_close(value.full_tensor() if key != "step" else value, other.state[q][key], 0)
 
         # State in whole tensors, and on from those that only the first process has.
         wanted = StateDictOptions(full_state_dict=True)
@@ -628,6 +636,63 @@ def test_sharded_training_with_released_gradients(tmp_path: Path) -> None:
     assert_close(values(model), expected, 1e-9)
 
 
+# Limits of each gradient's norm that clip about half of them.
+CLIPS = {"fixed": 0.2, "adaptive": AdaptiveClip(warmup=3)}
+
+
+def clipped_release_worker(rank: int, folder: Path) -> None:
+    """With buckets that a parameter or two fill, which processes with less of these must empty with the others."""
+    bucket.BUCKET_ELEMENTS = 3
+    batches = part_of(make_batches(12))
+    results = {}
+    for name, clip in CLIPS.items():
+        model = sharded_model()
+        optimizer = AdaMomentum(model.parameters(), **STRONG)
+        release_gradients(optimizer, 2, clip=clip)
+        train_in_two_passes(model, optimizer, batches[:7])
+        saved = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)}
+        dcp.save(saved, checkpoint_id=folder / name)
+        train_in_two_passes(model, optimizer, batches[7:], first=7)
+        results[name] = values(model)
+        model = sharded_model()
+        optimizer = AdaMomentum(model.parameters(), **STRONG)
+        handle = release_gradients(optimizer, 2, clip=clip)
+        if handle.adapts:
+            optimizer.init_state()
+        resume(model, optimizer, folder / name)
+        train_in_two_passes(model, optimizer, batches[7:], first=7)
+        assert_close(values(model), results[name], 0)
+    torch.save(results, folder / f"{rank}.pt")
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    "processes", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
+)
+def test_released_gradients_of_shards_are_clipped_by_the_norm_of_the_whole(tmp_path: Path, processes: int) -> None:
+    """As in one process without sharding; and one goes on from what several wrote."""
+    expected, batches = {}, make_batches(12)
+    for name, clip in {**CLIPS, "none": None}.items():
+        model = make_model()
+        optimizer = AdaMomentum(model.parameters(), **STRONG)
+        release_gradients(optimizer, 2, clip=clip)
+        train_in_two_passes(model, optimizer, batches)
+        expected[name] = values(model)
+    for results in run_in_processes(clipped_release_worker, processes, tmp_path):
+        for name, result in results.items():
+            assert_close(result, expected[name], 1e-9)
+            assert not all(torch.allclose(p, expected["none"][key], rtol=1e-4) for key, p in result.items())
+    for name, clip in CLIPS.items():
+        model = make_model()
+        optimizer = AdaMomentum(model.parameters(), **STRONG)
+        handle = release_gradients(optimizer, 2, clip=clip)
+        if handle.adapts:
+            optimizer.init_state()
+        resume(model, optimizer, tmp_path / name, no_dist=True)
+        train_in_two_passes(model, optimizer, batches[7:], first=7)
+        assert_close(values(model), expected[name], 1e-9)
+
+
 # Which passes of a step synchronize gradients, and what release is told of the number of passes.
 SYNCHRONIZED = {
     "the last": ("ny", 2),
@@ -690,14 +755,3 @@ def test_passes_without_synchronization_count_under_release(tmp_path: Path, proc
     for results in run_in_processes(unsynchronized_worker, processes, tmp_path):
         for kind, result in results.items():
             assert_close(result, expected[kind.rpartition(",")[0]], 1e-9)
-
-
-if __name__ == "__main__":
-    name, folder, count, rank = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    torch.set_num_threads(1)
-    store = (folder / "store").as_uri()
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=count, timeout=TIMEOUT)
-    try:
-        globals()[name](rank, folder)
-    finally:
-        dist.destroy_process_group()

@@ -379,6 +379,7 @@ else:
     sys.exit()
 from adamomentum import AdaMomentum, _native
 from adamomentum.torch import fused_cpu
+from adamomentum.torch.fold import fold
 digest = hashlib.sha256()
 forms = ({}, {"decoupled_weight_decay": False}, {"adjust_lr": "match_rms_adamw"}, {"nesterov": True})
 roundings = ("nearest", "stochastic", "kahan", "master")
@@ -400,6 +401,7 @@ for dtype, m, v, form, rounding in itertools.product(
         for p in params:
             p.grad = (torch.randn(p.shape) * 10.0 ** (t % 7 - 6)).to(dtype)
         opt.step()
+    fold([(p, p.grad, opt.state[p]) for p in params], 0.1, native=True)
     for t in [*params, *(x for p in params for x in opt.state[p].values())]:
         digest.update(t.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
 print(_native.isa, digest.hexdigest(), fused_cpu.norm(params)[0].item().hex(), _native.compiler, sep=", ")

@@ -27,9 +27,7 @@ released: each gradient is freed in backward, as by adamomentum.torch.release_gr
 K passes: gradients of several backward passes a step are summed without a buffer, exactly or unbiased; no: impossible.
 {held}
 1 GB is 10^9 bytes. Activations, step counts and temporary memory come on top."""
-HELD = (
-    "Of released gradients the largest is counted, of {:,} elements, by AdaMomentum a bucket of 2^20 if that is more."
-)
+HELD = "Of released gradients the largest is counted, of {:,} elements, and by AdaMomentum a bucket of 2^20 that wait."
 UNKNOWN = (
     "Of released gradients none is counted, by AdaMomentum a bucket of 2^20: a number tells nothing of the largest."
 )

@@ -64,7 +64,7 @@ class Mode:
         rounding: how parameters are rounded.
         kept: the format of what rounding keeps of a parameter beside it; None if nothing.
         gradient: the format of gradients.
-        bucket: gradients that may be there at a time when they are released in backward; the largest one always may.
+        bucket: gradients that may wait when they are released in backward, beside the one that is being made.
         passes: what summing gradients over several backward passes is without a buffer for them: "exact", "unbiased"
             or "no", which is not possible.
         options: for AdaMomentum, the options that choose the mode.
@@ -93,7 +93,9 @@ CODES = Format("8bit", 1, block=256, scale=1)
 # What state_dtype may be, and the formats of the two moments.
 STATE_DTYPES: dict[Any, tuple[Format, Format]] = {
     "float32": (FLOAT32, FLOAT32),
+    ("float32", "8bit"): (FLOAT32, CODES),
     "bfloat16": (BFLOAT16, BFLOAT16),
+    ("bfloat16", "8bit"): (BFLOAT16, CODES),
     "8bit": (CODES, CODES),
 }
 ROUNDINGS = {"stochastic": None, "kahan": BFLOAT16, "master": FLOAT32}
@@ -109,7 +111,7 @@ def _ours(parameter: Format, rounding: str) -> list[Mode]:
             ROUNDINGS.get(rounding),
             gradient=parameter,
             bucket=BUCKET,
-            passes="exact" if moments[0] is FLOAT32 else "no",
+            passes="exact" if moments[0] is FLOAT32 else "unbiased",
             options={"state_dtype": state_dtype, "rounding": rounding},
         )
         for state_dtype, moments in STATE_DTYPES.items()

@@ -54,8 +54,8 @@ def training_memory(model: Module | float | str | Path | Sizes, modes: tuple[Mod
 
     Args:
         model: what :func:`adamomentum.memory.sizes_of` takes or has returned. Trained parameters are counted as if they
-            had the dtype of the mode. Of a number it is not known how large the largest tensor is: its gradient, the
-            most that some modes hold at a time under release, then counts as none, or as a bucket of 2^20 elements.
+            had the dtype of the mode. Of a number it is not known how large the largest tensor is: its gradient, which
+            is there under release beside those that wait in a bucket of 2^20 elements, then counts as none.
         modes: which ways to train.
 
     Returns:
@@ -81,7 +81,7 @@ def _memory(mode: Mode, sizes: Sizes, tensors: Counter[int]) -> Memory:
         gradients=bytes_of(mode.gradient),
         moments=bytes_of(*mode.moments),
         rounding=0 if mode.kept is None else bytes_of(mode.kept),
-        held=mode.gradient.bytes_of(min(sizes.numel, max(mode.bucket, sizes.largest))),
+        held=mode.gradient.bytes_of(min(sizes.numel, mode.bucket + sizes.largest)),
     )
 
 
@@ -91,7 +91,7 @@ def largest_model(mode: Mode, capacity: int, *, released: bool) -> int:
     Args:
         mode: the way to train.
         capacity: the memory, in bytes.
-        released: whether gradients are released in backward; the largest one is then not counted beyond a bucket.
+        released: whether gradients are released in backward; the largest one is then not counted.
     """
 
     def fits(numel: int) -> bool:

@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from adamomentum.second_moment import check_choices
-from adamomentum.torch.precision import StateDtype, block_count, formats_of, is_reduced, name_of
+from adamomentum.torch.precision import StateDtype, block_count, formats_of, is_reduced, local_part, name_of
 from adamomentum.torch.rounding import ROUNDINGS, Rounding
+from adamomentum.torch.sharded import are_alike, is_dtensor
 from adamomentum.torch.state import (
     ESSENTIAL,
     MIXED_DTYPES,
     MIXED_NAMES,
     MOMENTS,
+    NORM,
     OWN,
+    PASSES,
     PASSES_BETA1,
     PLAIN_TENSORS,
     SHAPED,
@@ -280,10 +283,10 @@ def check_param(p: Tensor, state_dtype: StateDtype = None, rounding: Rounding = 
     if p.is_complex() and is_reduced(state_dtype):
         raise TypeError(f"params must be real with state_dtype={state_dtype!r}, got {describe(p)}")
     codes = "8bit" in formats_of(state_dtype)
-    if codes and hasattr(p, "_local_tensor"):
+    if codes and any(placement.is_partial() for placement in getattr(p, "placements", ())):
         raise TypeError(
-            f"params must not be distributed with state_dtype={state_dtype!r}, got a {type(p).__name__} of shape "
-            f"{tuple(p.shape)}: blocks of codes do not survive another sharding; use state_dtype=torch.bfloat16"
+            f"params must not be partial sums with state_dtype={state_dtype!r}, got one of shape {tuple(p.shape)}; use "
+            "p.redistribute(...)"
         )
     if rounding == "stochastic" and p.dtype == torch.float16:
         raise TypeError(
@@ -358,7 +361,7 @@ def _is_writable(t: Tensor) -> bool:
 
 
 def _has_scale(scale: Any, p: Tensor) -> bool:
-    blocks = (block_count(p.numel()),)
+    blocks = (block_count(local_part(p).numel()),)
     fits = isinstance(scale, Tensor) and scale.dtype == torch.uint8 and scale.shape == blocks
     return fits and scale.device == p.device and _is_writable(scale)
 
@@ -375,7 +378,13 @@ def _is_usual(p: Tensor, grad: Tensor, entries: Mapping[str, Any]) -> bool:
     """
     moments = [entries[key] for key in MOMENTS if key in entries]
     step = entries.get(STEP)
-    if len(entries) != len(moments) + 1 or len(moments) < 2 or type(step) is not Tensor or type(p) not in PLAIN_TENSORS:
+    counts = 1 + (PASSES in entries) + (NORM in entries)
+    if (
+        len(entries) != len(moments) + counts
+        or len(moments) < 2
+        or type(step) is not Tensor
+        or type(p) not in PLAIN_TENSORS
+    ):
         return False
     shape, device, dtype = p.shape, p.device, getattr(moments[0], "dtype", None)
     return (
@@ -405,13 +414,17 @@ def _check_moments(p: Tensor, group: Mapping[str, Any], entries: Mapping[str, An
     for key, moment in {key: entries[key] for key in SHAPED if key in entries}.items():
         if not isinstance(moment, Tensor):
             raise ValueError(f"the state entry {key!r} of a parameter must be a tensor, got {moment!r}")
-        if not _fit(moment, p) or hasattr(moment, "placements") != hasattr(p, "placements"):
+        codes = moment.dtype == torch.uint8 and key in moments
+        if (
+            not _fit(moment, p)
+            or is_dtensor(moment) != is_dtensor(p)
+            or (codes and is_dtensor(p) and not are_alike(moment, p))
+        ):
             raise ValueError(
                 f"the state no longer fits its parameter: {key!r} is {describe(moment)} on {moment.device} for "
                 f"{describe(p)} on {p.device}; build a new optimizer after replacing or moving a parameter's data, and "
                 "load this one's state_dict() into it to keep the moments"
             )
-        codes = moment.dtype == torch.uint8 and key in moments
         if not (codes or moment.is_floating_point() or moment.is_complex()) or moment.layout != torch.strided:
             raise ValueError(
                 f"the state entry {key!r} of a parameter must be a dense floating-point or complex tensor, or one of "
@@ -426,8 +439,8 @@ def _check_moments(p: Tensor, group: Mapping[str, Any], entries: Mapping[str, An
         if moment.dtype == torch.uint8 and not _has_scale(entries.get(scale_of(key)), p):
             raise ValueError(
                 f"the state entry {scale_of(key)!r} of a parameter of shape {tuple(p.shape)} must be a writable "
-                f"torch.uint8 tensor of shape ({block_count(p.numel())},) on {p.device} beside 8-bit codes, got "
-                f"{describe(entries.get(scale_of(key)))}; load a state_dict() that this optimizer saved"
+                f"torch.uint8 tensor of shape ({block_count(local_part(p).numel())},) on {p.device} beside 8-bit "
+                f"codes, got {describe(entries.get(scale_of(key)))}; load a state_dict() that this optimizer saved"
             )
     dtypes = {moment.dtype for moment in moments.values()}
     if len(dtypes) > 1 and not dtypes <= {*MIXED_DTYPES}:
@@ -469,6 +482,11 @@ def check_gradients(params: Iterable[Tensor], group: Mapping[str, Any], state: M
             raise RuntimeError(
                 f"AdaMomentum does not support sparse gradients, got layout {grad.layout} for a parameter of shape "
                 f"{tuple(p.shape)}; set sparse=False on its nn.Embedding, or give it to torch.optim.SparseAdam"
+            )
+        if is_dtensor(grad) != is_dtensor(p):
+            raise ValueError(
+                f"a gradient must be a DTensor where its parameter is one, got a {type(grad).__name__} for a "
+                f"{type(p).__name__} of shape {tuple(p.shape)}; use torch.distributed.tensor.distribute_tensor"
             )
         if not _fit(grad, p):
             raise ValueError(

@@ -15,16 +15,16 @@ from torch import Tensor
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-from adamomentum.torch.pieces import local_tensors
 from adamomentum.torch.rounding import Rounding
 from adamomentum.torch.rule import Rule
 from adamomentum.torch.scalars import as_real, numbers_at, with_floats
+from adamomentum.torch.sharded import local_tensors
 from adamomentum.torch.state import PLAIN_TENSORS
 
 if TYPE_CHECKING:
     from adamomentum._native import Batch
 
-__all__ = ["add", "details", "new_batch", "norm", "run", "watched", "why_not"]
+__all__ = ["add", "details", "fold", "new_batch", "norm", "norms", "run", "watched", "why_not"]
 
 
 @cache
@@ -104,7 +104,10 @@ def add(batch: Batch, p: Tensor, grad: Tensor, state: Mapping[str, Tensor], amsg
     if p.is_complex():
         return batch.add(as_real(p), as_real(grad), {k: as_real(t) for k, t in state.items()}, amsgrad)
     local = local_tensors(p, grad, state)
-    if local is None or not batch.add(*local, amsgrad):
+    if local is None:
+        return False
+    first, row = local
+    if not batch.add(*row, amsgrad, first):
         return False
     torch.autograd.graph.increment_version(p)  # run() does it for the local tensor alone
     return True
@@ -127,6 +130,17 @@ def run(batch: Batch, rule: Rule) -> None:
     torch.autograd.graph.increment_version(batch.params)
 
 
+def fold(batch: Batch, weight: float, passes: list[int]) -> None:
+    """Add ``weight`` times the gradient to the first moment of everything in a batch.
+
+    Args:
+        batch: the parameters.
+        weight: what gradients are multiplied by.
+        passes: for each of them, the number of the pass within the step, from 1.
+    """
+    batch.fold(weight, passes, torch.get_num_threads())
+
+
 def norm(params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """Return the 2-norm of the parameters' gradients, in float32 or wider, and the gradients that it leaves out."""
     batch = new_batch()
@@ -134,6 +148,18 @@ def norm(params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     squares = batch.square_sum(torch.get_num_threads())
     dtype = torch.float64 if batch.has_float64 else torch.float32
     return torch.tensor(math.sqrt(squares), dtype=dtype, device="cpu"), rest
+
+
+def norms(params: list[Tensor], grads: list[Tensor]) -> tuple[list[float], list[Tensor]]:
+    """Return the 2-norms of gradients, in their order, and the gradients that it leaves out.
+
+    Args:
+        params: the parameters.
+        grads: their gradients.
+    """
+    batch = new_batch()
+    rest = batch.gather_gradients(params, grads)
+    return [math.sqrt(square) for square in batch.square_sums(torch.get_num_threads())], rest
 
 
 _load()  # now, so that a process forked later knows that it was

@@ -201,7 +201,7 @@ def fused_cuda_update(
             if rounds_moments or rounding == "stochastic":  # for the random bits
                 step = state[STEP].data_ptr() if steps_on_device else int(state[STEP].item())
             addresses = [state[key].data_ptr() if key else 0 for key in columns]
-            entries.append((numel, chunks, i, step, p.data_ptr(), grad.data_ptr(), *addresses))
+            entries.append((numel, chunks, i, step, 0, p.data_ptr(), grad.data_ptr(), *addresses))
             starts.append(chunks)
             chunks += -(-numel // kernel.CHUNK)
         names = _name(param_dtype), _name(m_dtype), _name(v_dtype)

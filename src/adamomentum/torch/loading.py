@@ -8,19 +8,32 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from adamomentum.torch.checks import check_count, check_options, describe
-from adamomentum.torch.precision import block_count, empty_scales, formats_of, is_reduced, pack, unpack
+from adamomentum.torch.decoding import numbers_of
+from adamomentum.torch.pieces import stretches
+from adamomentum.torch.precision import (
+    block_count,
+    empty_scales,
+    formats_of,
+    in_memory_order,
+    is_reduced,
+    local_part,
+    pack,
+    unpack,
+)
+from adamomentum.torch.sharded import first_element, is_dtensor, placed_like
 from adamomentum.torch.state import (
     CODED,
     ESSENTIAL,
     MAX_EXP_AVG_SQ,
     MOMENTS,
+    NORM,
     OWN,
     PASSES,
     SCALES,
@@ -28,6 +41,7 @@ from adamomentum.torch.state import (
     STATE_DTYPES,
     STEP,
     laid_out_like,
+    norm_average,
     pass_count,
     scale_of,
     state_dtype_for,
@@ -128,20 +142,27 @@ def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> di
     own: dict[str, Any] = {STEP: count}
     if PASSES in entries:
         own[PASSES] = check_count(f"{where}, {PASSES!r}", entries[PASSES])
+    if NORM in entries:
+        own[NORM] = _checked_norm(f"{where}, {NORM!r}", entries[NORM])
     for key in SHAPED:
         if key in entries:
             own[key] = _checked_moment(f"{where}, {key!r}", entries[key], p)
             if own[key].dtype == torch.uint8:
                 own[scale_of(key)] = _checked_scale(where, scale_of(key), entries, p)
-    coded = [key for (key, _), name in zip(CODED, formats_of(group["state_dtype"]), strict=True) if name == "8bit"]
-    for key in coded[:1]:
-        if own[key].dtype != torch.uint8 and _look_like_codes(own[key]):
+    for (key, moment), name in zip(CODED, formats_of(group["state_dtype"]), strict=True):
+        if name == "8bit" and own[key].dtype != torch.uint8 and _look_like_codes(own[key], moment):
             raise ValueError(
                 f"{where}, {key!r} looks like 8-bit codes that were cast to {own[key].dtype}: loaders that fill the "
-                "existing state in place, as torch.distributed.checkpoint does, need an optimizer built with "
-                f"state_dtype={group['state_dtype']!r}"
+                "existing state in place, as torch.distributed.checkpoint does, need "
+                + (
+                    "decoded moments for shards: save adamomentum.torch.decoded(state_dict), or load the whole file "
+                    "that torch.distributed.checkpoint.format_utils.dcp_to_torch_save makes of a folder"
+                    if is_dtensor(p)
+                    else f"an optimizer built with state_dtype={group['state_dtype']!r}"
+                )
             )
-    kept = {key: value for key, value in entries.items() if key not in own}
+    # Exponents go with codes; those that a loader found no place for are not of these numbers.
+    kept = {key: value for key, value in entries.items() if key not in own and key not in SCALES}
     # No scales yet: codes may become something else.
     names = dict.fromkeys(key for key in own if key not in SCALES)
     return {**kept, **names, OWN: Hidden(partial(_copied, own, p, group))}
@@ -150,9 +171,12 @@ def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> di
 def _copied(own: Mapping[str, Any], p: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return copies of checked entries, in the dtype, on the device and in the memory layout that they are to have."""
     count = own[STEP]
+    own = _placed(own, p)
     copies = {STEP: step_count(count, p.device if group["capturable"] else "cpu")}
     if PASSES in own:
         copies[PASSES] = pass_count(own[PASSES])
+    if NORM in own:
+        copies[NORM] = norm_average(p, own[NORM])
     for key in SHAPED:
         if key in own:
             copies.update(_copied_tensor(key, own, p, group))
@@ -178,15 +202,23 @@ def _copied_tensor(key: str, own: Mapping[str, Any], p: Tensor, group: Mapping[s
         copy = unpack(copy, scale, which)
     if not is_reduced(wanted):
         return {key: copy.to(wanted)}
-    stored = torch.empty_like(copy, dtype=wanted)
+    stored = torch.empty_like(p, dtype=wanted)  # blocks follow the parameter's memory
     scale = empty_scales(p, which) if wanted == torch.uint8 else None
-    pack(copy.float(), stored, scale, which, own[STEP])
+    target, begin = local_part(stored), first_element(p)
+    flat, numbers = in_memory_order(target, target), in_memory_order(local_part(copy), target)
+    for elements, blocks in stretches(target):
+        exponents = None if scale is None else scale[blocks]
+        pack(numbers[elements].float(), flat[elements], exponents, which, own[STEP], begin + elements.start)
     return {key: stored} if scale is None else {key: stored, scale_of(key): scale}
 
 
 def _checked_moment(where: str, value: Any, p: Tensor) -> Tensor:
     """Return a saved tensor that goes with its parameter, element by element; perhaps of codes."""
     kind = "complex" if p.is_complex() else "real floating-point"
+    if is_dtensor(value) and not is_dtensor(p):
+        raise ValueError(
+            f"{where} must not be a DTensor for a parameter that is none; load what its full_tensor() returns"
+        )
     codes = isinstance(value, Tensor) and value.dtype == torch.uint8 and not p.is_complex()
     if (
         not isinstance(value, Tensor)
@@ -198,9 +230,34 @@ def _checked_moment(where: str, value: Any, p: Tensor) -> Tensor:
     return value
 
 
-def _look_like_codes(moment: Tensor) -> bool:
-    """Whether all numbers are whole ones from 0 to 255, which no average of gradients is."""
-    return bool(moment.any() and ((moment >= 0) & (moment <= 255) & (moment == moment.round())).all())
+def _checked_norm(where: str, value: Any) -> Tensor:
+    """Return the saved running average of a gradient's norm."""
+    fits = isinstance(value, Tensor) and value.shape == (2,) and value.is_floating_point()
+    if not fits or not (value.is_meta or (value >= 0).all()):
+        raise ValueError(f"{where} must be a tensor of two numbers >= 0, got {value!r}")
+    return value.detach()  # type: ignore[no-any-return]
+
+
+def _placed(own: Mapping[str, Any], p: Tensor) -> Mapping[str, Any]:
+    """Return checked entries as DTensors where ``p`` is one, and their codes decoded: its blocks are others."""
+    if not is_dtensor(p):
+        return own
+    placed: dict[str, Any] = {key: value for key, value in own.items() if key not in SCALES}
+    for key in SHAPED:
+        if key in own:
+            whole = own[key].detach()
+            if whole.dtype == torch.uint8:  # in blocks of the whole: each process decodes it all, and keeps its part
+                whole = whole.full_tensor() if is_dtensor(whole) else whole
+                whole = numbers_of(whole, own[scale_of(key)].to(whole.device), dict(CODED)[key])
+            placed[key] = placed_like(p, whole)
+    return placed
+
+
+def _look_like_codes(moment: Tensor, which: Literal["m", "v"]) -> bool:
+    """Whether these numbers can be codes: whole ones, of which the largest of a block stands for its largest number."""
+    whole = ((moment >= 0) & (moment <= 255) & (moment == moment.round())).all()
+    magnitude, top = (moment.remainder(128), 119) if which == "m" else (moment, 247)
+    return bool(whole) and bool((magnitude >= top).any())
 
 
 def _checked_scale(where: str, key: str, entries: Mapping[str, Any], p: Tensor) -> Tensor:

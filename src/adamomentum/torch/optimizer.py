@@ -6,7 +6,7 @@ Tested in tests/torch/test_training.py.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
@@ -25,12 +25,14 @@ from adamomentum.torch.checks import (
     check_param,
 )
 from adamomentum.torch.clipping import Clip, total_norm
+from adamomentum.torch.decoding import shardable
 from adamomentum.torch.functional import Kernels, Path, check_kernels, choose_kernels, choose_loop, take_step
 from adamomentum.torch.loading import checked_and_hidden
 from adamomentum.torch.precision import StateDtype
 from adamomentum.torch.rounding import Rounding
 from adamomentum.torch.rule import Rule, Scalar
 from adamomentum.torch.state import (
+    NORM,
     OWN,
     PASSES,
     PASSES_BETA1,
@@ -38,6 +40,7 @@ from adamomentum.torch.state import (
     Row,
     complete,
     laid_out_like,
+    norm_average,
     pass_count,
     step_count,
 )
@@ -48,12 +51,13 @@ if TYPE_CHECKING:
 __all__ = ["AdaMomentum"]
 
 
-class _Work(NamedTuple):
+class Work(NamedTuple):
     """What the coming step of a group needs; the fields as :func:`~adamomentum.torch.functional.take_step` has them."""
 
     group: dict[str, Any]
     rows: list[Row]
     batch: Batch | None
+    taken: list[Tensor]  # the parameters in the batch, in its order, which itself may have parts of them
     rule: Rule
     path: Path
 
@@ -62,7 +66,10 @@ class _Release(Protocol):
     """What the optimizer asks of the handle of ``release_gradients``, which explains it."""
 
     accumulation_steps: int
+    clip: Any  # a table for the device has no factors of tensors in it
 
+    @property
+    def adapts(self) -> bool: ...
     def attach(self, group: dict[str, Any]) -> None: ...
     def follow(self) -> None: ...
     def finish(self) -> None: ...
@@ -149,8 +156,9 @@ class AdaMomentum(Optimizer):
             counterparts for complex parameters) or its name. None: the parameter's dtype, but float32 for half
             precision. torch.bfloat16 (4 bytes a parameter for both) and "8bit" (2.01 bytes) round stochastically, see
             :mod:`adamomentum.torch.precision`; for real parameters without ``amsgrad``. With "8bit" the state also
-            has ``exp_avg_scale`` and ``exp_avg_sq_scale``. A pair of "float32", "bfloat16" and "8bit" is one for
-            ``exp_avg`` and one for ``exp_avg_sq``: ("float32", "8bit") takes 5.0 bytes. The groups hold names.
+            has ``exp_avg_scale`` and ``exp_avg_sq_scale``, of DTensors for what this process has. A pair of "float32",
+            "bfloat16" and "8bit" is one for ``exp_avg`` and one for ``exp_avg_sq``: ("float32", "8bit") takes 5.0
+            bytes. The groups hold names.
         rounding: how updated parameters in bfloat16 and float16 are rounded; wider ones are not. "nearest" loses
             updates below half the spacing, 2^-9 of a bfloat16 number. "stochastic" (bfloat16 alone), "kahan" and
             "master" do not, at 0, 2 and 4 bytes a parameter; the last two add the state ``compensation`` or
@@ -288,7 +296,7 @@ class AdaMomentum(Optimizer):
                 gradients are released, so that their norm is not known before the update.
         """
         check_max_norm(max_norm)
-        self._check_not_released("clip_grad_norm_, which needs all gradients at once: clip each in p.register_hook")
+        self._check_not_released("clip_grad_norm_, which needs all gradients at once: pass its clip to limit each")
         grads = self._gradients()
         clip = self._pending.clip
         before = 1.0 if clip is None else clip.factor_of(grads)  # as if it had been done at once
@@ -329,6 +337,8 @@ class AdaMomentum(Optimizer):
             state.update(laid_out_like(p, state))
         if self._pending.release is not None and self._pending.release.accumulation_steps > 1:
             state.setdefault(PASSES, pass_count())
+        if self._pending.release is not None and self._pending.release.adapts:
+            state.setdefault(NORM, norm_average(p))
         return state
 
     @overload
@@ -376,23 +386,35 @@ class AdaMomentum(Optimizer):
         compiling = torch.compiler.is_compiling()
         prepared = self._prepare_untraced(grad_scale) if compiling else self._prepare(False, grad_scale)
         for work in prepared:
-            _take(work, found_inf)
+            take_work(work, found_inf)
         return loss
 
-    def _step_one(self, group: dict[str, Any], p: Tensor) -> None:
-        """Take the step of one parameter of a group, whose gradient is in ``p.grad``; the options have been checked."""
-        kernels, rest, batch, _ = self._gather(group, [p], compiling=False)
-        waiting = self.state.get(p, {}).get(PASSES)
-        passes = 1 if waiting is None else int(waiting) + 1
-        work = self._work(group, kernels, rest, batch, compiling=False, scale=1.0, passes=passes)
-        if work is not None:
-            _take(work)
+    def _prepare_some(self, parts: Iterable[tuple[dict[str, Any], list[Tensor], list[Tensor], int]]) -> list[Work]:
+        """Check some parameters, and gather what their coming update needs.
+
+        Args:
+            parts: a group, of which the options have been checked; parameters of it; their gradients; the number of
+                passes that these are the last of.
+        """
+        gathered = []
+        for group, params, grads, passes in parts:
+            kernels, rest, batch, _ = self._gather(group, params, compiling=False, grads=grads)
+            gathered.append((group, kernels, rest, batch, False, 1.0, passes))
+        prepared = [self._work(*each) for each in gathered]
+        return [work for work in prepared if work is not None]
+
+    def _prepare_state(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        """Check parameters of a group and their gradients, and make what their state lacks."""
+        # What the native kernels take has its state.
+        _, rest, _, _ = self._gather(group, params, compiling=False, grads=grads)
+        for p in rest:
+            self._state_of(p, group)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _prepare_untraced(self, grad_scale: Tensor | None) -> list[_Work]:
+    def _prepare_untraced(self, grad_scale: Tensor | None) -> list[Work]:
         return self._prepare(True, grad_scale)
 
-    def _prepare(self, compiling: bool, grad_scale: Tensor | None) -> list[_Work]:
+    def _prepare(self, compiling: bool, grad_scale: Tensor | None) -> list[Work]:
         """Check everything, then gather for each group what the coming update needs."""
         clip = self._pending.clip
         factor = 1.0 if clip is None else clip.factor_of(self._gradients(), or_raise=True)
@@ -419,7 +441,12 @@ class AdaMomentum(Optimizer):
         return [work for each in gathered if (work := self._work(*each, compiling, scale)) is not None]
 
     def _gather(
-        self, group: dict[str, Any], params: list[Tensor], compiling: bool, position: int = 0
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        compiling: bool,
+        position: int = 0,
+        grads: list[Tensor] | None = None,
     ) -> tuple[Kernels | None, list[Tensor], Batch | None, int]:
         """Check parameters of a group that have a gradient, and gather natively those that the kernels can take.
 
@@ -428,6 +455,8 @@ class AdaMomentum(Optimizer):
             params: those of its parameters that may have a gradient.
             compiling: whether the step is being compiled.
             position: how many parameters come before them, a hint at where their state lies.
+            grads: their gradients, where these are not in ``p.grad``; those of what the native kernels did not take are
+                there afterwards.
 
         Returns:
             The kernels that they are for, what was not gathered natively, the batch of what was, and the
@@ -442,16 +471,20 @@ class AdaMomentum(Optimizer):
                 fused=group["fused"],
                 differentiable=group["differentiable"],
             )
-        batch = None
+        batch, release = None, self._pending.release
         if kernels == "native":
             batch = fused_cpu.new_batch(group["rounding"])
-        elif kernels == "triton" and not group["capturable"]:
+        elif kernels == "triton" and not group["capturable"] and (release is None or release.clip is None):
             batch = fused_cuda.new_batch(group["rounding"], params[0])
         if batch is not None:  # checks what it takes
             own = self.state if isinstance(self.state, dict) else {}
-            rest, position = batch.gather(params, own, group["amsgrad"], position)
+            rest, position = batch.gather(params, own, group["amsgrad"], position, grads)
         else:
-            rest = [p for p in params if p.grad is not None]
+            rest = params if grads is not None else [p for p in params if p.grad is not None]
+        if grads is not None and rest:
+            grad_of = dict(zip(params, grads, strict=True))
+            for p in rest:
+                p.grad = grad_of[p]
         check_gradients(rest, group, self.state)
         if group["fused"] and any(p.is_meta for p in (*params[:1], *rest)):
             raise RuntimeError(
@@ -471,15 +504,18 @@ class AdaMomentum(Optimizer):
         compiling: bool,
         scale: Scalar,
         passes: int = 1,
-    ) -> _Work | None:
+    ) -> Work | None:
         """Return what the coming step needs of what :meth:`_gather` gave; None if there is nothing to update."""
         rows = []
+        taken = [] if batch is None else list(batch.params)
         for p in rest:
             grad = p.grad
             if grad is None:  # another thread took it away
                 continue
             state = self._state_of(p, group)
-            if batch is None or not fused_cpu.add(batch, p, grad, state, group["amsgrad"]):
+            if batch is not None and fused_cpu.add(batch, p, grad, state, group["amsgrad"]):
+                taken.append(p)
+            else:
                 rows.append((p, grad, state))
         if not rows and not batch:
             return None
@@ -489,7 +525,7 @@ class AdaMomentum(Optimizer):
             differentiable=group["differentiable"],
             state_dtype=group["state_dtype"],
         )
-        return _Work(group, rows, batch, _rule_of(group, compiling, scale, passes), path)
+        return Work(group, rows, batch, taken, _rule_of(group, compiling, scale, passes), path)
 
     def _only_state_is_wanted(self) -> bool:
         """Whether lr and all gradients are 0, read only where that costs no wait in ordinary training."""
@@ -499,6 +535,14 @@ class AdaMomentum(Optimizer):
                 return False
         grads = self._gradients()
         return bool(grads) and not any(grad.is_meta or grad.any() for grad in grads)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return options and state, as any torch optimizer does, for a checkpoint or another optimizer.
+
+        Moments in 8 bits of DTensors come decoded, in bfloat16, which has them exactly: blocks of codes are of one
+        process's part alone (:func:`adamomentum.torch.decoded`). All other tensors are those of the optimizer itself.
+        """
+        return shardable(super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state made by ``state_dict()``; moments keep the dtype they were saved with.
@@ -545,7 +589,7 @@ def _obeys_found_inf(group: dict[str, Any]) -> bool:
     return bool(group["capturable"] and group["fused"] and group["params"] and group["params"][0].is_cuda)
 
 
-def _take(work: _Work, found_inf: Tensor | None = None) -> None:
+def take_work(work: Work, found_inf: Tensor | None = None) -> None:
     """Take the step that was prepared of one group."""
     group = work.group
     with torch.set_grad_enabled(group["differentiable"]):

@@ -21,9 +21,8 @@ from torch.autograd.function import BackwardCFunction
 __all__ = ["is_compiled", "is_nested", "number", "reenters"]
 
 
-def number() -> int:
-    """Autograd's number of the pass; no other has the same."""
-    return torch._C._current_graph_task_id()
+# Returns autograd's number of the pass; no other has the same.
+number = torch._C._current_graph_task_id
 
 
 def is_compiled() -> bool:
@@ -68,10 +67,10 @@ def _kinds_of_nodes(outputs: Iterable[Any]) -> Iterator[type]:
     """Return the types of the nodes of a graph, given the tensors or gradient edges that a pass starts from."""
     roots = (output.grad_fn if isinstance(output, Tensor) else output.node for output in outputs)
     waiting = [node for node in roots if node is not None]
-    seen = set(waiting)
+    seen, leaf = set(waiting), getattr(torch._C._functions, "AccumulateGrad", None)  # leaves lead nowhere
     while waiting:
         for node, _ in waiting.pop().next_functions:
-            if node is not None and node not in seen:
+            if node is not None and type(node) is not leaf and node not in seen:
                 seen.add(node)
                 waiting.append(node)
     return iter({type(node) for node in seen})

@@ -5,10 +5,13 @@ Each of the two moments is in a format of its own: the option ``state_dtype`` na
 Rounded to nearest, a bfloat16 second moment freezes: beta2 = 0.999 takes 0.1 % a step, less than half the spacing of
 bfloat16 numbers. Rounded up or down at random, with the probability that keeps the mean, it follows on average.
 
-The random numbers are a function of the element's position in memory and of the step count alone. So a run can be
-repeated, goes on bit for bit from a checkpoint, and does not depend on the number of threads; there is no generator to
-save. For a fixed element they are an additive recurrence t * alpha mod 1, whose sums stay within O(log t) of their
-mean: rounding errors cancel over the steps rather than add up as a random walk.
+The random numbers are a function of the element's position in memory and of the step count alone; in a shard that is
+rows of a parameter, of the position in the whole (:mod:`adamomentum.torch.sharded`). So a run can be repeated, goes on
+bit for bit from a checkpoint, and does not depend on the number of threads; there is no generator to save. For a fixed
+element they are an additive recurrence t * alpha mod 1, whose sums stay within O(log t) of their mean: rounding errors
+cancel over the steps rather than add up as a random walk. Where ``exp_avg`` is stored several times within a step, as
+under accumulation (``fold.py``), all times but the last have an alpha of their own and the number of the time in the
+place of a second t.
 
 **8-bit.** Elements are taken in the order of memory, in blocks of 256 (``BLOCK``). A block stores one biased float32
 exponent E, that of its largest element (rounded up where rounding could pass the largest code), and a byte for each
@@ -46,6 +49,7 @@ __all__ = [
     "formats_of",
     "in_memory_order",
     "is_reduced",
+    "local_part",
     "name_of",
     "pack",
     "round_to_bfloat16",
@@ -64,17 +68,19 @@ BLOCK = 256
 # x^4 = x + 1, whose multiples spread evenly in three dimensions. For parameters, of half precision themselves, that of
 # the golden ratio.
 _BY_POSITION, _BY_STEP = 0xD1B54A33, {"m": 0xABC98389, "v": 0x8CB92BA7, "theta": 0x9E3779B9}
+# In passes before the last one of a step, for m: the root of 2, and by the number of the pass the golden ratio.
+_BY_STEP_FOLD, _BY_PASS_FOLD = 0x6A09E667, 0x9E3779B9
 
 # Exponents below these would make the constants of a block subnormal.
 _MIN_E_M, _MIN_E_V = 16, 32
 _POISONED = 255
 
-_REDUCED = ("bfloat16", "8bit", "uint8")  # uint8: the codes
-
 
 def is_reduced(dtype: StateDtype) -> bool:
     """Whether an option ``state_dtype``, or a dtype that a moment is stored in, has one of reduced precision in it."""
-    return any(name in _REDUCED for name in formats_of(dtype))
+    if isinstance(dtype, torch.dtype):
+        return dtype in (torch.bfloat16, torch.uint8)  # uint8: the codes
+    return any(name in ("bfloat16", "8bit") for name in formats_of(dtype))
 
 
 def name_of(dtype: StateDtype) -> str | tuple[str, str] | None:
@@ -92,9 +98,16 @@ def formats_of(dtype: StateDtype) -> tuple[str | None, str | None]:
 
 
 def empty_scales(p: Tensor, moment: Literal["m", "v"]) -> Tensor:
-    """Return the exponents of the blocks of ``p``'s moment while that is zero."""
+    """Return the exponents of the blocks of ``p``'s moment, of what this process has of it, while that is zero."""
     fill = _MIN_E_M if moment == "m" else _MIN_E_V
-    return torch.full((block_count(p.numel()),), fill, dtype=torch.uint8, device=p.device)
+    blocks = block_count(local_part(p).numel())
+    return torch.full((blocks,), fill, dtype=torch.uint8, device=p.device)
+
+
+def local_part(t: Tensor) -> Tensor:
+    """Return what this process has of a DTensor; another tensor as it is."""
+    local: Tensor = getattr(t, "_local_tensor", t)
+    return local
 
 
 def unpack(stored: Tensor, scale: Tensor | None, moment: Literal["m", "v"]) -> Tensor:
@@ -115,6 +128,7 @@ def pack(
     moment: Literal["m", "v"],
     step: float | Tensor,
     first: int = 0,
+    fold: int = 0,
 ) -> None:
     """Store a float32 moment, rounded stochastically.
 
@@ -124,11 +138,12 @@ def pack(
         scale: where the exponents of the codes go.
         moment: which one it is.
         step: the step count t after which it is stored.
-        first: where they begin in the moment of the whole parameter, a multiple of :data:`BLOCK`.
+        first: where they begin in the moment of the whole parameter. Blocks begin with them.
+        fold: the number, from 1, of the pass before the last one of a step after which it is stored; 0 for the last.
     """
-    values, stored = getattr(values, "_local_tensor", values), getattr(stored, "_local_tensor", stored)
+    values, stored = local_part(values), local_part(stored)
     x = in_memory_order(values, stored)
-    random = dither(x.numel(), step, moment, x.device, first)
+    random = dither(x.numel(), step, moment, x.device, first, fold)
     if scale is None:
         in_memory_order(stored, stored).copy_(round_to_bfloat16(x, random))
         return
@@ -143,7 +158,12 @@ def block_count(numel: int) -> int:
 
 
 def dither(
-    numel: int, step: float | Tensor, moment: Literal["m", "v", "theta"], device: torch.device, first: int = 0
+    numel: int,
+    step: float | Tensor,
+    moment: Literal["m", "v", "theta"],
+    device: torch.device,
+    first: int = 0,
+    fold: int = 0,
 ) -> Tensor:
     """Return the random bits of each element's rounding at one step: int32 numbers, uniform over all 32 bits.
 
@@ -153,10 +173,11 @@ def dither(
         moment: whose rounding it is; "theta" is the parameter itself.
         device: where to make them.
         first: the position of the first element.
+        fold: as :func:`pack` has it, for the first moment alone.
     """
-    by_step = _BY_STEP[moment]
+    by_step = _BY_STEP_FOLD if fold else _BY_STEP[moment]
     t = step.to(device, torch.int64) if isinstance(step, Tensor) else int(step)
-    start = _signed((t * by_step + (first * _BY_POSITION & 0xFFFFFFFF)) & 0xFFFFFFFF)
+    start = _signed((t * by_step + (first * _BY_POSITION + fold * _BY_PASS_FOLD & 0xFFFFFFFF)) & 0xFFFFFFFF)
     # In 32 bits, where what overflows is cut off, as it should be.
     return torch.arange(numel, dtype=torch.int32, device=device).mul_(_signed(_BY_POSITION)).add_(start)
 

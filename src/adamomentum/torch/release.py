@@ -1,4 +1,4 @@
-r"""Training without gradient buffers: each gradient goes into the first moment the moment it is there, and is freed.
+r"""Training without gradient buffers: each gradient goes into the first moment soon after it is there, and is freed.
 
 The second moment of AdaMomentum sees the momentum alone, and the momentum is linear in the gradient. So the gradients
 of K backward passes need not be summed anywhere but in ``exp_avg``. In each pass but the last, a gradient g goes in as
@@ -6,7 +6,11 @@ of K backward passes need not be summed anywhere but in ``exp_avg``. In each pas
     exp_avg <- exp_avg + (1 - beta1) / beta1 * g
 
 and the update after the last pass, which is the ordinary one with the last gradient alone, multiplies by beta1 what is
-there, to make beta1 m + (1 - beta1) times the sum of all gradients: the momentum of Algorithm 1 for that sum.
+there, to make beta1 m + (1 - beta1) times the sum of all gradients: the momentum of Algorithm 1 for that sum. Where
+``exp_avg`` is in bfloat16 or 8 bits it is so on average (``fold.py``).
+
+Gradients wait for each other in a bucket (``bucket.py``) until it is full or the pass at its end, so that Python's
+share of an update, some 100 microseconds, is not paid for every tensor.
 
 The look-ahead momentum, which the second moment of the drop-in for AdamW averages the square of, needs that sum by
 itself. In its place stands K times the last gradient: its mean in white noise has a closed form, too
@@ -18,7 +22,7 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -28,21 +32,30 @@ from torch.autograd import Variable
 from torch.utils.hooks import RemovableHandle
 
 from adamomentum.torch import passes
-from adamomentum.torch.checks import check_beta1, check_gradients, check_options, is_readable
-from adamomentum.torch.optimizer import AdaMomentum
-from adamomentum.torch.precision import is_reduced
-from adamomentum.torch.state import EXP_AVG, PASSES, PASSES_BETA1, pass_count
+from adamomentum.torch.bucket import Bucket, Buckets, Part
+from adamomentum.torch.checks import check_beta1, check_options, is_readable
+from adamomentum.torch.clip_each import AdaptiveClip, check_clip, clipped, factors_of
+from adamomentum.torch.fold import fold
+from adamomentum.torch.functional import choose_kernels
+from adamomentum.torch.optimizer import AdaMomentum, take_work
+from adamomentum.torch.rule import Scalar
+from adamomentum.torch.state import PASSES, PASSES_BETA1
 from adamomentum.torch.unsynchronized import watch
 
 __all__ = ["GradientRelease", "release_gradients"]
 
 
 def release_gradients(
-    optimizer: AdaMomentum, accumulation_steps: int = 1, *, local_gradients: bool = False
+    optimizer: AdaMomentum,
+    accumulation_steps: int = 1,
+    *,
+    clip: float | AdaptiveClip | None = None,
+    local_gradients: bool = False,
 ) -> GradientRelease:
-    """Let every gradient go into the optimizer's state, and be freed, as soon as backward has made it.
+    """Let every gradient go into the optimizer's state, and be freed, soon after backward has made it.
 
-    With one backward pass a step, each parameter is updated inside ``backward()``, when its gradient is ready. With
+    With one backward pass a step, each parameter is updated inside ``backward()``, when its gradient is ready and with
+    those ready before it is one of 2^20 elements or more (4 MiB in float32), the rest at the end of the pass. With
     ``accumulation_steps`` of them, the gradients of all but the last go into ``exp_avg`` at once, and the last pass
     updates the parameters. ``step()`` then finds nothing to do, and may be called as always; called before the last
     pass, as at the end of an epoch, it takes the step with what there is. The parameters are those that summing the
@@ -60,18 +73,29 @@ def release_gradients(
     either order.
 
     What cannot be had together with it, because it needs all gradients at once: clipping by their total norm,
-    GradScaler (use bfloat16), reading ``p.grad`` after ``backward()``. Clip each gradient by itself in
-    ``p.register_hook``. Clipping by others, ``torch.nn.utils.clip_grad_norm_`` and the trainers that call it, finds no
-    gradients and does nothing: turn it off there (``max_grad_norm=0`` in transformers, ``gradient_clip_val=None`` in
-    Lightning). A scaled loss must not be backpropagated at all; only ``GradScaler.step`` can notice.
+    GradScaler (use bfloat16), reading ``p.grad`` after ``backward()``. With ``clip`` each gradient is clipped by its
+    own norm. Clipping by others, ``torch.nn.utils.clip_grad_norm_`` and the trainers that call it, finds no gradients
+    and does nothing: turn it off there (``max_grad_norm=0`` in transformers, ``gradient_clip_val=None`` in Lightning).
+    A scaled loss must not be backpropagated at all; only ``GradScaler.step`` can notice.
     ``backward()`` raises, before anything changes, with ``create_graph=True``, reentrant checkpoints, compiled autograd
     or another pass under way.
 
     Args:
         optimizer: the optimizer, on parameters that are plain tensors or sharded by ``fully_shard``.
-        accumulation_steps: backward passes a step, >= 1. With more than one, beta1 must be > 0, the moments be kept
-            in float32 or float64, and ``nesterov`` be off; a second moment of the look-ahead momentum then takes K
-            times the last pass's gradient for the sum of the K that a parameter had.
+        accumulation_steps: backward passes a step, >= 1. With more than one, beta1 must be > 0 and ``nesterov`` be
+            off; a second moment of the look-ahead momentum then takes K times the last pass's gradient for the sum of
+            the K that a parameter had. ``exp_avg`` in bfloat16 or 8 bits is rounded in each pass, stochastically; in
+            float32 the sum is exact, also with ``exp_avg_sq`` in 8 bits: ``state_dtype=("float32", "8bit")``.
+        clip: the largest 2-norm of a gradient, > 0, of each parameter by itself, where torch's ``max_norm`` is of all
+            of them together. With K passes a step each gradient is clipped to ``clip`` / K, so that their sum is within
+            ``clip``; noise makes the norms of K small batches larger, up to sqrt(K) times: choose it so. Or an
+            :class:`~adamomentum.torch.AdaptiveClip`, whose limit for the gradient of a pass follows their average. A
+            spike then moves a parameter, in 2-norm, by no more than lr * limit / d, weight decay aside: limit is the
+            largest so far, the sum of those of the passes of a step; d is the smallest element of the denominator
+            sqrt(v / (1 - beta2^t)), at least sqrt(beta2 v / (1 - beta2^t)) with v of before. Gradients are read and
+            not written, L2 decay is not part of them. Where a norm is infinite finite elements become 0 and infinite
+            ones NaN, as in torch. Of parameters sharded by ``fully_shard`` it is the norm of the whole, in an
+            all-reduce of one number a parameter for each bucket. None: no clipping.
         local_gradients: confirm that the gradients of plain tensors need no reduction over the processes of a
             distributed run. DistributedDataParallel reduces them too late for release, use ``fully_shard``.
 
@@ -79,8 +103,9 @@ def release_gradients(
         A handle, whose ``paused()`` keeps passes from training, and whose ``remove()`` ends the release.
 
     Raises:
-        TypeError: if ``optimizer`` is not an AdaMomentum, or ``accumulation_steps`` not an integer.
-        ValueError: if an option of the optimizer does not go with release.
+        TypeError: if ``optimizer`` is not an AdaMomentum, ``accumulation_steps`` not an integer, or ``clip`` neither a
+            number nor an AdaptiveClip.
+        ValueError: if an option of the optimizer does not go with release, or ``clip`` is not > 0.
         RuntimeError: if gradients are released already, some are waiting in ``p.grad``, or the run is distributed and
             a parameter is a plain tensor without ``local_gradients``.
     """
@@ -100,7 +125,7 @@ def release_gradients(
     params = [p for group in optimizer.param_groups for p in group["params"]]
     if any(p.grad is not None for p in params):
         raise RuntimeError("some gradients are in p.grad; call step() or zero_grad() before release_gradients")
-    return GradientRelease(optimizer, accumulation_steps, local_gradients)
+    return GradientRelease(optimizer, accumulation_steps, check_clip(clip), local_gradients)
 
 
 class GradientRelease:
@@ -108,25 +133,33 @@ class GradientRelease:
 
     Attributes:
         accumulation_steps: backward passes a step.
+        clip: what the norm of each gradient is limited to; None for no limit.
     """
 
-    def __init__(self, optimizer: AdaMomentum, accumulation_steps: int, local_gradients: bool) -> None:
+    def __init__(
+        self,
+        optimizer: AdaMomentum,
+        accumulation_steps: int,
+        clip: float | AdaptiveClip | None,
+        local_gradients: bool,
+    ) -> None:
         self.accumulation_steps = accumulation_steps
+        self.clip = clip
         self._optimizer = weakref.ref(optimizer)  # it keeps the handle
         self._local_gradients = local_gradients
         self._hooks: dict[Tensor, RemovableHandle] = {}
         self._hooked: dict[Tensor, int] = {}  # the address of what each hook is on
         self._module_hooks: list[RemovableHandle] = []
         self._group_of: dict[Tensor, dict[str, Any]] = {}
+        self._followed: list[int] = []  # groups, lengths and addresses, as follow() has seen them
         self._lock = threading.Lock()  # each device has its own thread in backward
         self._pauses = 0
         self._kept = False  # whether fully_shard keeps the gradients of the last pass for a later one
-        # Of the backward pass under way: itself, which autograd keeps, autograd's number for it, whether it is the one
-        # that updates, and the parameters that had their gradient.
+        # Of the backward pass under way: itself, which autograd keeps, autograd's number for it, and whether it is the
+        # one that updates.
         self._pass: Callable[[], _Pass | None] = _no_pass
         self._number: int | None = None
         self._last = False
-        self._seen: set[Tensor] = set()
         # Why a pass, of which something is in the state, did not come to its end; None where there is none such.
         self._unfinished: str | None = None
         for group in optimizer.param_groups:
@@ -147,6 +180,11 @@ class GradientRelease:
         optimizer = self._optimizer()
         groups = [] if optimizer is None else optimizer.param_groups
         return max((int(group.get(PASSES, 0)) for group in groups), default=0)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the state has the average that limits follow."""
+        return isinstance(self.clip, AdaptiveClip)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -192,7 +230,12 @@ class GradientRelease:
 
     def follow(self) -> None:
         """Release the gradients of the parameters that are in the groups by now, and of no others."""
-        optimizer, accumulated = self._held(), self.accumulated
+        optimizer = self._held()
+        followed = [x for group in optimizer.param_groups for x in (id(group), len(group["params"]))]
+        followed += [p._cdata for group in optimizer.param_groups for p in group["params"]]
+        if followed == self._followed:  # as nearly always; what they stand for is kept alive
+            return
+        accumulated = self.accumulated
         self._group_of = {p: group for group in optimizer.param_groups for p in group["params"]}
         for p in [p for p in self._hooks if p not in self._group_of]:
             self._hooks.pop(p).remove()
@@ -214,6 +257,7 @@ class GradientRelease:
             for hook in self._module_hooks:
                 hook.remove()
             self._module_hooks = watch(self._group_of, _weakly(self._begin_unreduced))
+        self._followed = followed
 
     def remove(self) -> None:
         """End the release. What is in ``exp_avg`` of passes that are not in the parameters counts in the next step."""
@@ -223,6 +267,7 @@ class GradientRelease:
         self._hooked.clear()
         self._module_hooks.clear()
         self._group_of.clear()
+        self._followed.clear()
         optimizer = self._optimizer()
         if optimizer is not None and optimizer._pending.release is self:
             optimizer._pending.release = None
@@ -243,15 +288,17 @@ class GradientRelease:
             optimizer = self._held()
             for group in optimizer.param_groups:
                 check_beta1(group)
-            self._seen.clear()
-            self._step_waiting(optimizer)
+            self._last, waiting = True, Buckets()
+            self._put_zeros(optimizer, waiting, self._group_of)
+            self._empty_all(optimizer, waiting)
             self._close(optimizer)
 
     def forget(self) -> None:
         """Forget a backward pass that stopped half-way, once a state from before it has been loaded."""
+        if (this := self._pass()) is not None:
+            this.waiting.take_all()
         self._pass = _no_pass
         self._number = self._unfinished = None
-        self._seen.clear()
 
     def check_discardable(self) -> None:
         """Check that ``zero_grad`` has nothing to undo. In a pause it is meant for what is in ``p.grad``.
@@ -271,28 +318,32 @@ class GradientRelease:
             raise RuntimeError("the optimizer of this handle no longer exists; keep a reference to it")
         return optimizer
 
-    def _take(self, optimizer: AdaMomentum, p: Tensor) -> None:
-        """Take in the gradient of ``p``: backward calls this when it is whole."""
-        if self._pauses:
-            return
-        # FSDP's call may come at the end of the pass, when the mode is that of the caller.
-        create_graph = torch.is_grad_enabled() and not hasattr(p, "placements")
-        try:
-            with torch.no_grad():
-                self._enter(optimizer, create_graph)
-                if p.grad is not None and p in self._group_of:  # or someone has taken one of them away
-                    if p.grad.requires_grad:
-                        raise RuntimeError(_CREATE_GRAPH)
-                    self._apply(optimizer, p, p.grad)
-        finally:
-            if p in self._group_of:
-                p.grad = None
+    def _group_again(self, optimizer: AdaMomentum, waiting: Buckets, p: Tensor) -> dict[str, Any] | None:
+        """Return the group of a parameter that has had a gradient in this pass; None for one that is in none."""
+        group = self._group_of.get(p)
+        if group is None:
+            return None
+        if self._last:
+            raise RuntimeError(
+                f"the gradient of a parameter of shape {tuple(p.shape)} was ready twice in one backward pass, the one "
+                "that updates it; fully_shard does that to a module that is called twice: shard its parent instead"
+            )
+        for bucket in waiting.take_all():  # the first may be there
+            self._empty_within(optimizer, bucket)
+        return group
 
-    def _enter(self, optimizer: AdaMomentum, create_graph: bool = False, *, reduced: bool = True) -> None:
-        """Check at the first call in a backward pass, before anything changes, what could make it fail later."""
-        with self._lock:
-            if self._number == passes.number() and self._pass() is not None:
-                return
+    def _enter(self, create_graph: bool = False, *, reduced: bool = True) -> _Pass | None:
+        """Return the backward pass under way; None without an optimizer.
+
+        At the first call in it, check before anything changes what could make it fail later.
+        """
+        optimizer = self._optimizer()
+        if optimizer is None:
+            _warn_of_its_end()
+            return None
+        with self._lock, torch.no_grad():
+            if self._number == passes.number() and (this := self._pass()) is not None:  # of another thread
+                return this
             try:
                 self._check_pass(create_graph)
                 self._check_whole()
@@ -305,7 +356,7 @@ class GradientRelease:
                 if self._pass() is None:  # another pass has gradients that it needs
                     _free_gradients(optimizer)
                 raise
-            self._begin(optimizer, reduced)
+            return self._begin(optimizer, reduced)
 
     def _check_pass(self, create_graph: bool) -> None:
         """Check that a backward pass is of a kind that release goes with."""
@@ -326,100 +377,100 @@ class GradientRelease:
             )
         if create_graph:
             raise RuntimeError(_CREATE_GRAPH)
-        if passes.reenters():
-            raise RuntimeError(_REENTRANT)
 
-    def _begin(self, optimizer: AdaMomentum, reduced: bool) -> None:
-        self._seen.clear()
+    def _begin(self, optimizer: AdaMomentum, reduced: bool) -> _Pass:
         self._kept = not reduced
         self._last = reduced and self.accumulated + 1 >= self.accumulation_steps
-        this = _Pass(self)
+        this = _Pass(self, optimizer, dict(self._group_of))
         self._pass, self._number = weakref.ref(this), passes.number()
         Variable._execution_engine.queue_callback(this)
+        return this
 
     def _begin_unreduced(self) -> None:
         """Count a backward pass whose gradients ``fully_shard`` keeps for a later one.
 
         It stands for no update: the next pass that reduces them takes its place.
         """
-        optimizer = self._optimizer()
         if self._pauses:
             raise RuntimeError(
                 "a paused backward pass must synchronize gradients, as fully_shard would add them to those of the next "
                 "one; call set_requires_gradient_sync(True) before it"
             )
-        if optimizer is not None:
-            self._enter(optimizer, reduced=False)
+        if self._optimizer() is not None:
+            self._enter(reduced=False)
 
-    def _end(self) -> None:
+    def _end(self, this: _Pass) -> None:
         """End of a backward pass."""
         self._pass, self._number = _no_pass, None
-        optimizer = self._optimizer()
-        if optimizer is None:
-            return
-        with torch.no_grad():
-            for p in self._group_of:
-                if p.grad is not None and p not in self._seen:  # it came to the groups after its gradient
-                    try:
-                        self._apply(optimizer, p, p.grad)
-                    finally:
-                        p.grad = None
-            if self._last:
-                self._step_waiting(optimizer)
-                self._close(optimizer)
-            else:  # one whose gradients are kept cannot be the last
-                _set_passes(optimizer, min(self.accumulated + 1, self.accumulation_steps - 1))
+        optimizer = this.optimizer
+        # Those that came to the groups after their gradients.
+        late = [(group, p, p.grad) for p, group in this.expected.items() if p.grad is not None]
+        for _, p, _ in late:
+            p.grad = None
+            del this.expected[p]
+        for group, p, grad in late:
+            self._put(optimizer, this.waiting, group, p, grad)
+        if self._last:
+            self._put_zeros(optimizer, this.waiting, this.expected)
+        self._empty_all(optimizer, this.waiting)
+        if self._last:
+            self._close(optimizer)
+        else:  # one whose gradients are kept cannot be the last
+            _set_passes(optimizer, min(self.accumulated + 1, self.accumulation_steps - 1))
         self.forget()
 
-    def _apply(self, optimizer: AdaMomentum, p: Tensor, grad: Tensor) -> None:
-        """Put a gradient, which is in ``p.grad``, where it belongs."""
-        if self._last and p in self._seen:
-            raise RuntimeError(
-                f"the gradient of a parameter of shape {tuple(p.shape)} was ready twice in one backward pass, after "
-                "its update; fully_shard does that to a module that is called twice: shard its parent instead"
-            )
-        group = self._group_of[p]
-        if not self._last or self._unfinished is None:  # a step checks too, but nothing of this pass is anywhere yet
-            check_gradients([p], group, optimizer.state)
-        if not self._last:
-            self._fold(optimizer, group, p, grad)
-        else:
-            self._unfinished = ""
-            optimizer._step_one(group, p)
-        self._seen.add(p)
+    def _put(self, optimizer: AdaMomentum, waiting: Buckets, group: dict[str, Any], p: Tensor, grad: Tensor) -> None:
+        """Let a gradient wait for others, or go where it belongs with those that have waited."""
+        full = waiting.put(group, p, grad)
+        if full is not None:
+            self._empty(optimizer, full)
 
-    def _fold(self, optimizer: AdaMomentum, group: dict[str, Any], p: Tensor, grad: Tensor) -> None:
-        """Put a gradient into the first moment."""
-        state = optimizer._state_of(p, group)
-        moment = state[EXP_AVG]
-        if is_reduced(moment.dtype):
-            raise ValueError(_REDUCED.format(moment.dtype))
-        beta1 = group["betas"][0]
-        weight = (1 - beta1) / beta1 * (-1 if group["maximize"] else 1)
-        self._unfinished = ""
-        if PASSES_BETA1 not in group:
-            group[PASSES_BETA1] = _copy(beta1)
-        if isinstance(weight, Tensor):
-            moment.add_(grad.to(moment.dtype) * weight.to(moment.device))
-        else:
-            moment.add_(grad, alpha=weight)
-        state.setdefault(PASSES, pass_count()).add_(1)
+    def _put_zeros(self, optimizer: AdaMomentum, waiting: Buckets, params: Mapping[Tensor, dict[str, Any]]) -> None:
+        """Have those parameters step too that had a gradient in an earlier pass and none in the last one."""
+        if self.accumulated:
+            for p, group in params.items():
+                if _passes_of(optimizer, p) and p.grad is None:
+                    self._put(optimizer, waiting, group, p, torch.zeros_like(p))
 
-    def _step_waiting(self, optimizer: AdaMomentum) -> None:
-        """Take the step of the parameters that had a gradient in an earlier pass and none in the last one."""
-        for p, group in self._group_of.items():
-            if p in self._seen:
-                continue
-            waiting = optimizer.state.get(p, {}).get(PASSES)
-            if waiting is not None and waiting.item() and p.grad is None:
-                p.grad = torch.zeros_like(p)
+    def _empty_within(self, optimizer: AdaMomentum, bucket: Bucket) -> None:
+        """Empty a bucket before the end of a pass."""
+        # A pass that runs within this one shows when it calls a hook, but then this one has changed something.
+        if self._unfinished is None and passes.reenters():
+            raise RuntimeError(_REENTRANT)
+        self._empty(optimizer, bucket)
+
+    def _empty_all(self, optimizer: AdaMomentum, waiting: Buckets) -> None:
+        for bucket in waiting.take_all():
+            self._empty(optimizer, bucket)
+
+    @torch.no_grad()
+    def _empty(self, optimizer: AdaMomentum, bucket: Bucket) -> None:
+        """Put the gradients of a bucket where they belong. All of them are checked before anything changes."""
+        with bucket.opened() as parts:
+            if self._last:
+                works = optimizer._prepare_some(_by_passes(optimizer, parts))
                 self._unfinished = ""
-                optimizer._step_one(group, p)
-                p.grad = None
+                factors = self._factors(optimizer, parts)
+                if factors is not None:
+                    works = [some for work in works for some in clipped(work, factors)]
+                for work in works:
+                    take_work(work)
+                return
+            for part in parts:
+                optimizer._prepare_state(*part)
+            self._unfinished = ""
+            factors = self._factors(optimizer, parts)
+            for part in parts:
+                _fold(optimizer, part, factors)
+
+    def _factors(self, optimizer: AdaMomentum, parts: list[Part]) -> dict[int, Scalar] | None:
+        """Return what each gradient is to be multiplied by, by the id of its parameter; None for nothing."""
+        return None if self.clip is None else factors_of(parts, self.clip, self.accumulation_steps, optimizer.state)
 
     def _close(self, optimizer: AdaMomentum) -> None:
         """Begin anew: what was accumulated is in the parameters."""
-        _set_passes(optimizer, 0)
+        if self.accumulated:
+            _set_passes(optimizer, 0)
         for group in optimizer.param_groups:
             group.pop(PASSES_BETA1, None)
         self._unfinished = None
@@ -437,8 +488,6 @@ class GradientRelease:
         if group["differentiable"]:
             raise ValueError("release_gradients does not go with differentiable=True, which needs whole gradients")
         if self.accumulation_steps > 1:
-            if is_reduced(group["state_dtype"]):
-                raise ValueError(_REDUCED.format(group["state_dtype"]))
             if group["nesterov"]:
                 raise ValueError(
                     "nesterov=True does not go with accumulation_steps > 1: it needs the gradient of the whole step, "
@@ -462,38 +511,119 @@ class GradientRelease:
 class _Pass:
     """A backward pass under way.
 
-    Autograd alone keeps it, to call it at the end, and so it lives as long as the pass, also where that fails.
+    Autograd alone keeps it, to call it at the end, and so it lives as long as the pass, also where that fails; and with
+    it the gradients that wait.
     """
 
-    def __init__(self, release: GradientRelease) -> None:
+    def __init__(
+        self, release: GradientRelease, optimizer: AdaMomentum, expected: dict[Tensor, dict[str, Any]]
+    ) -> None:
         self._release = release
+        self.optimizer = optimizer
+        self.expected = expected  # the parameters that had no gradient yet, with their groups
+        self.waiting = Buckets()
 
     def __call__(self) -> None:
-        self._release._end()
+        self._release._end(self)
 
 
 def _no_pass() -> None:
     """In place of the reference to a pass, where there is none."""
 
 
+def _passes_of(optimizer: AdaMomentum, p: Tensor) -> int:
+    """Return how many passes have a gradient of a parameter in its first moment and not yet in itself."""
+    count = optimizer.state.get(p, {}).get(PASSES)
+    return 0 if count is None else int(count)
+
+
+def _by_passes(optimizer: AdaMomentum, parts: list[Part]) -> list[tuple[Any, ...]]:
+    """Divide parts by the number of passes that gave their parameters a gradient, the last one included."""
+    if not any(part.group.get(PASSES) for part in parts):
+        return [(*part, 1) for part in parts]
+    divided: list[tuple[Any, ...]] = []
+    for group, params, grads in parts:
+        by_passes: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+        for p, grad in zip(params, grads, strict=True):
+            some, theirs = by_passes.setdefault(_passes_of(optimizer, p) + 1, ([], []))
+            some.append(p)
+            theirs.append(grad)
+        divided += [(group, *some, count) for count, some in by_passes.items()]
+    return divided
+
+
+def _fold(optimizer: AdaMomentum, part: Part, factors: dict[int, Scalar] | None) -> None:
+    """Put the gradients of a pass before the last, which have been checked, into the first moments.
+
+    Args:
+        optimizer: has the complete state of the parameters.
+        part: parameters and their gradients.
+        factors: what gradients are multiplied by, by the id of the parameter; None for nothing.
+    """
+    group, params, grads = part
+    beta1 = group["betas"][0]
+    if PASSES_BETA1 not in group:
+        group[PASSES_BETA1] = _copy(beta1)
+    weight = (1 - beta1) / beta1 * (-1 if group["maximize"] else 1)
+    kernels = choose_kernels(params, foreach=group["foreach"], fused=group["fused"], differentiable=False)
+    rows = [(p, grad, optimizer.state[p]) for p, grad in zip(params, grads, strict=True)]
+    scales = None if factors is None else [factors[id(p)] for p in params]
+    fold(rows, weight, native=kernels == "native", factors=scales)
+
+
 def _hook_of(release: GradientRelease) -> Callable[[Tensor], None]:
-    """Make what parameters call. It keeps nothing alive: Python cannot see that a parameter keeps its hooks."""
-    reference = weakref.ref(release)
+    """Make what backward calls with each parameter whose gradient is whole.
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    It keeps nothing alive: Python cannot see that a parameter keeps its hooks. All that is done for every gradient is
+    here, in one function, since calls are what it costs.
+    """
+    reference, number = weakref.ref(release), passes.number
+
     def take(p: Tensor) -> None:
+        if torch.compiler.is_dynamo_compiling():  # compiled autograd, which is refused
+            untraced(p)
+            return
         release = reference()
-        optimizer = None if release is None else release._optimizer()
-        if release is None or optimizer is None:
-            warnings.warn(
-                "the optimizer that released these gradients no longer exists, and trains nothing; keep a reference "
-                "to it, or call remove() on the handle of release_gradients before it goes",
-                stacklevel=2,
-            )
-        else:
-            release._take(optimizer, p)
+        if release is None:
+            _warn_of_its_end()
+            return
+        if release._pauses:
+            return
+        try:
+            this = release._pass()
+            if this is None or release._number != number():
+                # FSDP's call may come at the end of the pass, when the mode is that of the caller.
+                this = release._enter(torch.is_grad_enabled() and not hasattr(p, "placements"))
+                if this is None:
+                    return
+            grad = p.grad
+            if grad is None:  # someone has taken it away
+                return
+            if grad.requires_grad:
+                raise RuntimeError(_CREATE_GRAPH)
+            group = this.expected.pop(p, None) or release._group_again(this.optimizer, this.waiting, p)
+            if group is None:
+                return
+            p.grad = None
+            full = this.waiting.put(group, p, grad)
+            if full is not None:
+                release._empty_within(this.optimizer, full)
+        except BaseException:
+            this = None  # who keeps the error keeps what its frames hold, and the pass is over when that is gone
+            if p in release._group_of:
+                p.grad = None
+            raise
 
-    return take  # type: ignore[no-any-return]
+    untraced = torch.compiler.disable(take)  # type: ignore[no-untyped-call]
+    return take
+
+
+def _warn_of_its_end() -> None:
+    warnings.warn(
+        "the optimizer that released these gradients no longer exists, and trains nothing; keep a reference to it, or "
+        "call remove() on the handle of release_gradients before it goes",
+        stacklevel=3,
+    )
 
 
 def _weakly(method: Callable[[], None]) -> Callable[[], None]:
@@ -530,9 +660,9 @@ def _set_passes(optimizer: AdaMomentum, count: int) -> None:
     for group in optimizer.param_groups:
         group[PASSES] = count
     if count == 0:
-        for state in optimizer.state.values():
-            if PASSES in state:
-                state[PASSES].zero_()
+        counts = [state[PASSES] for state in optimizer.state.values() if PASSES in state]
+        if counts:
+            torch._foreach_zero_(counts)
 
 
 _CREATE_GRAPH = "release_gradients does not go with backward(create_graph=True), which needs whole gradients"
@@ -541,10 +671,6 @@ _REENTRANT = (
     "torch.utils.checkpoint.checkpoint with use_reentrant=False"
 )
 _LOAD = "load a state saved before it with load_state_dict, and the parameters too"
-_REDUCED = (
-    "accumulation_steps > 1 needs moments in float32 or float64, got {}: exp_avg would be rounded in every pass; set "
-    "accumulation_steps=1, or state_dtype=None"
-)
 
 
 def _is_distributed() -> bool:

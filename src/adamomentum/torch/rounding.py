@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adamomentum.torch.precision import dither, in_memory_order, round_to_bfloat16
+from adamomentum.torch.precision import dither, in_memory_order, local_part, round_to_bfloat16
 
 __all__ = ["HALF", "ROUNDINGS", "Rounding", "narrowed", "new_kept", "rounds", "widened"]
 
@@ -102,7 +102,7 @@ def narrowed(
     """
     if rounding == "stochastic":
         # Laid out as the parameter, but dense where that is a part of something larger.
-        local = getattr(theta, "_local_tensor", theta)
+        local = local_part(theta)
         x = in_memory_order(local, local)
         x.copy_(round_to_bfloat16(x, dither(x.numel(), step, "theta", x.device, first)))
     elif kept is not None and rounding == "kahan":

@@ -1,0 +1,55 @@
+"""Gradient release in the Trainer of Hugging Face's transformers, by a callback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback
+
+from adamomentum.torch import release_gradients
+from adamomentum.torch.release import GradientRelease
+from adamomentum.trainers.accelerate import inner
+
+__all__ = ["ReleaseGradients"]
+
+
+class ReleaseGradients(TrainerCallback):  # type: ignore[misc, unused-ignore]
+    """Train without gradient buffers, as :func:`adamomentum.torch.release_gradients` does.
+
+    ``Trainer(..., callbacks=[ReleaseGradients()])``, with ``max_grad_norm=0`` in its arguments, where the default would
+    clip. Passes a step are the arguments' ``gradient_accumulation_steps``. The Trainer then logs 0 as ``grad_norm``.
+
+    Args:
+        local_gradients: as of ``release_gradients``.
+    """
+
+    def __init__(self, *, local_gradients: bool = False) -> None:
+        self._local_gradients = local_gradients
+        self._handle: GradientRelease | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Begin the release; the Trainer calls this.
+
+        Raises:
+            ValueError: if the arguments ask for clipping or for float16 with a GradScaler.
+        """
+        self._remove()  # of a training that failed
+        if args.max_grad_norm:
+            raise ValueError(
+                f"ReleaseGradients does not go with max_grad_norm={args.max_grad_norm}, which would clip nothing: the "
+                "norm of all gradients is not known before the update; set TrainingArguments(max_grad_norm=0)"
+            )
+        if args.fp16:
+            raise ValueError("ReleaseGradients does not go with fp16=True, which scales gradients; set bf16=True")
+        self._handle = release_gradients(
+            inner(others["optimizer"]), args.gradient_accumulation_steps, local_gradients=self._local_gradients
+        )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """End the release; the Trainer calls this."""
+        self._remove()
+
+    def _remove(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = None

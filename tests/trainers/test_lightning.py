@@ -1,0 +1,109 @@
+"""Gradient release in Lightning: the same training, and no silent loss of clipping."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from clients import need
+from torch import nn
+
+from adamomentum import AdaMomentum
+
+pytestmark = [pytest.mark.slow, pytest.mark.clients, pytest.mark.filterwarnings("ignore::UserWarning")]
+
+
+def fit(folder, *, released: bool, bases=(), more_callbacks=(), **options):
+    need("lightning")
+    import lightning
+
+    from adamomentum.trainers.lightning import ReleaseGradients
+
+    class Module(*bases, lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+            self.gradients = []
+
+        def training_step(self, batch, batch_idx):
+            return self.net(batch).square().mean()
+
+        def on_before_optimizer_step(self, optimizer) -> None:
+            self.gradients.append(sum(p.grad is not None for p in self.parameters()))
+
+        def configure_optimizers(self):
+            return AdaMomentum(self.parameters(), lr=1e-2)
+
+    torch.manual_seed(1)
+    loader = torch.utils.data.DataLoader(torch.randn(22, 4), batch_size=2)  # 11 batches: the last step has three
+    callbacks = [*more_callbacks, *([ReleaseGradients()] if released else [])]
+    trainer = lightning.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        callbacks=callbacks,
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"accumulate_grad_batches": 4, **options},
+    )
+    module = Module()
+    trainer.fit(module, loader)
+    return trainer, module
+
+
+@pytest.mark.parametrize("passes", [1, 4])
+def test_it_trains_as_without_release(passes, tmp_path) -> None:
+    _, plain = fit(tmp_path, released=False, accumulate_grad_batches=passes)
+    trainer, released = fit(tmp_path, released=True, accumulate_grad_batches=passes)
+    steps = 22 if passes == 1 else 6
+    assert trainer.global_step == steps
+    assert (plain.gradients, released.gradients) == ([4] * steps, [0] * steps)
+    for p, q in zip(plain.parameters(), released.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)
+    (optimizer,) = trainer.optimizers
+    assert optimizer._pending.release is None  # it ends with the training
+
+
+def test_clipping_is_an_error(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"gradient_clip_val=0.5, which would clip nothing.*gradient_clip_val=None"):
+        fit(tmp_path, released=True, gradient_clip_val=0.5)
+
+
+def test_clipping_by_the_module_is_an_error(tmp_path) -> None:
+    class Clips:
+        def configure_gradient_clipping(self, optimizer, **_) -> None:
+            self.clip_gradients(optimizer, gradient_clip_val=1.0)
+
+    with pytest.raises(
+        ValueError, match=r"Module\.configure_gradient_clipping, which would find no gradients; remove it"
+    ):
+        fit(tmp_path, released=True, bases=(Clips,))
+
+
+def test_manual_optimization_is_an_error(tmp_path) -> None:
+    class Manual:
+        automatic_optimization = property(lambda self: False, lambda self, value: None)
+
+    with pytest.raises(ValueError, match="for automatic optimization"):
+        fit(tmp_path, released=True, bases=(Manual,), accumulate_grad_batches=1)
+
+
+def test_scaled_gradients_are_an_error(tmp_path) -> None:
+    need("lightning")
+    from lightning.pytorch.plugins import MixedPrecision
+
+    scaler = torch.amp.GradScaler("cpu")
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+    with pytest.raises(ValueError, match="precision='16-mixed', which scales gradients"):
+        fit(tmp_path, released=True, plugins=[plugin])
+
+
+def test_another_number_of_passes_is_an_error(tmp_path) -> None:
+    need("lightning")
+    from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+    scheduler = GradientAccumulationScheduler({0: 1, 1: 4})
+    with pytest.raises(ValueError, match="accumulate_grad_batches changed from 1 to 4"):
+        fit(tmp_path, released=True, more_callbacks=[scheduler], accumulate_grad_batches=1)
