@@ -16,6 +16,7 @@ import ctypes
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from adamomentum import AdaMomentum
-from adamomentum.torch import release_gradients
+from adamomentum.torch import AdaptiveClip, release_gradients
 
 BASELINE = "AdamW fused, step"
 
@@ -75,10 +76,10 @@ def stepped(model: nn.Module, passes: int) -> Callable[[], None]:
     return lambda: (optimizer.step(), optimizer.zero_grad())
 
 
-def released(model: nn.Module, passes: int) -> Callable[[], None]:
+def released(model: nn.Module, passes: int, clip: float | AdaptiveClip | None = None) -> Callable[[], None]:
     """The loop without ``step()`` and ``zero_grad()``, which have nothing to do."""
     optimizer = AdaMomentum(model.parameters(), lr=1e-4)
-    release_gradients(optimizer, passes)
+    release_gradients(optimizer, passes, clip=clip)
     return lambda kept=optimizer: None
 
 
@@ -95,6 +96,8 @@ WAYS = {
     "AdaMomentum, step": stepped,
     "AdaMomentum, released": released,
     "AdaMomentum, released, step() called too": released_and_stepped,
+    "AdaMomentum, released, clip=1e-3": partial(released, clip=1e-3),
+    "AdaMomentum, released, clip=AdaptiveClip()": partial(released, clip=AdaptiveClip(warmup=1)),
 }
 
 

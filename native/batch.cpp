@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <iterator>
 
 #include "threads.h"
 
@@ -72,7 +73,7 @@ bool read_entry(PyObject *state, PyObject *key, PyObject **object, Tensor *out) 
     PyErr_Clear();
     return false;
   }
-  return read(*object, out) && out->on_cpu();
+  return read(*object, out);
 }
 
 bool is_scale(const Tensor &t, int64_t blocks) {
@@ -99,8 +100,12 @@ Span piece_of(const Span &whole, Param p, States s, Rounding r, int64_t begin, i
 
 int64_t serial_below = int64_t{1} << 17;
 
-Batch::Batch(PyObject *plain_types, Rounding rounding)
-    : plain_types_(plain_types), rounding_(rounding), params_(PyList_New(0)) {
+Batch::Batch(PyObject *plain_types, Rounding rounding, int32_t device_type, bool for_tables)
+    : plain_types_(plain_types),
+      rounding_(rounding),
+      device_type_(device_type),
+      for_tables_(for_tables),
+      params_(PyList_New(0)) {
   Py_INCREF(plain_types_);
 }
 
@@ -165,68 +170,72 @@ bool Batch::add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad, 
 bool Batch::read_item(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad, Item *item) {
   Tensor p, g, t;
   PyObject *object;
+  const auto shaped = [&](PyObject *key) {  // an entry of the state with the parameter's device and layout, into t
+    if (!read_entry(state, key, &object, &t) || !t.on_device_of(p) || !same_layout(p, t)) return false;
+    keep(object);
+    return true;
+  };
+  const auto scale = [&](PyObject *key, int64_t blocks) {
+    if (!read_entry(state, key, &object, &t) || !t.on_device_of(p) || !is_scale(t, blocks)) return false;
+    keep(object);
+    return true;
+  };
   if (!is_plain(param, plain_types_) || !is_plain(grad, plain_types_)) return false;
-  if (!read(param, &p) || !p.on_cpu() || !param_type(p, &item->param) || !is_dense(p)) return false;
-  if (!read(grad, &g) || !g.on_cpu() || !same_layout(p, g)) return false;
+  if (!read(param, &p) || p.device_type != device_type_ || !param_type(p, &item->param) || !is_dense(p)) return false;
+  if (for_tables_ && item->param == kFloat64) return false;
+  if (!read(grad, &g) || !g.on_device_of(p) || !same_layout(p, g)) return false;
   Param grad_type;
   if (!param_type(g, &grad_type) || grad_type != item->param) return false;
   if (g.numel() == 1 && is_negated(grad)) return false;
 
-  if (!read_entry(state, names().step, &object, &t) || t.numel() != 1) return false;
+  if (!read_entry(state, names().step, &object, &t) || !t.on_cpu() || t.numel() != 1) return false;
   item->step.wide = t.is_type(kFloat, 64);
   if (!item->step.wide && !t.is_type(kFloat, 32)) return false;
   keep(object);
   item->step.memory = t.memory();
 
   States &states = item->states;
-  if (!read_entry(state, names().m, &object, &t) || !state_type(t, &states.m) || !same_layout(p, t)) return false;
-  keep(object);
+  if (!shaped(names().m) || !state_type(t, &states.m)) return false;
   item->whole.m = t.memory();
-  if (!read_entry(state, names().v, &object, &t) || !state_type(t, &states.v) || !same_layout(p, t)) return false;
-  keep(object);
+  if (!shaped(names().v) || !state_type(t, &states.v)) return false;
   item->whole.v = t.memory();
   item->rounding = item->param == kFloat16 || item->param == kBFloat16 ? rounding_ : kNearest;
   if (!is_supported(item->param, states, item->rounding)) return false;
   if (amsgrad) {
     State kind;
     if (states.m != states.v || (states.v != kState32 && states.v != kState64)) return false;
-    if (!read_entry(state, names().v_max, &object, &t) || !state_type(t, &kind) || kind != states.v ||
-        !same_layout(p, t))
-      return false;
-    keep(object);
+    if (!shaped(names().v_max) || !state_type(t, &kind) || kind != states.v) return false;
     item->whole.v_max = t.memory();
   }
   if (item->rounding == kKahan || item->rounding == kMaster) {
-    PyObject *key = item->rounding == kKahan ? names().lost : names().master;
     Param kept;
-    if (!read_entry(state, key, &object, &t) || !param_type(t, &kept) || !same_layout(p, t)) return false;
+    if (!shaped(item->rounding == kKahan ? names().lost : names().master) || !param_type(t, &kept)) return false;
     if (kept != (item->rounding == kKahan ? item->param : kFloat32)) return false;
-    keep(object);
     item->whole.kept = t.memory();
   }
   item->whole.n = p.numel();
   const int64_t blocks = (item->whole.n + kBlock - 1) / kBlock;
   if (states.m == kCodes) {
-    if (!read_entry(state, names().m_scale, &object, &t) || !is_scale(t, blocks)) return false;
-    keep(object);
+    if (!scale(names().m_scale, blocks)) return false;
     item->whole.m_scale = static_cast<uint8_t *>(t.memory());
   }
   if (states.v == kCodes) {
-    if (!read_entry(state, names().v_scale, &object, &t) || !is_scale(t, blocks)) return false;
-    keep(object);
+    if (!scale(names().v_scale, blocks)) return false;
     item->whole.v_scale = static_cast<uint8_t *>(t.memory());
   }
+  item->device = p.device_id;
   item->whole.p = p.memory();
   item->whole.g = g.memory();
   return true;
 }
 
-bool Batch::gather_gradients(PyObject *params, PyObject *rest) {
+bool Batch::gather_gradients(PyObject *params, PyObject *rest, PyObject *grads) {
   if (!params_) return false;
   for (Py_ssize_t i = 0; i < PyList_Size(params); ++i) {
     PyObject *param = PyList_GetItem(params, i);
     Py_INCREF(param);
-    PyObject *grad = PyObject_GetAttr(param, names().grad);
+    PyObject *grad = grads ? PyList_GetItem(grads, i) : PyObject_GetAttr(param, names().grad);
+    if (grads) Py_XINCREF(grad);
     Py_DECREF(param);
     if (!grad) return false;
     Tensor g;
@@ -328,10 +337,59 @@ void Batch::run(const std::vector<Numbers> &numbers, int workers) {
       Span span = item.whole;
       if (chunk.last - chunk.first == 1)
         span = piece_of(span, item.param, item.states, item.rounding, chunk.begin, chunk.end);
-      table.update(item.param, item.states, item.rounding, span, numbers[item.at_step]);
+      Numbers its = numbers[item.at_step];
+      its.grad_factor *= item.factor;
+      table.update(item.param, item.states, item.rounding, span, its);
     }
   });
+  count();
+}
+
+void Batch::count() {
   for (const Item &item : items_) item.step.set(item.step.next());
+}
+
+std::vector<Batch::Table> Batch::tables(int64_t chunk) const {
+  std::vector<Table> tables;
+  std::vector<std::vector<int64_t>> starts;
+  for (const Item &item : items_) {
+    const Span &w = item.whole;
+    if (w.n == 0) continue;
+    size_t i = 0;
+    for (; i < tables.size(); ++i) {
+      const Table &t = tables[i];
+      if (t.device == item.device && t.param == item.param && t.states.m == item.states.m &&
+          t.states.v == item.states.v)  // and so the rounding
+        break;
+    }
+    if (i == tables.size()) {
+      tables.push_back({item.device, item.param, item.states, item.rounding, 0, 0, {}});
+      starts.emplace_back();
+    }
+    Table &table = tables[i];
+    const auto address = [](const void *memory) { return static_cast<int64_t>(reinterpret_cast<intptr_t>(memory)); };
+    const auto step = static_cast<int64_t>(item.step.next());
+    const int64_t entry[] = {w.n,
+                             table.chunks,
+                             item.at_step,
+                             step,
+                             w.position,
+                             address(w.p),
+                             address(w.g),
+                             address(w.m),
+                             address(w.v),
+                             address(w.v_max),
+                             address(w.m_scale),
+                             address(w.v_scale),
+                             address(w.kept)};
+    table.cells.insert(table.cells.end(), std::begin(entry), std::end(entry));
+    starts[i].push_back(table.chunks);
+    ++table.tensors;
+    table.chunks += (w.n + chunk - 1) / chunk;
+  }
+  for (size_t i = 0; i < tables.size(); ++i)
+    tables[i].cells.insert(tables[i].cells.end(), starts[i].begin(), starts[i].end());
+  return tables;
 }
 
 void Batch::fold(double weight, const std::vector<uint32_t> &passes, int workers) {
@@ -345,28 +403,35 @@ void Batch::fold(double weight, const std::vector<uint32_t> &passes, int workers
       if (chunk.last - chunk.first == 1)
         span = piece_of(span, item.param, item.states, item.rounding, chunk.begin, chunk.end);
       const auto step = static_cast<uint32_t>(static_cast<uint64_t>(item.step.next()));
-      table.fold(item.param, item.states.m, span, weight, step, passes[i]);
+      table.fold(item.param, item.states.m, span, weight * item.factor, step, passes[i]);
     }
   });
 }
 
-double Batch::square_sum(int workers) {
+void Batch::scale(const std::vector<double> &factors) {
+  for (size_t i = 0; i < items_.size(); ++i) items_[i].factor = factors[i];
+}
+
+std::vector<double> Batch::square_sums(int workers) {
   divide();
   const Kernels &table = kernels();
-  std::vector<double> sums(chunks_.size(), 0.0);
+  std::vector<double> sums(items_.size(), 0.0), parts(chunks_.size(), 0.0);
   for_all_chunks(workers, [&](size_t index, const Chunk &chunk) {
-    double sum = 0;
     for (uint32_t i = chunk.first; i < chunk.last; ++i) {
       const Item &item = items_[i];
       const bool one = chunk.last - chunk.first == 1;
       const int64_t begin = one ? chunk.begin : 0, end = one ? chunk.end : item.whole.n;
       const char *g = static_cast<const char *>(item.whole.g) + begin * size_of(item.param);
-      sum += table.square_sum[item.param](g, end - begin);
+      (one ? parts[index] : sums[i]) = table.square_sum[item.param](g, end - begin);
     }
-    sums[index] = sum;
   });
+  for (size_t index = 0; index < chunks_.size(); ++index) sums[chunks_[index].first] += parts[index];
+  return sums;
+}
+
+double Batch::square_sum(int workers) {
   double total = 0;
-  for (double sum : sums) total += sum;
+  for (double sum : square_sums(workers)) total += sum;
   return total;
 }
 

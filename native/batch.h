@@ -28,7 +28,9 @@ class Batch {
  public:
   // plain_types: the classes of parameters and gradients that are what they seem; no subclass is taken.
   // rounding: of parameters in half precision.
-  Batch(PyObject *plain_types, Rounding rounding);
+  // device_type: DLPack's, of all tensors but the step counts, which are on the CPU.
+  // for_tables: for tables() in place of run(), whose kernel has no float64.
+  Batch(PyObject *plain_types, Rounding rounding, int32_t device_type, bool for_tables);
   ~Batch();
   Batch(const Batch &) = delete;
   Batch &operator=(const Batch &) = delete;
@@ -43,8 +45,12 @@ class Batch {
   // element in the parameter that this one is a part of.
   bool add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad, int64_t first = 0);
 
-  // For square_sum() alone: takes the gradients that it can read, and appends the others to `rest`.
-  bool gather_gradients(PyObject *params, PyObject *rest);
+  // For square_sum() and square_sums() alone: takes the gradients that it can read, and appends the others to `rest`.
+  // `grads` as for gather().
+  bool gather_gradients(PyObject *params, PyObject *rest, PyObject *grads);
+
+  // Has run() and fold() multiply the gradient of each parameter by a factor of its own.
+  void scale(const std::vector<double> &factors);
 
   // The distinct numbers of the step that each parameter takes next. Numbers for run() come in this order.
   const std::vector<double> &next_steps();
@@ -52,11 +58,29 @@ class Batch {
   // The update of all parameters, counting their steps.
   void run(const std::vector<Numbers> &numbers, int workers);
 
+  // What a kernel on another device needs to find its tensors: those alike in device and types, without empty ones.
+  struct Table {
+    int32_t device;
+    Param param;
+    States states;
+    Rounding rounding;
+    int64_t tensors, chunks;     // chunks of as many elements as tables() was told, of one tensor each
+    std::vector<int64_t> cells;  // ENTRY of torch/fused_cuda_kernel.py for each tensor, then the first chunk of each
+  };
+  // After next_steps(), to which the rows in the tables refer.
+  std::vector<Table> tables(int64_t chunk) const;
+
+  // Counts the step of all parameters, which run() does by itself.
+  void count();
+
   // Adds weight times the gradient to the first moment of all parameters, of which it is the number `passes` says.
   void fold(double weight, const std::vector<uint32_t> &passes, int workers);
 
   // The sum of the squares of all gradients, in an order that does not depend on the number of workers.
   double square_sum(int workers);
+
+  // The same of each gradient.
+  std::vector<double> square_sums(int workers);
 
   // Whether a gradient among them is in float64.
   bool has_float64() const { return has_float64_; }
@@ -66,10 +90,12 @@ class Batch {
   struct Item {
     Span whole;
     StepCount step;
+    int32_t device;
     Param param;
     States states;
     Rounding rounding;
     uint32_t at_step;  // which of next_steps()
+    double factor = 1.0;
   };
   // What a worker takes at a time: at most kChunk elements, of one tensor or of several small ones.
   struct Chunk {
@@ -89,6 +115,8 @@ class Batch {
   std::vector<PyObject *> kept_;
   PyObject *plain_types_;
   Rounding rounding_;
+  int32_t device_type_;
+  bool for_tables_;
   PyObject *params_;
   int64_t numel_ = 0;
   bool has_float64_ = false;

@@ -1,5 +1,6 @@
 // The Python module adamomentum._native.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -33,11 +34,21 @@ Numbers numbers_of(nb::handle given, double step, Numbers n) {
   return n;
 }
 
+// In the order of the enums.
+const char *const kRoundingNames[kRoundings] = {"nearest", "stochastic", "kahan", "master"};
+const char *const kParamNames[kParams] = {"float32", "float64", "float16", "bfloat16"};
+const char *const kStateNames[] = {"float32", "float64", "bfloat16", "uint8"};
+
 Rounding rounding_of(const std::string &name) {
-  const char *const names[kRoundings] = {"nearest", "stochastic", "kahan", "master"};
   for (int r = 0; r < kRoundings; ++r)
-    if (name == names[r]) return static_cast<Rounding>(r);
+    if (name == kRoundingNames[r]) return static_cast<Rounding>(r);
   throw nb::value_error("rounding must be 'nearest', 'stochastic', 'kahan' or 'master'");
+}
+
+PyObject *list_or_null(nb::handle grads) {
+  if (grads.is_none()) return nullptr;
+  if (!nb::isinstance<nb::list>(grads)) throw nb::type_error("grads must be a list");
+  return grads.ptr();
 }
 
 }  // namespace
@@ -59,18 +70,17 @@ NB_MODULE(_native, m) {
   nb::class_<Batch>(m, "Batch")
       .def(
           "__init__",
-          [](Batch *self, nb::tuple plain_types, const std::string &rounding) {
+          [](Batch *self, nb::tuple plain_types, const std::string &rounding, std::optional<int32_t> table_device) {
             if (!connected()) throw nb::value_error("connect() must come first");
-            new (self) Batch(plain_types.ptr(), rounding_of(rounding));
+            new (self)
+                Batch(plain_types.ptr(), rounding_of(rounding), table_device.value_or(kCPU), table_device.has_value());
           },
-          nb::arg("plain_types"), nb::arg("rounding") = "nearest")
+          nb::arg("plain_types"), nb::arg("rounding") = "nearest", nb::arg("table_device") = nb::none())
       .def(
           "gather",
           [](Batch &self, nb::list params, nb::dict state, bool amsgrad, Py_ssize_t position, nb::object grads) {
             nb::list rest;
-            if (!grads.is_none() && !nb::isinstance<nb::list>(grads)) throw nb::type_error("grads must be a list");
-            PyObject *given = grads.is_none() ? nullptr : grads.ptr();
-            if (!self.gather(params.ptr(), state.ptr(), amsgrad, &position, rest.ptr(), given))
+            if (!self.gather(params.ptr(), state.ptr(), amsgrad, &position, rest.ptr(), list_or_null(grads)))
               throw nb::python_error();
             return nb::make_tuple(rest, position);
           },
@@ -86,13 +96,35 @@ NB_MODULE(_native, m) {
           nb::arg("param"), nb::arg("grad"), nb::arg("state"), nb::arg("amsgrad"), nb::arg("first") = 0)
       .def(
           "gather_gradients",
-          [](Batch &self, nb::list params) {
+          [](Batch &self, nb::list params, nb::object grads) {
             nb::list rest;
-            if (!self.gather_gradients(params.ptr(), rest.ptr())) throw nb::python_error();
+            if (!self.gather_gradients(params.ptr(), rest.ptr(), list_or_null(grads))) throw nb::python_error();
             return rest;
           },
-          nb::arg("params"))
+          nb::arg("params"), nb::arg("grads") = nb::none())
+      .def(
+          "scale",
+          [](Batch &self, const std::vector<double> &factors) {
+            if (factors.size() != nb::len(nb::borrow<nb::list>(self.params())))
+              throw nb::value_error("factors must be one number for each parameter");
+            self.scale(factors);
+          },
+          nb::arg("factors"))
       .def("next_steps", &Batch::next_steps)
+      .def(
+          "tables",
+          [](Batch &self, int64_t chunk) {
+            nb::list all;
+            for (const Batch::Table &t : self.tables(chunk)) {
+              nb::bytearray cells(t.cells.data(), t.cells.size() * sizeof(int64_t));
+              all.append(nb::make_tuple(t.device, kParamNames[t.param], kStateNames[t.states.m],
+                                        kStateNames[t.states.v], kRoundingNames[t.rounding], t.tensors, t.chunks,
+                                        cells));
+            }
+            return all;
+          },
+          nb::arg("chunk"))
+      .def("count", &Batch::count)
       .def(
           "run",
           [](Batch &self, nb::list given, double grad_factor, double l2, bool lookahead, bool nesterov, double passes,
@@ -126,6 +158,13 @@ NB_MODULE(_native, m) {
           [](Batch &self, int threads) {
             nb::gil_scoped_release release;
             return self.square_sum(threads);
+          },
+          nb::arg("threads"))
+      .def(
+          "square_sums",
+          [](Batch &self, int threads) {
+            nb::gil_scoped_release release;
+            return self.square_sums(threads);
           },
           nb::arg("threads"))
       .def_prop_ro("has_float64", &Batch::has_float64)

@@ -7,6 +7,10 @@
 
 namespace adamomentum {
 
+// DLPack's type codes, and of its device types the one that is named here.
+enum : uint8_t { kUnsigned = 1, kFloat = 2, kBrain = 4 };
+enum : int32_t { kCPU = 1 };
+
 // The DLTensor of the DLPack standard.
 struct Tensor {
   void *data;
@@ -21,13 +25,11 @@ struct Tensor {
   uint64_t byte_offset;
 
   bool is_type(uint8_t code, uint8_t bits) const { return type_code == code && type_bits == bits && type_lanes == 1; }
-  bool on_cpu() const { return device_type == 1; }
+  bool on_cpu() const { return device_type == kCPU; }
+  bool on_device_of(const Tensor &t) const { return device_type == t.device_type && device_id == t.device_id; }
   void *memory() const { return static_cast<char *>(data) + byte_offset; }
   int64_t numel() const;
 };
-
-// DLPack's type codes.
-enum : uint8_t { kUnsigned = 1, kFloat = 2, kBrain = 4 };
 
 // Takes the interface from the capsule torch.Tensor.__dlpack_c_exchange_api__; returns whether it is one we know.
 bool connect(PyObject *capsule);

@@ -14,10 +14,13 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
+    "accumulation_accuracy": (["--steps", "20", "--passes", "1", "2", "--seeds", "1"], "precision.md"),
     "bf16_parameters": (
         ["--seeds", "1", "--steps", "20", "--units", "4", "--streams", "1", "--evaluated", "200"],
         "precision.md",
     ),
+    "cuda_host_time": (["--tensors", "3", "--rounds", "2"], None),
+    "cuda_step_time": (["--device", "cpu", "--quick", "--rounds", "2"], None),
     "keras_accumulation": (["--parameters", "4000"], "keras.md"),
     "keras_step": (["--rounds", "2", "--scale", "0.01"], "keras.md"),
     "optax_accumulation": (["--parameters", "4000", "--rounds", "2"], "optax.md"),

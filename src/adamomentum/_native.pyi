@@ -26,7 +26,11 @@ def serial_below(elements: int) -> int:
 class Batch:
     """The tensors of one parameter group at one step."""
 
-    def __init__(self, plain_types: tuple[type, ...], rounding: Rounding = "nearest") -> None: ...
+    def __init__(
+        self, plain_types: tuple[type, ...], rounding: Rounding = "nearest", table_device: int | None = None
+    ) -> None:
+        """Make an empty batch: for :meth:`run`, or for :meth:`tables` of tensors on a device of a DLPack type."""
+
     def gather(
         self,
         params: list[Tensor],
@@ -43,11 +47,31 @@ class Batch:
     def add(self, param: Tensor, grad: Tensor, state: Mapping[str, Tensor], amsgrad: bool, first: int = 0) -> bool:
         """Take one parameter if it can; ``first`` is where it begins in the whole that it is a part of."""
 
-    def gather_gradients(self, params: list[Tensor]) -> list[Tensor]:
-        """Take gradients alone, for :meth:`square_sum`; return those that it could not read."""
+    def gather_gradients(self, params: list[Tensor], grads: list[Tensor] | None = None) -> list[Tensor]:
+        """Take gradients alone, for :meth:`square_sum` and :meth:`square_sums`; return those that it could not read.
+
+        ``grads`` as for :meth:`gather`.
+        """
+
+    def scale(self, factors: list[float]) -> None:
+        """Have :meth:`run` and :meth:`fold` multiply the gradient of each parameter by a factor of its own."""
 
     def next_steps(self) -> list[float]:
         """Return the distinct numbers of the coming steps."""
+
+    def tables(self, chunk: int) -> list[tuple[int, str, str, str, Rounding, int, int, bytearray]]:
+        """Return what ``fused_cuda_kernel.py`` finds tensors by, after :meth:`next_steps`, whose rows it refers to.
+
+        Args:
+            chunk: elements a program of the kernel updates.
+
+        Returns:
+            For tensors alike: index of their device, dtypes of parameters and of both moments, rounding, how many
+            they are, their chunks, and the table in int64, followed by the first chunk of each.
+        """
+
+    def count(self) -> None:
+        """Count the step of everything, as :meth:`run` does itself."""
 
     def run(
         self,
@@ -66,6 +90,9 @@ class Batch:
 
     def square_sum(self, threads: int) -> float:
         """Return the sum of the squares of all gradients."""
+
+    def square_sums(self, threads: int) -> list[float]:
+        """Return the sum of the squares of each gradient."""
 
     @property
     def has_float64(self) -> bool:

@@ -11,7 +11,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from adamomentum import AdaMomentum
-from adamomentum.torch import fused_cpu, release_gradients
+from adamomentum.torch import AdaptiveClip, fused_cpu, release_gradients
 from adamomentum.torch.precision import local_part, unpack
 from adamomentum.torch.state import CODED, MAX_EXP_AVG_SQ, ROUNDING_STATE, scale_of
 
@@ -64,7 +64,7 @@ def configuration(number: int) -> dict:
         **choose(DECAYS),
         **rule,
     }
-    clip = choose([None, 0.5]) if passes is None else None
+    clip = choose([None, 0.5] if passes is None else [None, 20.0, AdaptiveClip(warmup=2)])
     return {"dtype": dtype, "options": options, "passes": passes, "clip": clip, "shard": choose([False, False, True])}
 
 
@@ -86,7 +86,7 @@ def test_kernels_and_for_loop_agree(number, request, monkeypatch) -> None:
         params = [torch.nn.Parameter(shard(t.clone(memory_format=torch.preserve_format))) for t in start]
         opt = AdaMomentum(params, **chosen["options"], **path)
         if chosen["passes"]:
-            release_gradients(opt, accumulation_steps=chosen["passes"], local_gradients=True)
+            release_gradients(opt, chosen["passes"], clip=chosen["clip"], local_gradients=True)
         sides.append((params, opt))
     (ours, opt), (theirs, other) = sides
     for _ in range(7):  # rectify takes its other branch from step 6
@@ -96,7 +96,7 @@ def test_kernels_and_for_loop_agree(number, request, monkeypatch) -> None:
                 # A loss whose gradients are these numbers.
                 sum(_loss(p, g, shard) for p, g in zip(params, grads, strict=True)).backward()
         for _, each in sides:
-            if chosen["clip"]:
+            if chosen["clip"] and not chosen["passes"]:
                 each.clip_grad_norm_(chosen["clip"])
             each.step()
             each.zero_grad()

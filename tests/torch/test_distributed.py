@@ -25,7 +25,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from adamomentum.torch import AdaMomentum, functional, fused_cpu, pieces, release_gradients
+from adamomentum.torch import AdaMomentum, AdaptiveClip, bucket, functional, fused_cpu, pieces, release_gradients
 from adamomentum.torch.state import ROUNDING_STATE, SCALES
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # as no_dist=True asks for
@@ -634,6 +634,63 @@ def test_sharded_training_with_released_gradients(tmp_path: Path) -> None:
     resume(model, optimizer, tmp_path / "between passes", no_dist=True)
     train_in_two_passes(model, optimizer, batches[7:], first=7)
     assert_close(values(model), expected, 1e-9)
+
+
+# Limits of each gradient's norm that clip about half of them.
+CLIPS = {"fixed": 0.2, "adaptive": AdaptiveClip(warmup=3)}
+
+
+def clipped_release_worker(rank: int, folder: Path) -> None:
+    """With buckets that a parameter or two fill, which processes with less of these must empty with the others."""
+    bucket.BUCKET_ELEMENTS = 3
+    batches = part_of(make_batches(12))
+    results = {}
+    for name, clip in CLIPS.items():
+        model = sharded_model()
+        optimizer = AdaMomentum(model.parameters(), **STRONG)
+        release_gradients(optimizer, 2, clip=clip)
+        train_in_two_passes(model, optimizer, batches[:7])
+        saved = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)}
+        dcp.save(saved, checkpoint_id=folder / name)
+        train_in_two_passes(model, optimizer, batches[7:], first=7)
+        results[name] = values(model)
+        model = sharded_model()
+        optimizer = AdaMomentum(model.parameters(), **STRONG)
+        handle = release_gradients(optimizer, 2, clip=clip)
+        if handle.adapts:
+            optimizer.init_state()
+        resume(model, optimizer, folder / name)
+        train_in_two_passes(model, optimizer, batches[7:], first=7)
+        assert_close(values(model), results[name], 0)
+    torch.save(results, folder / f"{rank}.pt")
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    "processes", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
+)
+def test_released_gradients_of_shards_are_clipped_by_the_norm_of_the_whole(tmp_path: Path, processes: int) -> None:
+    """As in one process without sharding; and one goes on from what several wrote."""
+    expected, batches = {}, make_batches(12)
+    for name, clip in {**CLIPS, "none": None}.items():
+        model = make_model()
+        optimizer = AdaMomentum(model.parameters(), **STRONG)
+        release_gradients(optimizer, 2, clip=clip)
+        train_in_two_passes(model, optimizer, batches)
+        expected[name] = values(model)
+    for results in run_in_processes(clipped_release_worker, processes, tmp_path):
+        for name, result in results.items():
+            assert_close(result, expected[name], 1e-9)
+            assert not all(torch.allclose(p, expected["none"][key], rtol=1e-4) for key, p in result.items())
+    for name, clip in CLIPS.items():
+        model = make_model()
+        optimizer = AdaMomentum(model.parameters(), **STRONG)
+        handle = release_gradients(optimizer, 2, clip=clip)
+        if handle.adapts:
+            optimizer.init_state()
+        resume(model, optimizer, tmp_path / name, no_dist=True)
+        train_in_two_passes(model, optimizer, batches[7:], first=7)
+        assert_close(values(model), expected[name], 1e-9)
 
 
 # Which passes of a step synchronize gradients, and what release is told of the number of passes.

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from fused_steps import FusedCuda, rule_of
+from fused_steps import Compared, FusedCuda, rule_of
 from lockstep import SWITCHES
 
 from adamomentum import AdaMomentum
-from adamomentum.torch import fused_cuda
+from adamomentum.torch import fused_cpu, fused_cuda
 from adamomentum.torch.fused_cuda import fused_cuda_update, why_not_update
 from adamomentum.torch.scalars import MATRIX_COLUMNS, numbers_at, numbers_matrix
 
@@ -284,3 +284,87 @@ class TestOnTheDevice:
 
     def test_the_interpreter_is_off(self):
         assert fused_cuda.why_not() is None
+
+
+class TestTheOptimizerOnTheDevice:
+    pytestmark = gpu
+
+    FORMATS = (
+        (torch.bfloat16, "nearest"),
+        (torch.bfloat16, "stochastic"),
+        *((dtype, rounding) for dtype in (torch.bfloat16, torch.float16) for rounding in ("kahan", "master")),
+    )
+
+    @pytest.mark.parametrize("capturable", [False, True])
+    @pytest.mark.parametrize("state_dtype", [None, "bfloat16", "8bit", ("float32", "8bit")])
+    @pytest.mark.parametrize(("dtype", "rounding"), FORMATS)
+    def test_every_format_agrees_with_the_for_loop(self, dtype, rounding, state_dtype, capturable):
+        options = {"rounding": rounding, "state_dtype": state_dtype, "lr": 1e-2, "weight_decay": 0.1}
+        options["capturable"] = capturable
+        ours, theirs = cuda_params(dtype), cuda_params(dtype)
+        opt = AdaMomentum(ours, fused=True, **options)
+        loop = AdaMomentum(theirs, fused=False, foreach=False, **options)
+        compared = Compared()
+        for _ in range(12):
+            for p, q in zip(ours, theirs, strict=True):
+                p.grad = torch.randn_like(p)
+                q.grad = p.grad.clone()
+            opt.step()
+            loop.step()
+            for p, q in zip(ours, theirs, strict=True):
+                compared.add(p, opt.state[p], q, loop.state[q])
+        compared.check()
+
+    @pytest.mark.parametrize("capturable", [False, True])
+    @pytest.mark.parametrize("state_dtype", [None, "8bit"])
+    def test_it_never_waits_and_leaves_gradients_alone(self, state_dtype, capturable):
+        params = cuda_params()
+        opt = AdaMomentum(params, fused=True, capturable=capturable, state_dtype=state_dtype)
+        for p in params:
+            p.grad = torch.randn_like(p)
+        kept = [p.grad.clone() for p in params]
+        opt.step()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            opt.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert all(torch.equal(p.grad, g) for p, g in zip(params, kept, strict=True))
+
+    @pytest.mark.parametrize("state_dtype", [None, "8bit"])
+    def test_it_goes_on_from_a_state_dict_bit_for_bit(self, state_dtype):
+        gradients = [[torch.randn_like(p) for p in cuda_params()] for _ in range(6)]
+
+        def trained(params, opt, steps):
+            for grads in steps:
+                for p, g in zip(params, grads, strict=True):
+                    p.grad = g
+                opt.step()
+            return opt
+
+        def make(params):
+            return AdaMomentum(params, fused=True, state_dtype=state_dtype)
+
+        through, first = cuda_params(), cuda_params()
+        trained(through, make(through), gradients)
+        saved = trained(first, make(first), gradients[:3]).state_dict()
+        second = [p.clone() for p in first]
+        opt = make(second)
+        opt.load_state_dict(saved)
+        trained(second, opt, gradients[3:])
+        assert all(torch.equal(p, q) for p, q in zip(through, second, strict=True))
+
+    def test_native_tables_give_the_same_bits(self):
+        if fused_cpu.why_not():
+            pytest.skip("needs the native kernels")
+        steps_on = torch.device("cpu")
+        ours, theirs = (
+            FusedCuda(cuda_params(torch.bfloat16), torch.uint8, steps_on, native=x, rounding="stochastic")
+            for x in (True, False)
+        )
+        for _ in range(5):
+            for p, q in zip(ours.params, theirs.params, strict=True):
+                p.grad = q.grad = torch.randn_like(p)
+            ours.step()
+            theirs.step()
+            assert all(torch.equal(a, b) for a, b in zip(ours.everything(), theirs.everything(), strict=True))

@@ -11,7 +11,7 @@ from adamomentum.torch import state
 
 FOLDER = Path(adamomentum.torch.__file__).parent
 MODULES = {path.stem: ast.parse(path.read_text()) for path in FOLDER.glob("*.py") if path.stem != "__init__"}
-KEYS = {state.STEP, *state.SHAPED, *state.SCALES, state.PASSES, state.PASSES_BETA1}
+KEYS = {state.STEP, *state.SHAPED, *state.SCALES, state.PASSES, state.PASSES_BETA1, state.NORM}
 # Words that are more than the key of a state: a column of the CUDA kernel's table, and values of an option.
 OTHERS = {("fused_cuda_kernel", "step"), ("fused_cuda_kernel", "master"), ("rounding", "master")}
 

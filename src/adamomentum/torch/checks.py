@@ -19,6 +19,7 @@ from adamomentum.torch.state import (
     MIXED_DTYPES,
     MIXED_NAMES,
     MOMENTS,
+    NORM,
     OWN,
     PASSES,
     PASSES_BETA1,
@@ -377,7 +378,7 @@ def _is_usual(p: Tensor, grad: Tensor, entries: Mapping[str, Any]) -> bool:
     """
     moments = [entries[key] for key in MOMENTS if key in entries]
     step = entries.get(STEP)
-    counts = 1 + (PASSES in entries)
+    counts = 1 + (PASSES in entries) + (NORM in entries)
     if (
         len(entries) != len(moments) + counts
         or len(moments) < 2

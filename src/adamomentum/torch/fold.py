@@ -22,46 +22,57 @@ from adamomentum.torch.state import EXP_AVG, EXP_AVG_SCALE, PASSES, PLAIN_TENSOR
 __all__ = ["fold"]
 
 
-def fold(rows: list[Row], weight: Scalar, *, native: bool) -> None:
+def fold(rows: list[Row], weight: Scalar, *, native: bool, factors: list[Scalar] | None = None) -> None:
     """Add ``weight`` times the gradient to the first moment of each parameter, and count the pass.
 
     Args:
         rows: parameter, gradient and complete state of each.
         weight: what gradients are multiplied by.
         native: whether the native kernels may do it; what they cannot take goes by torch's operations.
+        factors: what each gradient is multiplied by besides.
     """
     batch = fused_cpu.new_batch() if native else None
     passes: list[int] = []
+    scales: list[float] = []
     alike: list[Row] = []
-    rest: list[Row] = []
-    for row in rows:
+    rest: list[tuple[Row, Scalar]] = []
+    for row, factor in zip(rows, [1.0] * len(rows) if factors is None else factors, strict=True):
         p, grad, state = row
         dtype = state[EXP_AVG].dtype
-        if dtype == grad.dtype and dtype in STATE_DTYPES and type(p) in PLAIN_TENSORS:
-            alike.append(row)  # nothing is converted: torch's own loop is the faster one
-        elif batch is not None and fused_cpu.add(batch, *row, amsgrad=False):
+        # Where nothing is converted torch's own loop is the faster one.
+        plain = dtype == grad.dtype and dtype in STATE_DTYPES and type(p) in PLAIN_TENSORS
+        if plain and not isinstance(factor, Tensor) and factor == 1 and not isinstance(weight, Tensor):
+            alike.append(row)
+        elif not plain and batch is not None and fused_cpu.add(batch, *row, amsgrad=False):
             passes.append(_number(row))
+            scales.append(float(factor))
         else:
-            rest.append(row)
+            rest.append((row, factor))
     if batch is not None and passes:
+        batch.scale(scales)
         fused_cpu.fold(batch, float(weight), passes)
-    if alike and not isinstance(weight, Tensor):
-        torch._foreach_add_([state[EXP_AVG] for *_, state in alike], [grad for _, grad, _ in alike], alpha=weight)
-    else:
-        rest += alike
-    for row in rest:
+    if alike:
+        moments, grads = [state[EXP_AVG] for *_, state in alike], [grad for _, grad, _ in alike]
+        torch._foreach_add_(moments, grads, alpha=float(weight))
+    for row, factor in rest:
         _, grad, state = row
         moment = state[EXP_AVG]
+        own = _product(weight, factor)
         if is_reduced(moment.dtype):
-            _fold_packed(row, weight)
-        elif isinstance(weight, Tensor):
-            moment.add_(grad.to(moment.dtype) * weight.to(moment.device))
+            _fold_packed(row, own)
+        elif isinstance(own, Tensor):
+            moment.add_(grad.to(moment.dtype) * own.to(moment.device))
         else:
-            moment.add_(grad, alpha=weight)
+            moment.add_(grad, alpha=own)
     for _, _, state in rows:
         if PASSES not in state:  # one that was saved without release
             state[PASSES] = pass_count()
     torch._foreach_add_([state[PASSES] for _, _, state in rows], torch.tensor(1.0, device="cpu"), alpha=1.0)
+
+
+def _product(weight: Scalar, factor: Scalar) -> Scalar:
+    """Return the product of two numbers, on the device of the second where both are tensors."""
+    return (weight.to(factor.device) if isinstance(weight, Tensor) and isinstance(factor, Tensor) else weight) * factor
 
 
 def _number(row: Row) -> int:

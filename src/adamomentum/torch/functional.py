@@ -288,8 +288,7 @@ def take_step(
 
     Args:
         rows: parameter, gradient and state (with the keys of the optimizer's state).
-        batch: what the kernels of "native" have taken by now, and ``rows`` is what they left; None if they have not
-            been asked.
+        batch: what the kernels have taken by now, and ``rows`` is what they left; None if they have not been asked.
         rule: the options.
         path: the path; what kernels can't take goes by :func:`choose_loop`.
         foreach: the option of that name, for what kernels leave.
@@ -308,6 +307,8 @@ def take_step(
         if len(batch):
             fused_cpu.run(batch, rule)
     elif path == "triton":
+        if batch:
+            fused_cuda.run_batch(batch, rule)
         rows = fused_cuda.run(rows, rule, capturable=capturable, found_inf=found_inf)
     if rows and path in ("native", "triton"):
         path = choose_loop([p for p, _, _ in rows], foreach=foreach)

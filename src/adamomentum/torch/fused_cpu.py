@@ -24,7 +24,7 @@ from adamomentum.torch.state import PLAIN_TENSORS
 if TYPE_CHECKING:
     from adamomentum._native import Batch
 
-__all__ = ["add", "details", "fold", "new_batch", "norm", "run", "watched", "why_not"]
+__all__ = ["add", "details", "fold", "new_batch", "norm", "norms", "run", "watched", "why_not"]
 
 
 @cache
@@ -77,13 +77,14 @@ def watched() -> bool:
     return not all(isinstance(mode, DeviceContext) for mode in modes)
 
 
-def new_batch(rounding: Rounding = "nearest") -> Batch:
+def new_batch(rounding: Rounding = "nearest", table_device: int | None = None) -> Batch:
     """Return an empty batch, for the tensors of one parameter group. :func:`why_not` must be None.
 
     Args:
         rounding: the option of that name.
+        table_device: to gather tensors for a kernel on another device, its type in DLPack.
     """
-    batch: Batch = _load()[0].Batch(PLAIN_TENSORS, rounding)
+    batch: Batch = _load()[0].Batch(PLAIN_TENSORS, rounding, table_device)
     return batch
 
 
@@ -147,6 +148,18 @@ def norm(params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     squares = batch.square_sum(torch.get_num_threads())
     dtype = torch.float64 if batch.has_float64 else torch.float32
     return torch.tensor(math.sqrt(squares), dtype=dtype, device="cpu"), rest
+
+
+def norms(params: list[Tensor], grads: list[Tensor]) -> tuple[list[float], list[Tensor]]:
+    """Return the 2-norms of gradients, in their order, and the gradients that it leaves out.
+
+    Args:
+        params: the parameters.
+        grads: their gradients.
+    """
+    batch = new_batch()
+    rest = batch.gather_gradients(params, grads)
+    return [math.sqrt(square) for square in batch.square_sums(torch.get_num_threads())], rest
 
 
 _load()  # now, so that a process forked later knows that it was

@@ -1,7 +1,8 @@
 """The fused path on CUDA: one launch updates all tensors of a group that share their dtypes.
 
-The kernel finds its tensors through a table of addresses. The table is made anew at every step and nothing is kept:
-to notice a tensor that moved, all addresses would have to be read anyway, and gradients do move. Outside of CUDA
+The kernel finds its tensors through a table of addresses, which native code makes in most cases, Python where there is
+none or step counts are on the device. The table is made anew at every step and nothing is kept: to notice a tensor that
+moved, all addresses would have to be read anyway, and gradients do move. Outside of CUDA
 graphs the table travels from pinned memory, which torch's allocator does not reuse before the copy is done, so the
 host never waits. While a graph is captured, the table is written by kernels that carry its numbers as arguments: they
 become part of the graph, as the memory of the table does, and the graph refers to no memory of the host.
@@ -17,14 +18,15 @@ from array import array
 from collections import defaultdict
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from adamomentum.torch.rounding import ROUNDINGS, rounds
+from adamomentum.torch import fused_cpu
+from adamomentum.torch.rounding import ROUNDINGS, Rounding, rounds
 from adamomentum.torch.rule import Rule
-from adamomentum.torch.scalars import numbers_matrix, with_floats
+from adamomentum.torch.scalars import MATRIX_COLUMNS, in_columns, numbers_at, numbers_matrix, with_floats
 from adamomentum.torch.state import (
     EXP_AVG,
     EXP_AVG_SQ,
@@ -37,7 +39,10 @@ from adamomentum.torch.state import (
     scale_of,
 )
 
-__all__ = ["fused_cuda_update", "run", "why_not", "why_not_update"]
+if TYPE_CHECKING:
+    from adamomentum._native import Batch
+
+__all__ = ["fused_cuda_update", "new_batch", "run", "run_batch", "why_not", "why_not_update"]
 
 _NAMES = ("parameter", "gradient", EXP_AVG, EXP_AVG_SQ, "state of the rounding")
 _PARAM_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -133,7 +138,12 @@ def run(rows: list[Row], rule: Rule, *, capturable: bool, found_inf: Tensor | No
     rule = with_floats(rule._replace(grad_factor=1.0), keep_tensors=capturable)
     for device, members in alike.items():
         steps = [state[STEP] for _, _, state in members]
-        torch._foreach_add_(steps, 1.0 if found_inf is None else (found_inf == 0).to(torch.float32).reshape(()))
+        if found_inf is not None:
+            torch._foreach_add_(steps, (found_inf == 0).to(torch.float32).reshape(()))
+        elif steps[0].is_cpu:  # the last line would wrap the 1 into a tensor again for each step
+            torch._foreach_add_(steps, torch.tensor(1.0, device="cpu"), alpha=1.0)
+        else:
+            torch._foreach_add_(steps, 1.0)
         fused_cuda_update(
             members,
             numbers=numbers_matrix(steps, rule, device),
@@ -173,62 +183,138 @@ def fused_cuda_update(
         return
 
     device = rows[0][0].device
-    on_device: AbstractContextManager[Any] = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-    with on_device:
-        for (param_dtype, m_dtype, v_dtype, step_dtype), indices in alike.items():
-            steps_on_device = _steps_on_device(rows[indices[0]][2][STEP], device)
-            rounding = rule.rounding if rounds(rows[indices[0]][0], rule.rounding) else "nearest"
-            dtypes = {EXP_AVG: m_dtype, EXP_AVG_SQ: v_dtype}
-            rounds_moments = set(dtypes.values()) != {torch.float32}
-            amsgrad = rule.amsgrad and not rounds_moments
-            columns = [*dtypes, MAX_EXP_AVG_SQ if amsgrad else ""]
-            columns.extend(scale_of(key) if dtype == torch.uint8 else "" for key, dtype in dtypes.items())
-            columns.append(ROUNDING_STATE.get(rounding, ""))
-            entries: list[tuple[int, ...]] = []  # in the order of the kernel's ENTRY
-            starts: list[int] = []
-            chunks = 0
-            for i in indices:
-                p, grad, state = rows[i]
-                numel, step = p.numel(), 0
-                if rounds_moments or rounding == "stochastic":  # for the random bits
-                    step = state[STEP].data_ptr() if steps_on_device else int(state[STEP].item())
-                addresses = [state[key].data_ptr() if key else 0 for key in columns]
-                entries.append((numel, chunks, i, step, p.data_ptr(), grad.data_ptr(), *addresses))
-                starts.append(chunks)
-                chunks += -(-numel // kernel.CHUNK)
+    for (param_dtype, m_dtype, v_dtype, step_dtype), indices in alike.items():
+        steps_on_device = _steps_on_device(rows[indices[0]][2][STEP], device)
+        rounding = rule.rounding if rounds(rows[indices[0]][0], rule.rounding) else "nearest"
+        dtypes = {EXP_AVG: m_dtype, EXP_AVG_SQ: v_dtype}
+        rounds_moments = set(dtypes.values()) != {torch.float32}
+        amsgrad = rule.amsgrad and not rounds_moments
+        columns = [*dtypes, MAX_EXP_AVG_SQ if amsgrad else ""]
+        columns.extend(scale_of(key) if dtype == torch.uint8 else "" for key, dtype in dtypes.items())
+        columns.append(ROUNDING_STATE.get(rounding, ""))
+        entries: list[tuple[int, ...]] = []  # in the order of the kernel's ENTRY
+        starts: list[int] = []
+        chunks = 0
+        for i in indices:
+            p, grad, state = rows[i]
+            numel, step = p.numel(), 0
+            if rounds_moments or rounding == "stochastic":  # for the random bits
+                step = state[STEP].data_ptr() if steps_on_device else int(state[STEP].item())
+            addresses = [state[key].data_ptr() if key else 0 for key in columns]
+            entries.append((numel, chunks, i, step, 0, p.data_ptr(), grad.data_ptr(), *addresses))
+            starts.append(chunks)
+            chunks += -(-numel // kernel.CHUNK)
+        names = _name(param_dtype), _name(m_dtype), _name(v_dtype)
+        kind = _Kind(names, rounding, _name(step_dtype) if steps_on_device else None)
+        with _on(device):
             table = _upload([*chain.from_iterable(entries), *starts], device)
-            # For each chunk, its tensor: how many tensors start at or before it.
-            owners = torch.searchsorted(
-                table[-len(starts) :], torch.arange(chunks, device=device), right=True, out_int32=True
-            )
-            kernel.update_chunk[(chunks,)](
-                table,
-                owners,
-                numbers,
-                grad_factor,
-                float(rule.l2),
-                float(rule.passes),
-                found_inf,
-                PARAM=_in_triton(kernel, param_dtype),
-                M_STATE=_in_triton(kernel, m_dtype),
-                V_STATE=_in_triton(kernel, v_dtype),
-                AMSGRAD=amsgrad,
-                HAS_L2=rule.l2 != 0,
-                LOOKAHEAD=rule.lookahead,
-                NESTEROV=rule.nesterov,
-                ROUNDING=ROUNDINGS.index(rounding),
-                STEP=_in_triton(kernel, step_dtype) if steps_on_device else None,
-                CHUNK=kernel.CHUNK,
-                num_warps=kernel.WARPS,
-                enable_fp_fusion=False,  # the same roundings on every device, and in the interpreter
-            )
+            _launch(kind, table, len(indices), chunks, numbers, grad_factor, rule._replace(amsgrad=amsgrad), found_inf)
+    torch.autograd.graph.increment_version([p for p, _, _ in rows])
 
 
-def _upload(values: list[int], device: torch.device) -> Tensor:
-    """Return an int64 tensor on the device, made without a wait of the host."""
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return _by_value(values, device)
-    table = torch.frombuffer(array("q", values), dtype=torch.int64)  # half the time of torch.tensor
+def new_batch(rounding: Rounding, p: Tensor) -> Batch | None:
+    """Return an empty batch that gathers tensors for :func:`run_batch`; None where it can't be.
+
+    That is without the native code, which makes the table in a fraction of Python's time.
+
+    Args:
+        rounding: the option of that name.
+        p: a parameter on the device.
+    """
+    if fused_cpu.why_not() or _on_unusable_device(p):
+        return None
+    return fused_cpu.new_batch(rounding, table_device=int(p.__dlpack_device__()[0]))
+
+
+def run_batch(batch: Batch, rule: Rule) -> None:
+    """Take the step for everything in a batch from :func:`new_batch`, and count it. Steps are on the CPU.
+
+    Args:
+        batch: what is to be updated.
+        rule: the options; tensors among them are read on the host, but for ``grad_factor``.
+
+    Raises:
+        RuntimeError: if Triton is missing.
+    """
+    factor = rule.grad_factor
+    rule = with_floats(rule._replace(grad_factor=1.0))
+    rows = [in_columns(numbers_at(t, rule)) for t in batch.next_steps()]
+    floats = array("f", [float(x) for row in rows for x in row])
+    floats.append(1.0 if isinstance(factor, Tensor) else factor)
+    floats.extend([0.0] * (len(floats) % 2))  # whole elements of int64
+    for index, param, m, v, rounding, tensors, chunks, cells in batch.tables(_kernel().CHUNK):
+        device = torch.device(batch.params[0].device.type, index)
+        with _on(device):
+            table = _upload(cells + floats.tobytes(), device)  # all in one copy
+            numbers = table[-len(floats) // 2 :].view(torch.float32)
+            one = numbers[len(rows) * len(MATRIX_COLUMNS)]
+            grad_factor = factor.to(device, torch.float32).reshape(()) if isinstance(factor, Tensor) else one
+            _launch(_Kind((param, m, v), rounding), table, tensors, chunks, numbers, grad_factor, rule, None)
+    batch.count()
+    torch.autograd.graph.increment_version(batch.params)
+
+
+class _Kind(NamedTuple):
+    """What tensors of one launch have in common: names of dtypes, how parameters are rounded."""
+
+    dtypes: tuple[str, str, str]  # of parameters and both moments
+    rounding: Rounding
+    step: str | None = None  # None for step counts on the CPU
+
+
+def _launch(
+    kind: _Kind,
+    table: Tensor,
+    tensors: int,
+    chunks: int,
+    numbers: Tensor,
+    grad_factor: Tensor,
+    rule: Rule,
+    found_inf: Tensor | None,
+) -> None:
+    """Launch the kernel for the ``tensors`` of a table, which after their entries has the first chunk of each."""
+    kernel = _kernel()
+
+    param, m, v = (getattr(kernel.tl, name) for name in kind.dtypes)
+    first = tensors * len(kernel.ENTRY)
+    # For each chunk, its tensor: how many tensors start at or before it.
+    owners = torch.searchsorted(
+        table[first : first + tensors], torch.arange(chunks, device=table.device), right=True, out_int32=True
+    )
+    kernel.update_chunk[(chunks,)](
+        table,
+        owners,
+        numbers,
+        grad_factor,
+        float(rule.l2),
+        float(rule.passes),
+        found_inf,
+        PARAM=param,
+        M_STATE=m,
+        V_STATE=v,
+        AMSGRAD=rule.amsgrad,
+        HAS_L2=rule.l2 != 0,
+        LOOKAHEAD=rule.lookahead,
+        NESTEROV=rule.nesterov,
+        ROUNDING=ROUNDINGS.index(kind.rounding),
+        STEP=None if kind.step is None else getattr(kernel.tl, kind.step),
+        CHUNK=kernel.CHUNK,
+        num_warps=kernel.WARPS,
+        enable_fp_fusion=False,  # the same roundings on every device, and in the interpreter
+    )
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _upload(values: list[int] | bytearray, device: torch.device) -> Tensor:
+    """Return an int64 tensor on the device, made without a wait of the host; from the numbers or from their bytes."""
+    if isinstance(values, list):
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return _by_value(values, device)
+        values = bytearray(array("q", values))
+    table = torch.frombuffer(values, dtype=torch.int64)  # half the time of torch.tensor
     return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
 
@@ -261,8 +347,8 @@ def _interpreted(kernel: Any) -> bool:
     return not isinstance(kernel.update_chunk, kernel.triton.JITFunction)
 
 
-def _in_triton(kernel: Any, dtype: torch.dtype) -> Any:
-    return getattr(kernel.tl, str(dtype).removeprefix("torch."))
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _on_unusable_device(p: Tensor) -> str | None:

@@ -37,12 +37,15 @@ _NAN = tl.constexpr(0x7FC00000)
 
 # What an entry of the table holds, one a tensor: numbers the kernel needs to find its way, and addresses, which are 0
 # where the kind of state or rounding has no use for them.
-ENTRY = ("numel", "start", "row", "step", "param", "grad", "m", "v", "v_max", "m_scale", "v_scale", "kept")
+ENTRY = (
+    "numel", "start", "row", "step", "position", "param", "grad", "m", "v", "v_max", "m_scale", "v_scale", "kept",
+)  # fmt: skip
 _ENTRY = tl.constexpr(len(ENTRY))
 _NUMEL = tl.constexpr(ENTRY.index("numel"))
 _START = tl.constexpr(ENTRY.index("start"))
 _ROW = tl.constexpr(ENTRY.index("row"))
 _STEP = tl.constexpr(ENTRY.index("step"))
+_POSITION = tl.constexpr(ENTRY.index("position"))
 _PARAM = tl.constexpr(ENTRY.index("param"))
 _GRAD = tl.constexpr(ENTRY.index("grad"))
 _M = tl.constexpr(ENTRY.index("m"))
@@ -88,7 +91,8 @@ def update_chunk(
 
     Args:
         table: int64, an ENTRY a tensor. ``start`` is the number of the tensor's first chunk, ``row`` its row
-            of ``numbers``, ``step`` its step count or, with STEP, the address of that.
+            of ``numbers``, ``step`` its step count or, with STEP, the address of that,
+            ``position`` where it begins in the whole that it is a part of.
         owners: int32, for each chunk its tensor's entry in the table plus 1.
         numbers: float32, see :func:`adamomentum.torch.fused_cuda.fused_cuda_update`.
         grad_factor: one float32.
@@ -220,11 +224,12 @@ def _update_tile(
     else:  # v is rounded to 2^-8 or coarser: a root good to 2^-22 in a third of the instructions
         direction *= tl.where(adapt != 0, tl.rsqrt(d), 1.0)
     theta = theta * shrink + factor * direction
+    positions = offsets + tl.load(entry + _POSITION)
     step = tl.load(entry + _STEP)
     if STEP is not None and (M_STATE != tl.float32 or V_STATE != tl.float32 or ROUNDING == _STOCHASTIC):
         step = tl.load(step.to(tl.pointer_type(STEP))).to(tl.int64)
     if ROUNDING == _STOCHASTIC:
-        stored = _round_to_bfloat16(theta, _dither(offsets, step, _BY_STEP_THETA))
+        stored = _round_to_bfloat16(theta, _dither(positions, step, _BY_STEP_THETA))
     else:
         stored = _rounded_to(theta, PARAM)
     _store(param_at, stored, inside, WIDE)
@@ -236,19 +241,19 @@ def _update_tile(
     if M_STATE == tl.float32:
         _store(m_at, m, inside, WIDE)
     elif M_STATE == tl.uint8:
-        m_codes, m_scale = _encode_m(m, _dither(offsets, step, _BY_STEP_M), inside)
+        m_codes, m_scale = _encode_m(m, _dither(positions, step, _BY_STEP_M), inside)
         _store(m_at, m_codes, inside, WIDE)
         tl.store(m_scale_at, m_scale, has_block)
     else:
-        _store(m_at, _round_to_bfloat16(m, _dither(offsets, step, _BY_STEP_M)), inside, WIDE)
+        _store(m_at, _round_to_bfloat16(m, _dither(positions, step, _BY_STEP_M)), inside, WIDE)
     if V_STATE == tl.float32:
         _store(v_at, v, inside, WIDE)
     elif V_STATE == tl.uint8:
-        v_codes, v_scale = _encode_v(v, _dither(offsets, step, _BY_STEP_V), inside)
+        v_codes, v_scale = _encode_v(v, _dither(positions, step, _BY_STEP_V), inside)
         _store(v_at, v_codes, inside, WIDE)
         tl.store(v_scale_at, v_scale, has_block)
     else:
-        _store(v_at, _round_to_bfloat16(v, _dither(offsets, step, _BY_STEP_V)), inside, WIDE)
+        _store(v_at, _round_to_bfloat16(v, _dither(positions, step, _BY_STEP_V)), inside, WIDE)
 
 
 @triton.jit
@@ -288,9 +293,9 @@ def _rounded_to(x, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _dither(offsets, step, BY_STEP: tl.constexpr):
+def _dither(positions, step, BY_STEP: tl.constexpr):
     start = (step * BY_STEP).to(tl.uint32)
-    return offsets.to(tl.uint32) * _BY_POSITION + start
+    return positions.to(tl.uint32) * _BY_POSITION + start
 
 
 @triton.jit

@@ -33,6 +33,7 @@ from adamomentum.torch.state import (
     ESSENTIAL,
     MAX_EXP_AVG_SQ,
     MOMENTS,
+    NORM,
     OWN,
     PASSES,
     SCALES,
@@ -40,6 +41,7 @@ from adamomentum.torch.state import (
     STATE_DTYPES,
     STEP,
     laid_out_like,
+    norm_average,
     pass_count,
     scale_of,
     state_dtype_for,
@@ -140,6 +142,8 @@ def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> di
     own: dict[str, Any] = {STEP: count}
     if PASSES in entries:
         own[PASSES] = check_count(f"{where}, {PASSES!r}", entries[PASSES])
+    if NORM in entries:
+        own[NORM] = _checked_norm(f"{where}, {NORM!r}", entries[NORM])
     for key in SHAPED:
         if key in entries:
             own[key] = _checked_moment(f"{where}, {key!r}", entries[key], p)
@@ -171,6 +175,8 @@ def _copied(own: Mapping[str, Any], p: Tensor, group: Mapping[str, Any]) -> dict
     copies = {STEP: step_count(count, p.device if group["capturable"] else "cpu")}
     if PASSES in own:
         copies[PASSES] = pass_count(own[PASSES])
+    if NORM in own:
+        copies[NORM] = norm_average(p, own[NORM])
     for key in SHAPED:
         if key in own:
             copies.update(_copied_tensor(key, own, p, group))
@@ -222,6 +228,14 @@ def _checked_moment(where: str, value: Any, p: Tensor) -> Tensor:
     ):
         raise ValueError(f"{where} must be a dense {kind} tensor of shape {tuple(p.shape)}, got {describe(value)}")
     return value
+
+
+def _checked_norm(where: str, value: Any) -> Tensor:
+    """Return the saved running average of a gradient's norm."""
+    fits = isinstance(value, Tensor) and value.shape == (2,) and value.is_floating_point()
+    if not fits or not (value.is_meta or (value >= 0).all()):
+        raise ValueError(f"{where} must be a tensor of two numbers >= 0, got {value!r}")
+    return value.detach()  # type: ignore[no-any-return]
 
 
 def _placed(own: Mapping[str, Any], p: Tensor) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from adamomentum.second_moment import AdjustLR, SecondMoment, looks_ahead
-from adamomentum.torch import fused_cpu
+from adamomentum.torch import fused_cpu, fused_cuda
 from adamomentum.torch.checks import (
     check_beta1,
     check_capture,
@@ -32,6 +32,7 @@ from adamomentum.torch.precision import StateDtype
 from adamomentum.torch.rounding import Rounding
 from adamomentum.torch.rule import Rule, Scalar
 from adamomentum.torch.state import (
+    NORM,
     OWN,
     PASSES,
     PASSES_BETA1,
@@ -39,6 +40,7 @@ from adamomentum.torch.state import (
     Row,
     complete,
     laid_out_like,
+    norm_average,
     pass_count,
     step_count,
 )
@@ -49,12 +51,13 @@ if TYPE_CHECKING:
 __all__ = ["AdaMomentum"]
 
 
-class _Work(NamedTuple):
+class Work(NamedTuple):
     """What the coming step of a group needs; the fields as :func:`~adamomentum.torch.functional.take_step` has them."""
 
     group: dict[str, Any]
     rows: list[Row]
     batch: Batch | None
+    taken: list[Tensor]  # the parameters in the batch, in its order, which itself may have parts of them
     rule: Rule
     path: Path
 
@@ -63,7 +66,10 @@ class _Release(Protocol):
     """What the optimizer asks of the handle of ``release_gradients``, which explains it."""
 
     accumulation_steps: int
+    clip: Any  # a table for the device has no factors of tensors in it
 
+    @property
+    def adapts(self) -> bool: ...
     def attach(self, group: dict[str, Any]) -> None: ...
     def follow(self) -> None: ...
     def finish(self) -> None: ...
@@ -290,7 +296,7 @@ class AdaMomentum(Optimizer):
                 gradients are released, so that their norm is not known before the update.
         """
         check_max_norm(max_norm)
-        self._check_not_released("clip_grad_norm_, which needs all gradients at once: clip each in p.register_hook")
+        self._check_not_released("clip_grad_norm_, which needs all gradients at once: pass its clip to limit each")
         grads = self._gradients()
         clip = self._pending.clip
         before = 1.0 if clip is None else clip.factor_of(grads)  # as if it had been done at once
@@ -331,6 +337,8 @@ class AdaMomentum(Optimizer):
             state.update(laid_out_like(p, state))
         if self._pending.release is not None and self._pending.release.accumulation_steps > 1:
             state.setdefault(PASSES, pass_count())
+        if self._pending.release is not None and self._pending.release.adapts:
+            state.setdefault(NORM, norm_average(p))
         return state
 
     @overload
@@ -381,7 +389,7 @@ class AdaMomentum(Optimizer):
             take_work(work, found_inf)
         return loss
 
-    def _prepare_some(self, parts: Iterable[tuple[dict[str, Any], list[Tensor], list[Tensor], int]]) -> list[_Work]:
+    def _prepare_some(self, parts: Iterable[tuple[dict[str, Any], list[Tensor], list[Tensor], int]]) -> list[Work]:
         """Check some parameters, and gather what their coming update needs.
 
         Args:
@@ -403,10 +411,10 @@ class AdaMomentum(Optimizer):
             self._state_of(p, group)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _prepare_untraced(self, grad_scale: Tensor | None) -> list[_Work]:
+    def _prepare_untraced(self, grad_scale: Tensor | None) -> list[Work]:
         return self._prepare(True, grad_scale)
 
-    def _prepare(self, compiling: bool, grad_scale: Tensor | None) -> list[_Work]:
+    def _prepare(self, compiling: bool, grad_scale: Tensor | None) -> list[Work]:
         """Check everything, then gather for each group what the coming update needs."""
         clip = self._pending.clip
         factor = 1.0 if clip is None else clip.factor_of(self._gradients(), or_raise=True)
@@ -440,7 +448,7 @@ class AdaMomentum(Optimizer):
         position: int = 0,
         grads: list[Tensor] | None = None,
     ) -> tuple[Kernels | None, list[Tensor], Batch | None, int]:
-        """Check parameters of a group that have a gradient, and give the native kernels those that they can take.
+        """Check parameters of a group that have a gradient, and gather natively those that the kernels can take.
 
         Args:
             group: the group.
@@ -451,7 +459,7 @@ class AdaMomentum(Optimizer):
                 there afterwards.
 
         Returns:
-            The kernels that they are for, what the native ones did not take, the batch of what they took, and the
+            The kernels that they are for, what was not gathered natively, the batch of what was, and the
             position after ``params``.
         """
         params = params if isinstance(params, list) else list(params)  # someone put a tuple or ParameterList there
@@ -463,9 +471,12 @@ class AdaMomentum(Optimizer):
                 fused=group["fused"],
                 differentiable=group["differentiable"],
             )
-        batch = None
-        if kernels == "native":  # checks what it takes
+        batch, release = None, self._pending.release
+        if kernels == "native":
             batch = fused_cpu.new_batch(group["rounding"])
+        elif kernels == "triton" and not group["capturable"] and (release is None or release.clip is None):
+            batch = fused_cuda.new_batch(group["rounding"], params[0])
+        if batch is not None:  # checks what it takes
             own = self.state if isinstance(self.state, dict) else {}
             rest, position = batch.gather(params, own, group["amsgrad"], position, grads)
         else:
@@ -493,15 +504,18 @@ class AdaMomentum(Optimizer):
         compiling: bool,
         scale: Scalar,
         passes: int = 1,
-    ) -> _Work | None:
+    ) -> Work | None:
         """Return what the coming step needs of what :meth:`_gather` gave; None if there is nothing to update."""
         rows = []
+        taken = [] if batch is None else list(batch.params)
         for p in rest:
             grad = p.grad
             if grad is None:  # another thread took it away
                 continue
             state = self._state_of(p, group)
-            if batch is None or not fused_cpu.add(batch, p, grad, state, group["amsgrad"]):
+            if batch is not None and fused_cpu.add(batch, p, grad, state, group["amsgrad"]):
+                taken.append(p)
+            else:
                 rows.append((p, grad, state))
         if not rows and not batch:
             return None
@@ -511,7 +525,7 @@ class AdaMomentum(Optimizer):
             differentiable=group["differentiable"],
             state_dtype=group["state_dtype"],
         )
-        return _Work(group, rows, batch, _rule_of(group, compiling, scale, passes), path)
+        return Work(group, rows, batch, taken, _rule_of(group, compiling, scale, passes), path)
 
     def _only_state_is_wanted(self) -> bool:
         """Whether lr and all gradients are 0, read only where that costs no wait in ordinary training."""
@@ -575,7 +589,7 @@ def _obeys_found_inf(group: dict[str, Any]) -> bool:
     return bool(group["capturable"] and group["fused"] and group["params"] and group["params"][0].is_cuda)
 
 
-def take_work(work: _Work, found_inf: Tensor | None = None) -> None:
+def take_work(work: Work, found_inf: Tensor | None = None) -> None:
     """Take the step that was prepared of one group."""
     group = work.group
     with torch.set_grad_enabled(group["differentiable"]):

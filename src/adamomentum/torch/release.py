@@ -34,9 +34,11 @@ from torch.utils.hooks import RemovableHandle
 from adamomentum.torch import passes
 from adamomentum.torch.bucket import Bucket, Buckets, Part
 from adamomentum.torch.checks import check_beta1, check_options, is_readable
+from adamomentum.torch.clip_each import AdaptiveClip, check_clip, clipped, factors_of
 from adamomentum.torch.fold import fold
 from adamomentum.torch.functional import choose_kernels
 from adamomentum.torch.optimizer import AdaMomentum, take_work
+from adamomentum.torch.rule import Scalar
 from adamomentum.torch.state import PASSES, PASSES_BETA1
 from adamomentum.torch.unsynchronized import watch
 
@@ -44,7 +46,11 @@ __all__ = ["GradientRelease", "release_gradients"]
 
 
 def release_gradients(
-    optimizer: AdaMomentum, accumulation_steps: int = 1, *, local_gradients: bool = False
+    optimizer: AdaMomentum,
+    accumulation_steps: int = 1,
+    *,
+    clip: float | AdaptiveClip | None = None,
+    local_gradients: bool = False,
 ) -> GradientRelease:
     """Let every gradient go into the optimizer's state, and be freed, soon after backward has made it.
 
@@ -67,10 +73,10 @@ def release_gradients(
     either order.
 
     What cannot be had together with it, because it needs all gradients at once: clipping by their total norm,
-    GradScaler (use bfloat16), reading ``p.grad`` after ``backward()``. Clip each gradient by itself in
-    ``p.register_hook``. Clipping by others, ``torch.nn.utils.clip_grad_norm_`` and the trainers that call it, finds no
-    gradients and does nothing: turn it off there (``max_grad_norm=0`` in transformers, ``gradient_clip_val=None`` in
-    Lightning). A scaled loss must not be backpropagated at all; only ``GradScaler.step`` can notice.
+    GradScaler (use bfloat16), reading ``p.grad`` after ``backward()``. With ``clip`` each gradient is clipped by its
+    own norm. Clipping by others, ``torch.nn.utils.clip_grad_norm_`` and the trainers that call it, finds no gradients
+    and does nothing: turn it off there (``max_grad_norm=0`` in transformers, ``gradient_clip_val=None`` in Lightning).
+    A scaled loss must not be backpropagated at all; only ``GradScaler.step`` can notice.
     ``backward()`` raises, before anything changes, with ``create_graph=True``, reentrant checkpoints, compiled autograd
     or another pass under way.
 
@@ -80,6 +86,16 @@ def release_gradients(
             off; a second moment of the look-ahead momentum then takes K times the last pass's gradient for the sum of
             the K that a parameter had. ``exp_avg`` in bfloat16 or 8 bits is rounded in each pass, stochastically; in
             float32 the sum is exact, also with ``exp_avg_sq`` in 8 bits: ``state_dtype=("float32", "8bit")``.
+        clip: the largest 2-norm of a gradient, > 0, of each parameter by itself, where torch's ``max_norm`` is of all
+            of them together. With K passes a step each gradient is clipped to ``clip`` / K, so that their sum is within
+            ``clip``; noise makes the norms of K small batches larger, up to sqrt(K) times: choose it so. Or an
+            :class:`~adamomentum.torch.AdaptiveClip`, whose limit for the gradient of a pass follows their average. A
+            spike then moves a parameter, in 2-norm, by no more than lr * limit / d, weight decay aside: limit is the
+            largest so far, the sum of those of the passes of a step; d is the smallest element of the denominator
+            sqrt(v / (1 - beta2^t)), at least sqrt(beta2 v / (1 - beta2^t)) with v of before. Gradients are read and
+            not written, L2 decay is not part of them. Where a norm is infinite finite elements become 0 and infinite
+            ones NaN, as in torch. Of parameters sharded by ``fully_shard`` it is the norm of the whole, in an
+            all-reduce of one number a parameter for each bucket. None: no clipping.
         local_gradients: confirm that the gradients of plain tensors need no reduction over the processes of a
             distributed run. DistributedDataParallel reduces them too late for release, use ``fully_shard``.
 
@@ -87,8 +103,9 @@ def release_gradients(
         A handle, whose ``paused()`` keeps passes from training, and whose ``remove()`` ends the release.
 
     Raises:
-        TypeError: if ``optimizer`` is not an AdaMomentum, or ``accumulation_steps`` not an integer.
-        ValueError: if an option of the optimizer does not go with release.
+        TypeError: if ``optimizer`` is not an AdaMomentum, ``accumulation_steps`` not an integer, or ``clip`` neither a
+            number nor an AdaptiveClip.
+        ValueError: if an option of the optimizer does not go with release, or ``clip`` is not > 0.
         RuntimeError: if gradients are released already, some are waiting in ``p.grad``, or the run is distributed and
             a parameter is a plain tensor without ``local_gradients``.
     """
@@ -108,7 +125,7 @@ def release_gradients(
     params = [p for group in optimizer.param_groups for p in group["params"]]
     if any(p.grad is not None for p in params):
         raise RuntimeError("some gradients are in p.grad; call step() or zero_grad() before release_gradients")
-    return GradientRelease(optimizer, accumulation_steps, local_gradients)
+    return GradientRelease(optimizer, accumulation_steps, check_clip(clip), local_gradients)
 
 
 class GradientRelease:
@@ -116,10 +133,18 @@ class GradientRelease:
 
     Attributes:
         accumulation_steps: backward passes a step.
+        clip: what the norm of each gradient is limited to; None for no limit.
     """
 
-    def __init__(self, optimizer: AdaMomentum, accumulation_steps: int, local_gradients: bool) -> None:
+    def __init__(
+        self,
+        optimizer: AdaMomentum,
+        accumulation_steps: int,
+        clip: float | AdaptiveClip | None,
+        local_gradients: bool,
+    ) -> None:
         self.accumulation_steps = accumulation_steps
+        self.clip = clip
         self._optimizer = weakref.ref(optimizer)  # it keeps the handle
         self._local_gradients = local_gradients
         self._hooks: dict[Tensor, RemovableHandle] = {}
@@ -155,6 +180,11 @@ class GradientRelease:
         optimizer = self._optimizer()
         groups = [] if optimizer is None else optimizer.param_groups
         return max((int(group.get(PASSES, 0)) for group in groups), default=0)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the state has the average that limits follow."""
+        return isinstance(self.clip, AdaptiveClip)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -420,14 +450,22 @@ class GradientRelease:
             if self._last:
                 works = optimizer._prepare_some(_by_passes(optimizer, parts))
                 self._unfinished = ""
+                factors = self._factors(optimizer, parts)
+                if factors is not None:
+                    works = [some for work in works for some in clipped(work, factors)]
                 for work in works:
                     take_work(work)
                 return
             for part in parts:
                 optimizer._prepare_state(*part)
             self._unfinished = ""
+            factors = self._factors(optimizer, parts)
             for part in parts:
-                _fold(optimizer, *part)
+                _fold(optimizer, part, factors)
+
+    def _factors(self, optimizer: AdaMomentum, parts: list[Part]) -> dict[int, Scalar] | None:
+        """Return what each gradient is to be multiplied by, by the id of its parameter; None for nothing."""
+        return None if self.clip is None else factors_of(parts, self.clip, self.accumulation_steps, optimizer.state)
 
     def _close(self, optimizer: AdaMomentum) -> None:
         """Begin anew: what was accumulated is in the parameters."""
@@ -514,22 +552,23 @@ def _by_passes(optimizer: AdaMomentum, parts: list[Part]) -> list[tuple[Any, ...
     return divided
 
 
-def _fold(optimizer: AdaMomentum, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
-    """Put the gradients of a pass before the last into the first moments.
+def _fold(optimizer: AdaMomentum, part: Part, factors: dict[int, Scalar] | None) -> None:
+    """Put the gradients of a pass before the last, which have been checked, into the first moments.
 
     Args:
-        optimizer: has the state of the parameters.
-        group: a parameter group.
-        params: parameters of it.
-        grads: their gradients, which have been checked.
+        optimizer: has the complete state of the parameters.
+        part: parameters and their gradients.
+        factors: what gradients are multiplied by, by the id of the parameter; None for nothing.
     """
+    group, params, grads = part
     beta1 = group["betas"][0]
     if PASSES_BETA1 not in group:
         group[PASSES_BETA1] = _copy(beta1)
     weight = (1 - beta1) / beta1 * (-1 if group["maximize"] else 1)
     kernels = choose_kernels(params, foreach=group["foreach"], fused=group["fused"], differentiable=False)
     rows = [(p, grad, optimizer.state[p]) for p, grad in zip(params, grads, strict=True)]
-    fold(rows, weight, native=kernels == "native")
+    scales = None if factors is None else [factors[id(p)] for p in params]
+    fold(rows, weight, native=kernels == "native", factors=scales)
 
 
 def _hook_of(release: GradientRelease) -> Callable[[Tensor], None]:

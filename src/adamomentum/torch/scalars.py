@@ -21,6 +21,7 @@ from adamomentum.torch.rule import Numbers, Rule, Scalar
 __all__ = [
     "MATRIX_COLUMNS",
     "as_real",
+    "in_columns",
     "numbers_at",
     "numbers_matrix",
     "numbers_on_device",
@@ -186,13 +187,13 @@ def numbers_matrix(state_steps: list[Tensor], rule: Rule, device: torch.device) 
     """
     options_are_floats = not any(isinstance(x, Tensor) for x in (rule.lr, rule.beta1, rule.beta2))
     if options_are_floats and all(step.is_cpu for step in state_steps):
-        rows = [_in_columns(n) for n in numbers_on_host(state_steps, rule)]
+        rows = [in_columns(n) for n in numbers_on_host(state_steps, rule)]
         # Pinned, since a copy from other memory would wait for the device.
         matrix = torch.tensor(rows, dtype=torch.float32, pin_memory=device.type == "cuda")
         return matrix.view(-1, len(MATRIX_COLUMNS)).to(device, non_blocking=True)
 
     matrix = torch.empty(len(state_steps), len(MATRIX_COLUMNS), dtype=torch.float32, device=device)
-    for column, x in zip(matrix.unbind(1), _in_columns(_wide_numbers(state_steps, device, rule)), strict=True):
+    for column, x in zip(matrix.unbind(1), in_columns(_wide_numbers(state_steps, device, rule)), strict=True):
         if isinstance(x, Tensor):
             column.copy_(x)
         else:
@@ -200,7 +201,8 @@ def numbers_matrix(state_steps: list[Tensor], rule: Rule, device: torch.device) 
     return matrix
 
 
-def _in_columns(n: Numbers) -> list[Scalar]:
+def in_columns(n: Numbers) -> list[Scalar]:
+    """Return numbers as :data:`MATRIX_COLUMNS` has them."""
     return list(n._replace(beta2=1 - n.beta2))
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "MIXED_DTYPES",
     "MIXED_NAMES",
     "MOMENTS",
+    "NORM",
     "OWN",
     "PASSES",
     "PASSES_BETA1",
@@ -39,6 +40,7 @@ __all__ = [
     "Row",
     "complete",
     "laid_out_like",
+    "norm_average",
     "pass_count",
     "same_layout",
     "scale_of",
@@ -61,10 +63,14 @@ PASSES = "accumulated"
 # In a parameter group, the beta1 that went into those gradients; absent while there are none.
 PASSES_BETA1 = "accumulated_beta1"
 
+# Under gradient release with clipping that adapts: the running average of the norms of the gradient, clipped, and the
+# number of those norms, as a tensor of two. It lies on the device of the parameter.
+NORM = "grad_norm"
+
 # What a state has if it has anything of this optimizer; wrappers of it may keep entries of their own there.
 ESSENTIAL = (STEP, EXP_AVG, EXP_AVG_SQ)
 # What is not shaped like the parameter, whatever shape that is.
-COUNTS = (STEP, PASSES)
+COUNTS = (STEP, PASSES, NORM)
 # Where a state that is being loaded has, until its tensors are copied, how to copy them.
 OWN = "adamomentum"
 
@@ -96,6 +102,12 @@ def step_count(count: float, device: torch.device | str) -> Tensor:
 def pass_count(count: float = 0.0) -> Tensor:
     """Return the entry :data:`PASSES` of a state."""
     return torch.tensor(count, dtype=torch.float32, device="cpu")
+
+
+def norm_average(p: Tensor, saved: Tensor | None = None) -> Tensor:
+    """Return the entry :data:`NORM` of a state, in float64 where the device has that."""
+    wide = torch.float32 if p.device.type == "mps" else torch.float64
+    return torch.zeros(2, dtype=wide, device=p.device) if saved is None else saved.to(p.device, wide, copy=True)
 
 
 def state_dtype_for(p: Tensor, requested: StateDtype, key: str) -> torch.dtype:
