@@ -172,8 +172,9 @@ def draw(file: Path, steps: int, curves: dict[str, Tensor], measured: dict[str, 
     figure, (loss, memory, speed) = plt.subplots(1, 3, figsize=(10, 3), width_ratios=(2, 1, 1), layout="constrained")
     at = torch.arange(1, POINTS + 1) * steps / POINTS
     for name, values in curves.items():
-        (line,) = loss.plot(at, values.mean(0), label=name)
-        loss.fill_between(at, values.amin(0), values.amax(0), color=line.get_color(), alpha=0.3, linewidth=0)
+        on_top = {"linestyle": "--", "zorder": 3} if name == OURS else {}
+        (line,) = loss.plot(at, values.mean(0), label=name, **on_top)
+        loss.fill_between(at, values.amin(0), values.amax(0), color=line.get_color(), alpha=0.2, linewidth=0)
     loss.set(xlabel="step", ylabel="validation loss, nats a byte", title="mean and range of the seeds")
     loss.legend(frameon=False)
     for axes, values, title in (
@@ -182,7 +183,7 @@ def draw(file: Path, steps: int, curves: dict[str, Tensor], measured: dict[str, 
     ):
         bars = axes.bar(range(len(values)), values, color=[f"C{i}" for i in range(len(values))])
         axes.bar_label(bars, fmt="%.2f")
-        axes.set(title=title, xticks=[])
+        axes.set(title=title, xticks=[], ylim=(0, 1.12 * max(values)))
     for axes in (loss, memory, speed):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=90)
@@ -212,9 +213,10 @@ def main() -> None:
         )
     apart = (curves[OURS].mean(0) - curves[BASE].mean(0)).abs()
     spread = curves[BASE].amax(0) - curves[BASE].amin(0)
-    print(f"four bytes and float32: loss {apart.max():.3f} apart at most, seeds {spread.max():.3f}")
+    print(f"four bytes and float32: loss {apart.max():.3f} apart at most, seeds {spread.mean():.3f} on average")
     if args.picture:
         draw(args.picture, args.steps, curves, measured)
+    assert args.seeds < 5 or apart.max() <= spread.mean()
     assert all(values[:, -1].max() < 0.8 * values[:, 0].min() for values in curves.values())
 
 

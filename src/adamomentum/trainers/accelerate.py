@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from adamomentum import torch as adamomentum_torch
-from adamomentum.torch import AdaMomentum
+from adamomentum.torch import AdaMomentum, AdaptiveClip
 from adamomentum.torch.release import GradientRelease
 
 if TYPE_CHECKING:
@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 __all__ = ["release_gradients"]
 
 
-def release_gradients(accelerator: Accelerator, optimizer: Any, *, local_gradients: bool = False) -> GradientRelease:
+def release_gradients(
+    accelerator: Accelerator,
+    optimizer: Any,
+    *,
+    clip: float | AdaptiveClip | None = None,
+    local_gradients: bool = False,
+) -> GradientRelease:
     """Train without gradient buffers, as :func:`adamomentum.torch.release_gradients` does.
 
     Passes a step are the accelerator's ``gradient_accumulation_steps``. Its ``clip_grad_norm_`` and
@@ -25,7 +31,8 @@ def release_gradients(accelerator: Accelerator, optimizer: Any, *, local_gradien
     Args:
         accelerator: what runs the training.
         optimizer: an AdaMomentum, or what ``accelerator.prepare`` has made of one.
-        local_gradients: as of ``adamomentum.torch.release_gradients``.
+        clip: a limit for each gradient, as of ``adamomentum.torch.release_gradients``.
+        local_gradients: as there.
 
     Returns:
         The handle.
@@ -40,7 +47,7 @@ def release_gradients(accelerator: Accelerator, optimizer: Any, *, local_gradien
         )
     inside = inner(optimizer)
     handle = adamomentum_torch.release_gradients(
-        inside, accelerator.gradient_accumulation_steps, local_gradients=local_gradients
+        inside, accelerator.gradient_accumulation_steps, clip=clip, local_gradients=local_gradients
     )
     for name in ("clip_grad_norm_", "clip_grad_value_"):
         setattr(accelerator, name, _guarded(getattr(accelerator, name), name, inside))
@@ -59,7 +66,9 @@ def _guarded(clip: Callable[..., Any], name: str, optimizer: AdaMomentum) -> Cal
         clipped = [parameters] if hasattr(parameters, "grad") else list(parameters)
         ours = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if any(id(p) in ours for p in clipped):
-            optimizer._check_not_released(f"accelerator.{name}, which finds no gradients: leave it out")
+            optimizer._check_not_released(
+                f"accelerator.{name}, which finds no gradients: leave it out, clip each by release_gradients(clip=...)"
+            )
         return clip(clipped, *args, **options)
 
     return guarded
