@@ -8,11 +8,12 @@ from clients import need
 from torch import nn
 
 from adamomentum import AdaMomentum
+from adamomentum.torch import AdaptiveClip
 
 pytestmark = [pytest.mark.slow, pytest.mark.clients]
 
 
-def train(released: bool, prepared_first: bool = True):
+def train(released: bool, prepared_first: bool = True, clip=None):
     from accelerate import Accelerator
 
     from adamomentum.trainers.accelerate import release_gradients
@@ -25,7 +26,7 @@ def train(released: bool, prepared_first: bool = True):
     handle = release_gradients(accelerator, optimizer) if released and not prepared_first else None
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     if released and prepared_first:
-        handle = release_gradients(accelerator, optimizer)
+        handle = release_gradients(accelerator, optimizer, clip=clip)
     for _ in range(2):
         for batch in loader:
             with accelerator.accumulate(model):
@@ -43,6 +44,12 @@ def test_it_trains_as_without_release(prepared_first) -> None:
     assert {state["step"].item() for state in own.state.values()} == {6}
     for p, q in zip(plain, released, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)
+
+
+def test_each_gradient_is_clipped() -> None:
+    need("accelerate")
+    _, own, _, _ = train(True, clip=AdaptiveClip(warmup=2))
+    assert all(state["grad_norm"][1] == 22 for state in own.state.values())
 
 
 def test_clipping_is_an_error_until_the_release_ends() -> None:

@@ -8,11 +8,12 @@ from clients import need
 from torch import nn
 
 from adamomentum import AdaMomentum
+from adamomentum.torch import AdaptiveClip
 
 pytestmark = [pytest.mark.slow, pytest.mark.clients, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 
-def fit(folder, *, released: bool, bases=(), more_callbacks=(), **options):
+def fit(folder, *, released: bool, bases=(), more_callbacks=(), clip=None, **options):
     need("lightning")
     import lightning
 
@@ -36,7 +37,7 @@ def fit(folder, *, released: bool, bases=(), more_callbacks=(), **options):
 
     torch.manual_seed(1)
     loader = torch.utils.data.DataLoader(torch.randn(22, 4), batch_size=2)  # 11 batches: the last step has three
-    callbacks = [*more_callbacks, *([ReleaseGradients()] if released else [])]
+    callbacks = [*more_callbacks, *([ReleaseGradients(clip=clip)] if released else [])]
     trainer = lightning.Trainer(
         max_epochs=2,
         accelerator="cpu",
@@ -64,6 +65,11 @@ def test_it_trains_as_without_release(passes, tmp_path) -> None:
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)
     (optimizer,) = trainer.optimizers
     assert optimizer._pending.release is None  # it ends with the training
+
+
+def test_each_gradient_is_clipped(tmp_path) -> None:
+    trainer, _ = fit(tmp_path, released=True, clip=AdaptiveClip(warmup=2))
+    assert all(state["grad_norm"][1] == 22 for state in trainer.optimizers[0].state.values())
 
 
 def test_clipping_is_an_error(tmp_path) -> None:

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 __all__ = ["release_gradients"]
 
 
-def release_gradients(accelerator: Accelerator, optimizer: Any, *, local_gradients: bool = False) -> GradientRelease:
+def release_gradients(
+    accelerator: Accelerator,
+    optimizer: Any,
+    *,
+    clip: float | adamomentum_torch.AdaptiveClip | None = None,
+    local_gradients: bool = False,
+) -> GradientRelease:
     """Train without gradient buffers, as :func:`adamomentum.torch.release_gradients` does.
 
     Passes a step are the accelerator's ``gradient_accumulation_steps``. Its ``clip_grad_norm_`` and
@@ -25,6 +31,7 @@ def release_gradients(accelerator: Accelerator, optimizer: Any, *, local_gradien
     Args:
         accelerator: what runs the training.
         optimizer: an AdaMomentum, or what ``accelerator.prepare`` has made of one.
+        clip: as of ``adamomentum.torch.release_gradients``.
         local_gradients: as of ``adamomentum.torch.release_gradients``.
 
     Returns:
@@ -40,7 +47,7 @@ def release_gradients(accelerator: Accelerator, optimizer: Any, *, local_gradien
         )
     inside = inner(optimizer)
     handle = adamomentum_torch.release_gradients(
-        inside, accelerator.gradient_accumulation_steps, local_gradients=local_gradients
+        inside, accelerator.gradient_accumulation_steps, clip=clip, local_gradients=local_gradients
     )
     for name in ("clip_grad_norm_", "clip_grad_value_"):
         setattr(accelerator, name, _guarded(getattr(accelerator, name), name, inside))

@@ -7,7 +7,8 @@ from typing import Any
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from adamomentum.torch import release_gradients
+from adamomentum.torch import AdaptiveClip, release_gradients
+from adamomentum.torch.clip_each import check_clip
 from adamomentum.torch.release import GradientRelease
 
 __all__ = ["ReleaseGradients"]
@@ -21,10 +22,12 @@ class ReleaseGradients(Callback):  # type: ignore[misc, unused-ignore]
     the module's ``on_train_start`` instead.
 
     Args:
+        clip: as of ``release_gradients``.
         local_gradients: as of ``release_gradients``.
     """
 
-    def __init__(self, *, local_gradients: bool = False) -> None:
+    def __init__(self, *, clip: float | AdaptiveClip | None = None, local_gradients: bool = False) -> None:
+        self._clip = check_clip(clip)
         self._local_gradients = local_gradients
         self._handles: list[GradientRelease] = []
 
@@ -43,7 +46,8 @@ class ReleaseGradients(Callback):  # type: ignore[misc, unused-ignore]
         if trainer.gradient_clip_val:
             raise ValueError(
                 f"ReleaseGradients does not go with gradient_clip_val={trainer.gradient_clip_val}, which would clip "
-                "nothing: the norm of all gradients is not known before the update; set gradient_clip_val=None"
+                "nothing: the norm of all gradients is not known before the update; set gradient_clip_val=None, and "
+                "limit the norm of each by ReleaseGradients(clip=...)"
             )
         if is_overridden("configure_gradient_clipping", pl_module):
             raise ValueError(
@@ -56,7 +60,9 @@ class ReleaseGradients(Callback):  # type: ignore[misc, unused-ignore]
                 'precision="bf16-mixed" or "bf16-true"'
             )
         self._handles = [
-            release_gradients(optimizer, trainer.accumulate_grad_batches, local_gradients=self._local_gradients)
+            release_gradients(
+                optimizer, trainer.accumulate_grad_batches, clip=self._clip, local_gradients=self._local_gradients
+            )
             for optimizer in trainer.optimizers
         ]
 
