@@ -27,7 +27,7 @@ SMALL = {
     "optax_step": (["--parameters", "4000", "--rounds", "2"], "optax.md"),
     "reduced_state_accuracy": (["--seeds", "2", "--epochs", "1"], "precision.md"),
     "release_checks": (["--passes", "1"], None),
-    "release_time": (["--rounds", "1"], "precision.md"),
+    "release_time": (["--rounds", "1", "--more"], "precision.md"),
     "release_memory": (["--rounds", "1", "--width", "8", "--blocks", "1"], "precision.md"),
     "swap_one_line": (["--seeds", "2", "--steps", "4", "--rates", "0.01", "0.1"], "coming-from-adam.md"),
     "update_length": (["--seeds", "1", "--steps", "3"], "coming-from-adam.md"),

@@ -22,11 +22,12 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from adamomentum.torch import AdaMomentum, AdaptiveClip, bucket, functional, fused_cpu, pieces, release_gradients
-from adamomentum.torch.state import ROUNDING_STATE, SCALES
+from adamomentum.torch.clip_each import factors_of
+from adamomentum.torch.state import ROUNDING_STATE
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # as no_dist=True asks for
 # Moments in bfloat16, and the ways to round bfloat16 parameters.
@@ -642,6 +643,12 @@ CLIPS = {"fixed": 0.2, "adaptive": AdaptiveClip(warmup=3)}
 
 def clipped_release_worker(rank: int, folder: Path) -> None:
     """With buckets that a parameter or two fill, which processes with less of these must empty with the others."""
+    mesh, processes = init_device_mesh("cpu", (dist.get_world_size(),)), dist.get_world_size()
+    p = distribute_tensor(torch.zeros(3), mesh, [Replicate()])
+    partial = DTensor.from_local(torch.full((3,), rank + 1.0), mesh, [Partial()])  # the sum of all is the gradient
+    factor = factors_of([bucket.Part({}, [p], [partial])], 0.5, 1, {})[id(p)]
+    assert factor == pytest.approx(0.5 / (3**0.5 * processes * (processes + 1) / 2))
+
     bucket.BUCKET_ELEMENTS = 3
     batches = part_of(make_batches(12))
     results = {}

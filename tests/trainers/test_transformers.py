@@ -8,6 +8,7 @@ from clients import need
 
 from adamomentum import AdaMomentum
 from adamomentum.torch import AdaptiveClip
+from adamomentum.trainers.accelerate import inner
 
 pytestmark = [pytest.mark.slow, pytest.mark.clients]
 
@@ -113,6 +114,14 @@ def test_it_goes_on_from_a_checkpoint(release, tmp_path) -> None:
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     for p, q in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         torch.testing.assert_close(p, q)
+
+
+def test_each_gradient_is_clipped(release, tmp_path) -> None:
+    trainer = trainer_of(tmp_path, callback=release(clip=AdaptiveClip(warmup=2)))
+    trainer.train()
+    states = inner(trainer.optimizer).state.values()
+    assert states
+    assert all(state["grad_norm"][1] == 22 for state in states)
 
 
 def test_clipping_is_an_error(release, tmp_path) -> None:

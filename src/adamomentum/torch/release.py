@@ -10,7 +10,7 @@ there, to make beta1 m + (1 - beta1) times the sum of all gradients: the momentu
 ``exp_avg`` is in bfloat16 or 8 bits it is so on average (``fold.py``).
 
 Gradients wait for each other in a bucket (``bucket.py``) until it is full or the pass at its end, so that Python's
-share of an update, some 100 microseconds, is not paid for every tensor.
+share of an update is not paid for every tensor.
 
 The look-ahead momentum, which the second moment of the drop-in for AdamW averages the square of, needs that sum by
 itself. In its place stands K times the last gradient: its mean in white noise has a closed form, too

@@ -19,7 +19,7 @@ def release_gradients(
     accelerator: Accelerator,
     optimizer: Any,
     *,
-    clip: float | AdaptiveClip | None = None,
+    clip: float | adamomentum_torch.AdaptiveClip | None = None,
     local_gradients: bool = False,
 ) -> GradientRelease:
     """Train without gradient buffers, as :func:`adamomentum.torch.release_gradients` does.
@@ -31,8 +31,8 @@ def release_gradients(
     Args:
         accelerator: what runs the training.
         optimizer: an AdaMomentum, or what ``accelerator.prepare`` has made of one.
-        clip: a limit for each gradient, as of ``adamomentum.torch.release_gradients``.
-        local_gradients: as there.
+        clip: as of ``adamomentum.torch.release_gradients``.
+        local_gradients: as of ``adamomentum.torch.release_gradients``.
 
     Returns:
         The handle.

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from adamomentum.torch import AdaptiveClip, release_gradients
+from adamomentum.torch.clip_each import check_clip
 from adamomentum.torch.release import GradientRelease
 
 __all__ = ["ReleaseGradients"]
@@ -21,12 +22,13 @@ class ReleaseGradients(Callback):  # type: ignore[misc, unused-ignore]
     the module's ``on_train_start`` instead.
 
     Args:
-        clip: a limit for each gradient, as of ``release_gradients``.
-        local_gradients: as there.
+        clip: as of ``release_gradients``.
+        local_gradients: as of ``release_gradients``.
     """
 
     def __init__(self, *, clip: float | AdaptiveClip | None = None, local_gradients: bool = False) -> None:
-        self._clip, self._local_gradients = clip, local_gradients
+        self._clip = check_clip(clip)
+        self._local_gradients = local_gradients
         self._handles: list[GradientRelease] = []
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -45,7 +47,7 @@ class ReleaseGradients(Callback):  # type: ignore[misc, unused-ignore]
             raise ValueError(
                 f"ReleaseGradients does not go with gradient_clip_val={trainer.gradient_clip_val}, which would clip "
                 "nothing: the norm of all gradients is not known before the update; set gradient_clip_val=None, and "
-                "clip each gradient by ReleaseGradients(clip=...)"
+                "limit the norm of each by ReleaseGradients(clip=...)"
             )
         if is_overridden("configure_gradient_clipping", pl_module):
             raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from adamomentum.torch import AdaptiveClip, release_gradients
+from adamomentum.torch.clip_each import check_clip
 from adamomentum.torch.release import GradientRelease
 from adamomentum.trainers.accelerate import inner
 
@@ -20,12 +21,13 @@ class ReleaseGradients(TrainerCallback):  # type: ignore[misc, unused-ignore]
     clip. Passes a step are the arguments' ``gradient_accumulation_steps``. The Trainer then logs 0 as ``grad_norm``.
 
     Args:
-        clip: a limit for each gradient, as of ``release_gradients``.
-        local_gradients: as there.
+        clip: as of ``release_gradients``.
+        local_gradients: as of ``release_gradients``.
     """
 
     def __init__(self, *, clip: float | AdaptiveClip | None = None, local_gradients: bool = False) -> None:
-        self._clip, self._local_gradients = clip, local_gradients
+        self._clip = check_clip(clip)
+        self._local_gradients = local_gradients
         self._handle: GradientRelease | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
@@ -39,7 +41,7 @@ class ReleaseGradients(TrainerCallback):  # type: ignore[misc, unused-ignore]
             raise ValueError(
                 f"ReleaseGradients does not go with max_grad_norm={args.max_grad_norm}, which would clip nothing: the "
                 "norm of all gradients is not known before the update; set TrainingArguments(max_grad_norm=0), and "
-                "clip each gradient by ReleaseGradients(clip=...)"
+                "limit the norm of each by ReleaseGradients(clip=...)"
             )
         if args.fp16:
             raise ValueError("ReleaseGradients does not go with fp16=True, which scales gradients; set bf16=True")
