@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from adamomentum.torch import AdaMomentum, AdaptiveClip, bucket, functional, fused_cpu, pieces, release_gradients
 from adamomentum.torch.clip_each import factors_of
-from adamomentum.torch.state import ROUNDING_STATE
+from adamomentum.torch.state import ROUNDING_STATE, SCALES
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # as no_dist=True asks for
 # Moments in bfloat16, and the ways to round bfloat16 parameters.

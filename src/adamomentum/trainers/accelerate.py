@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from adamomentum import torch as adamomentum_torch
-from adamomentum.torch import AdaMomentum, AdaptiveClip
+from adamomentum.torch import AdaMomentum
 from adamomentum.torch.release import GradientRelease
 
 if TYPE_CHECKING:
