@@ -6,7 +6,7 @@ Rounded to nearest, a bfloat16 second moment freezes: beta2 = 0.999 takes 0.1 % 
 bfloat16 numbers. Rounded up or down at random, with the probability that keeps the mean, it follows on average.
 
 The random numbers are a function of the element's position in memory and of the step count alone; in a shard that is
-rows of a parameter, of the position in the whole (:mod:`adamomentum.torch.sharded`). So a run can be repeated, goes on
+rows of a parameter, of the position in the whole (``adamomentum.torch.sharded``). So a run can be repeated, goes on
 bit for bit from a checkpoint, and does not depend on the number of threads; there is no generator to save. For a fixed
 element they are an additive recurrence t * alpha mod 1, whose sums stay within O(log t) of their mean: rounding errors
 cancel over the steps rather than add up as a random walk. Where ``exp_avg`` is stored several times within a step, as
