@@ -224,12 +224,12 @@ def _update_tile(
     else:  # v is rounded to 2^-8 or coarser: a root good to 2^-22 in a third of the instructions
         direction *= tl.where(adapt != 0, tl.rsqrt(d), 1.0)
     theta = theta * shrink + factor * direction
-    positions = offsets + tl.load(entry + _POSITION)
+    place = (tl.load(entry + _POSITION) * _BY_POSITION).to(tl.uint32)
     step = tl.load(entry + _STEP)
     if STEP is not None and (M_STATE != tl.float32 or V_STATE != tl.float32 or ROUNDING == _STOCHASTIC):
         step = tl.load(step.to(tl.pointer_type(STEP))).to(tl.int64)
     if ROUNDING == _STOCHASTIC:
-        stored = _round_to_bfloat16(theta, _dither(positions, step, _BY_STEP_THETA))
+        stored = _round_to_bfloat16(theta, _dither(offsets, place, step, _BY_STEP_THETA))
     else:
         stored = _rounded_to(theta, PARAM)
     _store(param_at, stored, inside, WIDE)
@@ -241,19 +241,19 @@ def _update_tile(
     if M_STATE == tl.float32:
         _store(m_at, m, inside, WIDE)
     elif M_STATE == tl.uint8:
-        m_codes, m_scale = _encode_m(m, _dither(positions, step, _BY_STEP_M), inside)
+        m_codes, m_scale = _encode_m(m, _dither(offsets, place, step, _BY_STEP_M), inside)
         _store(m_at, m_codes, inside, WIDE)
         tl.store(m_scale_at, m_scale, has_block)
     else:
-        _store(m_at, _round_to_bfloat16(m, _dither(positions, step, _BY_STEP_M)), inside, WIDE)
+        _store(m_at, _round_to_bfloat16(m, _dither(offsets, place, step, _BY_STEP_M)), inside, WIDE)
     if V_STATE == tl.float32:
         _store(v_at, v, inside, WIDE)
     elif V_STATE == tl.uint8:
-        v_codes, v_scale = _encode_v(v, _dither(positions, step, _BY_STEP_V), inside)
+        v_codes, v_scale = _encode_v(v, _dither(offsets, place, step, _BY_STEP_V), inside)
         _store(v_at, v_codes, inside, WIDE)
         tl.store(v_scale_at, v_scale, has_block)
     else:
-        _store(v_at, _round_to_bfloat16(v, _dither(positions, step, _BY_STEP_V)), inside, WIDE)
+        _store(v_at, _round_to_bfloat16(v, _dither(offsets, place, step, _BY_STEP_V)), inside, WIDE)
 
 
 @triton.jit
@@ -293,9 +293,10 @@ def _rounded_to(x, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _dither(positions, step, BY_STEP: tl.constexpr):
-    start = (step * BY_STEP).to(tl.uint32)
-    return positions.to(tl.uint32) * _BY_POSITION + start
+def _dither(offsets, place, step, BY_STEP: tl.constexpr):
+    """The random bits; ``place`` is what the first element's place in the whole adds to all, one number."""
+    start = (step * BY_STEP).to(tl.uint32) + place
+    return offsets.to(tl.uint32) * _BY_POSITION + start
 
 
 @triton.jit
