@@ -294,7 +294,7 @@ def _rounded_to(x, DTYPE: tl.constexpr):
 
 @triton.jit
 def _dither(offsets, place, step, BY_STEP: tl.constexpr):
-    """The random bits; ``place`` is what the first element's place in the whole adds to all, one number."""
+    """Make the random bits; ``place`` is what the first element's place in the whole adds to all, one number."""
     start = (step * BY_STEP).to(tl.uint32) + place
     return offsets.to(tl.uint32) * _BY_POSITION + start
 
