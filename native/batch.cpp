@@ -66,6 +66,14 @@ bool is_negated(PyObject *grad) {
   return negated;
 }
 
+// The gradient of the parameter `i`, a new reference: that of the list, or without one that which it has.
+PyObject *gradient_of(PyObject *param, PyObject *grads, Py_ssize_t i) {
+  if (!grads) return PyObject_GetAttr(param, names().grad);
+  PyObject *grad = PyList_GetItem(grads, i);
+  Py_XINCREF(grad);
+  return grad;
+}
+
 // A tensor of a state dict, borrowed.
 bool read_entry(PyObject *state, PyObject *key, PyObject **object, Tensor *out) {
   *object = PyDict_GetItemWithError(state, key);
@@ -130,8 +138,7 @@ bool Batch::gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *
   for (Py_ssize_t i = 0; i < PyList_Size(params); ++i) {  // an attribute could run Python code that changes the list
     PyObject *param = PyList_GetItem(params, i);
     Py_INCREF(param);
-    PyObject *grad = grads ? PyList_GetItem(grads, i) : PyObject_GetAttr(param, names().grad);
-    if (grads) Py_XINCREF(grad);
+    PyObject *grad = gradient_of(param, grads, i);
     bool failed = !grad, taken = grad == Py_None;
     if (!failed && !taken) {
       // State is nearly always in the order of the parameters: the next entry is found without hashing, which for a
@@ -234,8 +241,7 @@ bool Batch::gather_gradients(PyObject *params, PyObject *rest, PyObject *grads) 
   for (Py_ssize_t i = 0; i < PyList_Size(params); ++i) {
     PyObject *param = PyList_GetItem(params, i);
     Py_INCREF(param);
-    PyObject *grad = grads ? PyList_GetItem(grads, i) : PyObject_GetAttr(param, names().grad);
-    if (grads) Py_XINCREF(grad);
+    PyObject *grad = gradient_of(param, grads, i);
     Py_DECREF(param);
     if (!grad) return false;
     Tensor g;
@@ -313,6 +319,18 @@ template <class Run> void Batch::for_all_chunks(int workers, Run run) {
       &context);
 }
 
+template <class Run> void Batch::for_all_spans(int workers, Run run) {
+  for_all_chunks(workers, [&](size_t, const Chunk &chunk) {
+    for (uint32_t i = chunk.first; i < chunk.last; ++i) {
+      const Item &item = items_[i];
+      if (item.whole.n == 0) continue;
+      const bool one = chunk.last - chunk.first == 1;
+      run(i, item,
+          one ? piece_of(item.whole, item.param, item.states, item.rounding, chunk.begin, chunk.end) : item.whole);
+    }
+  });
+}
+
 bool Batch::overlap() const {
   std::vector<std::pair<const char *, const char *>> ranges;
   ranges.reserve(items_.size());
@@ -330,17 +348,10 @@ void Batch::run(const std::vector<Numbers> &numbers, int workers) {
   divide();
   if (workers > 1 && numel_ >= serial_below && overlap()) workers = 1;  // one update after the other
   const Kernels &table = kernels();
-  for_all_chunks(workers, [&](size_t, const Chunk &chunk) {
-    for (uint32_t i = chunk.first; i < chunk.last; ++i) {
-      const Item &item = items_[i];
-      if (item.whole.n == 0) continue;
-      Span span = item.whole;
-      if (chunk.last - chunk.first == 1)
-        span = piece_of(span, item.param, item.states, item.rounding, chunk.begin, chunk.end);
-      Numbers its = numbers[item.at_step];
-      its.grad_factor *= item.factor;
-      table.update(item.param, item.states, item.rounding, span, its);
-    }
+  for_all_spans(workers, [&](uint32_t, const Item &item, const Span &span) {
+    Numbers its = numbers[item.at_step];
+    its.grad_factor *= item.factor;
+    table.update(item.param, item.states, item.rounding, span, its);
   });
   count();
 }
@@ -395,16 +406,9 @@ std::vector<Batch::Table> Batch::tables(int64_t chunk) const {
 void Batch::fold(double weight, const std::vector<uint32_t> &passes, int workers) {
   divide();
   const Kernels &table = kernels();
-  for_all_chunks(workers, [&](size_t, const Chunk &chunk) {
-    for (uint32_t i = chunk.first; i < chunk.last; ++i) {
-      const Item &item = items_[i];
-      if (item.whole.n == 0) continue;
-      Span span = item.whole;
-      if (chunk.last - chunk.first == 1)
-        span = piece_of(span, item.param, item.states, item.rounding, chunk.begin, chunk.end);
-      const auto step = static_cast<uint32_t>(static_cast<uint64_t>(item.step.next()));
-      table.fold(item.param, item.states.m, span, weight * item.factor, step, passes[i]);
-    }
+  for_all_spans(workers, [&](uint32_t i, const Item &item, const Span &span) {
+    const auto step = static_cast<uint32_t>(static_cast<uint64_t>(item.step.next()));
+    table.fold(item.param, item.states.m, span, weight * item.factor, step, passes[i]);
   });
 }
 

@@ -108,6 +108,7 @@ class Batch {
   void divide();
   bool overlap() const;  // whether parameters share memory
   template <class Run> void for_all_chunks(int workers, Run run);
+  template <class Run> void for_all_spans(int workers, Run run);  // run(number of the item, item, span of it)
 
   std::vector<Item> items_;
   std::vector<Chunk> chunks_;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -25,6 +26,16 @@ def pytest_collection_finish() -> None:
 
 def pytest_unconfigure() -> None:
     gc.unfreeze()  # else what nanobind counts at the end looks leaked
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """JAX counts in float64."""
+    import jax
+
+    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64  # from 0.8, and before
+    with enable():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

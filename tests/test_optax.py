@@ -51,13 +51,6 @@ SWITCHES = {
 }
 
 
-@pytest.fixture
-def x64():
-    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64  # from 0.8, and before
-    with enable():
-        yield
-
-
 def ours(lr, betas=(0.9, 0.999), decoupled_weight_decay=True, weight_decay=0.0, **options):
     if decoupled_weight_decay:
         return adamomentum(lr, *betas, weight_decay=weight_decay, **options)

@@ -43,13 +43,6 @@ PARAMS = {"w": jnp.asarray([0.5, 2.0]), "b": jnp.asarray(-1.0)}
 STEPS = {"1": 1, "2": 2, "5": 5, "growing": lambda step: 1 + step // 4}
 
 
-@pytest.fixture
-def x64():
-    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64  # from 0.8, and before
-    with enable():
-        yield
-
-
 def ours(lr, betas=(0.9, 0.999), decoupled_weight_decay=True, weight_decay=0.0, **options):
     """The optimizer, and what goes around MultiSteps: L2 decay, which joins every micro-batch's gradient."""
     if decoupled_weight_decay:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from adamomentum.torch.sharded import is_dtensor
 from adamomentum.torch.state import PLAIN_TENSORS
 
 __all__ = ["BUCKET_ELEMENTS", "Bucket", "Buckets", "Part"]
@@ -118,7 +119,7 @@ def stream_of(p: Tensor) -> torch.Stream | None:
 def _elements(p: Any) -> int:
     """Return the elements of a parameter, of a DTensor those of its largest shard: the same number on all processes."""
     shape = list(p.shape)
-    sharding = zip(p.placements, p.device_mesh.shape, strict=True) if hasattr(p, "placements") else ()
+    sharding = zip(p.placements, p.device_mesh.shape, strict=True) if is_dtensor(p) else ()
     for placement, processes in sharding:
         if placement.is_shard():
             shape[placement.dim] = -(-shape[placement.dim] // processes)

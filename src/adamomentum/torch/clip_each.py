@@ -35,7 +35,9 @@ from adamomentum.torch import fused_cpu
 from adamomentum.torch.bucket import BUCKET_ELEMENTS, Part
 from adamomentum.torch.checks import check_max_norm
 from adamomentum.torch.optimizer import Work
+from adamomentum.torch.precision import local_part
 from adamomentum.torch.rule import Scalar
+from adamomentum.torch.sharded import is_dtensor
 from adamomentum.torch.state import NORM, Row, norm_average
 
 __all__ = ["AdaptiveClip", "check_clip", "clipped", "factors_of"]
@@ -159,11 +161,11 @@ def _follow(norms: Tensor, averages: list[Tensor], clip: AdaptiveClip, passes: i
 def _norms(params: list[Tensor], grads: list[Tensor]) -> Tensor:
     """Return the 2-norms of gradients on one device: of those of DTensors the norms of the whole."""
     wide = torch.float32 if params[0].device.type == "mps" else torch.float64
-    sharded = [i for i, grad in enumerate(grads) if hasattr(grad, "placements")]
+    sharded = [i for i, grad in enumerate(grads) if is_dtensor(grad)]
     if not sharded:
         return _norms_of_plain(params, grads).to(wide)
     norms = torch.zeros(len(grads), dtype=wide, device=params[0].device)
-    whole = [i for i, grad in enumerate(grads) if not hasattr(grad, "placements")]
+    whole = [i for i, grad in enumerate(grads) if not is_dtensor(grad)]
     if whole:
         norms[whole] = _norms_of_plain([params[i] for i in whole], [grads[i] for i in whole]).to(norms)
     # The same collectives in the same order on all processes, as bucket.py sees to.
@@ -176,8 +178,8 @@ def _norms(params: list[Tensor], grads: list[Tensor]) -> Tensor:
             for i in some:
                 norms[i] = torch.linalg.vector_norm(grads[i]).full_tensor().to(norms)
             continue
-        local: list[Any] = [grads[i] for i in some]
-        squares = _norms_of_plain([params[i] for i in some], [grad._local_tensor for grad in local]).to(norms) ** 2
+        parts = [local_part(grads[i]) for i in some]
+        squares = _norms_of_plain([params[i] for i in some], parts).to(norms) ** 2
         for dim, placement in enumerate(placements):
             if not placement.is_replicate():
                 dist.all_reduce(squares, group=mesh.get_group(dim))

@@ -235,7 +235,8 @@ def _checked_norm(where: str, value: Any) -> Tensor:
     fits = isinstance(value, Tensor) and value.shape == (2,) and value.is_floating_point()
     if not fits or not (value.is_meta or (value >= 0).all()):
         raise ValueError(f"{where} must be a tensor of two numbers >= 0, got {value!r}")
-    return value.detach()  # type: ignore[no-any-return]
+    average: Tensor = value.detach()
+    return average
 
 
 def _placed(own: Mapping[str, Any], p: Tensor) -> Mapping[str, Any]:
