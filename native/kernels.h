@@ -23,17 +23,18 @@ constexpr int64_t kBlock = 256;
 struct Numbers {
   double m_weight;  // 1 - beta1
   double beta2;
-  double v_weight;     // of m^2 or n^2
-  double eps_sum;      // added to v under the root
-  double shrink;       // decoupled decay
-  double factor;       // of m or n over sqrt(v + eps_sum): negative
-  bool adapt;          // false: no denominator
-  double grad_factor;  // sign, clipping and loss scale
-  double l2;           // coupled decay, 0 for none
-  double passes;       // this times the gradient stands for the whole step's in the look-ahead momentum n
-  bool lookahead;      // v averages n^2, not m^2
-  bool nesterov;       // the parameter moves by n, not by m
-  uint32_t step;       // the step count t, for the random bits of rounding
+  double v_weight;        // of m^2 or n^2
+  double eps_sum;         // added to v under the root
+  double shrink;          // decoupled decay
+  double factor;          // of m or n over sqrt(v + eps_sum): negative
+  bool adapt;             // false: no denominator
+  double grad_factor;     // sign, clipping and loss scale
+  double l2;              // coupled decay, 0 for none
+  double passes;          // this times the gradient stands for the whole step's in the look-ahead momentum n
+  double momentum_floor;  // the share of |m| that |n| counts as at least in v
+  bool lookahead;         // v averages n^2, not m^2
+  bool nesterov;          // the parameter moves by n, not by m
+  uint32_t step;          // the step count t, for the random bits of rounding
 };
 
 // Consecutive elements of one parameter, in the order of memory.

@@ -301,7 +301,7 @@ INLINE Stages stages_of(Param param, States states, Rounding rounding) {
 
 // What the rule chooses by, as masks; and the numbers of a step as its arithmetic takes them.
 template <class T, class Mask> struct Constants {
-  T m_weight, beta2, v_weight, eps_sum, shrink, factor, grad_factor, l2, passes;
+  T m_weight, beta2, v_weight, eps_sum, shrink, factor, grad_factor, l2, passes, momentum_floor;
   Mask has_l2, adapt, lookahead, nesterov;
 };
 
@@ -316,6 +316,7 @@ template <class T, class Mask> INLINE Constants<T, Mask> constants_of(const Numb
   c.grad_factor = static_cast<T>(n.grad_factor);
   c.l2 = static_cast<T>(n.l2);
   c.passes = static_cast<T>(n.passes);
+  c.momentum_floor = static_cast<T>(n.momentum_floor);
   const Mask no = 0, yes = static_cast<Mask>(~no);
   c.has_l2 = n.l2 != 0 ? yes : no;
   c.adapt = n.adapt ? yes : no;
@@ -326,13 +327,15 @@ template <class T, class Mask> INLINE Constants<T, Mask> constants_of(const Numb
 
 INLINE float root_of(float x) { return sqrtf(x); }
 INLINE double root_of(double x) { return sqrt(x); }
+INLINE float absolute(float x) { return fabsf(x); }
+INLINE double absolute(double x) { return fabs(x); }
 
 // What is left of the rule once it is known what the options are: nothing to decide in the first two, all of Algorithm 1
 // and of the drop-in for AdamW; what is rarer shares the third.
 enum Form { kAlgorithm1, kLookahead, kGeneral };
 
 INLINE Form form_of(const Span &s, const Numbers &n) {
-  if (s.v_max || n.l2 != 0 || !n.adapt || n.nesterov) return kGeneral;
+  if (s.v_max || n.l2 != 0 || !n.adapt || n.nesterov || n.momentum_floor != 0) return kGeneral;
   return n.lookahead ? kLookahead : kAlgorithm1;
 }
 
@@ -348,7 +351,11 @@ template <Form kForm, class T, class Mask> void update(T *RESTRICT theta, const 
     }
     const T momentum = m[i] + c.m_weight * (g - m[i]);
     const T lookahead = kForm == kAlgorithm1 ? momentum : momentum + c.m_weight * (ahead - momentum);
-    const T averaged = kForm == kGeneral ? choose(c.lookahead, lookahead, momentum) : lookahead;
+    T averaged = kForm == kGeneral ? choose(c.lookahead, lookahead, momentum) : lookahead;
+    if (kForm == kGeneral) {
+      const T size = absolute(averaged), floor = c.momentum_floor * absolute(momentum);
+      averaged = floor > size ? floor : size;  // a NaN stays: it is in both where it is in the momentum
+    }
     const T square = v[i] * c.beta2 + c.v_weight * averaged * averaged;
     T d = square + c.eps_sum;
     if (kForm == kGeneral) {

@@ -128,7 +128,7 @@ NB_MODULE(_native, m) {
       .def(
           "run",
           [](Batch &self, nb::list given, double grad_factor, double l2, bool lookahead, bool nesterov, double passes,
-             int threads) {
+             double momentum_floor, int threads) {
             const std::vector<double> &steps = self.next_steps();
             if (given.size() != steps.size()) throw nb::value_error("numbers must be one row for each of next_steps()");
             Numbers shared{};
@@ -137,13 +137,14 @@ NB_MODULE(_native, m) {
             shared.lookahead = lookahead;
             shared.nesterov = nesterov;
             shared.passes = passes;
+            shared.momentum_floor = momentum_floor;
             std::vector<Numbers> numbers;
             for (size_t i = 0; i < steps.size(); ++i) numbers.push_back(numbers_of(given[i], steps[i], shared));
             nb::gil_scoped_release release;
             self.run(numbers, threads);
           },
           nb::arg("numbers"), nb::arg("grad_factor"), nb::arg("l2"), nb::arg("lookahead"), nb::arg("nesterov"),
-          nb::arg("passes"), nb::arg("threads"))
+          nb::arg("passes"), nb::arg("momentum_floor"), nb::arg("threads"))
       .def(
           "fold",
           [](Batch &self, double weight, const std::vector<uint32_t> &passes, int threads) {

@@ -166,3 +166,37 @@ def test_arguments_are_not_changed():
     assert (theta == 1).all()
     assert (grad == 2).all()
     assert (state.m == 0).all()
+
+
+def test_what_v_averages_of_the_last_micro_batch_is_not_below_half_the_momentum():
+    """By hand: m = 1/2 and n = (1/2 - 1/2) / 2 = 0 in the first step, of which v takes (m / 2)^2."""
+    options = {"betas": (0.5, 0.25), "eps": 0.0, "lr": 1.0, "second_moment": "lookahead"}
+    theta, state = reference.step(0.0, 1.0, reference.State.zeros(0.0), last_grad=-0.25, passes=2, **options)
+    assert (float(state.m), float(state.v)) == (0.5, 0.75 / 16)
+    assert float(theta) == -1 / 0.25
+    # Above it: n = 3/4 of m's sign; and of a whole step's gradient n is what it is.
+    _, state = reference.step(0.0, 1.0, reference.State.zeros(0.0), last_grad=0.5, passes=2, **options)
+    assert float(state.v) == 0.75 * 0.75**2
+    _, state = reference.step(0.0, -2.0, reference.State(1, np.array(1.0), np.array(0.0), np.array(0.0)), **options)
+    assert (float(state.m), float(state.v)) == (-0.5, 0.75 * 1.25**2)
+
+
+@pytest.mark.parametrize("passes", [2, 8, 64])
+@pytest.mark.parametrize("beta1", [0.5, 0.9, 0.98])
+def test_the_floor_bounds_the_first_step_and_hardly_moves_the_mean(beta1, passes):
+    rng, n = np.random.default_rng(0), 200_000
+    betas, options = (beta1, 0.0), {"adjust_lr": "match_rms_adamw", "eps": 0.0, "lr": 1.0}
+    last = rng.standard_normal(n)
+    rest = rng.standard_normal(n) * (passes - 1) ** 0.5
+    first, _ = reference.step(
+        np.zeros(n), last + rest, reference.State.zeros(last), betas=betas, last_grad=last, passes=passes, **options
+    )
+    bound = 2 * ((1 + beta1) ** 2 + passes - 1) ** 0.5
+    assert 0.9 * bound < np.abs(first).max() <= bound * (1 + 1e-12)
+    # With beta2 = 0, v is what a step adds to it; m in the long run of the sums' noise, of variance `passes`.
+    m = rng.standard_normal(n) * ((1 - beta1) / (1 + beta1) * passes) ** 0.5
+    _, state = reference.step(
+        np.zeros(n), last + rest, reference.State(999, m, m, m), betas=betas, last_grad=last, passes=passes, **options
+    )
+    mean = reference.white_noise_mean(1000, betas, lookahead=True, passes=passes)
+    assert 0 < state.v.mean() / passes / mean - 1 < 0.02

@@ -81,6 +81,7 @@ class Batch:
         lookahead: bool,
         nesterov: bool,
         passes: float,
+        momentum_floor: float,
         threads: int,
     ) -> None:
         """Update everything, with the numbers of each of :meth:`next_steps`."""

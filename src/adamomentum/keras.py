@@ -32,6 +32,7 @@ except ModuleNotFoundError as error:
 
 from adamomentum.keras_files import MARK, OTHER_OPTIONS, Layout, recognise, writer_of
 from adamomentum.keras_rounding import rounded_by_chance
+from adamomentum.reference import momentum_floor
 from adamomentum.second_moment import AdjustLR, SecondMoment, adam_ratio, checked_lookahead, white_noise_mean
 
 __all__ = ["AdaMomentum"]
@@ -263,7 +264,11 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.assign(m, self.beta_1 * m + own)
         ahead = self.beta_1 * m + gradient if self._lookahead or self.nesterov else m
         averaged = ahead if self._lookahead else m / c1 if self.full_bias_correction else m
-        self.assign(v, self.beta_2 * v + (1 - self.beta_2) * ops.square(averaged))
+        square = ops.square(averaged)
+        if floor := momentum_floor(self._passes, lookahead=self._lookahead):
+            least = ops.square(floor * m)
+            square = ops.where(least > square, least, square)
+        self.assign(v, self.beta_2 * v + (1 - self.beta_2) * square)
         eps_sum = self.epsilon / (1 - self.beta_2) * c2
         if self.amsgrad:
             largest = self._largest_velocities[index]

@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
         f'adamomentum.optax needs jax and optax, {error.name} is not installed: run pip install "adamomentum[jax]"'
     ) from error
 
+from adamomentum import reference
 from adamomentum.optax_multi_steps import MicroBatch, MultiSteps, MultiStepsState
 from adamomentum.second_moment import AdjustLR, SecondMoment, checked_lookahead, white_noise_mean
 
@@ -144,6 +145,7 @@ def scale_by_adamomentum(
         floor = eps / (1 - b2)
         m_seed, v_seed = _seeds(count)
         m_decay, g_weight, ahead_weight, passes = b1, 1 - b1, 1 - b1, 1
+        floor_of_m: Any = None
         takes = last = None
         if micro_batch is not None:
             _check_accumulates(b1, nesterov)
@@ -152,6 +154,7 @@ def scale_by_adamomentum(
             m_decay = jnp.where(last, b1, 1)
             g_weight = jnp.where(last, 1 - b1, (1 - b1) / b1) * micro_batch.weight
             ahead_weight = (1 - b1) * micro_batch.weight * passes
+            floor_of_m = jnp.where(passes != 1, reference.momentum_floor(2, lookahead=lookahead), 0.0)
             m_seed = jnp.where(last, m_seed, _accumulation_seed(count, micro_batch.number))
         v_weight, by_mean = 1 - b2, 1 / c2
         if adjust_lr:
@@ -163,6 +166,7 @@ def scale_by_adamomentum(
             g_weight,
             b1,
             ahead_weight,
+            floor_of_m,
             b2,
             v_weight,
             eps_sum=floor * c2,
@@ -433,6 +437,7 @@ class _Numbers(NamedTuple):
     g_weight: Number  # of the gradient in m: 1 - b1, or that of a micro-batch
     b1: Number
     ahead_weight: Number  # of the gradient in the look-ahead momentum: of micro-batches, the last one's stands for all
+    momentum_floor: jax.Array | None  # of micro-batches, the share of m that this momentum counts as at least in v
     b2: Number
     v_weight: Number  # 1 - b2, divided by c1^2 under full bias correction
     eps_sum: jax.Array  # what eps has added to v by now
@@ -471,7 +476,11 @@ def _update(
     m, m_new = _store(towards_g(m.astype(widest), numbers.m_decay, numbers.g_weight), m, numbers.m_seed, numbers.takes)
     ahead = towards_g(m_new, numbers.b1, numbers.ahead_weight) if lookahead or nesterov else m_new
     averaged, moves = ahead if lookahead else m_new, ahead if nesterov else m_new
-    v_new = scalar(numbers.b2) * v.astype(wide) + scalar(numbers.v_weight) * _abs_squared(averaged)
+    square = _abs_squared(averaged)
+    if lookahead and numbers.momentum_floor is not None:
+        least = scalar(numbers.momentum_floor) ** 2 * _abs_squared(m_new)
+        square = jnp.where(least > square, least, square)
+    v_new = scalar(numbers.b2) * v.astype(wide) + scalar(numbers.v_weight) * square
     # Before v is rounded: the largest of values rounded by chance would be too large.
     if v_max is not None:
         largest = jnp.maximum(v_max, (v_new + scalar(numbers.eps_sum)).astype(v_max.dtype))

@@ -321,22 +321,21 @@ def test_travel_over_1000_steps_of_16_passes(state_dtype, limits) -> None:
 
 
 def test_first_steps_with_the_lookahead_momentum_of_one_gradient_of_several() -> None:
-    """It may be near 0 where the momentum is not, as long as v is an average of one or two: docs say to warm up."""
-    lengths = {}
-    for second_moment in ("lookahead", "momentum"):
-        torch.manual_seed(0)
-        p = nn.Parameter(torch.zeros(10_000))
-        opt = AdaMomentum([p], lr=1.0, adjust_lr="match_rms_adamw", second_moment=second_moment)
-        release_gradients(opt, 8)
-        lengths[second_moment] = []
-        for _ in range(6):
-            before = p.detach().clone()
-            for _ in range(8):
-                (p * torch.randn(len(p))).sum().backward()
-            lengths[second_moment].append((p.detach() - before).abs())
-    assert all(length.max() < 1.01 for length in lengths["momentum"])
-    assert 0.03 < (lengths["lookahead"][0] > 10).float().mean() < 0.1
-    assert lengths["lookahead"][5].max() < 10
+    """That gradient may cancel the momentum, but what v takes in is then not below half of it, as docs say."""
+    torch.manual_seed(0)
+    p = nn.Parameter(torch.zeros(10_000))
+    opt = AdaMomentum([p], lr=1.0, adjust_lr="match_rms_adamw")
+    release_gradients(opt, 8)
+    lengths = []
+    for _ in range(5):
+        before = p.detach().clone()
+        for _ in range(8):
+            (p * torch.randn(len(p))).sum().backward()
+        lengths.append((p.detach() - before).abs())
+    assert lengths[0].max().item() == pytest.approx(2 * (1.9**2 + 7) ** 0.5, rel=1e-5)
+    rms = [length.square().mean().sqrt().item() for length in lengths]
+    assert rms[0] == pytest.approx(2.5, abs=0.2)
+    assert all(length < most for length, most in zip(rms[1:], (1.2, 0.9, 0.7, 0.6), strict=True)), rms
 
 
 def test_the_codes_are_of_the_first_moment_alone() -> None:

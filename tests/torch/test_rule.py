@@ -39,7 +39,15 @@ def test_cpp_reads_every_number_by_its_name():
     state = {"step": torch.tensor(0.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
     batch = fused_cpu.new_batch()
     assert fused_cpu.add(batch, p, torch.ones(3), state, amsgrad=False)
-    shared = {"grad_factor": 1.0, "l2": 0.0, "lookahead": False, "nesterov": False, "passes": 1.0, "threads": 1}
+    shared = {
+        "grad_factor": 1.0,
+        "l2": 0.0,
+        "lookahead": False,
+        "nesterov": False,
+        "passes": 1.0,
+        "momentum_floor": 0.0,
+        "threads": 1,
+    }
     batch.run([Recorder()], **shared)
     assert sorted(read) == sorted(Numbers._fields)
     assert state["step"] == 1

@@ -107,6 +107,12 @@ def _update_chunk(columns: list[list[Tensor]], numbers: list[Numbers], rule: Rul
         torch._foreach_add_(lookaheads, exp_avgs)
     del grads, last
     averaged = lookaheads if rule.lookahead else exp_avgs
+    if rule.momentum_floor:
+        floors = torch._foreach_abs(exp_avgs)
+        torch._foreach_mul_(floors, rule.momentum_floor)
+        averaged = list(torch._foreach_abs(averaged))
+        torch._foreach_maximum_(averaged, floors)
+        del floors
     torch._foreach_mul_(exp_avg_sqs, n.beta2[0])
     _addcmul_(exp_avg_sqs, averaged, averaged, n.v_weight)
     del averaged

@@ -124,6 +124,7 @@ def run(batch: Batch, rule: Rule) -> None:
         lookahead=rule.lookahead,
         nesterov=rule.nesterov,
         passes=rule.passes,
+        momentum_floor=rule.momentum_floor,
         threads=torch.get_num_threads(),
     )
     # Written behind autograd's back: it must still notice when a graph needs the old values.

@@ -288,6 +288,7 @@ def _launch(
         grad_factor,
         float(rule.l2),
         float(rule.passes),
+        float(rule.momentum_floor),
         found_inf,
         PARAM=param,
         M_STATE=m,

@@ -75,6 +75,7 @@ def update_chunk(
     grad_factor,
     l2,
     passes,
+    momentum_floor,
     found_inf,
     PARAM: tl.constexpr,
     M_STATE: tl.constexpr,
@@ -98,6 +99,7 @@ def update_chunk(
         grad_factor: one float32.
         l2: a float.
         passes: a float, by which the gradient is multiplied in the look-ahead momentum.
+        momentum_floor: a float, the share of the momentum that this counts as at least in the second moment.
         found_inf: one float32, or None.
         PARAM: dtype of parameters and gradients.
         M_STATE: dtype of the first moment; uint8 for the 8-bit format.
@@ -127,13 +129,13 @@ def update_chunk(
     # Only without a mask, and from addresses known to be multiples of 16, are loads and stores 16 bytes wide.
     if (numel - first >= CHUNK) & (addresses % 16 == 0):
         _update_tile(
-            entry, first, numel, numbers, grad_factor, l2, passes,
+            entry, first, numel, numbers, grad_factor, l2, passes, momentum_floor,
             PARAM, M_STATE, V_STATE, AMSGRAD, HAS_L2, LOOKAHEAD, NESTEROV, ROUNDING, STEP, CHUNK, True,
         )  # fmt: skip
     else:  # in small pieces, so that it is not these, with their masks, that decide how many registers are needed
         for begin in range(first, tl.minimum(first + CHUNK, numel), _PIECE):
             _update_tile(
-                entry, begin, numel, numbers, grad_factor, l2, passes,
+                entry, begin, numel, numbers, grad_factor, l2, passes, momentum_floor,
                 PARAM, M_STATE, V_STATE, AMSGRAD, HAS_L2, LOOKAHEAD, NESTEROV, ROUNDING, STEP, _PIECE, False,
             )  # fmt: skip
 
@@ -147,6 +149,7 @@ def _update_tile(
     grad_factor,
     l2,
     passes,
+    momentum_floor,
     PARAM: tl.constexpr,
     M_STATE: tl.constexpr,
     V_STATE: tl.constexpr,
@@ -210,7 +213,10 @@ def _update_tile(
         ahead += l2 * theta
     m += m_weight * (g - m)
     lookahead = m + m_weight * (ahead - m)
-    averaged = lookahead if LOOKAHEAD else m
+    averaged = m
+    if LOOKAHEAD:
+        floor = momentum_floor * tl.abs(m)
+        averaged = tl.where(floor > tl.abs(lookahead), floor, lookahead)  # a NaN stays
     v = v * (1 - v_decay) + v_weight * averaged * averaged  # not v - v * v_decay: an infinite v stays infinite
     d = v + eps_sum
     if AMSGRAD:

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from adamomentum.reference import momentum_floor
 from adamomentum.torch.rounding import Rounding
 
 __all__ = ["Numbers", "Rule", "Scalar", "update_one"]
@@ -52,6 +53,11 @@ class Rule(NamedTuple):
     lookahead: bool = False  # v averages n^2, not m^2
     nesterov: bool = False  # the parameter moves by n, not by m
     passes: float = 1.0  # this times the gradient stands for that of the step in n: release.py explains it
+
+    @property
+    def momentum_floor(self) -> float:
+        """The share of m that n counts as at least in v, 0 where n has the gradient of the whole step."""
+        return momentum_floor(self.passes, lookahead=self.lookahead)
 
     @property
     def l2(self) -> float:
@@ -102,6 +108,8 @@ def update_one(
         ahead = grad if rule.passes == 1 else grad.add(last, alpha=rule.passes - 1)
         lookahead = exp_avg.lerp(ahead.to(exp_avg.dtype), n.m_weight)
     averaged = lookahead if rule.lookahead else exp_avg
+    if rule.momentum_floor:
+        averaged = torch.maximum(averaged.abs(), rule.momentum_floor * exp_avg.abs())
     _addcmul_(exp_avg_sq.mul_(n.beta2), averaged, averaged, n.v_weight)
     v = exp_avg_sq + n.eps_sum
     if rule.amsgrad:
