@@ -10,7 +10,8 @@ b1 mu + (1 - b1) times the weighted sum of all, the momentum of Algorithm 1 for 
 
 The look-ahead momentum, which the second moment of the drop-in for AdamW averages the square of, needs that sum by
 itself. In its place stands K times the last w * g: its mean in white noise has a closed form, too
-(:func:`adamomentum.reference.white_noise_mean`).
+(:func:`adamomentum.reference.white_noise_mean`), and where it cancels the momentum there is a floor
+(:func:`adamomentum.reference.momentum_floor`).
 
 The arithmetic of the first moment is in ``scale_by_adamomentum``. Here is who tells it which micro-batch a gradient is
 of, and keeps everything else as it was until the last. What is kept is chosen element by element, not by ``lax.cond``:

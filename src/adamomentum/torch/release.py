@@ -14,7 +14,8 @@ share of an update is not paid for every tensor.
 
 The look-ahead momentum, which the second moment of the drop-in for AdamW averages the square of, needs that sum by
 itself. In its place stands K times the last gradient: its mean in white noise has a closed form, too
-(:func:`adamomentum.reference.white_noise_mean`).
+(:func:`adamomentum.reference.white_noise_mean`), and where it cancels the momentum there is a floor
+(:func:`adamomentum.reference.momentum_floor`).
 """
 
 from __future__ import annotations
