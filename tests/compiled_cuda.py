@@ -76,7 +76,7 @@ def compiled(variant: Variant, capability: int) -> Any:
     constants |= {"LOOKAHEAD": p.lookahead, "NESTEROV": p.nesterov, "ROUNDING": ROUNDINGS.index(p.rounding)}
     constants |= {"STEP": getattr(tl, p.step) if p.step else None, "CHUNK": kernel.CHUNK}
     arguments = {"table": "*i64", "owners": "*i32", "numbers": "*fp32", "grad_factor": "*fp32"}
-    arguments |= {"l2": "fp32", "passes": "fp32", "found_inf": "*fp32"}
+    arguments |= {"l2": "fp32", "passes": "fp32", "momentum_floor": "fp32", "found_inf": "*fp32"}
     signature = {**arguments, **dict.fromkeys(constants, "constexpr")}
     if not p.found_inf:
         signature["found_inf"], constants["found_inf"] = "constexpr", None
