@@ -399,13 +399,15 @@ def test_random_bits_of_a_part_are_those_of_its_place_in_the_whole():
     assert torch.equal(part.column("exp_avg")[0], opt.column("exp_avg")[0][700:])
 
 
+@pytest.mark.parametrize("adjust_lr", [None, "match_rms_adamw"])
 @pytest.mark.parametrize("passes", [1, 2])
-def test_clipping_under_release_reaches_the_kernel(monkeypatch, passes):
+def test_release_with_clipping_reaches_the_kernel(monkeypatch, passes, adjust_lr):
+    """Also the last gradient of two for both in the look-ahead momentum, and what of it may cancel the momentum."""
     torch.manual_seed(0)
     start, sides = torch.randn(3, 400), []
     for fused in (None, False):
         p = torch.nn.Parameter(start.clone())
-        opt = AdaMomentum([p], lr=1e-2, foreach=None if fused is None else False, fused=fused)
+        opt = AdaMomentum([p], lr=1e-2, adjust_lr=adjust_lr, foreach=None if fused is None else False, fused=fused)
         release_gradients(opt, passes, clip=0.5)
         sides.append((p, opt))
     launched, launch = [], fused_cuda._launch
@@ -422,7 +424,8 @@ def test_clipping_under_release_reaches_the_kernel(monkeypatch, passes):
     (p, opt), (q, other) = sides
     assert launched == [1, 1, 1]
     torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(opt.state[p]["exp_avg"], other.state[q]["exp_avg"], rtol=1e-5, atol=1e-7)
+    for key in ("exp_avg", "exp_avg_sq"):
+        torch.testing.assert_close(opt.state[p][key], other.state[q][key], rtol=1e-5, atol=1e-9)
     assert opt.state[p]["exp_avg"].norm() < 0.5
 
 
