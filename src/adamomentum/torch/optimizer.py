@@ -563,15 +563,15 @@ class AdaMomentum(Optimizer):
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a dict that state_dict() returned, got {type(state_dict).__name__}")
-        self._pending.clip = None
-        if self._pending.release is not None:
-            self._pending.release.forget()
         # Registered now, it runs after the user's own hooks, which may still change the dict.
         handle = self.register_load_state_dict_pre_hook(partial(checked_and_hidden, _DEFAULTS))
         try:
             super().load_state_dict(dict(state_dict))
         finally:
             handle.remove()
+        self._pending.clip = None
+        if self._pending.release is not None:
+            self._pending.release.forget()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
