@@ -14,6 +14,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from adamomentum.torch import release_gradients
 
 TOKENS = 16
 BASELINE = "AdamW, accumulate then step"
+FORMATS = {"8bit": "8-bit moments", ("float32", "8bit"): "exp_avg in float32, exp_avg_sq in 8 bits"}
 
 
 class Block(nn.Module):
@@ -76,7 +78,8 @@ def ways(passes: int) -> dict[str, Callable[[nn.Module], tuple[list[torch.optim.
     makers = {BASELINE: adamw, "AdaMomentum, accumulate then step": plain, "AdaMomentum, released": released}
     if passes == 1:
         makers["AdamW, stepped in backward"] = adamw_in_backward
-        makers["AdaMomentum, released, 8-bit moments"] = lambda model: released(model, state_dtype="8bit")
+    for formats, name in FORMATS.items():
+        makers[f"AdaMomentum, released, {name}"] = partial(released, state_dtype=formats)
     return makers
 
 

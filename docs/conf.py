@@ -26,6 +26,7 @@ html_css_files = ["figures.css"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+autodoc_mock_imports = ["transformers", "lightning"]  # what adamomentum.trainers is for
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # what the docstrings say of arguments; signatures show names and defaults
 autodoc_preserve_defaults = True

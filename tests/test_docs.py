@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clients import need
 from packaging.specifiers import SpecifierSet
 
 from adamomentum import AdaMomentum, reference
@@ -31,21 +32,46 @@ def blocks(page):
     return re.findall(r"^```python\n(.*?)^```(?:\n```text\n(.*?)^```)?", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=page.name, marks=MARKS.get(page.name, [])) for page in PAGES])
-def test_code_runs(page, tmp_path, monkeypatch):
-    pytest.importorskip(NEEDS.get(page.name, "torch"), reason=f"needs {NEEDS.get(page.name)}")
-    monkeypatch.chdir(tmp_path)
-    code = blocks(page)
-    assert code, f"{page} has no Python block"
-    monkeypatch.syspath_prepend(tmp_path)
+def needed(block):
+    """The package that a block is for alone, as its first line says."""
+    return match[1] if (match := re.match(r"# needs (\w+)\n", block)) else None
+
+
+def run_blocks(page, code, folder):
     namespace = {"__name__": "__main__"}
     for block, output in code:
         if file := re.match(r"# (\w+\.py)", block):  # said to be a file: the blocks that follow import it
-            (tmp_path / file[1]).write_text(block)
+            (folder / file[1]).write_text(block)
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(compile(block, str(page), "exec"), namespace)
         if output:
             assert printed.getvalue() == output, block
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # checkpoints of one process
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name, marks=MARKS.get(page.name, [])) for page in PAGES])
+def test_code_runs(page, tmp_path, monkeypatch):
+    pytest.importorskip(NEEDS.get(page.name, "torch"), reason=f"needs {NEEDS.get(page.name)}")
+    monkeypatch.chdir(tmp_path)
+    code = [(block, output) for block, output in blocks(page) if not needed(block)]
+    assert code, f"{page} has no Python block"
+    monkeypatch.syspath_prepend(tmp_path)
+    run_blocks(page, code, tmp_path)
+
+
+CLIENTS = [(page, block, package) for page in PAGES for block, _ in blocks(page) if (package := needed(block))]
+
+
+@pytest.mark.slow
+@pytest.mark.clients
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("page", "block", "package"), CLIENTS, ids=[f"{page.name}-{name}" for page, _, name in CLIENTS]
+)
+def test_code_of_clients_runs(page, block, package, tmp_path, monkeypatch):
+    need(package)
+    monkeypatch.chdir(tmp_path)
+    run_blocks(page, [(block, "")], tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -53,6 +53,12 @@ def test_site(tmp_path, monkeypatch) -> None:
         name = f"adamomentum.{module}"
         public = {f"{name}.{each}" for each in import_module(name).__all__}
         assert public <= known, public - known
+    # Those of trainers need not be installed.
+    assert {
+        "adamomentum.trainers.transformers.ReleaseGradients",
+        "adamomentum.trainers.lightning.ReleaseGradients",
+        "adamomentum.trainers.accelerate.release_gradients",
+    } <= known
     site = tmp_path / "site"
     assert (site / "index.html").exists()
     figures = (site / "how-it-works.html").read_text(encoding="utf-8")

@@ -468,6 +468,20 @@ def test_parameters_without_saved_state_start_fresh():
     assert list(optimizer.state) == [model[0].weight]
 
 
+def test_states_under_the_text_of_their_numbers():
+    """As files have them that torch.distributed.checkpoint makes of a folder."""
+    model = model_of_equal_shapes()
+    adamw = trained_adamw(model.parameters(), model)
+    saved = adamw.state_dict()
+    saved["state"] = {str(i): state for i, state in saved["state"].items()}
+    optimizer = AdaMomentum(model.parameters())
+    optimizer.load_state_dict(from_adam(saved, optimizer))
+    assert_state_follows_the_parameters(optimizer, adamw)
+    saved["state"]["99"] = saved["state"]["0"]
+    with pytest.raises(ValueError, match="state '99' is of no parameter"):
+        from_adam(saved, optimizer)
+
+
 @pytest.mark.distributed
 def test_sharded_parameters(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)

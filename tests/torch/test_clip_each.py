@@ -387,8 +387,8 @@ def test_a_saved_average_is_checked(value) -> None:
     ("clip", "error", "message"),
     [
         (lambda: 0, ValueError, "clip must be > 0, got 0"),
-        (lambda: -1.0, ValueError, "must be >= 0, got -1.0"),
-        (lambda: math.nan, ValueError, "must be >= 0, got nan"),
+        (lambda: -1.0, ValueError, "clip must be >= 0, got -1.0"),
+        (lambda: math.nan, ValueError, "clip must be >= 0, got nan"),
         (lambda: True, TypeError, "clip must be a number, an AdaptiveClip or None, got True"),
         (lambda: "adaptive", TypeError, "clip must be a number, an AdaptiveClip or None, got 'adaptive'"),
         (lambda: AdaptiveClip(ratio=1.0), ValueError, "ratio must be > 1"),

@@ -136,3 +136,12 @@ def test_a_compiled_step_is_not_compiled_again_when_the_factor_moves(p, optimize
         step()
         assert seen(optimizer, p) == pytest.approx(min(gradient, LIMIT), rel=1e-5)
     assert counter.frame_count == 1
+
+
+def test_a_refused_state_dict_leaves_the_clipping_as_it_is(p, optimizer) -> None:
+    backward(p, 1.0)
+    optimizer.clip_grad_norm_(LIMIT)
+    with pytest.raises(ValueError, match="must have the keys 'state' and 'param_groups'"):
+        optimizer.load_state_dict({})
+    optimizer.step()
+    assert seen(optimizer, p) == pytest.approx(LIMIT, rel=1e-5)

@@ -6,16 +6,19 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint import DefaultLoadPlanner
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
 
 from adamomentum.torch import AdaMomentum, decoded, pieces
 from adamomentum.torch.decoding import numbers_of
-from adamomentum.torch.precision import BLOCK, decode_m, decode_v, dither, encode_m, encode_v
-from adamomentum.torch.state import scale_of
+from adamomentum.torch.precision import BLOCK, decode_m, decode_v, dither, encode_m, encode_v, unpack
+from adamomentum.torch.state import CODED, blocks_of, scale_of
 
 # The functions of a moment, the least exponent of a block, and the least code that its largest number can have.
 FORMATS = {"m": (decode_m, encode_m, 16, 119), "v": (decode_v, encode_v, 32, 247)}
 OPTIONS = {"lr": 1e-2, "state_dtype": "8bit"}
+no_group = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # as no_dist=True asks for
 
 
 def take_steps(params, optimizer, seed: int, count: int = 3) -> None:
@@ -105,23 +108,52 @@ def test_decoded_is_a_state_dict_that_goes_on_bit_for_bit(monkeypatch) -> None:
             assert torch.equal(value, other.state[q][key])
 
 
-def test_numbers_survive_a_file_that_forgets_the_layout() -> None:
-    """As formats do that store channels_last tensors as contiguous ones; codes do not."""
+@pytest.mark.parametrize("form", ["numbers", "codes", "codes, decoded later"])
+def test_moments_survive_a_file_that_forgets_the_layout(form) -> None:
+    """As formats do that store channels_last tensors as contiguous ones."""
     params, _ = trained()
     p = params[0].reshape(2, 5, 3, 30).contiguous(memory_format=torch.channels_last)
     optimizer = AdaMomentum([p], **OPTIONS)
     take_steps([p], optimizer, 0)
-    numbers = decoded(optimizer.state_dict())
+    saved = optimizer.state_dict()
+    saved = decoded(saved) if form == "numbers" else saved
     for key in ("exp_avg", "exp_avg_sq"):
-        assert numbers["state"][0][key].stride() == p.stride()
-        numbers["state"][0][key] = numbers["state"][0][key].contiguous()
+        assert saved["state"][0][key].stride() == p.stride()
+        saved["state"][0][key] = saved["state"][0][key].contiguous()
     q = p.clone()
     other = AdaMomentum([q], **OPTIONS)
-    other.load_state_dict(numbers)
+    other.load_state_dict(decoded(saved) if form == "codes, decoded later" else saved)
     take_steps([p], optimizer, 1)
     take_steps([q], other, 1)
     assert torch.equal(p, q)
     assert torch.equal(optimizer.state[p]["exp_avg"], other.state[q]["exp_avg"])
+
+
+@no_group
+@pytest.mark.parametrize("way", ["in place", "as a file"])
+@pytest.mark.parametrize(("saved_in", "loaded_in"), [(0, 1), (1, 0)])
+def test_a_folder_of_codes_goes_on_in_another_memory_format(tmp_path, way, saved_in, loaded_in) -> None:
+    formats = (torch.contiguous_format, torch.channels_last)
+    start = torch.linspace(-1, 1, 900).reshape(2, 5, 3, 30)
+    p, q = (start.to(memory_format=formats[i], copy=True).requires_grad_() for i in (saved_in, loaded_in))
+    optimizer, other = AdaMomentum([p], **OPTIONS), AdaMomentum([q], **OPTIONS)
+    take_steps([p], optimizer, 0)
+    dcp.save(optimizer.state_dict(), checkpoint_id=tmp_path / "folder", no_dist=True)
+    if way == "in place":
+        other.init_state()
+        room = other.state_dict()
+        dcp.load(room, checkpoint_id=tmp_path / "folder", no_dist=True)
+    else:
+        dcp_to_torch_save(tmp_path / "folder", tmp_path / "file.pt")
+        room = torch.load(tmp_path / "file.pt")
+    other.load_state_dict(room)
+    for key, moment in CODED:
+        before, after = (
+            unpack(state[key], state[scale_of(key)], moment) for state in (optimizer.state[p], other.state[q])
+        )
+        # Blocks are others, and round what they cannot express; an error of order would be as large as the numbers.
+        assert (before == after).float().mean() > 0.9
+        assert (before - after).abs().max() <= before.abs().max() * 2**-14
 
 
 def test_what_has_no_codes_stays_the_same_object() -> None:
@@ -141,7 +173,7 @@ def test_codes_without_their_exponents_are_refused() -> None:
         decoded(state_dict)
 
 
-@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # as no_dist=True asks for
+@no_group
 def test_a_folder_of_codes_does_not_fill_room_for_numbers(tmp_path) -> None:
     model, optimizer = trained_model()
     dcp.save({"optimizer": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=tmp_path, no_dist=True)
@@ -151,7 +183,66 @@ def test_a_folder_of_codes_does_not_fill_room_for_numbers(tmp_path) -> None:
         set_optimizer_state_dict(model, optimizer, room["optimizer"])
 
 
-@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+# What a folder may hold instead of the codes that an optimizer of plain tensors gives room for.
+OTHER_FORMATS = {
+    "of shards": {},
+    "float32": {"state_dtype": None},
+    "bfloat16": {"state_dtype": torch.bfloat16},
+    "m in float32": {"state_dtype": ("float32", "8bit")},
+    "v in bfloat16": {"state_dtype": ("8bit", "bfloat16")},
+}
+
+
+@no_group
+@pytest.mark.parametrize("room_steps", [0, 2, 3])
+@pytest.mark.parametrize("saved_as", OTHER_FORMATS)
+def test_numbers_that_were_cast_to_codes_are_refused(tmp_path, saved_as, room_steps) -> None:
+    """allow_partial_load keeps the exponents that a folder of numbers lacks, and casts those to the codes."""
+    torch.manual_seed(0)
+    model = nn.Linear(300, 2)
+    optimizer = AdaMomentum(model.parameters(), **{**OPTIONS, **OTHER_FORMATS[saved_as]})
+    take_steps(model.parameters(), optimizer, 0)
+    saved = get_optimizer_state_dict(model, optimizer)
+    saved = decoded(saved) if saved_as == "of shards" else saved
+    dcp.save({"optimizer": saved}, checkpoint_id=tmp_path, no_dist=True)
+
+    other = AdaMomentum(model.parameters(), **OPTIONS)
+    other.init_state()
+    take_steps(model.parameters(), other, 5, room_steps)
+    room = {"optimizer": get_optimizer_state_dict(model, other)}
+    with pytest.raises(dcp.CheckpointException, match=r"Missing key in checkpoint .*\.exp_avg(_sq)?_scale"):
+        dcp.load(room, checkpoint_id=tmp_path, no_dist=True)
+    dcp.load(room, checkpoint_id=tmp_path, planner=DefaultLoadPlanner(allow_partial_load=True), no_dist=True)
+    # After as many steps as were saved it shows in the codes themselves.
+    step = r"codes are of step \d, but 'step' is 3, .* without allow_partial_load"
+    codes = r"these 8-bit codes are not those of 'exp_avg(_sq)?_scale'"
+    with pytest.raises(ValueError, match=step if room_steps < 3 else codes):
+        set_optimizer_state_dict(model, other, room["optimizer"])
+
+
+def test_what_is_said_of_blocks_is_checked() -> None:
+    _, optimizer = trained()
+    saved = optimizer.state_dict()
+    assert saved["state"][0]["exp_avg_blocks"].tolist() == [3, 300, 1]
+    assert saved["state"][1]["exp_avg_blocks"].tolist() == [3]
+    assert not {blocks_of(key) for key, _ in CODED} & optimizer.state[optimizer.param_groups[0]["params"][0]].keys()
+    for wrong, message in (
+        (torch.tensor([3.0, 300, 1]), r"'exp_avg_blocks' must be a torch.int64 tensor of shape \(3,\)"),
+        (torch.tensor([3, 300]), r"'exp_avg_blocks' must be a torch.int64 tensor of shape \(3,\)"),
+        (torch.tensor([3, 1, 1]), r"'exp_avg_blocks' has \[1, 1\], which are not the strides of a dense tensor"),
+        (torch.tensor([3, 1, 4]), r"'exp_avg_blocks' has \[1, 4\], which are not the strides of a dense tensor"),
+        (torch.tensor([2, 300, 1]), r"codes are of step 2, but 'step' is 3"),
+    ):
+        entries = {**saved["state"][0], "exp_avg_blocks": wrong}
+        for load in (optimizer.load_state_dict, decoded):
+            with pytest.raises(ValueError, match=message):
+                load({**saved, "state": {**saved["state"], 0: entries}})
+    # Older files say nothing of it.
+    older = {key: t for key, t in saved["state"][0].items() if key not in ("exp_avg_blocks", "exp_avg_sq_blocks")}
+    optimizer.load_state_dict({**saved, "state": {**saved["state"], 0: older}})
+
+
+@no_group
 @pytest.mark.parametrize("flat", [False, True])
 def test_a_hook_decodes_on_both_sides_of_a_folder(tmp_path, flat) -> None:
     wanted = StateDictOptions(flatten_optimizer_state_dict=flat)

@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from processes import TIMEOUT, run_in_processes
 from torch import Tensor, nn
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -27,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from adamomentum.torch import AdaMomentum, AdaptiveClip, bucket, functional, fused_cpu, pieces, release_gradients
 from adamomentum.torch.clip_each import factors_of
-from adamomentum.torch.state import ROUNDING_STATE, SCALES
+from adamomentum.torch.state import BLOCKS, ROUNDING_STATE, SCALES
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # as no_dist=True asks for
 # Moments in bfloat16, and the ways to round bfloat16 parameters.
@@ -156,10 +157,10 @@ def test_asking_for_the_state_before_the_first_step_changes_nothing(options: dic
     state_dict = get_optimizer_state_dict(model, optimizer)
     keys = {"step", "exp_avg", "exp_avg_sq"} | ({"max_exp_avg_sq"} if options.get("amsgrad") else set())
     keys |= {kept for rounding, kept in ROUNDING_STATE.items() if options.get("rounding") == rounding}
-    keys |= set(SCALES) if options.get("state_dtype") == "8bit" else set()
+    keys |= {*SCALES, *BLOCKS} if options.get("state_dtype") == "8bit" else set()
     for name, state in state_dict["state"].items():
         assert set(state) == keys
-        assert not any(value.any() for key, value in state.items() if key not in ("master", *SCALES))
+        assert not any(value.any() for key, value in state.items() if key not in ("master", *SCALES, *BLOCKS))
         assert_close(state.get("master", before[name].float()), before[name].float(), 0)
     assert optimizer.param_groups[0]["lr"] is lr
     set_optimizer_state_dict(model, optimizer, state_dict)
@@ -229,6 +230,27 @@ def test_checkpoint_in_a_directory(tmp_path: Path, options: dict, tensors: bool,
 
     train(model, optimizer, batches[4:])
     train(other, other_optimizer, batches[4:])
+    assert_close(values(other), values(model), 0)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_folder_as_a_file_has_text_for_keys(tmp_path: Path, named: bool) -> None:
+    """Of state_dict() itself, which numbers parameters; torch's own optimizers then start anew without a word."""
+    batches = make_batches(8)
+    model, other = make_model(), make_model()
+    optimizers = [
+        AdaMomentum(m.named_parameters() if named else m.parameters(), **STRONG, foreach=False) for m in (model, other)
+    ]
+    train(model, optimizers[0], batches[:4])
+    dcp.save(optimizers[0].state_dict(), checkpoint_id=tmp_path / "folder", no_dist=True)
+    dcp_to_torch_save(tmp_path / "folder", tmp_path / "file.pt")
+    saved = torch.load(tmp_path / "file.pt")
+    assert set(saved["state"]) == {"0", "1", "2", "3"} and saved["param_groups"][0]["params"] == [0, 1, 2, 3]
+    other.load_state_dict(model.state_dict())
+    optimizers[1].load_state_dict(saved)
+    assert set(optimizers[1].state) == set(other.parameters())
+    for m, optimizer in zip((model, other), optimizers, strict=True):
+        train(m, optimizer, batches[4:])
     assert_close(values(other), values(model), 0)
 
 
@@ -455,6 +477,7 @@ def fsdp_worker(rank: int, folder: Path) -> None:
         assert counted == {path: 4 * 5}, counted
         assert all(isinstance(state["exp_avg"], DTensor) for state in optimizer.state.values())
         results[f"{path}, 5 steps"] = values(model)
+        dcp.save(optimizer.state_dict(), checkpoint_id=folder / "by number")
         dcp.save(
             {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)},
             checkpoint_id=folder / "of several",
@@ -478,6 +501,19 @@ def fsdp_worker(rank: int, folder: Path) -> None:
     resume(model, optimizer, folder / "of one")
     train(model, optimizer, batches[5:])
     results["loaded from one process"] = values(model)
+
+    # On from a file made of the folder of a state_dict() as it is, which has the text of the parameters' numbers.
+    if rank == 0:
+        dcp_to_torch_save(folder / "by number", folder / "by number.pt")
+    dist.barrier()
+    model = sharded_model()
+    set_model_state_dict(
+        model, torch.load(folder / "whole.pt")["model"], options=StateDictOptions(full_state_dict=True)
+    )
+    optimizer = AdaMomentum(model.parameters(), **STRONG)
+    optimizer.load_state_dict(torch.load(folder / "by number.pt"))
+    train(model, optimizer, batches[5:])
+    results["a folder by number as a file"] = values(model)
 
     # On from whole tensors that only the first process has.
     whole = torch.load(folder / "whole.pt") if rank == 0 else {"model": {}, "optimizer": {}}

@@ -422,6 +422,13 @@ def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path: Path, s
         for way, result in results.items():
             assert_goes_on(result, expected if way == "sharded" else unsharded)
 
+    # In one process, without shards, room for codes is not filled with numbers without a word.
+    model = make_model(False)
+    optimizer = AdaMomentum(model.parameters(), **OPTIONS)
+    partial = dcp.DefaultLoadPlanner(allow_partial_load=True)
+    with pytest.raises(ValueError, match=r"codes are of step 0, but 'step' is 20.*adamomentum.torch.decoded"):
+        resume(model, optimizer, tmp_path / "sharded", no_dist=True, planner=partial)
+
     # In one process, without shards: from the folder, with room for numbers; and from whole tensors.
     for source in ("folder", "file"):
         model = make_model(False)

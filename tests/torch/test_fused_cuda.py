@@ -1,15 +1,20 @@
 """The fused path on CUDA. Without a GPU its kernel runs in Triton's interpreter, in a process of its own."""
 
+import gc
 import importlib.util
 import os
 import subprocess
 import sys
+import weakref
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from fused_steps import Compared, FusedCuda, rule_of
 from lockstep import SWITCHES
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from adamomentum import AdaMomentum
 from adamomentum.torch import fused_cpu, fused_cuda
@@ -120,9 +125,141 @@ def test_why_not_asks_for_a_gpu():
     assert fused_cuda.why_not() == "fused=True on CUDA needs a CUDA device, and torch finds none"
 
 
-def test_table_of_a_graph():
-    values = [2**46 + 16, 0, 1, -3] * 100
-    assert fused_cuda._by_value(values, CPU).tolist() == values
+class Recorder(TorchDispatchMode):
+    """What would be captured, of a process without a GPU: operations on tensors and launches, but for those apart."""
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.captured, self.launches, self.uploads, self.apart = [], [], 0, False
+        tl = SimpleNamespace(float32="fp32", float64="fp64", bfloat16="bf16", uint8="u8")
+        kernel = SimpleNamespace(CHUNK=2048, WARPS=8, ENTRY=range(13), tl=tl, update_chunk=self)
+        monkeypatch.setattr(fused_cuda, "_kernel", lambda: kernel)
+        monkeypatch.setattr(fused_cuda, "_is_capturing", lambda device: True)
+        monkeypatch.setattr(fused_cuda, "_apart_from_the_graph", self.work_apart)
+
+    @contextmanager
+    def work_apart(self, device):
+        self.apart = True
+        self.uploads += 1
+        yield
+        self.apart = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not self.apart:
+            self.captured.append(func)
+        return func(*args, **kwargs or {})
+
+    def __getitem__(self, grid):
+        return lambda table, owners, *_, **__: self.launches.append((table, owners))
+
+
+def captured_step(recorder, params, states):
+    """The part of a step with the table; what the numbers are is of no matter."""
+    numbers, grad_factor, rule = torch.zeros(len(params), len(MATRIX_COLUMNS)), torch.ones(()), rule_of()
+    rows = [(p, p.grad, state) for p, state in zip(params, states, strict=True)]
+    with recorder:
+        fused_cuda_update(rows, numbers=numbers, grad_factor=grad_factor, rule=rule, found_inf=None)
+
+
+def test_a_graph_reads_a_table_that_was_uploaded_once_and_lives_as_long_as_the_moments(monkeypatch):
+    params = [torch.zeros(5000), torch.zeros(3), torch.zeros(0), torch.zeros(7, dtype=torch.bfloat16)]
+    opt = FusedCuda(params, steps_on=CPU)
+    states = [opt.state[p] for p in params]
+    recorder = Recorder(monkeypatch)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    captured_step(recorder, params, states)
+    # Two dtypes are two launches, and nothing else is in the graph.
+    assert recorder.uploads == len(recorder.launches) == 2
+    assert recorder.captured == []
+    (table, owners), _ = recorder.launches
+    assert owners.tolist() == [1, 1, 1, 2]
+    entries = table[: 2 * 13].view(2, 13)
+    assert entries[:, 0].tolist() == [5000, 3]
+    assert entries[:, 6].tolist() == [p.grad.data_ptr() for p in params[:2]]
+    assert entries[:, 7].tolist() == [state["exp_avg"].data_ptr() for state in states[:2]]
+
+    # A second capture, of other gradients, leaves the first graph its table.
+    first, before = weakref.ref(table), table.clone()
+    old = [p.grad for p in params]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    captured_step(recorder, params, states)
+    assert recorder.uploads == 4
+    assert torch.equal(table, before)
+    second = weakref.ref(recorder.launches[2][0])
+    assert second()[6] == params[0].grad.data_ptr() != old[0].data_ptr()
+    recorder.launches.clear()
+    del table, owners, entries
+    gc.collect()
+    assert first() is not None and second() is not None
+    del opt, states
+    gc.collect()
+    assert first() is None and second() is None
+
+
+class Driver:
+    """The part of CUDA's driver that tells threads what they may do during a capture."""
+
+    def __init__(self, code=0):
+        self.mode, self.modes, self.code = 0, [], code
+
+    def cuThreadExchangeStreamCaptureMode(self, reference):
+        if not self.code:
+            self.mode, reference._obj.value = reference._obj.value, self.mode
+            self.modes.append(self.mode)
+        return self.code
+
+
+def test_the_thread_may_wait_while_it_uploads_and_not_afterwards(monkeypatch):
+    driver = Driver()
+    monkeypatch.setattr(fused_cuda.ctypes, "CDLL", lambda name: driver)
+    monkeypatch.setattr(torch.version, "hip", None)
+    with fused_cuda._relaxed():
+        assert driver.modes == [2]
+    assert driver.modes == [2, 0]
+    with pytest.raises(ZeroDivisionError), fused_cuda._relaxed():
+        1 / 0  # noqa: B018
+    assert driver.mode == 0
+
+
+def test_a_driver_that_can_not_be_told_is_an_error(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(fused_cuda.ctypes, "CDLL", lambda name: Driver(code=1))
+    with pytest.raises(RuntimeError, match=r"ExchangeStreamCaptureMode failed with code 1; use foreach=True"):
+        fused_cuda._relaxed().__enter__()
+    monkeypatch.setattr(fused_cuda.ctypes, "CDLL", lambda name: object())
+    with pytest.raises(RuntimeError, match=r"needs cuThreadExchangeStreamCaptureMode of .*; use foreach=True"):
+        fused_cuda._relaxed().__enter__()
+
+
+def test_work_apart_from_a_graph_is_on_a_stream_that_is_not_captured(monkeypatch):
+    """Streams of the pool may be the graph's own."""
+    current, log = ["graph"], []
+    streams = iter(["graph", "also the graph's", "free"])
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def synchronize(self):
+            log.append(("waited for", self.name))
+
+    @contextmanager
+    def stream(s):
+        current.append(s.name)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(fused_cuda, "_relaxed", nullcontext)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(current[-1]))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(next(streams)))
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: "graph" in current[-1])
+    with fused_cuda._apart_from_the_graph(torch.device("cuda")):
+        log.append(("work on", current[-1]))
+    assert log == [("work on", "free"), ("waited for", "free")]
+    assert current == ["graph"]
 
 
 def on_meta(dtype=torch.float32, shape=(4, 6)):
@@ -251,6 +388,15 @@ class TestOnTheDevice:
             garbage = [torch.full((n,), -1, dtype=torch.int64, device="cuda") for n in (10, 100, 1000, 10**6)]
             assert all(torch.equal(a, b) for a, b in zip(captured.everything(), plain.everything(), strict=True))
             del garbage
+        # A second graph of the same step has another table, and leaves the first its own.
+        second = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(second):
+            step()
+        for p in captured.params:
+            p.grad = None
+        for replay in (graph.replay, second.replay, graph.replay):
+            step_both(replay)
+            assert all(torch.equal(a, b) for a, b in zip(captured.everything(), plain.everything(), strict=True))
         before = captured.everything()
         found_inf.fill_(1)
         graph.replay()

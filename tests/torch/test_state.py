@@ -427,6 +427,31 @@ def test_what_is_no_state_dict():
         AdaMomentum(named("a")).load_state_dict(opt.state_dict())
 
 
+def test_states_under_the_text_of_their_numbers_are_those_of_the_parameters():
+    opt = stepped(named("ab"))
+    saved = opt.state_dict()
+    by_text = {**saved, "state": {str(i): state for i, state in saved["state"].items()}}
+    other = AdaMomentum(named("ab"))
+    other.load_state_dict(by_text)
+    for p, q in zip(opt.state, other.state, strict=True):
+        assert torch.equal(opt.state[p]["exp_avg_sq"], other.state[q]["exp_avg_sq"])
+    assert by_text["state"].keys() == {"0", "1"}
+
+
+@pytest.mark.parametrize("key", ["2", 2, "a", "0"])
+def test_a_state_of_no_parameter_is_refused(key):
+    """torch.optim keeps it under its key, where no step finds it."""
+    opt = stepped(named("ab"))
+    saved = opt.state_dict()
+    saved["state"] = {**saved["state"], key: saved["state"][0]}
+    with pytest.raises(ValueError, match=rf"state {key!r} is of no parameter: .*get_optimizer_state_dict"):
+        opt.load_state_dict(saved)
+    # What is not this optimizer's is left to whoever put it there.
+    saved["state"][key] = {"mine": 1}
+    opt.load_state_dict(saved)
+    assert opt.state[key] == {"mine": 1}
+
+
 # ---- the first step, and states that others have touched ----
 
 

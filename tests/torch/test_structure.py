@@ -11,7 +11,7 @@ from adamomentum.torch import state
 
 FOLDER = Path(adamomentum.torch.__file__).parent
 MODULES = {path.stem: ast.parse(path.read_text()) for path in FOLDER.glob("*.py") if path.stem != "__init__"}
-KEYS = {state.STEP, *state.SHAPED, *state.SCALES, state.PASSES, state.PASSES_BETA1, state.NORM}
+KEYS = {state.STEP, *state.SHAPED, *state.SCALES, *state.BLOCKS, state.PASSES, state.PASSES_BETA1, state.NORM}
 # Words that are more than the key of a state: a column of the CUDA kernel's table, and values of an option.
 OTHERS = {("fused_cuda_kernel", "step"), ("fused_cuda_kernel", "master"), ("rounding", "master")}
 
@@ -22,8 +22,9 @@ def test_no_other_module_spells_a_key_of_the_state(name):
     assert not {key for key in KEYS & spelled if (name, key) not in OTHERS}
 
 
-def test_scales_are_called_after_their_moments():
+def test_what_goes_with_codes_is_called_after_their_moments():
     assert tuple(state.scale_of(key) for key, _ in state.CODED) == state.SCALES
+    assert tuple(state.blocks_of(key) for key, _ in state.CODED) == state.BLOCKS
 
 
 def test_cpp_has_the_same_keys():

@@ -12,6 +12,7 @@ from torch import Tensor
 from adamomentum.second_moment import adam_ratio, looks_ahead
 from adamomentum.torch.checks import check_count
 from adamomentum.torch.groups import WRAPPED
+from adamomentum.torch.loading import by_identifier
 from adamomentum.torch.optimizer import AdaMomentum
 from adamomentum.torch.precision import is_reduced
 from adamomentum.torch.scalars import as_real
@@ -226,6 +227,7 @@ def _converted(
     if not saved_state:
         raise ValueError("state_dict holds no state: its optimizer had not taken a step")
 
+    saved_state = by_identifier(saved_state, [i for group in saved_groups for i in group["params"]])
     result = optimizer.state_dict()
     new_ids = [i for group in result["param_groups"] for i in group["params"]]
     targets = [(p, group) for group in optimizer.param_groups for p in group["params"]]

@@ -103,7 +103,7 @@ def check_clip(clip: Any) -> AdaptiveClip | float | None:
 
 
 def _check_limit(name: str, value: Any) -> None:
-    check_max_norm(value)
+    check_max_norm(value, name)
     if value == 0:
         raise ValueError(f"{name} must be > 0, got {value}: all gradients would be 0; leave {name} out not to clip")
 

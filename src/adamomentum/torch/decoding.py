@@ -7,6 +7,11 @@ the same numbers again, whatever the random bits of the rounding are, since what
 run goes on bit for bit. (A block's exponent may come out lower by one, if its largest number had been rounded down; the
 codes are then others, for the same numbers.) Where blocks are others, numbers that the new block cannot express are
 rounded at random once more.
+
+Plain tensors keep their codes, and beside them an entry that says of what their blocks are: of which step, and of which
+order of memory. Loaders that fill tensors in place lose both without a word, ``torch.distributed.checkpoint`` for one.
+It casts numbers to codes, keeps exponents that it finds nothing for (if allowed to), and knows no order but that of
+the dimensions.
 """
 
 from __future__ import annotations
@@ -17,13 +22,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from adamomentum.torch.checks import describe
+from adamomentum.torch.checks import check_count, describe
 from adamomentum.torch.pieces import stretches
 from adamomentum.torch.precision import block_count, in_memory_order, local_part, unpack
 from adamomentum.torch.sharded import is_dtensor
-from adamomentum.torch.state import CODED, scale_of
+from adamomentum.torch.state import CODED, STEP, blocks_of, same_layout, scale_of
 
-__all__ = ["decoded", "numbers_of", "shardable"]
+__all__ = ["decoded", "laid_out_as_coded", "numbers_of", "portable"]
 
 
 def decoded(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,37 +58,95 @@ def decoded(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: if codes come without the exponents of their blocks.
     """
-    return _with_states(state_dict, sharded_alone=False)
+    return _with_states(state_dict, keep_plain=False)
 
 
-def shardable(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Return :func:`decoded` of the states of DTensors alone, whose exponents are those of one process."""
-    return _with_states(state_dict, sharded_alone=True)
+def portable(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Decode the states of DTensors, whose exponents are those of one process, and describe the blocks of others."""
+    return _with_states(state_dict, keep_plain=True)
 
 
-def _with_states(state_dict: Mapping[str, Any], *, sharded_alone: bool) -> dict[str, Any]:
-    state = {key: _decoded_state(key, entries, sharded_alone) for key, entries in state_dict["state"].items()}
+def _with_states(state_dict: Mapping[str, Any], *, keep_plain: bool) -> dict[str, Any]:
+    state = {key: _portable_state(key, entries, keep_plain) for key, entries in state_dict["state"].items()}
     return {**state_dict, "state": state}
 
 
-def _decoded_state(of: Any, entries: Any, sharded_alone: bool) -> Any:
-    """Return the state of one parameter without codes; the same object where it has none."""
-    numbers: dict[str, Any] = {}
+def _portable_state(of: Any, entries: Any, keep_plain: bool) -> Any:
+    """Return the state of one parameter with its codes decoded or described; the same object where it has none."""
+    if not isinstance(entries, Mapping):
+        return entries
+    changed: dict[str, Any] = {}
+    gone: set[str] = set()
     for key, moment in CODED:
-        codes = entries.get(key) if isinstance(entries, Mapping) else None
-        if not isinstance(codes, Tensor) or codes.dtype != torch.uint8 or (sharded_alone and not is_dtensor(codes)):
+        codes, scale = entries.get(key), entries.get(scale_of(key))
+        if not isinstance(codes, Tensor) or codes.dtype != torch.uint8:
             continue
-        scale, blocks = entries.get(scale_of(key)), block_count(local_part(codes).numel())
+        if keep_plain and not is_dtensor(codes):
+            changed[blocks_of(key)] = _described(codes, entries[STEP])
+            continue
+        blocks = block_count(local_part(codes).numel())
         if not isinstance(scale, Tensor) or scale.shape != (blocks,):
             raise ValueError(
                 f"state_dict: state {of!r}, {scale_of(key)!r} must be a tensor of shape ({blocks},) beside 8-bit "
                 f"codes, got {describe(scale)}; take a state_dict() as the optimizer returned it"
             )
-        numbers[key] = numbers_of(codes, scale, moment)
-    if not numbers:
-        return entries
-    scales = {scale_of(key) for key in numbers}
-    return {key: numbers.get(key, value) for key, value in entries.items() if key not in scales}
+        if not is_dtensor(codes):
+            codes = laid_out_as_coded(f"state_dict: state {of!r}", key, entries)
+        changed[key] = numbers_of(codes, scale, moment)
+        gone |= {scale_of(key), blocks_of(key)}
+    return {**{key: value for key, value in entries.items() if key not in gone}, **changed} if changed else entries
+
+
+def _described(codes: Tensor, step: Tensor) -> Tensor:
+    """Return the step count and the strides that codes have now, int64, on their device."""
+    strides = torch.tensor(codes.stride(), dtype=torch.int64, device=codes.device)
+    return torch.cat((step.reshape(1).to(codes.device, torch.int64), strides))
+
+
+def laid_out_as_coded(where: str, key: str, entries: Mapping[str, Any]) -> Tensor:
+    """Return codes of a state dict in the order of memory that their blocks are of; they may have got another.
+
+    Args:
+        where: how errors name the state.
+        key: which moment.
+        entries: the state of one parameter, with codes of this moment that are no DTensor.
+
+    Raises:
+        ValueError: if they are codes of another step than the state.
+    """
+    codes: Tensor = entries[key]
+    blocks = entries.get(blocks_of(key))
+    if blocks is None or (isinstance(blocks, Tensor) and blocks.is_meta):  # of another version, or of no numbers at all
+        return codes
+    if not isinstance(blocks, Tensor) or blocks.dtype != torch.int64 or blocks.shape != (1 + codes.dim(),):
+        raise ValueError(
+            f"{where}, {blocks_of(key)!r} must be a torch.int64 tensor of shape ({1 + codes.dim()},) beside 8-bit "
+            f"codes, got {describe(blocks)}; take a state_dict() as the optimizer returned it"
+        )
+    of, *strides = blocks.tolist()
+    step = check_count(f"{where}, {STEP!r}", entries[STEP])
+    if of != step:
+        raise ValueError(
+            f"{where}, {key!r}: these 8-bit codes are of step {of}, but {STEP!r} is {step:.0f}, so not everything was "
+            "loaded; load the checkpoint without allow_partial_load, into an optimizer built with the state_dtype that "
+            "was saved, and for a folder that holds numbers have it hand out adamomentum.torch.decoded(state_dict)"
+        )
+    as_coded = torch.empty_strided(codes.shape, strides, dtype=codes.dtype, device="meta")
+    if same_layout(as_coded, codes):
+        return codes
+    if not _is_dense(codes.shape, strides):
+        raise ValueError(f"{where}, {blocks_of(key)!r} has {strides}, which are not the strides of a dense tensor")
+    return torch.empty_strided(codes.shape, strides, dtype=codes.dtype, device=codes.device).copy_(codes)
+
+
+def _is_dense(shape: torch.Size, strides: list[int]) -> bool:
+    """Whether each element has a place of its own, with none between them."""
+    expected = 1
+    for stride, size in sorted(zip(strides, shape, strict=True)):
+        if size > 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def numbers_of(codes: Tensor, scale: Tensor, moment: Literal["m", "v"]) -> Tensor:

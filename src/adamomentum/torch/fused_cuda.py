@@ -2,26 +2,32 @@
 
 The kernel finds its tensors through a table of addresses, which native code makes in most cases, Python where there is
 none or step counts are on the device. The table is made anew at every step and nothing is kept: to notice a tensor that
-moved, all addresses would have to be read anyway, and gradients do move. Outside of CUDA
-graphs the table travels from pinned memory, which torch's allocator does not reuse before the copy is done, so the
-host never waits. While a graph is captured, the table is written by kernels that carry its numbers as arguments: they
-become part of the graph, as the memory of the table does, and the graph refers to no memory of the host.
+moved, all addresses would have to be read anyway, and gradients do move. It travels from pinned memory, which torch's
+allocator does not reuse before the copy is done, so the host never waits.
+
+In a CUDA graph nothing moves: what is captured keeps its addresses in every replay. So while a graph is captured, the
+table is uploaded apart from it, once, on another stream that the host waits for, and replays read it. It lives as long
+as the moments that it leads to, without which no replay is any good either.
 
 The kernel itself is in :mod:`adamomentum.torch.fused_cuda_kernel`. Triton is imported when it is first needed.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
+import sys
 from array import array
 from collections import defaultdict
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from adamomentum.torch import fused_cpu
 from adamomentum.torch.rounding import ROUNDINGS, Rounding, rounds
@@ -46,6 +52,9 @@ __all__ = ["fused_cuda_update", "new_batch", "run", "run_batch", "why_not", "why
 
 _NAMES = ("parameter", "gradient", EXP_AVG, EXP_AVG_SQ, "state of the rounding")
 _PARAM_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+# What captured graphs read, by the first moment of the first tensor that it is of.
+_kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 @functools.cache
@@ -207,8 +216,16 @@ def fused_cuda_update(
         names = _name(param_dtype), _name(m_dtype), _name(v_dtype)
         kind = _Kind(names, rounding, _name(step_dtype) if steps_on_device else None)
         with _on(device):
-            table = _upload([*chain.from_iterable(entries), *starts], device)
-            _launch(kind, table, len(indices), chunks, numbers, grad_factor, rule._replace(amsgrad=amsgrad), found_inf)
+            capturing = _is_capturing(device)
+            with _apart_from_the_graph(device) if capturing else nullcontext():
+                table = _upload(bytearray(array("q", [*chain.from_iterable(entries), *starts])), device, wait=capturing)
+                owners = _owners(table, len(indices), chunks)
+            if capturing:
+                leads_to = rows[indices[0]][2][EXP_AVG]
+                if leads_to not in _kept:
+                    _kept[leads_to] = []
+                _kept[leads_to].append((table, owners))
+            _launch(kind, table, owners, numbers, grad_factor, rule._replace(amsgrad=amsgrad), found_inf)
     torch.autograd.graph.increment_version([p for p, _, _ in rows])
 
 
@@ -249,7 +266,8 @@ def run_batch(batch: Batch, rule: Rule) -> None:
             numbers = table[-len(floats) // 2 :].view(torch.float32)
             one = numbers[len(rows) * len(MATRIX_COLUMNS)]
             grad_factor = factor.to(device, torch.float32).reshape(()) if isinstance(factor, Tensor) else one
-            _launch(_Kind((param, m, v), rounding), table, tensors, chunks, numbers, grad_factor, rule, None)
+            owners = _owners(table, tensors, chunks)
+            _launch(_Kind((param, m, v), rounding), table, owners, numbers, grad_factor, rule, None)
     batch.count()
     torch.autograd.graph.increment_version(batch.params)
 
@@ -262,26 +280,27 @@ class _Kind(NamedTuple):
     step: str | None = None  # None for step counts on the CPU
 
 
+def _owners(table: Tensor, tensors: int, chunks: int) -> Tensor:
+    """Return the tensor of each chunk: how many of them start at or before it, as the end of the table has it."""
+    first = tensors * len(_kernel().ENTRY)
+    return torch.searchsorted(
+        table[first : first + tensors], torch.arange(chunks, device=table.device), right=True, out_int32=True
+    )
+
+
 def _launch(
     kind: _Kind,
     table: Tensor,
-    tensors: int,
-    chunks: int,
+    owners: Tensor,
     numbers: Tensor,
     grad_factor: Tensor,
     rule: Rule,
     found_inf: Tensor | None,
 ) -> None:
-    """Launch the kernel for the ``tensors`` of a table, which after their entries has the first chunk of each."""
+    """Launch the kernel for the tensors of a table, of which ``owners`` has the one of each chunk."""
     kernel = _kernel()
-
     param, m, v = (getattr(kernel.tl, name) for name in kind.dtypes)
-    first = tensors * len(kernel.ENTRY)
-    # For each chunk, its tensor: how many tensors start at or before it.
-    owners = torch.searchsorted(
-        table[first : first + tensors], torch.arange(chunks, device=table.device), right=True, out_int32=True
-    )
-    kernel.update_chunk[(chunks,)](
+    kernel.update_chunk[(len(owners),)](
         table,
         owners,
         numbers,
@@ -309,21 +328,63 @@ def _on(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _upload(values: list[int] | bytearray, device: torch.device) -> Tensor:
-    """Return an int64 tensor on the device, made without a wait of the host; from the numbers or from their bytes."""
-    if isinstance(values, list):
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            return _by_value(values, device)
-        values = bytearray(array("q", values))
+def _upload(values: bytearray, device: torch.device, *, wait: bool = False) -> Tensor:
+    """Return an int64 tensor on the device, from its bytes; without a wait of the host if not told to."""
     table = torch.frombuffer(values, dtype=torch.int64)  # half the time of torch.tensor
-    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
+    if device.type != "cuda":
+        return table
+    return table.to(device) if wait else table.pin_memory().to(device, non_blocking=True)
 
 
-def _by_value(values: list[int], device: torch.device) -> Tensor:
-    """:func:`_upload` by launches that carry the values, about a hundred each, as foreach operations do scalars."""
-    table = torch.zeros(len(values), dtype=torch.int64, device=device)
-    torch._foreach_add_(list(table.unbind()), values)
-    return table
+def _is_capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+@contextmanager
+def _apart_from_the_graph(device: torch.device) -> Iterator[None]:
+    """Run work on the device now while a graph is captured, on another stream; at the end the host waits for it.
+
+    Memory that is allocated meanwhile is not the graph's.
+    """
+    with _relaxed():
+        stream: Any = torch.cuda.current_stream(device)
+        while _captures(stream):  # streams are handed out again and again, so that one may be the graph's
+            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            yield
+        stream.synchronize()
+
+
+def _captures(stream: Any) -> bool:
+    with torch.cuda.stream(stream):
+        return torch.cuda.is_current_stream_capturing()
+
+
+@contextmanager
+def _relaxed() -> Iterator[None]:
+    """Let this thread allocate and wait while it captures a graph; CUDA forbids it unless told that it is meant so.
+
+    Raises:
+        RuntimeError: if the driver can't be told.
+    """
+    if torch.version.hip:
+        library, function = "libamdhip64.so", "hipThreadExchangeStreamCaptureMode"
+    else:
+        library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+        function = "cuThreadExchangeStreamCaptureMode"
+    try:
+        exchange = getattr(ctypes.CDLL(library), function)
+    except (OSError, AttributeError) as error:
+        raise RuntimeError(
+            f"capturing step() with fused=True needs {function} of {library}: {error}; use foreach=True"
+        ) from None
+    mode = ctypes.c_int(2)  # CU_STREAM_CAPTURE_MODE_RELAXED; becomes what it was before
+    if code := exchange(ctypes.byref(mode)):
+        raise RuntimeError(f"capturing step() with fused=True: {function} failed with code {code}; use foreach=True")
+    try:
+        yield
+    finally:
+        exchange(ctypes.byref(mode))
 
 
 def _steps_on_device(step: Tensor, device: torch.device) -> bool:

@@ -15,10 +15,12 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from adamomentum.torch.checks import check_count, check_options, describe
-from adamomentum.torch.decoding import numbers_of
+from adamomentum.torch.decoding import laid_out_as_coded, numbers_of
 from adamomentum.torch.pieces import stretches
 from adamomentum.torch.precision import (
+    TOP_CODE,
     block_count,
+    can_go_together,
     empty_scales,
     formats_of,
     in_memory_order,
@@ -29,8 +31,10 @@ from adamomentum.torch.precision import (
 )
 from adamomentum.torch.sharded import first_element, is_dtensor, placed_like
 from adamomentum.torch.state import (
+    BLOCKS,
     CODED,
     ESSENTIAL,
+    EXP_AVG,
     MAX_EXP_AVG_SQ,
     MOMENTS,
     NORM,
@@ -48,7 +52,7 @@ from adamomentum.torch.state import (
     step_count,
 )
 
-__all__ = ["Hidden", "checked_and_hidden"]
+__all__ = ["Hidden", "by_identifier", "checked_and_hidden"]
 
 
 class Hidden:
@@ -98,11 +102,37 @@ def checked_and_hidden(defaults: dict[str, Any], optimizer: Optimizer, state_dic
             f"state_dict: it holds {_parameters(len(saved))}, this optimizer {len(params)}; build the optimizer with "
             "the same ones before loading"
         )
-    state = dict(state_dict["state"])
+    state = by_identifier(state_dict["state"], [i for i, _ in saved])
     for (i, group), p in zip(saved, params, strict=True):
         if state.get(i):
             state[i] = _hidden(f"state_dict: state {i}", state[i], p, group)
     return {**state_dict, "param_groups": groups, "state": state}
+
+
+def by_identifier(state: Mapping[Any, Any], identifiers: list[Any]) -> dict[Any, Any]:
+    """Return the states under the identifiers that the groups have for their parameters.
+
+    Keys of files are text: ``torch.distributed.checkpoint`` makes "0" of 0, while lists keep their numbers.
+
+    Raises:
+        ValueError: if a state is that of no parameter.
+    """
+    own = set(identifiers)
+    by_text = {str(i): i for i in identifiers}
+    result = dict(state)
+    for key in state:
+        if key in own:
+            continue
+        i = by_text.get(str(key))
+        if i is not None and i not in state:
+            result[i] = result.pop(key)
+        elif isinstance(state[key], Mapping) and {STEP, EXP_AVG} <= state[key].keys():
+            raise ValueError(
+                f"state_dict: state {key!r} is of no parameter: the groups have {identifiers[:4]}"
+                f"{' and more' * (len(identifiers) > 4)}; save and load what get_optimizer_state_dict and "
+                "set_optimizer_state_dict of torch.distributed.checkpoint.state_dict make, which has names"
+            )
+    return result
 
 
 def _parameters(count: int) -> str:
@@ -149,6 +179,7 @@ def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> di
             own[key] = _checked_moment(f"{where}, {key!r}", entries[key], p)
             if own[key].dtype == torch.uint8:
                 own[scale_of(key)] = _checked_scale(where, scale_of(key), entries, p)
+                own[key] = _checked_codes(where, key, {**entries, key: own[key]})
     for (key, moment), name in zip(CODED, formats_of(group["state_dtype"]), strict=True):
         if name == "8bit" and own[key].dtype != torch.uint8 and _look_like_codes(own[key], moment):
             raise ValueError(
@@ -162,7 +193,7 @@ def _hidden(where: str, entries: Any, p: Tensor, group: Mapping[str, Any]) -> di
                 )
             )
     # Exponents go with codes; those that a loader found no place for are not of these numbers.
-    kept = {key: value for key, value in entries.items() if key not in own and key not in SCALES}
+    kept = {key: value for key, value in entries.items() if key not in (*own, *SCALES, *BLOCKS)}
     # No scales yet: codes may become something else.
     names = dict.fromkeys(key for key in own if key not in SCALES)
     return {**kept, **names, OWN: Hidden(partial(_copied, own, p, group))}
@@ -230,6 +261,22 @@ def _checked_moment(where: str, value: Any, p: Tensor) -> Tensor:
     return value
 
 
+def _checked_codes(where: str, key: str, entries: Mapping[str, Any]) -> Tensor:
+    """Return saved codes in the order of memory that their exponents are for."""
+    codes: Tensor = entries[key]
+    if is_dtensor(codes):
+        return codes
+    codes, scale, which = laid_out_as_coded(where, key, entries), entries[scale_of(key)], dict(CODED)[key]
+    flat = in_memory_order(codes, codes)
+    for elements, blocks in stretches(codes) if not (codes.is_meta or scale.is_meta) else ():
+        if not can_go_together(flat[elements], scale[blocks].to(codes.device), which):
+            raise ValueError(
+                f"{where}, {key!r}: these 8-bit codes are not those of {scale_of(key)!r}: in some block of 256 none "
+                "reaches its exponent; load both from one checkpoint, into an optimizer with the state_dtype saved"
+            )
+    return codes
+
+
 def _checked_norm(where: str, value: Any) -> Tensor:
     """Return the saved running average of a gradient's norm."""
     fits = isinstance(value, Tensor) and value.shape == (2,) and value.is_floating_point()
@@ -257,7 +304,7 @@ def _placed(own: Mapping[str, Any], p: Tensor) -> Mapping[str, Any]:
 def _look_like_codes(moment: Tensor, which: Literal["m", "v"]) -> bool:
     """Whether these numbers can be codes: whole ones, of which the largest of a block stands for its largest number."""
     whole = ((moment >= 0) & (moment <= 255) & (moment == moment.round())).all()
-    magnitude, top = (moment.remainder(128), 119) if which == "m" else (moment, 247)
+    magnitude, top = (moment.remainder(128) if which == "m" else moment), TOP_CODE[which]
     return bool(whole) and bool((magnitude >= top).any())
 
 

@@ -25,7 +25,7 @@ from adamomentum.torch.checks import (
     check_param,
 )
 from adamomentum.torch.clipping import Clip, total_norm
-from adamomentum.torch.decoding import shardable
+from adamomentum.torch.decoding import portable
 from adamomentum.torch.functional import Kernels, Path, check_kernels, choose_kernels, choose_loop, take_step
 from adamomentum.torch.loading import checked_and_hidden
 from adamomentum.torch.precision import StateDtype
@@ -540,9 +540,12 @@ class AdaMomentum(Optimizer):
         """Return options and state, as any torch optimizer does, for a checkpoint or another optimizer.
 
         Moments in 8 bits of DTensors come decoded, in bfloat16, which has them exactly: blocks of codes are of one
-        process's part alone (:func:`adamomentum.torch.decoded`). All other tensors are those of the optimizer itself.
+        process's part alone (:func:`adamomentum.torch.decoded`). Beside the codes of plain tensors an entry,
+        ``exp_avg_blocks`` or ``exp_avg_sq_blocks``, says of which step and order of memory they are, so that codes
+        that a loader did not load, or brought into another order, are noticed. All other tensors are those of the
+        optimizer itself.
         """
-        return shardable(super().state_dict())
+        return portable(super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state made by ``state_dict()``; moments keep the dtype they were saved with.
@@ -560,15 +563,15 @@ class AdaMomentum(Optimizer):
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a dict that state_dict() returned, got {type(state_dict).__name__}")
-        self._pending.clip = None
-        if self._pending.release is not None:
-            self._pending.release.forget()
         # Registered now, it runs after the user's own hooks, which may still change the dict.
         handle = self.register_load_state_dict_pre_hook(partial(checked_and_hidden, _DEFAULTS))
         try:
             super().load_state_dict(dict(state_dict))
         finally:
             handle.remove()
+        self._pending.clip = None
+        if self._pending.release is not None:
+            self._pending.release.forget()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -37,9 +37,11 @@ from torch import Tensor
 
 __all__ = [
     "BLOCK",
+    "TOP_CODE",
     "Format",
     "StateDtype",
     "block_count",
+    "can_go_together",
     "decode_m",
     "decode_v",
     "dither",
@@ -74,6 +76,8 @@ _BY_STEP_FOLD, _BY_PASS_FOLD = 0x6A09E667, 0x9E3779B9
 # Exponents below these would make the constants of a block subnormal.
 _MIN_E_M, _MIN_E_V = 16, 32
 _POISONED = 255
+# The least magnitude among the codes that the largest number of a block can have, if its exponent is above those.
+TOP_CODE = {"m": 119, "v": 247}
 
 
 def is_reduced(dtype: StateDtype) -> bool:
@@ -258,6 +262,21 @@ def decode_v(codes: Tensor, scales: Tensor) -> Tensor:
     exponent = _spread(scales, codes.numel())
     x = (((exponent - 31) << 23) + (codes.to(torch.int32) << 20)).view(torch.float32)
     return x.masked_fill(exponent == _POISONED, torch.nan)
+
+
+def can_go_together(codes: Tensor, scales: Tensor, moment: Literal["m", "v"]) -> bool:
+    """Whether codes and exponents can have come from one encoding: the largest number of a block is what it has E of.
+
+    Args:
+        codes: uint8, one dimension.
+        scales: the exponents of their blocks, uint8.
+        moment: which one they are of.
+    """
+    least, top = _MIN_E_M if moment == "m" else _MIN_E_V, TOP_CODE[moment]
+    magnitude = codes & 0x7F if moment == "m" else codes
+    padded = torch.nn.functional.pad(magnitude, (0, scales.numel() * BLOCK - codes.numel()))
+    largest = padded.view(-1, BLOCK).amax(1)
+    return bool(((largest >= top) | (scales <= least) | (scales == _POISONED)).all())
 
 
 def _spread(scales: Tensor, numel: int) -> Tensor:

@@ -15,6 +15,7 @@ from adamomentum.torch.precision import StateDtype, empty_scales, formats_of, pa
 from adamomentum.torch.rounding import new_kept, rounds
 
 __all__ = [
+    "BLOCKS",
     "CODED",
     "COUNTS",
     "ESSENTIAL",
@@ -38,6 +39,7 @@ __all__ = [
     "STATE_DTYPE_NAMES",
     "STEP",
     "Row",
+    "blocks_of",
     "complete",
     "laid_out_like",
     "norm_average",
@@ -54,6 +56,8 @@ EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ = MOMENTS = ("exp_avg", "exp_avg_sq", "max_e
 # Those that may be stored in 8-bit codes, with their letters in precision.py; the exponents of their blocks.
 CODED: tuple[tuple[str, Literal["m", "v"]], ...] = ((EXP_AVG, "m"), (EXP_AVG_SQ, "v"))
 EXP_AVG_SCALE, EXP_AVG_SQ_SCALE = SCALES = ("exp_avg_scale", "exp_avg_sq_scale")  # as scale_of() makes them
+# In state dicts alone, beside codes of plain tensors: of what their blocks are (decoding.py).
+BLOCKS = ("exp_avg_blocks", "exp_avg_sq_blocks")  # as blocks_of() makes them
 # What the option rounding keeps of the parameter, shaped like it too.
 ROUNDING_STATE = {"kahan": "compensation", "master": "master"}
 SHAPED = (*MOMENTS, *ROUNDING_STATE.values())
@@ -91,6 +95,11 @@ Row = tuple[Tensor, Tensor, dict[str, Tensor]]
 def scale_of(key: str) -> str:
     """Return the key of the exponents that go with a moment's codes."""
     return f"{key}_scale"
+
+
+def blocks_of(key: str) -> str:
+    """Return the key of what a state dict says of the blocks of a moment's codes."""
+    return f"{key}_blocks"
 
 
 def step_count(count: float, device: torch.device | str) -> Tensor:
