@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from adamomentum.study import stages
+from adamomentum.study import fairness, stages
 from adamomentum.study.engine import DataInfo, Folder
 from adamomentum.study.stages import Choice, Plan
 from adamomentum.study.statistics.effort import steps_to_at_most, steps_to_target
@@ -165,6 +165,12 @@ def _joined(frames: Mapping[tuple[object, ...], pd.DataFrame]) -> pd.DataFrame:
     if not frames:
         return pd.DataFrame(columns=[*CURVE_KEYS, "step", "seconds", "train_loss"])
     return pd.concat(frames, names=CURVE_KEYS).reset_index(CURVE_KEYS).reset_index(drop=True)
+
+
+def notes(results: StudyResults, task: str) -> list[str]:
+    """Return what a reader must know of a task: what the study says, and what its trials show."""
+    entry = results.study.task(task)
+    return [*entry.notes, *fairness.remarks(results.study, entry, results.plan, results.results)]
 
 
 def family_of(results: StudyResults, task: str) -> Family:

@@ -14,7 +14,7 @@ from adamomentum.study.report.sheets import Sheets
 from adamomentum.study.report.swap import Swaps
 from adamomentum.study.report.tables import StudyTables
 from adamomentum.study.report.text import between, difference_text, heading
-from adamomentum.study.results import StudyResults, family_of
+from adamomentum.study.results import StudyResults, family_of, notes
 from adamomentum.terminal import print_table, say
 
 IN_NOTES = ("diverged", "notes")  # columns of the page whose content is said in sentences
@@ -59,7 +59,7 @@ def say_results(results: StudyResults, tables: StudyTables, console: Console) ->
         for row in sheet.rows[: len(rows)]:
             if row[-1]:
                 say(console, f"{row[0]}: {row[-1]}")
-        for note in results.study.task(task).notes:
+        for note in notes(results, task):
             say(console, f"Note: {note}")
         for c in tables.comparisons:
             if c.task == task:
