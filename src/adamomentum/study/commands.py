@@ -23,8 +23,7 @@ from adamomentum.study.checkpoint import Checkpoints
 from adamomentum.study.data.base import DataError
 from adamomentum.study.engine import NO_DATA, Folder, check_optimizers, keep
 from adamomentum.study.estimate import left
-from adamomentum.study.execute.base import Executor
-from adamomentum.study.running import Failed, default_workers, local_executor, run_and_report, told, write_report
+from adamomentum.study.running import Failed, default_workers, executor_of, run_and_report, told, write_report
 from adamomentum.study.stages import ROLES, Plan
 from adamomentum.study.store import Store, as_record, reason
 from adamomentum.study.studyfile import Study
@@ -177,23 +176,6 @@ def _sources(source: str, study: Study, values: list[str]) -> dict[str, Path]:
     return sources
 
 
-def _executor(kind: str, setup: Setup, workers: int, address: str | None, device: str) -> Executor:
-    if kind == "local":
-        if address is not None:
-            raise Failed("--address goes with --executor ray")
-        return local_executor(setup, workers, device)
-    if kind == "ray":
-        from adamomentum.study.execute.ray import RayExecutor
-
-        try:
-            return RayExecutor(setup, workers, run_planned, address)
-        except ModuleNotFoundError:
-            raise Failed('--executor ray needs Ray: pip install "adamomentum[ray]"') from None
-        except ConnectionError as error:
-            raise Failed(f"there is no Ray cluster at {address}: {error}") from None
-    raise Failed(f"unknown executor {kind!r}; allowed: local, ray")
-
-
 @app.command()
 def run(
     source: Source = "paper-mini",
@@ -229,7 +211,7 @@ def run(
         count = workers or default_workers(study, device)
         with folder.locked():
             say(Console(), f"{study.name} ({study.hash}) in {folder.root}")
-            start = partial(_executor, executor, setup, count, address, device)
+            start = partial(executor_of, executor, setup, count, address, device)
             run_and_report(folder, setup, start, count, device, errors)
 
 

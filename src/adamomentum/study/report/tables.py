@@ -310,7 +310,8 @@ def _row(tables: StudyTables, results: StudyResults, task: str, name: str, role:
 def _tuning_scores(results: StudyResults, task: str, name: str) -> list[float | None]:
     """Return the cost of the mean validation metric of each point of the first search; None for a divergence.
 
-    Nothing where the metric has no cost. An extension is left out: where its points lie depends on what the first search found.
+    Nothing where the metric has no cost. An extension is left out: where its points lie depends on what the first
+    search found.
     """
     metric, first = select_metric(results, task), stages.tuning_points(results.study, task, name)
     column = f"val_{metric.key}"
