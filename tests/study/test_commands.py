@@ -154,7 +154,7 @@ def test_a_limit_of_memory_reaches_the_workers(files, tmp_path, monkeypatch) -> 
         seen.append(setup.memory)
         raise running.Failed("enough")
 
-    monkeypatch.setattr(commands, "_executor", executor)
+    monkeypatch.setattr(commands, "executor_of", executor)
     command = ("run", study, "--data", f"folder={data}", "--out", tmp_path / "out")
     call(*command, "--memory-gb", 1.5, code=1)
     call(*command, code=1)

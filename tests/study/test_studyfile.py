@@ -94,7 +94,7 @@ LIKE = MINI.replace('name = "two"', 'name = "two"\nlike = "one"', 1)
             'family = "image-classification"',
             'family = "images"',
             "tasks.0.family: unknown family 'images'; allowed: image-classification, language-model, translation, gan, "
-            "or module:Class of your own",
+            "own, or module:Class of your own",
         ),
     ],
     ids=["family", "budget", "milestones", "tune", "table", "nested list", "like"],

@@ -18,6 +18,7 @@ from adamomentum.study.spec import TrialSpec
 
 if TYPE_CHECKING:
     from adamomentum.study.group import Group
+    from adamomentum.study.tasks import Metric
     from adamomentum.study.tasks.base import Run
 
 
@@ -56,13 +57,13 @@ class Log:
         for name, value in metrics.items():
             self.curve.setdefault(f"val_{name}", []).append(number(value))
 
-    def is_best(self, metric: str) -> bool:
-        """Says whether the last point of the curve is the only one so far with so low a validation ``metric``.
+    def is_best(self, metric: Metric) -> bool:
+        """Says whether the last point of the curve is the only one so far with so good a validation ``metric``.
 
         Never on a process that does not evaluate: its curve has none.
         """
-        *before, last = self.curve.get(f"val_{metric}", [None])
-        return last is not None and all(value is None or last < value for value in before)
+        *before, last = self.curve.get(f"val_{metric.key}", [None])
+        return last is not None and all(value is None or metric.cost(last) < metric.cost(value) for value in before)
 
 
 class Checkpoints:

@@ -18,18 +18,17 @@ from rich.text import Text
 
 from adamomentum.cores import available_cores
 from adamomentum.devices import check_device
-from adamomentum.study import archive, own, stages, studyfile
+from adamomentum.study import archive, own, stages, studyfile, tasks
 from adamomentum.study.checkpoint import Checkpoints
 from adamomentum.study.data.base import DataError
 from adamomentum.study.engine import NO_DATA, Folder, check_optimizers, keep
 from adamomentum.study.estimate import left
-from adamomentum.study.execute.base import Executor
-from adamomentum.study.running import Failed, default_workers, local_executor, run_and_report, told, write_report
+from adamomentum.study.running import Failed, default_workers, executor_of, run_and_report, told, write_report
 from adamomentum.study.stages import ROLES, Plan
 from adamomentum.study.store import Store, as_record, reason
 from adamomentum.study.studyfile import Study
 from adamomentum.study.trial import TrialResult
-from adamomentum.study.work import Setup, run_planned
+from adamomentum.study.work import Setup, run_planned, source_name
 from adamomentum.terminal import say
 
 PACKAGES = ("torch", "scipy", "pandas", "pyarrow", "pytorch-optimizer", "sacrebleu", "sentencepiece", "ray")
@@ -106,7 +105,7 @@ def plan(
     with told(errors):
         folder = _folder(source, smoke, only, out)
         study = folder.study
-        sources = _sources(study, data or [])
+        sources = _sources(source, study, data or [])
         if ids:
             _print_ids(folder, sources, device, console, errors)
             return
@@ -144,24 +143,29 @@ def _prepare_unknown(folder: Folder, sources: Mapping[str, Path], say: Callable[
 
 
 def _plan_table(study: Study, plan: Plan, results: Mapping[str, TrialResult]) -> Table:
-    table = Table("task", *ROLES, "done", "left", title_justify="left")
+    # Only the user's own training is ever run once more.
+    roles = [role for role in ROLES if role != "repeat" or any(t.role == role for t in plan.trials)]
+    table = Table("task", *roles, "done", "left", title_justify="left")
     for entry in study.tasks:
         unique = {t.spec.trial_id: t for t in plan.trials if t.task == entry.name}
         counts = Counter(t.role for t in plan.trials if t.task == entry.name)
         done = sum(key in results for key in unique)
-        cells = (entry.name, *(str(counts[role]) for role in ROLES), str(done), str(len(unique) - done))
+        cells = (entry.name, *(str(counts[role]) for role in roles), str(done), str(len(unique) - done))
         table.add_row(*map(Text, cells))
     if plan.open:
         waiting = Counter[str]()
         for (role, _, _), count in plan.open.items():
             waiting[role] += count
-        table.add_row("not planned yet (at most)", *(str(waiting[role] or "") for role in ROLES), "", "")
+        table.add_row("not planned yet (at most)", *(str(waiting[role] or "") for role in roles), "", "")
     return table
 
 
-def _sources(study: Study, values: list[str]) -> dict[str, Path]:
-    names = {str(t.params.get("data", "")) for t in study.tasks} - {""}
-    sources = {}
+def _sources(source: str, study: Study, values: list[str]) -> dict[str, Path]:
+    """Return where the data of tasks lies: as ``values`` say, and scripts of the user's own beside the study file."""
+    names = {source_name(t.family, t.params) for t in study.tasks if t.family != tasks.OWN} - {""}
+    sources = {
+        source_name(t.family, t.params): Path(source).resolve().parent for t in study.tasks if t.family == tasks.OWN
+    }
     for value in values:
         name, equals, path = value.partition("=")
         if not equals or name not in names:
@@ -170,23 +174,6 @@ def _sources(study: Study, values: list[str]) -> dict[str, Path]:
             raise Failed(f"--data {name}: {path} does not exist")
         sources[name] = Path(path).resolve()
     return sources
-
-
-def _executor(kind: str, setup: Setup, workers: int, address: str | None, device: str) -> Executor:
-    if kind == "local":
-        if address is not None:
-            raise Failed("--address goes with --executor ray")
-        return local_executor(setup, workers, device)
-    if kind == "ray":
-        from adamomentum.study.execute.ray import RayExecutor
-
-        try:
-            return RayExecutor(setup, workers, run_planned, address)
-        except ModuleNotFoundError:
-            raise Failed('--executor ray needs Ray: pip install "adamomentum[ray]"') from None
-        except ConnectionError as error:
-            raise Failed(f"there is no Ray cluster at {address}: {error}") from None
-    raise Failed(f"unknown executor {kind!r}; allowed: local, ray")
 
 
 @app.command()
@@ -215,15 +202,16 @@ def run(
     with told(errors):
         folder = _folder(source, smoke, only, out)
         study = folder.study
-        sources = _sources(study, data or [])
+        sources = _sources(source, study, data or [])
         check_device(device)
         modules = _beside(source, study)
         memory = None if memory_gb is None else round(memory_gb * 2**30)
-        setup = Setup(sources, folder.checkpoints.resolve(), 60 * checkpoint_minutes, memory, modules)
+        files = folder.files.resolve()
+        setup = Setup(sources, folder.checkpoints.resolve(), 60 * checkpoint_minutes, memory, modules, files)
         count = workers or default_workers(study, device)
         with folder.locked():
             say(Console(), f"{study.name} ({study.hash}) in {folder.root}")
-            start = partial(_executor, executor, setup, count, address, device)
+            start = partial(executor_of, executor, setup, count, address, device)
             run_and_report(folder, setup, start, count, device, errors)
 
 
@@ -305,7 +293,7 @@ def trial(
 
     with told(Console(stderr=True)):
         folder = _folder(source, smoke, "", out)
-        sources = _sources(folder.study, data or [])
+        sources = _sources(source, folder.study, data or [])
         check_device(device)
         modules = _beside(source, folder.study)
         first = int(os.environ.get("RANK", 0)) == 0
@@ -325,7 +313,9 @@ def trial(
             folder.register()
         if "RANK" in os.environ:
             join(spec)
-        result = run_planned(spec, Setup(sources, folder.checkpoints.resolve(), modules=modules))
+        result = run_planned(
+            spec, Setup(sources, folder.checkpoints.resolve(), modules=modules, files=folder.files.resolve())
+        )
         if first:
             keep(folder.store, Checkpoints(folder.checkpoints), spec, result)
             say(Console(), f"{trial_id}: {result.status}, kept in {folder.root}")
@@ -385,7 +375,7 @@ def doctor(
     console = Console()
     with told(Console(stderr=True)):
         study = studyfile.read(source)
-        sources = _sources(study, data or [])
+        sources = _sources(source, study, data or [])
         say(console, f"{study.name} ({study.hash}): {len(study.tasks)} tasks, {len(study.optimizers)} optimizers")
         for package in PACKAGES:
             try:

@@ -6,6 +6,7 @@ The folder of a study:
     data.json       fingerprint, description and trivial baselines of each task's data
     store/          finished trials (see store.py)
     checkpoints/    the state of long trials under way
+    files/          what trials of a training function of the user's own print and keep, a folder each
     report/         what ``study report`` writes
 
 Everything but the store is derived or informative; killing the process at any moment costs the trials under way.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -25,7 +27,7 @@ from pathlib import Path
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from adamomentum.files import write_atomic
-from adamomentum.study import registry, stages, tasks
+from adamomentum.study import fairness, registry, stages, tasks
 from adamomentum.study.checkpoint import Checkpoints
 from adamomentum.study.execute.base import Executor
 from adamomentum.study.lock import locked
@@ -33,6 +35,7 @@ from adamomentum.study.spec import TrialSpec
 from adamomentum.study.stages import Plan, Planned
 from adamomentum.study.store import Store, StoreWarning, reason
 from adamomentum.study.studyfile import Study, StudyError
+from adamomentum.study.tasks.function.script import Script
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.work import load
 
@@ -75,6 +78,7 @@ class Folder:
         self.whole = whole or study
         self.checkpoints = root / "checkpoints"
         self.report = root / "report"
+        self.files = root / "files"
 
     @property
     def store(self) -> Store:
@@ -145,6 +149,8 @@ class Folder:
                 data = load(entry.family, entry.params, sources)
             except ValueError as error:
                 raise StudyError(f"study {self.study.name}, tasks.{entry.name}: {error}") from None
+            if isinstance(data, Script):
+                _check_script(data, f"study {self.study.name}, tasks.{entry.name}")
             say(f"{entry.name}: {data.describe()}")
             if entry.name not in known or known[entry.name].fingerprint != data.fingerprint:
                 baselines = tasks.task(entry.family).baselines(data)
@@ -274,6 +280,18 @@ def write_data(path: Path, known: Mapping[str, DataInfo]) -> None:
     write_atomic(path, json.dumps({name: vars(info) for name, info in known.items()}, indent=1).encode())
 
 
+def _check_script(script: Script, where: str) -> None:
+    """Run the user's script once, but not its function: what is wrong with it fails here, not trial by trial."""
+    try:
+        script.function()
+    except (Exception, SystemExit):
+        # The user's code may raise anything.
+        raise StudyError(
+            f"{where}: {script.path} cannot be imported:\n{fairness.own_part(traceback.format_exc())}\n"
+            'What it does when it is run as a program goes below `if __name__ == "__main__":`'
+        ) from None
+
+
 def check_optimizers(study: Study) -> None:
     """Build each optimizer and control of each task over a small parameter, to refuse at once what cannot be built.
 
@@ -316,7 +334,15 @@ def run_study(
         device: kind of device.
         on_round: called before missing trials run, and at the end.
         on_trial: called with each trial that finishes now.
+
+    Raises:
+        StudyError: if the user's own training turns out to be such that its comparison would be of no use.
     """
+
+    def check(now: Round) -> None:
+        if fault := fairness.fault(folder.study, now.plan, now.results):
+            raise StudyError(fault)
+
     store, checkpoints = folder.store, Checkpoints(folder.checkpoints)
     for unfinished in folder.root.rglob(".*.tmp"):  # left by a kill in the middle of writing
         with suppress(FileNotFoundError):
@@ -324,10 +350,12 @@ def run_study(
                 unfinished.unlink()
     for now in folder.rounds(data, device):
         on_round(now)
+        check(now)
         for spec, result in executor.run([planned.spec for planned in now.missing.values()]):
             keep(store, checkpoints, spec, result)
             now.results[spec.trial_id] = result
             on_trial(now.missing[spec.trial_id], result)
+            check(now)
     return now
 
 

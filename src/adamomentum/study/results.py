@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from adamomentum.study import stages
+from adamomentum.study import fairness, stages
 from adamomentum.study.engine import DataInfo, Folder
 from adamomentum.study.stages import Choice, Plan
 from adamomentum.study.statistics.effort import steps_to_at_most, steps_to_target
@@ -43,6 +43,7 @@ CURVE_KEYS = ["task", "role", "optimizer", "replicate", "trial_id"]
 
 # Of a step's time over trials: the low one is what it takes when little else runs.
 LOW, HIGH = 0.1, 0.9
+LEAST_ERROR = 1e-3
 TRAIN_LOSS = Metric("train_loss", "training loss at the end", "lower", digits=4)
 STEPS = Metric("steps", "steps to the target", "lower", digits=0)
 COST_BASE = "adamw"
@@ -167,6 +168,12 @@ def _joined(frames: Mapping[tuple[object, ...], pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(frames, names=CURVE_KEYS).reset_index(CURVE_KEYS).reset_index(drop=True)
 
 
+def notes(results: StudyResults, task: str) -> list[str]:
+    """Return what a reader must know of a task: what the study says, and what its trials show."""
+    entry = results.study.task(task)
+    return [*entry.notes, *fairness.remarks(results.study, entry, results.plan, results.results)]
+
+
 def family_of(results: StudyResults, task: str) -> Family:
     """Return the family of a task of the study, as it is reported on."""
     return results.study.task(task).reported
@@ -181,7 +188,25 @@ def time_metric(results: StudyResults, task: str) -> Metric:
     """Return by which validation metric time is measured: that of the target, if it is declared, or of the curves."""
     family = family_of(results, task)
     declared = results.study.task(task).target is not None
-    return family.primary if declared else next(m for m in family.metrics if m.key == family.curve)
+    return family.primary if declared else family.metric(family.curve)
+
+
+def as_cost(value: float, metric: Metric) -> float:
+    """Return a number from 0 that is lower for better values: a share such as an accuracy becomes an error rate.
+
+    Infinite for a value that is not finite. NaN where there is no such number, as for a reward, or a loss below 0.
+    """
+    if not math.isfinite(value):
+        return math.inf
+    if metric.better == "lower":
+        return value if value >= 0 else math.nan
+    return max(1 - value, LEAST_ERROR) if 0 <= value <= 1 else math.nan
+
+
+def select_metric(results: StudyResults, task: str) -> Metric:
+    """Return the metric by which settings are chosen on a task."""
+    family = family_of(results, task)
+    return family.metric(family.select)
 
 
 def selected_column(metric: Metric) -> str:
@@ -288,10 +313,11 @@ def steps_to(results: StudyResults, task: str, optimizer: str, target: float) ->
 
 
 def sensitivity_curve(results: StudyResults, task: str, optimizer: str) -> pd.DataFrame:
-    """Return the sweep's mean validation metric, infinite if a run diverged: columns ``lr``, ``value``."""
-    column = f"val_{family_of(results, task).select}"
+    """Return the cost of the sweep's mean validation metric, infinite if a run diverged: columns ``lr``, ``value``."""
+    metric = select_metric(results, task)
+    column = f"val_{metric.key}"
     rows = []
     for lr, group in runs(results, "sensitivity", task, optimizer).groupby("lr"):
         good = bool((group["status"] == "ok").all()) and column in group
-        rows.append({"lr": lr, "value": float(group[column].mean()) if good else math.inf})
+        rows.append({"lr": lr, "value": as_cost(float(group[column].mean()), metric) if good else math.inf})
     return pd.DataFrame(rows, columns=["lr", "value"]).astype(float).sort_values("lr")

@@ -69,6 +69,28 @@ def local_executor(setup: Setup, workers: int, device: str) -> LocalExecutor:
     return LocalExecutor(setup, workers, run_planned, range(devices) if devices >= workers else None)
 
 
+def executor_of(kind: str, setup: Setup, workers: int, address: str | None, device: str) -> Executor:
+    """Return what runs trials: ``local`` processes, or ``ray`` at ``address``.
+
+    Raises:
+        Failed: if there is no such thing.
+    """
+    if kind == "local":
+        if address is not None:
+            raise Failed("--address goes with --executor ray")
+        return local_executor(setup, workers, device)
+    if kind == "ray":
+        from adamomentum.study.execute.ray import RayExecutor
+
+        try:
+            return RayExecutor(setup, workers, run_planned, address)
+        except ModuleNotFoundError:
+            raise Failed('--executor ray needs Ray: pip install "adamomentum[ray]"') from None
+        except ConnectionError as error:
+            raise Failed(f"there is no Ray cluster at {address}: {error}") from None
+    raise Failed(f"unknown executor {kind!r}; allowed: local, ray")
+
+
 def run_and_report(
     folder: Folder,
     setup: Setup,

@@ -196,19 +196,30 @@ class TrialSpec(_Frozen):
 
     Left out on purpose: paths, display names, worker, library versions. The last are recorded
     with the result; a change of meaning raises the task's version instead.
+
+    Attributes:
+        schedule: None where the user's own training decides.
+        budget: None where the user's own training decides.
+        repeat: 1 for the same trial once more, whose numbers should be the same to the last bit.
     """
 
     schema_version: int = SPEC_SCHEMA
     stage: Stage
     task: TaskSpec
     optimizer: OptimizerSpec
-    schedule: ScheduleSpec = CosineSchedule()
-    budget: Budget
+    schedule: ScheduleSpec | None = CosineSchedule()
+    budget: Budget | None
     replicate: Annotated[int, Field(ge=0)]
     precision: Precision = "float32"
     device_kind: str = "cpu"
     num_threads: Annotated[int, Field(ge=1)] = 1
     processes: Annotated[int, Field(ge=1)] = 1
+    repeat: Annotated[int, Field(ge=0)] = 0
+
+    @model_serializer(mode="wrap")
+    def _without_a_repeat_of_0(self, plain: Callable[[TrialSpec], dict[str, Any]]) -> dict[str, Any]:
+        # Trials from before there were repeats keep their hash.
+        return {key: value for key, value in plain(self).items() if key != "repeat" or value}
 
     def canonical(self) -> str:
         """Return the spec as JSON with sorted keys: the text that is hashed."""

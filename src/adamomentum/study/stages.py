@@ -21,8 +21,8 @@ from adamomentum.study.spec import Budget, OptimizerSpec, ScheduleSpec, Stage, T
 from adamomentum.study.studyfile import Control, Study, TaskEntry
 from adamomentum.study.trial import TrialResult
 
-Role = Literal["tune", "default", "final", "sensitivity", "control"]
-ROLES: tuple[Role, ...] = ("tune", "default", "final", "sensitivity", "control")
+Role = Literal["tune", "repeat", "default", "final", "sensitivity", "control"]
+ROLES: tuple[Role, ...] = ("tune", "repeat", "default", "final", "sensitivity", "control")
 
 EDGE = 0.1
 """The outer part of what was tried, on its logarithmic scale, in which the best point counts as lying at the edge."""
@@ -132,9 +132,9 @@ class _Planner:
         own = self.entries[name].hyperparameters
         return {**own, **{k: v for k, v in task.hyperparameters.items() if k in own}, **given}
 
-    def budget(self, stage: Stage, task: TaskEntry) -> Budget:
+    def budget(self, stage: Stage, task: TaskEntry) -> Budget | None:
         evaluations = self.study.tuning.evaluations
-        if stage == "final" or evaluations is None:
+        if stage == "final" or evaluations is None or task.budget is None:
             return task.budget
         return task.budget.model_copy(update={"evaluations": evaluations})
 
@@ -257,7 +257,8 @@ class _Planner:
         given = self.given(task, name)
         if given is not None:
             return Choice(given, math.nan, (), 0, 0)
-        metric = f"val_{tasks.family(task.family).select}"
+        family = task.reported
+        metric = family.metric(family.select)
         scores: dict[int, list[float]] = {}
         failed = 0
         for trial in trials:
@@ -265,13 +266,13 @@ class _Planner:
             if result.status == "error":
                 failed += 1
                 continue
-            value = result.final.get(metric) if result.status == "ok" else None
-            scores.setdefault(trial.point, []).append(math.inf if value is None else value)
+            value = result.final.get(f"val_{metric.key}") if result.status == "ok" else None
+            scores.setdefault(trial.point, []).append(math.inf if value is None else metric.cost(value))
         means = {k: math.fsum(v) / len(v) for k, v in scores.items()}
         best = min(means, key=lambda k: (means[k], points[k]["lr"]), default=None)
         if best is None or not math.isfinite(means[best]):
             return Choice(None, math.inf, (), len(points), failed)
-        return Choice(points[best], means[best], (), len(points), failed)
+        return Choice(points[best], metric.cost(means[best]), (), len(points), failed)
 
     def tune(self, task: TaskEntry) -> dict[str, Choice] | None:
         """Plans the search on a task; returns the choices once it is complete."""
@@ -409,6 +410,14 @@ class _Planner:
         mine = self.entries[control.optimizer].hyperparameters
         return {"lr": theirs["lr"], **{key: theirs[key] for key in CARRIED if key in theirs and key in mine}}
 
+    def repeat(self, task: TaskEntry) -> None:
+        """Plan the first trial of a task once more: whether the user's own training repeats is not known before."""
+        for k, t in enumerate(self.plan.trials):
+            if t.task == task.name:
+                again = t.spec.model_copy(update={"repeat": 1})
+                self.plan.trials.insert(k + 1, replace(t, role="repeat", spec=again))
+                return
+
     def controls(self, task: TaskEntry) -> list[Control]:
         return [c for c in self.study.controls if not c.tasks or task.name in c.tasks]
 
@@ -461,6 +470,9 @@ def plan(study: Study, fingerprints: Mapping[str, str], results: Results, device
             swept = [c.name for c in controls if c.name in study.sensitivity.controls]
             for name in (*study.sensitivity.optimizers, *swept):
                 planner.later("sensitivity", task, name, sweep)
+    for task in study.tasks:
+        if task.family == tasks.OWN:
+            planner.repeat(task)
     return planner.plan
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -29,11 +29,10 @@ from adamomentum.study import faults, own, registry, tasks
 from adamomentum.study.digest import digest
 from adamomentum.study.registry import Kind, Optimizer, Range
 from adamomentum.study.spec import Budget, CosineSchedule, EpsPlacement, Finite, Precision, ScheduleSpec, Value
+from adamomentum.study.tasks import Family, Metric
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
-
-    from adamomentum.study.tasks import Family
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -128,16 +127,42 @@ class SmokeTask(_Entry):
     minutes: Annotated[Finite, Field(gt=0)] | None = Field(default=None, exclude=True)
 
 
+class MetricEntry(_Entry):
+    """A metric that the user's own training reports and returns.
+
+    Attributes:
+        key: its name in ``trial.report`` and among what the function returns.
+        better: ``lower`` or ``higher``.
+        label: how a reader is told; by default the key.
+        scale: what it is multiplied by for display.
+        unit: shown after the scaled value.
+        digits: decimals shown.
+    """
+
+    key: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
+    better: Literal["lower", "higher"]
+    label: str = ""
+    scale: Annotated[Finite, Field(gt=0)] = 1.0
+    unit: str = ""
+    digits: Annotated[int, Field(ge=0)] = 4
+
+    @property
+    def metric(self) -> Metric:
+        """The same as families have them."""
+        return Metric(self.key, self.label or self.key, self.better, self.scale, self.unit, self.digits)
+
+
 class TaskEntry(_Entry):
     """A task of the study.
 
     Attributes:
         name: how it is called in tables and on the command line.
         title: one line for the reader.
-        family: which code trains it: one that comes along, or ``module:Class`` of your own.
+        family: which code trains it: one that comes along, ``own`` for a training function of yours, or
+            ``module:Class`` of your own.
         params: parameters of the family, e.g. data set and model.
-        budget: length, batch size, evaluations; the same for every optimizer.
-        schedule: of the learning rate; the same for every optimizer.
+        budget: length, batch size, evaluations; the same for every optimizer. The family ``own`` has none.
+        schedule: of the learning rate; the same for every optimizer. The family ``own`` has none.
         precision: of the forward pass.
         processes: how many train one trial together.
         tune: what is searched for; a hyper-parameter that an optimizer's space lacks is left alone for it.
@@ -149,6 +174,8 @@ class TaskEntry(_Entry):
         target: of the primary metric on the validation split, to which time is measured; by default where the best
             baseline ends.
         metric: by which of the family's metrics optimizers are compared; by default its first.
+        metrics: of the family ``own``: what its function reports and returns. By the first one, or ``metric``, settings
+            are chosen and optimizers compared; by default ``loss``, lower is better.
         smoke: what ``--smoke`` changes.
     """
 
@@ -156,8 +183,8 @@ class TaskEntry(_Entry):
     title: str = ""
     family: str
     params: dict[str, Value] = {}
-    budget: Budget
-    schedule: ScheduleSpec = CosineSchedule()
+    budget: Budget | None = None
+    schedule: ScheduleSpec | None = CosineSchedule()
     precision: Precision = "float32"
     processes: Annotated[int, Field(ge=1)] = 1
     tune: Annotated[tuple[str, ...], Field(min_length=1)] = ("lr",)
@@ -168,8 +195,15 @@ class TaskEntry(_Entry):
     notes: tuple[str, ...] = ()
     target: Finite | None = None
     metric: str = ""
+    metrics: tuple[MetricEntry, ...] = ()
     smoke: SmokeTask = SmokeTask()
-    later = ("target", "metric")
+    later = ("target", "metric", "metrics")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_a_schedule(cls, given: Any) -> Any:
+        own_training = isinstance(given, Mapping) and given.get("family") == tasks.OWN
+        return {"schedule": None, **given} if own_training else given
 
     @field_validator("family")
     @classmethod
@@ -187,16 +221,46 @@ class TaskEntry(_Entry):
         return names
 
     @model_validator(mode="after")
+    def _as_the_family_trains(self) -> TaskEntry:
+        if self.family != tasks.OWN:
+            if self.budget is None or self.schedule is None:
+                lacking = "budget" if self.budget is None else "schedule"
+                raise ValueError(
+                    f"{lacking}: {self.family} needs one, e.g. budget = {{ epochs = 10, batch_size = 32 }}"
+                )
+            if self.metrics:
+                raise ValueError(f"metrics: for the family {tasks.OWN!r} alone; {self.family} has its own")
+            return self
+        for name, given in (
+            ("budget", self.budget or self.smoke.budget),
+            ("schedule", self.schedule),
+            ("precision", self.precision != "float32"),
+        ):
+            if given:
+                raise ValueError(f"{name}: leave it out, the function of the family {tasks.OWN!r} decides")
+        return self
+
+    @model_validator(mode="after")
     def _metric_of_the_family(self) -> TaskEntry:
-        keys = [metric.key for metric in tasks.family(self.family).metrics]
+        keys = [metric.key for metric in self._of_the_task.metrics]
         if self.metric and self.metric not in keys:
             raise ValueError(f"metric must be one of {', '.join(keys)}, which {self.family} has, got {self.metric!r}")
         return self
 
     @property
+    def _of_the_task(self) -> Family:
+        """The family, with the metrics that the task says itself."""
+        family = tasks.family(self.family)
+        if not self.metrics:
+            return family
+        metrics = tuple(entry.metric for entry in self.metrics)
+        first = self.metric if self.metric in [metric.key for metric in metrics] else metrics[0].key
+        return replace(family, metrics=metrics, select=first, curve=first)
+
+    @property
     def reported(self) -> Family:
         """The family, of its metrics that one first by which this task is judged."""
-        family = tasks.family(self.family)
+        family = self._of_the_task
         first = self.metric or family.primary.key
         return replace(family, metrics=tuple(sorted(family.metrics, key=lambda metric: metric.key != first)))
 
@@ -344,6 +408,14 @@ class Study(_Entry):
             if twice:
                 raise ValueError(f"{what} must have different names, got {', '.join(sorted(twice))} more than once")
         check(self.reference, self.optimizers, "reference")
+        for control in self.controls:
+            for task in self.tasks:
+                here = task.family == tasks.OWN and (not control.tasks or task.name in control.tasks)
+                if here and (control.schedule or control.budget):
+                    raise ValueError(
+                        f"controls.{control.name} changes schedule or budget, which the function of tasks.{task.name} "
+                        "decides; say by `tasks` where else the control runs"
+                    )
         for task in self.tasks:
             for name in task.optimizers:
                 check(name, self.optimizers, f"tasks.{task.name}.optimizers")

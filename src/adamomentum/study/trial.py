@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -21,7 +22,7 @@ from adamomentum.study.spec import TrialSpec
 if TYPE_CHECKING:
     import torch
 
-    from adamomentum.study.tasks.base import Run
+    from adamomentum.study.tasks.base import Run, Whole
 
 Status = Literal["ok", "diverged", "error"]
 
@@ -40,7 +41,7 @@ class TrialResult(BaseModel):
             ``started`` (since 1970), which tells which trials ran side by side.
         samples: a few outputs to look at, of the first final seed.
         provenance: versions and machine.
-        error: the traceback of an ``error``.
+        error: the traceback of an ``error``; of the user's own training also why it is ``diverged``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,7 +60,9 @@ class TrialResult(BaseModel):
         return (self.error.strip().splitlines() or ["unknown error"])[-1]
 
 
-def run_trial(spec: TrialSpec, data: Any, checkpoints: Checkpoints | None = None) -> TrialResult:
+def run_trial(
+    spec: TrialSpec, data: Any, checkpoints: Checkpoints | None = None, files: Path | None = None
+) -> TrialResult:
     """Trains and evaluates what ``spec`` describes on ``data``.
 
     On CPU the same spec and data give the same numbers bit for bit, timings aside, whether in one go or from a
@@ -69,14 +72,20 @@ def run_trial(spec: TrialSpec, data: Any, checkpoints: Checkpoints | None = None
         spec: what to run.
         data: the data set that ``spec`` was planned for.
         checkpoints: where a long trial keeps its state; None: nowhere.
+        files: where a training of the user's own has a folder for its files; None: in a temporary one.
 
     Raises:
         ValueError: if ``data`` is not what ``spec`` was planned for, or the task is unknown.
     """
     import torch
 
+    from adamomentum.study.tasks.base import Whole
+
     if data.fingerprint != spec.task.data_fingerprint:
-        raise ValueError(f"data has fingerprint {data.fingerprint}, the trial needs {spec.task.data_fingerprint}")
+        raise ValueError(
+            f"{data.describe()}: changed since the trial was planned (fingerprint {data.fingerprint}, the trial needs "
+            f"{spec.task.data_fingerprint}); run the same command again"
+        )
     family = tasks.family(spec.task.name)
     if spec.task.version != family.version:
         raise ValueError(f"{family.name} is at version {family.version}, the trial is of version {spec.task.version}")
@@ -86,6 +95,9 @@ def run_trial(spec: TrialSpec, data: Any, checkpoints: Checkpoints | None = None
     try:
         # Whoever calls keeps its random state; a worker does not hand one trial's on to the next.
         with torch.random.fork_rng(devices=[group.device] if group.device.type == "cuda" else []):
+            task = tasks.task(spec.task.name)
+            if isinstance(task, Whole):
+                return _train_whole(task, spec, data, group, files)
             return _train(spec, data, group, checkpoints)
     finally:
         torch.set_num_threads(threads)
@@ -95,8 +107,11 @@ def set_up(spec: TrialSpec, data: Any, group: Group) -> tuple[Run, list[torch.op
     """Return the task set up for a trial, its weights drawn from the trial's seed, and the optimizers that it built."""
     import torch
 
-    from adamomentum.study.tasks.base import Context
+    from adamomentum.study.tasks.base import Context, Task
 
+    task = tasks.task(spec.task.name)
+    assert isinstance(task, Task)
+    assert spec.budget is not None
     optimizers: list[torch.optim.Optimizer] = []
 
     def build_optimizer(params: Iterable[Any]) -> torch.optim.Optimizer:
@@ -115,7 +130,40 @@ def set_up(spec: TrialSpec, data: Any, group: Group) -> tuple[Run, list[torch.op
         world=group.world,
     )
     torch.manual_seed(spec.seed("init"))
-    return tasks.task(spec.task.name).setup(context), optimizers
+    return task.setup(context), optimizers
+
+
+def _train_whole(task: Whole, spec: TrialSpec, data: Any, group: Group, files: Path | None) -> TrialResult:
+    from adamomentum.study.tasks.base import WholeContext
+
+    optimizers: list[torch.optim.Optimizer] = []
+
+    def build_optimizer(params: Iterable[Any]) -> torch.optim.Optimizer:
+        optimizers.append(registry.build(spec.optimizer, params))
+        return optimizers[-1]
+
+    started = time.time()
+    outcome = task.train(
+        WholeContext(
+            data=data,
+            lr=spec.optimizer.lr,
+            seed=spec.seed("init") % 2**32,
+            stage=spec.stage,
+            device=group.device,
+            build_optimizer=build_optimizer,
+            folder=None if files is None else files / spec.trial_id,
+            rank=group.rank,
+            world=group.world,
+        )
+    )
+    return TrialResult(
+        status="diverged" if outcome.diverged else "ok",
+        final=outcome.final | diagnostics(optimizers, registry.eps_placement(spec.optimizer)),
+        curve=outcome.curve,
+        timing={**outcome.timing, "seconds": time.time() - started, "started": started},
+        provenance=provenance(),
+        error=outcome.diverged,
+    )
 
 
 def _train(spec: TrialSpec, data: Any, group: Group, checkpoints: Checkpoints | None) -> TrialResult:
@@ -130,6 +178,8 @@ def _train(spec: TrialSpec, data: Any, group: Group, checkpoints: Checkpoints | 
             torch.manual_seed(spec.seed(f"evaluate {split}"))
             return run.evaluate(split)
 
+    assert spec.budget is not None
+    assert spec.schedule is not None
     run, optimizers = set_up(spec, data, group)
     torch.manual_seed(spec.seed("noise" if group.rank == 0 else f"noise of rank {group.rank}"))
     total = run.total_steps
@@ -151,7 +201,7 @@ def _train(spec: TrialSpec, data: Any, group: Group, checkpoints: Checkpoints | 
         broken = not math.isfinite(loss)
         if log.step in points and not broken:
             log.add_point(evaluate("val"))
-            if spec.stage == "final" and log.is_best(family.curve):
+            if spec.stage == "final" and log.is_best(family.metric(family.curve)):
                 log.selected = {"step": float(log.step)} | {f"test_{k}": v for k, v in evaluate("test").items()}
         if due and not broken and log.step < total and checkpoints is not None:
             checkpoints.save(spec, run, log, group)

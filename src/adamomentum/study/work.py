@@ -23,11 +23,12 @@ class Setup:
     """Where a worker finds what is not part of a trial.
 
     Attributes:
-        sources: the user's own data, by the task's ``data`` parameter.
+        sources: the user's own data, by the task's ``data`` parameter; the folder of a training script, by ``train``.
         checkpoints: folder for the state of long trials; None: nowhere.
         checkpoint_seconds: time between two checkpoints of a trial.
         memory: bytes that the process of a trial may hold; None: no limit. On Linux alone.
         modules: folder in which the study's own classes are looked for if Python does not find them otherwise.
+        files: where each training of the user's own has a folder for its files, by the trial's id.
     """
 
     sources: Mapping[str, Path] = field(default_factory=dict)
@@ -35,6 +36,12 @@ class Setup:
     checkpoint_seconds: float = 300.0
     memory: int | None = None
     modules: Path | None = None
+    files: Path | None = None
+
+
+def source_name(family: str, params: Mapping[str, Value]) -> str:
+    """Return by what name the source of a task's data is known; empty if it names none."""
+    return str(params.get("train" if family == tasks.OWN else "data", ""))
 
 
 def load(family: str, params: Mapping[str, Value], sources: Mapping[str, Path]) -> Any:
@@ -44,7 +51,7 @@ def load(family: str, params: Mapping[str, Value], sources: Mapping[str, Path]) 
         DataError: if it cannot be had.
         ValueError: if the parameters are wrong, or the family is of the user's own and returns no data.
     """
-    source = sources.get(str(params.get("data", "")))
+    source = sources.get(source_name(family, params))
     return _load(family, tuple(sorted(params.items())), source)
 
 
@@ -82,4 +89,4 @@ def run_planned(spec: TrialSpec, setup: Setup) -> TrialResult:
         own.look_in(setup.modules)
     data = load(spec.task.name, spec.task.params, setup.sources)
     checkpoints = Checkpoints(setup.checkpoints, setup.checkpoint_seconds) if setup.checkpoints else None
-    return run_trial(spec, data, checkpoints)
+    return run_trial(spec, data, checkpoints, setup.files)

@@ -13,6 +13,7 @@ from adamomentum.study.results import (
     COST_BASE,
     STEPS,
     StudyResults,
+    as_cost,
     column_of,
     family_of,
     most,
@@ -41,7 +42,6 @@ NOTHING = Paired(
 """What pairs say of which there are none."""
 
 TAUS = tuple(round(1 + 0.05 * k, 2) for k in range(61))
-LEAST_ERROR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -307,21 +307,14 @@ class Across:
     nemenyi: float | None = None
 
 
-def as_cost(value: float, metric: Metric) -> float:
-    """Return a positive number that is lower for better values: a share such as an accuracy becomes an error rate."""
-    if not math.isfinite(value):
-        return math.inf
-    return value if metric.better == "lower" else max(1 - value, LEAST_ERROR)
-
-
 def _costs(results: StudyResults, task: str, name: str) -> list[float] | None:
-    """Return the cost of each final run; None if half of them or more are missing."""
+    """Return the cost of each final run; None if half of them or more are missing, or the metric has no cost."""
     seeds = results.study.final.seeds
     if untrained(results, task, name):
         return [math.inf] * seeds
     metric = family_of(results, task).primary
     costs = [as_cost(v, metric) for v in values(results, "final", task, name, column_of(metric))]
-    return costs if most(len(costs), seeds) else None
+    return costs if most(len(costs), seeds) and not any(map(math.isnan, costs)) else None
 
 
 def _mean(costs: Sequence[float]) -> float:

@@ -20,18 +20,22 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from adamomentum.files import write_atomic
 from adamomentum.page.figures import INK, STYLE, THIN, as_png, as_svg, on_white, panel, save
 from adamomentum.study import registry, stages
-from adamomentum.study.report.comparisons import LEAST_ERROR, TAUS, as_cost
+from adamomentum.study.report.comparisons import TAUS
 from adamomentum.study.report.tables import Part, StudyTables
 from adamomentum.study.report.text import heading
 from adamomentum.study.results import (
+    TRAIN_LOSS,
     StudyResults,
+    as_cost,
     column_of,
     family_of,
     final_curves,
+    select_metric,
     sensitivity_curve,
     time_metric,
     values,
 )
+from adamomentum.study.tasks import Metric
 
 SIZE = (5.0, 3.8)
 PER_TASK = ("forest", "finals", "curves", "training", "time_to_target", "tuning", "expected", "sensitivity")
@@ -183,10 +187,11 @@ class Panels(Part):
     def curves(self, ax: Axes, task: str) -> bool:
         """Draw the validation metric against the step, with the target; a share, such as an accuracy, as its error."""
         metric = time_metric(self.results, task)
-        drawn = self._curves(ax, task, f"val_{metric.key}", "validation", metric.better == "higher")
+        drawn = self._curves(ax, task, f"val_{metric.key}", "validation", metric)
         if drawn and task in self.tables.targets:
             target = self.tables.targets[task]
-            y = 100 * as_cost(target.value, metric) if metric.better == "higher" else target.value
+            error = as_cost(target.value, metric) if metric.better == "higher" else math.nan
+            y = target.value if math.isnan(error) else 100 * error
             ax.axhline(y, **THIN)
             words = target.text.removeprefix("validation ")
             ax.annotate(f"target: {words}", (0, y), xycoords=("axes fraction", "data"), xytext=(4, 3),
@@ -199,13 +204,18 @@ class Panels(Part):
             return False
         return self._curves(ax, task, "train_loss", "training")
 
-    def _curves(self, ax: Axes, task: str, column: str, of: str, share: bool = False) -> bool:
+    def _curves(self, ax: Axes, task: str, column: str, of: str, metric: Metric = TRAIN_LOSS) -> bool:
         """Median over the final runs that got so far, band from the first to the third quarter of them."""
         mine = final_curves(self.results, task)
-        if share and column in mine:
-            mine = mine.assign(**{column: 100 * (1 - mine[column]).clip(lower=LEAST_ERROR)})
-        if mine.empty or column not in mine or not (mine[column].dropna() > 0).any():
+        if mine.empty or column not in mine or mine[column].dropna().empty:
             return False
+        costs = mine[column].dropna().map(lambda v: as_cost(v, metric))
+        positive = not costs.isna().any()
+        if positive and not (costs > 0).any():
+            return False
+        share = positive and metric.better == "higher"
+        if share:
+            mine = mine.assign(**{column: 100 * costs})
         for name in self.study.optimizers:
             rows = mine[mine["optimizer"] == name]
             if rows.empty:
@@ -214,14 +224,15 @@ class Panels(Part):
             self._line(ax, name, wide.index, wide.median(axis=1))
             low, high = wide.quantile(0.25, axis=1), wide.quantile(0.75, axis=1)
             ax.fill_between(wide.index, low, high, color=self.styles[name].colour, alpha=0.12, linewidth=0)
-        finite = mine[column].dropna()
-        last = mine[mine["step"] == mine["step"].max()][column].dropna()
-        top = float(finite.max())
-        if len(last):
-            top = min(top, FAR * float(last.median()))
-        bottom = float(finite[finite > 0].min())
-        ax.set_ylim(bottom * 0.97, max(top, bottom * 1.1) * 1.03)
-        _log_y(ax)
+        if positive:  # else there is no zero from which a decade could be counted
+            finite = mine[column].dropna()
+            last = mine[mine["step"] == mine["step"].max()][column].dropna()
+            top = float(finite.max())
+            if len(last):
+                top = min(top, FAR * float(last.median()))
+            bottom = float(finite[finite > 0].min())
+            ax.set_ylim(bottom * 0.97, max(top, bottom * 1.1) * 1.03)
+            _log_y(ax)
         ax.set_xlim(left=0)
         ax.set_xlabel("optimizer step")
         ax.set_title(f"{task}: {of} {'error, %' if share else _name(column)}")
@@ -248,13 +259,15 @@ class Panels(Part):
 
     def tuning(self, ax: Axes, task: str) -> bool:
         """Draw the validation metric of every tuning trial against its learning rate; large marks are chosen."""
-        column = f"val_{family_of(self.results, task).select}"
+        metric = select_metric(self.results, task)
+        column = f"val_{metric.key}"
         t = self.results.trials
         mine = t[(t["role"] == "tune") & (t["task"] == task)]
         if mine.empty or column not in mine:
             return False
-        scores = mine[column].where(mine["status"] == "ok")
-        if not (scores > 0).any():
+        costs = mine[column].map(lambda v: as_cost(v, metric))
+        scores = costs.where(mine["status"] == "ok")
+        if costs.isna().any() or not (scores > 0).any():
             return False
         top = min(float(scores.max()), 1.5 * FAR * float(scores.min()))
         one = self.study.task(task).tune == ("lr",)
@@ -271,14 +284,15 @@ class Panels(Part):
             ax.scatter(rows["lr"][lost], heights[lost], s=18, color=style.colour, marker="x", linewidths=0.9)
             choice = self.results.choices.get((task, name))
             if choice is not None and choice.setting is not None:
-                self._mark(ax, name, choice.setting["lr"], choice.score)
+                score = as_cost(choice.score, metric)
+                self._mark(ax, name, choice.setting["lr"], score)
                 if "lr" in choice.edges:
-                    ax.annotate("edge", (choice.setting["lr"], choice.score), xytext=(0, -12),
+                    ax.annotate("edge", (choice.setting["lr"], score), xytext=(0, -12),
                                 textcoords="offset points", ha="center", fontsize=7)  # fmt: skip
         _log_x(ax)
         _log_y(ax)
         ax.set_xlabel("peak learning rate\nx: diverged, or off the scale")
-        ax.set_title(f"{task}: validation {_name(column)}")
+        ax.set_title(f"{task}: validation {_cost_name(metric)}")
         return True
 
     def expected(self, ax: Axes, task: str) -> bool:
@@ -299,7 +313,7 @@ class Panels(Part):
         """Draw the validation metric against the learning rate, around the chosen one."""
         curves = {n: sensitivity_curve(self.results, task, n) for n in self.study.sensitivity.optimizers}
         finite = [v for c in curves.values() for v in c["value"] if math.isfinite(v) and v > 0]
-        if not finite:
+        if not finite or any(c["value"].isna().any() for c in curves.values()):
             return False
         top = min(FAR * min(finite), 1.05 * max(finite))
         for name, curve in curves.items():
@@ -314,7 +328,7 @@ class Panels(Part):
         _log_x(ax)
         _log_y(ax)
         ax.set_xlabel("learning rate / chosen learning rate\nx: diverged, or off the scale")
-        ax.set_title(f"{task}: validation {_name(f'val_{family_of(self.results, task).select}')}")
+        ax.set_title(f"{task}: validation {_cost_name(select_metric(self.results, task))}")
         return True
 
     # --- all tasks ---
@@ -349,6 +363,11 @@ def _name(column: str) -> str:
     """Return the metric of a column as text."""
     key = column.removeprefix("val_").removeprefix("train_")
     return {"fid": "Fréchet distance", "fid_last3": "Fréchet distance (last 3)"}.get(key, key)
+
+
+def _cost_name(metric: Metric) -> str:
+    """Return what the cost of a metric is called."""
+    return _name(f"val_{metric.key}") if metric.better == "lower" else f"1 - {metric.label}"
 
 
 def _log_y(ax: Axes) -> None:

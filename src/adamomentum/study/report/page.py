@@ -17,8 +17,8 @@ from adamomentum.study.report.claims import RULE, Judge
 from adamomentum.study.report.sheets import Sheets
 from adamomentum.study.report.swap import Swaps
 from adamomentum.study.report.tables import StudyTables, build
-from adamomentum.study.report.text import NONE, Sheet, write_tables
-from adamomentum.study.results import COST_BASE, StudyResults, gather
+from adamomentum.study.report.text import NONE, Sheet, span, write_tables
+from adamomentum.study.results import COST_BASE, StudyResults, gather, notes
 
 PAGE = "report.html"
 
@@ -106,7 +106,15 @@ def _task(results: StudyResults, tables: StudyTables, name: str) -> dict[str, An
         "name": name,
         "title": entry.title or name,
         "data": results.data[name].description,
-        "budget": provenance.budget_text(entry.budget),
-        "notes": entry.notes,
+        "budget": provenance.budget_text(entry.budget) if entry.budget else _length(results, name),
+        "notes": notes(results, name),
         "target": Sheets(results, tables).target(name),
     }
+
+
+def _length(results: StudyResults, task: str) -> str:
+    """Return how many steps the user's own training makes, as it was counted."""
+    mine = [results.results[t.spec.trial_id].final for t in results.plan.trials
+            if t.task == task and t.spec.trial_id in results.results]  # fmt: skip
+    steps = {round(count) for final in mine if (count := final.get("steps"))}
+    return f"Trained by a function of your own: {span(steps)} steps, as counted" if steps else "Not trained yet"

@@ -14,6 +14,8 @@ from adamomentum.study.results import StudyResults
 from adamomentum.study.spec import Budget
 from adamomentum.study.studyfile import Study, TaskEntry
 
+OWN_LOOP = "as the script has it"
+
 TELLING = ("cpu", "cpu model", "platform", "torch", "adamomentum", "commit", "gpu")
 """What should be one and the same for trials that are compared to the last bit, or by their times."""
 
@@ -103,7 +105,7 @@ def tasks(results: StudyResults) -> list[dict[str, Any]]:
                 "family": entry.family,
                 "params": values(entry.params),
                 "budget": budget_text(entry.budget),
-                "schedule": values(entry.schedule.model_dump()),
+                "schedule": values(entry.schedule.model_dump()) if entry.schedule else OWN_LOOP,
                 "precision": entry.precision + (f", {entry.processes} processes" if entry.processes > 1 else ""),
                 "tune": ", ".join(entry.tune),
                 "trials": span(stages.tuning_points(study, entry.name, name) for name in study.optimizers),
@@ -120,8 +122,10 @@ def settings_text(entry: TaskEntry) -> str:
     return "; ".join(parts)
 
 
-def budget_text(budget: Budget) -> str:
+def budget_text(budget: Budget | None) -> str:
     """Return a budget in words."""
+    if budget is None:
+        return OWN_LOOP
     count, unit = (budget.epochs, "epoch") if budget.epochs is not None else (budget.steps, "step")
     length = f"{count:,} {unit}{'s' if count != 1 else ''}"
     return f"{length}, batch size {budget.batch_size}, {budget.evaluations} evaluations"

@@ -9,12 +9,13 @@ from rich.console import Console
 from adamomentum.study import stages
 from adamomentum.study.engine import Folder
 from adamomentum.study.report import page
-from adamomentum.study.report.comparisons import Comparison
+from adamomentum.study.report.comparisons import NO_EVIDENCE, Comparison
 from adamomentum.study.report.sheets import Sheets
 from adamomentum.study.report.swap import Swaps
 from adamomentum.study.report.tables import StudyTables
-from adamomentum.study.report.text import between, difference_text, heading
-from adamomentum.study.results import StudyResults, family_of
+from adamomentum.study.report.text import between, difference_text, heading, number
+from adamomentum.study.results import StudyResults, family_of, notes
+from adamomentum.study.tasks import OWN
 from adamomentum.terminal import print_table, say
 
 IN_NOTES = ("diverged", "notes")  # columns of the page whose content is said in sentences
@@ -59,15 +60,36 @@ def say_results(results: StudyResults, tables: StudyTables, console: Console) ->
         for row in sheet.rows[: len(rows)]:
             if row[-1]:
                 say(console, f"{row[0]}: {row[-1]}")
-        for note in results.study.task(task).notes:
+        for note in notes(results, task):
             say(console, f"Note: {note}")
+        own = results.study.task(task).family == OWN
         for c in tables.comparisons:
             if c.task == task:
-                say(console, difference_sentence(results, c, sheets.reading(c)))
+                reading = sheets.reading(c)
+                say(console, verdict(results, tables, c, reading) if own else difference_sentence(results, c, reading))
         swapped = stages.swapped(results.study)
         for swap in Swaps(results, tables).every():
             if swap.comparison.task == task and swap.control in swapped:
                 say(console, difference_sentence(results, swap.comparison, swap.reading))
+
+
+def verdict(results: StudyResults, tables: StudyTables, c: Comparison, reading: str) -> str:
+    """Return a comparison as a sentence for who has never seen one: what is said, of which numbers, how surely."""
+    subject, other = (stages.label(results.study, name) for name in (c.subject, c.other))
+    said = {
+        "better": f"{subject} is better than {other}",
+        "worse": f"{subject} is worse than {other}",
+        NO_EVIDENCE: f"no evidence that {subject} and {other} differ",
+    }.get(reading, f"{subject} against {other}, {reading}")
+    rows, d, m = [tables.row(c.task, name) for name in (c.subject, c.other)], c.paired.difference, c.metric
+    if any(row is None for row in rows) or not math.isfinite(d.mean):
+        return f"Verdict on {c.task}: {said}"
+    mine, its = (number(row.metrics[m.key].mean, m) for row in rows if row is not None)
+    interval = f", 95 % interval {between(d.low, d.high, m)}" if math.isfinite(d.low) else ""
+    return (
+        f"Verdict on {c.task}: {said}: {m.label} {mine} against {its} ({m.better} is better), difference "
+        f"{difference_text(d.mean, m)}{interval}, {c.paired.n} seed{'s' * (c.paired.n != 1)} each"
+    )
 
 
 def difference_sentence(results: StudyResults, c: Comparison, reading: str) -> str:

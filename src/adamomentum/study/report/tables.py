@@ -17,12 +17,14 @@ from adamomentum.study.results import (
     LOW,
     TRAIN_LOSS,
     StudyResults,
+    as_cost,
     column_of,
     family_of,
     interval,
     most,
     runs,
     same_runs,
+    select_metric,
     selected_column,
     sensitivity_curve,
     side_by_side,
@@ -231,7 +233,8 @@ def build(results: StudyResults) -> StudyTables:
                 tables.evp[task, name] = expected_best(scores)
         for name in (*study.sensitivity.optimizers, *study.sensitivity.controls):
             curve = sensitivity_curve(results, task, name)
-            width = lr_width(curve["lr"].tolist(), curve["value"].tolist()) if len(curve) > 1 else None
+            whole = len(curve) > 1 and bool((curve["value"] > 0).all())
+            width = lr_width(curve["lr"].tolist(), curve["value"].tolist()) if whole else None
             if width is not None:
                 tables.widths[task, name] = width
     tables.across = across(results)
@@ -260,11 +263,12 @@ def _target(results: StudyResults, task: str) -> Target | None:
         finals = values(results, "final", task, name, column)
         complete = complete and len(finals) >= study.final.seeds
         if most(len(finals), study.final.seeds):
-            medians[name] = sorted(v if math.isfinite(v) else math.inf for v in finals)[len(finals) // 2]
+            costs = (metric.cost(v) if math.isfinite(v) else math.inf for v in finals)
+            medians[name] = sorted(costs)[len(finals) // 2]
     best = min(medians, key=medians.__getitem__, default="")
     if not best or not math.isfinite(medians[best]):
         return None
-    return Target(metric, medians[best], best, complete)
+    return Target(metric, metric.cost(medians[best]), best, complete)
 
 
 def _row(tables: StudyTables, results: StudyResults, task: str, name: str, role: str) -> Row | None:
@@ -304,14 +308,16 @@ def _row(tables: StudyTables, results: StudyResults, task: str, name: str, role:
 
 
 def _tuning_scores(results: StudyResults, task: str, name: str) -> list[float | None]:
-    """Return the mean validation metric of each point of the first search; None for a divergence.
+    """Return the cost of the mean validation metric of each point of the first search; None for a divergence.
 
-    An extension is left out: where its points lie depends on what the first search found.
+    Nothing where the metric has no cost. An extension is left out: where its points lie depends on what the first
+    search found.
     """
-    column, first = f"val_{family_of(results, task).select}", stages.tuning_points(results.study, task, name)
+    metric, first = select_metric(results, task), stages.tuning_points(results.study, task, name)
+    column = f"val_{metric.key}"
     mine = runs(results, "tune", task, name)
     scores: list[float | None] = []
     for _, group in mine[mine["point"] < first].groupby("point"):
         good = bool((group["status"] == "ok").all()) and column in group
-        scores.append(float(group[column].mean()) if good else None)
-    return scores
+        scores.append(as_cost(float(group[column].mean()), metric) if good else None)
+    return [] if any(score is not None and math.isnan(score) for score in scores) else scores

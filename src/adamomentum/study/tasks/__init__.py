@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from adamomentum.study import own
 
 if TYPE_CHECKING:
-    from adamomentum.study.tasks.base import Task
+    from adamomentum.study.tasks.base import Loader, Task
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class Metric:
         if self.better not in ("lower", "higher"):
             raise ValueError(f"better of the metric {self.key!r} must be 'lower' or 'higher', got {self.better!r}")
 
+    def cost(self, value: float) -> float:
+        """Return a number that is lower for better values."""
+        return value if self.better == "lower" else -value
+
     def text(self, value: float) -> str:
         """Return a value with its unit."""
         return f"{self.scale * value:.{self.digits}f} {self.unit}".rstrip()
@@ -51,8 +55,8 @@ class Family:
     Attributes:
         version: raised whenever the same specification would train differently; part of a trial's id.
         metrics: what is reported on the test split, the primary one first.
-        select: the validation metric by which settings are chosen, lower is better.
-        curve: the validation metric of learning curves and of time to target, lower is better.
+        select: the validation metric by which settings are chosen.
+        curve: the validation metric of learning curves and of time to target.
         name: as in a study file; of one of the user's own ``module:Class``.
         implementation: ``module:Class`` of the ``Task``.
 
@@ -76,12 +80,11 @@ class Family:
         keys = [metric.key for metric in self.metrics]
         if len(set(keys)) < len(keys):
             raise ValueError(f"metrics of a family must have different keys, got {', '.join(keys)}")
-        falling = [metric.key for metric in self.metrics if metric.better == "lower"]
         for field, key in (("select", self.select), ("curve", self.curve)):
-            if key not in falling:
+            if key not in keys:
                 raise ValueError(
-                    f"{field} of a family must be the key of a metric of which lower is better, got {key!r}; "
-                    f"there are: {', '.join(falling) or 'none'}"
+                    f"{field} of a family must be the key of one of its metrics, got {key!r}; "
+                    f"there are: {', '.join(keys)}"
                 )
 
     @property
@@ -89,9 +92,16 @@ class Family:
         """The metric on which optimizers are compared."""
         return self.metrics[0]
 
+    def metric(self, key: str) -> Metric:
+        """Return the metric called ``key``."""
+        return next(metric for metric in self.metrics if metric.key == key)
+
 
 _LOSS = Metric("loss", "nats a token", "lower", digits=3)
 _HERE = "adamomentum.study.tasks"
+
+OWN = "own"
+"""The family of the user's own training functions; of which metrics they report, each task says itself."""
 
 FAMILIES: Mapping[str, Family] = {
     f.name: f
@@ -131,6 +141,12 @@ FAMILIES: Mapping[str, Family] = {
             curve="fid",
             implementation=f"{_HERE}.gan.task:Gan",
         ),
+        Family(
+            name=OWN,
+            version=1,
+            metrics=(Metric("loss", "loss", "lower", digits=4),),
+            implementation=f"{_HERE}.function.task:Own",
+        ),
     )
 }
 
@@ -148,7 +164,7 @@ def family(name: str) -> Family:
     return FAMILIES[name]
 
 
-def task(name: str) -> Task:
+def task(name: str) -> Loader:
     """Return the task of the family called ``name``.
 
     Raises:
@@ -157,7 +173,7 @@ def task(name: str) -> Task:
     if ":" in name:
         return _own(name)()
     module, _, attribute = family(name).implementation.partition(":")
-    built: Task = getattr(import_module(module), attribute)()
+    built: Loader = getattr(import_module(module), attribute)()
     return built
 
 

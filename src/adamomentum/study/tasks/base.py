@@ -21,7 +21,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from adamomentum.study.spec import Budget, Precision, Value
+from adamomentum.study.numbers import Number
+from adamomentum.study.spec import Budget, Precision, Stage, Value
 from adamomentum.study.tasks import Family
 
 T = TypeVar("T")
@@ -219,8 +220,8 @@ class Run(ABC):
         return train_loss > DIVERGED * untrained["loss"]
 
 
-class Task(ABC):
-    """A kind of training problem: what loads its data and sets up its runs.
+class Loader(ABC):
+    """A kind of training problem, as far as its data goes.
 
     Attributes:
         family: its version, and how it is chosen by and reported on.
@@ -245,6 +246,62 @@ class Task(ABC):
         """Return what trivial methods reach: name -> metric (as in a result, e.g. ``test_loss``) -> value."""
         return {}
 
+
+class Task(Loader):
+    """A kind of training problem: what loads its data and sets up its runs."""
+
     @abstractmethod
     def setup(self, context: Context) -> Run:
         """Build model, batches and optimizer for one trial."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training of the user's own came to; the fields are those of a trial's result.
+
+    Attributes:
+        final: metrics at the end.
+        curve: the points that were reported.
+        timing: as measured.
+        diverged: why it counts as diverged; empty if it does not.
+    """
+
+    final: dict[str, Number]
+    curve: dict[str, list[Number]]
+    timing: dict[str, float]
+    diverged: str = ""
+
+
+@dataclass(frozen=True)
+class WholeContext:
+    """What a training of the user's own gets for one trial.
+
+    Attributes:
+        data: what was loaded.
+        lr: the trial's learning rate.
+        seed: of everything, in 0..2**32-1; the same for every optimizer.
+        stage: what the trial may see: metrics of the test split are kept in the final stage alone.
+        device: where to train.
+        build_optimizer: builds the trial's optimizer over parameters or groups.
+        folder: for files of the trial; None: a temporary one.
+        rank: this process among ``world``.
+        world: number of processes that train together.
+    """
+
+    data: Any
+    lr: float
+    seed: int
+    stage: Stage
+    device: torch.device
+    build_optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer]
+    folder: Path | None = None
+    rank: int = 0
+    world: int = 1
+
+
+class Whole(Loader):
+    """A kind of training problem that trains by itself, from the first step to the last."""
+
+    @abstractmethod
+    def train(self, context: WholeContext) -> Outcome:
+        """Train one trial to its end."""

@@ -62,7 +62,9 @@ class Case:
     @cached_property
     def task(self) -> Task:
         """The task."""
-        return tasks.task(self.path)
+        task = tasks.task(self.path)
+        assert isinstance(task, Task)
+        return task
 
     def load(self, **more: Value) -> Any:
         """Load the data with the parameters of the case and ``more``, as a specification holds them."""

@@ -1,0 +1,177 @@
+"""What the trials of a user's own training function show of it: what makes a comparison unfair, and what to know.
+
+What a trial sees by itself (no optimizer, no report, a group with a learning rate of its own) ends that trial; see
+``tasks/function``. Here is what only several trials show.
+
+Tested in tests/study/function/test_fairness.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import combinations
+
+from adamomentum.study import stages, tasks
+from adamomentum.study.stages import Plan, Planned
+from adamomentum.study.studyfile import Study, TaskEntry
+from adamomentum.study.trial import TrialResult
+
+Results = Mapping[str, TrialResult]
+Run = tuple[Planned, TrialResult]
+
+PEAKS = ("peak_lr_low", "peak_lr_high")
+
+
+def fault(study: Study, plan: Plan, results: Results) -> str:
+    """Return why it is of no use to go on with a study, and what to do; empty if nothing is wrong."""
+    for task in study.tasks:
+        if task.family != tasks.OWN:
+            continue
+        runs = _runs(task, plan, results)
+        for text in (_nothing_works(runs), _metric_missing(task, runs), _rate_overwritten(runs)):
+            if text:
+                return f"{task.name}: {text}"
+    return ""
+
+
+def remarks(study: Study, task: TaskEntry, plan: Plan, results: Results) -> list[str]:
+    """Return what a reader must know of a task of the user's own; nothing of other tasks."""
+    if task.family != tasks.OWN:
+        return []
+    runs = _runs(task, plan, results)
+    texts = (_repeats(task, runs), _seeds(study, runs), _same_split(task, runs), _others(runs), _reasons(study, runs))
+    return [text for text in texts if text]
+
+
+def _runs(task: TaskEntry, plan: Plan, results: Results) -> list[Run]:
+    """Return the finished trials of a task, failed ones too; one that serves two roles twice."""
+    return [(t, results[t.spec.trial_id]) for t in plan.trials if t.task == task.name and t.spec.trial_id in results]
+
+
+def _nothing_works(runs: list[Run]) -> str:
+    if not runs or any(result.status != "error" for _, result in runs):
+        return ""
+    return f"the function fails, in all trials so far:\n{own_part(runs[0][1].error)}"
+
+
+def own_part(error: str) -> str:
+    """Return a traceback from the user's first line on."""
+    lines = error.strip().splitlines()
+    places = [k for k, line in enumerate(lines) if line.lstrip().startswith('File "')]
+    ours = [k for k in places if "/adamomentum/study/" in lines[k].replace("\\", "/")]
+    first = next((k for k in places if ours and k > ours[0] and k not in ours), None)
+    return "\n".join(lines[-1:] if first is None else lines[first:])
+
+
+def _metric_missing(task: TaskEntry, runs: list[Run]) -> str:
+    family = task.reported
+    for t, result in runs:
+        if result.status != "ok":
+            continue
+        for what, prefix, key in (
+            ("reported", "val_", family.select),
+            ("returned", "test_", family.primary.key if t.spec.stage == "final" else ""),
+        ):
+            there = [name.removeprefix(prefix) for name in result.final if name.startswith(prefix)]
+            if key and key not in there:
+                return (
+                    f"{key!r} is to be compared, but what is {what} is {', '.join(there) or 'nothing'}; name one of "
+                    "these (--metric NAME, with --higher if higher is better; in a study file `metrics`)"
+                )
+    return ""
+
+
+def _rate_overwritten(runs: list[Run]) -> str:
+    """Tell two trials at different rates that trained at one and the same: a constant took the place of the trial's."""
+    peaks: dict[str, dict[float, list[float]]] = {}
+    for t, result in runs:
+        its = [peak for name in PEAKS if (peak := result.final.get(name))]
+        if its:
+            peaks.setdefault(t.spec.optimizer.name, {}).setdefault(t.spec.optimizer.lr, its)
+    for at in peaks.values():
+        for (a, one), (b, other) in combinations(at.items(), 2):
+            same = [peak for peak in one for its in other if math.isclose(peak, its, rel_tol=1e-9)]
+            if same:
+                return (
+                    f"at the trials' learning rates {a:g} and {b:g} the largest rate of a step was {same[0]:g} both "
+                    "times: a scheduler, or the loop, sets a number of its own; let it work from the optimizer's rate, "
+                    "or give it trial.lr, as in OneCycleLR(optimizer, max_lr=trial.lr)"
+                )
+    return ""
+
+
+def _repeats(task: TaskEntry, runs: list[Run]) -> str:
+    """Compare the first trial with its repeat."""
+    for t, again in runs:
+        if t.role != "repeat":
+            continue
+        once = next(
+            (r for other, r in runs if other.spec == t.spec.model_copy(update={"repeat": 0})),
+            None,
+        )
+        if once is None or "error" in (once.status, again.status):
+            return ""
+        if _numbers(once) == _numbers(again):
+            return (
+                "the function gives the same numbers to the last bit under the same seed. Two optimizers at one seed "
+                "share what the seed decides, so their runs are compared in pairs; how much that gains is r in "
+                "the statistics of differences"
+            )
+        key = f"val_{task.reported.select}"
+        values = " and ".join("-" if (v := r.final.get(key)) is None else f"{v:.6g}" for r in (once, again))
+        return (
+            f"the function does not repeat under its seed: run twice, its first trial ended at validation "
+            f"{task.reported.select} {values}. Pairing runs by seed gains little then, intervals stay right. To "
+            "repeat, seed data loaders' generators by trial.seed, and see torch.use_deterministic_algorithms"
+        )
+    return ""
+
+
+def _numbers(result: TrialResult) -> object:
+    return result.status, result.final, result.curve
+
+
+def _seeds(study: Study, runs: list[Run]) -> str:
+    """Tell final runs of different seeds that are one and the same."""
+    for name in study.optimizers:
+        mine = [r for t, r in runs if (t.role, t.optimizer, r.status) == ("final", name, "ok")]
+        if len(mine) > 1 and all(_numbers(r) == _numbers(mine[0]) for r in mine):
+            return (
+                f"the {len(mine)} final runs of {stages.label(study, name)} are one and the same, so the seed decides "
+                "nothing: the function sets a seed of its own, or draws nothing at random. Take trial.seed, or the "
+                "intervals mean nothing"
+            )
+    return ""
+
+
+def _same_split(task: TaskEntry, runs: list[Run]) -> str:
+    final = [r.final for t, r in runs if t.spec.stage == "final" and r.status == "ok"]
+    for metric in task.reported.metrics:
+        pairs = [(f.get(f"val_{metric.key}"), f.get(f"test_{metric.key}")) for f in final]
+        if pairs and all(v is not None and v == tested for v, tested in pairs):
+            return (
+                f"{metric.key} is the same on validation and test split in each of {len(pairs)} final runs: settings "
+                "were chosen on what judges them, which flatters whoever was tuned more. Report on examples that the "
+                "returned metrics do not see"
+            )
+    return ""
+
+
+def _others(runs: list[Run]) -> str:
+    if any(r.final.get("steps_of_others") for _, r in runs):
+        return (
+            "an optimizer that did not come from trial.optimizer made steps too: what it trains is trained alike in "
+            "all trials"
+        )
+    return ""
+
+
+def _reasons(study: Study, runs: list[Run]) -> str:
+    """Say why trials diverged, where all of an optimizer did."""
+    texts = []
+    for name in study.optimizers:
+        mine = [r for t, r in runs if t.optimizer == name]
+        if mine and all(r.status == "diverged" for r in mine):
+            texts.append(f"all runs of {stages.label(study, name)} diverged, the first by: {mine[0].error}")
+    return "; ".join(texts)

@@ -1,0 +1,163 @@
+"""A script of the user's own: what it consists of, the fingerprint of that, and its function.
+
+Tested in tests/study/function/test_script.py.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from adamomentum.study.data.base import DataError
+from adamomentum.study.digest import digest
+from adamomentum.study.spec import Value
+from adamomentum.study.tasks.function.settings import Call
+
+PASSED_OVER = {"__pycache__", ".git"}  # of a watched folder: no run is the same in them
+CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Script:
+    """A training script as it was read.
+
+    Attributes:
+        call: its function, and how that is called.
+        path: where it was read.
+        text: its content.
+        helpers: modules beside it that it imports, by their place from its folder.
+        watched: how many files were watched.
+        fingerprint: of the script, the helpers and what is watched.
+    """
+
+    call: Call
+    path: Path
+    text: bytes
+    helpers: tuple[str, ...]
+    watched: int
+    fingerprint: str
+
+    def describe(self) -> str:
+        """Return what a trial's id covers."""
+        parts = [f"{self.call.file}:{self.call.function}"]
+        parts += [f"with {', '.join(self.helpers)}"] if self.helpers else []
+        if self.call.watch:
+            parts.append(f"watched: {', '.join(self.call.watch)} ({self.watched} file{'s' * (self.watched != 1)})")
+        return "; ".join(parts)
+
+    def function(self) -> Callable[..., Any]:
+        """Run the script anew and return its function, which wants the trial alone.
+
+        Anew, so that no trial finds what another one has left in it. Modules that it imports are not run again.
+
+        Raises:
+            ValueError: if there is no such function.
+            Exception: whatever the script raises.
+        """
+        folder = str(self.path.parent)
+        if folder not in sys.path:
+            sys.path.insert(0, folder)  # as Python does for a script
+        module = ModuleType(self._module_name())
+        module.__file__ = str(self.path)
+        sys.modules[module.__name__] = module  # for data classes, and for what is sent to other processes
+        exec(compile(self.text, str(self.path), "exec"), module.__dict__)
+        function = getattr(module, self.call.function, None)
+        if not callable(function):
+            names = [
+                name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
+            ]
+            raise ValueError(
+                f"{self.path} has no function {self.call.function!r}; it has: {', '.join(names) or 'none'}"
+            )
+        return partial(function, **self.call.arguments)
+
+    def _module_name(self) -> str:
+        """Return the name of the file, unless that is a module's that was there before."""
+        there = sys.modules.get(self.path.stem)
+        free = there is None or getattr(there, "__file__", None) == str(self.path)
+        return self.path.stem if free and self.path.stem not in sys.stdlib_module_names else f"{self.path.stem}_script"
+
+
+def read(params: Mapping[str, Value], folder: Path) -> Script:
+    """Return the script that ``params`` name, from ``folder``.
+
+    Raises:
+        DataError: if a file is not there.
+        ValueError: if ``params`` are wrong, or the script is not Python.
+    """
+    call = Call.of(params)
+    path = (folder / call.file).resolve()
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"the training script {path} cannot be read: {error.strerror}") from None
+    helpers = _helpers(path, text)
+    contents = [("script", path), *((name, path.parent / name) for name in helpers)]
+    watched = [(name, file) for name in call.watch for name, file in _files(name, folder / name)]
+    parts = (part for name, file in (*contents, *watched) for part in _content(name, file, path, text))
+    return Script(call, path, text, helpers, len(watched), digest(parts))
+
+
+def _files(name: str, path: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files of what is watched, each with a name that does not depend on the machine, in order."""
+    if path.is_dir():
+        for child in sorted(path.iterdir(), key=lambda child: child.name):
+            if child.name not in PASSED_OVER:
+                yield from _files(f"{name}/{child.name}", child)
+    elif path.is_file():
+        yield name, path
+    else:
+        raise DataError(f"watch names {name}, but there is no {path}")
+
+
+def _content(name: str, file: Path, script: Path, text: bytes) -> Iterator[bytes]:
+    """Yield a file's name, size and content; of the script what was read, which is what is run."""
+    if file == script:
+        yield from (f"{name}\0{len(text)}\0".encode(), text)
+        return
+    yield f"{name}\0{file.stat().st_size}\0".encode()
+    with file.open("rb") as opened:
+        while chunk := opened.read(CHUNK):
+            yield chunk
+
+
+def _helpers(script: Path, text: bytes) -> tuple[str, ...]:
+    """Return the modules beside the script that it imports, and those that they import, and so on."""
+    folder, known, waiting = script.parent, set[Path](), [(script, text)]
+    while waiting:
+        path, content = waiting.pop()
+        for name in _imported(path, content):
+            for candidate in _beside(folder, name):
+                if candidate not in known and candidate != script:
+                    known.add(candidate)
+                    waiting.append((candidate, candidate.read_bytes()))
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in known))
+
+
+def _imported(path: Path, content: bytes) -> Iterator[str]:
+    """Yield the first parts of the names of modules that a file imports, anywhere in it."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        raise ValueError(f"{path} is not Python{f', line {line}' if line else ''}: {error}") from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def _beside(folder: Path, name: str) -> list[Path]:
+    """Return the files of the module or package ``name`` in ``folder``."""
+    if (folder / name).is_dir():
+        return sorted(
+            path for path in (folder / name).rglob("*.py") if not PASSED_OVER & set(path.relative_to(folder).parts)
+        )
+    return [path for path in (folder / f"{name}.py",) if path.is_file()]

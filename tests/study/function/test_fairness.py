@@ -1,0 +1,236 @@
+"""What several trials of a user's function show: what ends the study, and what its report must say."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from study.function.functions import PLAIN, STUDY, changed, compared
+
+from adamomentum.study.results import gather, notes
+from adamomentum.study.studyfile import StudyError, parse
+
+REPORT = "trial.report(loss=loss(slice(200, 250)), error=1 - loss(slice(200, 250)))"
+SCHEDULE = "torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * 5)"
+REPEATS = "the function gives the same numbers to the last bit under the same seed"
+
+
+def rate_set(group: int, lr: float) -> tuple[str, str]:
+    """The change by which the loop sets a group's learning rate before each step."""
+    return "optimizer.step()", f"optimizer.param_groups[{group}]['lr'] = {lr}; optimizer.step()"
+
+
+def said(folder) -> str:
+    return "\n".join(notes(gather(folder), "task"))
+
+
+def test_a_fair_function_is_planned_chosen_repeated_and_resumed(tmp_path) -> None:
+    folder, ran = compared(tmp_path)
+    plan, results = folder.results()
+    assert [t.role for t in plan.trials] == [
+        "tune",
+        "repeat",
+        "tune",
+        "tune",
+        "tune",
+        "final",
+        "final",
+        "final",
+        "final",
+    ]
+    assert plan.trials[1].spec == plan.trials[0].spec.model_copy(update={"repeat": 1})
+    assert len(ran) == len(results) == 9
+    assert REPEATS in said(folder)
+    assert len(said(folder).splitlines()) == 1
+    for spec in ran:
+        assert (spec.budget, spec.schedule) == (None, None)
+        if spec.stage == "tune":
+            assert not [key for key in results[spec.trial_id].final if key.startswith("test")]
+    assert compared(tmp_path)[1] == []
+
+
+def test_an_edit_makes_new_trials_and_keeps_the_old(tmp_path) -> None:
+    _, first = compared(tmp_path)
+    _, second = compared(tmp_path, PLAIN + "\n# the same but for a comment\n")
+    assert len(second) == len(first) == 9
+    assert not {spec.trial_id for spec in first} & {spec.trial_id for spec in second}
+    assert compared(tmp_path)[1] == []
+    _, third = compared(tmp_path, PLAIN, STUDY.replace("width = 4", "width = 5"))
+    assert not {spec.trial_id for spec in first} & {spec.trial_id for spec in third}
+
+
+def test_settings_are_chosen_by_what_the_task_says_and_its_direction(tmp_path) -> None:
+    chosen = {}
+    for better in ("lower", "higher"):
+        metrics = f'{STUDY}metrics = [{{ key = "error", better = "{better}" }}, {{ key = "loss", better = "lower" }}]\n'
+        folder, _ = compared(tmp_path, study=metrics)
+        results = gather(folder)
+        for name in ("adamomentum", "adamw"):
+            mine = results.runs["tune", "task", name]
+            best = mine["val_error"].idxmax() if better == "higher" else mine["val_error"].idxmin()
+            choice = results.choices["task", name]
+            assert choice.setting == {"lr": mine["lr"][best]}
+            assert choice.score == pytest.approx(mine["val_error"][best])
+            chosen[better, name] = choice.setting["lr"]
+    assert chosen["lower", "adamw"] != chosen["higher", "adamw"]
+
+
+def test_a_scheduler_with_a_rate_of_its_own_ends_the_study(tmp_path) -> None:
+    one_cycle = "torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.03, total_steps=epochs * 5 + 1)"
+    for text, peak in ((changed((SCHEDULE, one_cycle)), "0.029"), (changed(rate_set(0, 1e-3)), "0.001")):
+        with pytest.raises(StudyError) as caught:
+            compared(tmp_path, text)
+        message = str(caught.value)
+        assert re.match(
+            r"task: at the trials' learning rates [\d.e-]+ and [\d.e-]+ the largest rate of a step was ", message
+        )
+        assert f"was {peak}" in message
+        assert "both times: a scheduler, or the loop, sets a number of its own" in message
+        assert "OneCycleLR(optimizer, max_lr=trial.lr)" in message
+    with pytest.raises(StudyError):  # what is kept says it again, without a further trial
+        compared(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "torch.optim.lr_scheduler.OneCycleLR(optimizer, trial.lr, total_steps=epochs * 5 + 1)",
+        "torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * 5, eta_min=1e-6)",
+        "torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 4))",
+        "torch.optim.lr_scheduler.ConstantLR(optimizer)",
+    ],
+)
+def test_schedulers_that_work_from_the_trials_rate(tmp_path, schedule) -> None:
+    folder, _ = compared(tmp_path, changed((SCHEDULE, schedule)))
+    assert said(folder).startswith(REPEATS)
+
+
+def test_one_group_at_a_rate_of_its_own(tmp_path) -> None:
+    text = changed(
+        ("trial.optimizer(model.parameters())", "trial.optimizer([{'params': [p]} for p in model.parameters()])"),
+        rate_set(2, 2e-3),
+    )
+    with pytest.raises(StudyError, match=r"the largest rate of a step was 0.002 both times"):
+        compared(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("    x, y = data()", "    x, y = dato()", "NameError: name 'dato' is not defined"),
+        (REPORT, "pass", "ValueError: nothing was reported: call trial.report(loss=val_loss)"),
+    ],
+)
+def test_a_function_that_always_fails_is_not_tried_again_and_again(tmp_path, old, new, message) -> None:
+    with pytest.raises(StudyError) as caught:
+        compared(tmp_path, changed((old, new)))
+    first, *lines = str(caught.value).splitlines()
+    assert first == "task: the function fails, in all trials so far:"
+    assert lines[-1].startswith(message)
+    assert not [line for line in lines if "adamomentum/study" in line]
+    assert len(list((tmp_path / "out" / "store" / "failed").iterdir())) == 1
+
+
+def test_one_failed_trial_does_not_hide_the_others(tmp_path) -> None:
+    text = changed((REPORT, REPORT + "\n        assert trial.lr < 1e-2, 'too fast'"))
+    folder, _ = compared(tmp_path, text)
+    assert {result.status for result in folder.results()[1].values()} == {"ok"}
+    assert list(folder.store.failures())
+
+
+def test_a_metric_that_is_not_reported(tmp_path) -> None:
+    metrics = STUDY + 'metrics = [{ key = "accuracy", better = "higher" }]\n'
+    with pytest.raises(
+        StudyError, match=r"task: 'accuracy' is to be compared, but what is reported is loss, error; name"
+    ):
+        compared(tmp_path, study=metrics)
+    text = changed(('"error": 0.5', '"other": 0.5'))
+    metrics = STUDY + 'metrics = [{ key = "error", better = "lower" }]\n'
+    with pytest.raises(
+        StudyError, match=r"task: 'error' is to be compared, but what is returned is loss, other; name one"
+    ):
+        compared(tmp_path, text, metrics)
+
+
+def test_a_function_that_does_not_repeat(tmp_path) -> None:
+    text = changed((REPORT, "import os; trial.report(loss=int.from_bytes(os.urandom(4), 'big') / 2**32 + 1)"))
+    assert re.search(
+        r"does not repeat under its seed: run twice, its first trial ended at validation loss 1\.\d+ and 1\.\d+\. ",
+        said(compared(tmp_path, text)[0]),
+    )
+
+
+def test_a_function_with_a_seed_of_its_own(tmp_path) -> None:
+    text = changed(("    x, y = data()\n", "    x, y = data()\n    torch.manual_seed(42)\n"))
+    printed = said(compared(tmp_path, text)[0])
+    assert "the 2 final runs of AdaMomentum are one and the same, so the seed decides nothing" in printed
+
+
+def test_test_metrics_that_were_read_while_tuning(tmp_path) -> None:
+    text = changed(("slice(200, 250)", "slice(250, 300)"))
+    assert "loss is the same on validation and test split in each of 4 final runs" in said(compared(tmp_path, text)[0])
+
+
+def test_an_optimizer_beside_the_trials(tmp_path) -> None:
+    text = changed(
+        (
+            "    schedule =",
+            "    bias = nn.Parameter(torch.zeros(1)); other = torch.optim.SGD([bias], 0.1)\n    schedule =",
+        ),
+        ("            optimizer.step()", "            other.step(); optimizer.step()"),
+    )
+    assert "an optimizer that did not come from trial.optimizer made steps too" in said(compared(tmp_path, text)[0])
+
+
+def test_why_all_runs_of_an_optimizer_diverged(tmp_path) -> None:
+    text = changed((REPORT, "trial.report(loss=float('nan') if type(optimizer).__name__ == 'AdamW' else 1.0)"))
+    assert "all runs of AdamW diverged, the first by: trial.report(loss=nan) at step 5" in said(
+        compared(tmp_path, text)[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("budget = { steps = 3 }", "tasks.0: budget: leave it out, the function of the family 'own' decides"),
+        ('schedule = { name = "cosine" }', "tasks.0: schedule: leave it out, the function of the family 'own' decides"),
+        ('precision = "bfloat16"', "tasks.0: precision: leave it out, the function of the family 'own' decides"),
+        ('metrics = [{ key = "a b", better = "lower" }]', "tasks.0.metrics.0.key: String should match pattern"),
+        ('metrics = [{ key = "a", better = "less" }]', "tasks.0.metrics.0.better: Input should be 'lower' or 'higher'"),
+        ('metric = "accuracy"', "tasks.0: metric must be one of loss, which own has, got 'accuracy'"),
+        (
+            '[[controls]]\nname = "c"\noptimizer = "adamw"\nbudget = { steps = 3 }',
+            "controls.c changes schedule or budget",
+        ),
+    ],
+)
+def test_what_the_function_decides_is_not_said_in_the_file(line, message) -> None:
+    with pytest.raises(StudyError) as caught:
+        parse(STUDY + line, "mine.toml")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "line", "message"),
+    [
+        ("image-classification", "", "tasks.0: budget: image-classification needs one, e.g. budget = { epochs = 10"),
+        ("image-classification", 'budget = { steps = 3 }\nmetrics = [{ key = "a", better = "lower" }]',
+         "tasks.0: metrics: for the family 'own' alone; image-classification has its own"),
+    ],
+)  # fmt: skip
+def test_other_families_need_what_they_needed(family, line, message) -> None:
+    with pytest.raises(StudyError) as caught:
+        parse(STUDY.replace('family = "own"', f'family = "{family}"') + line, "mine.toml")
+    assert message in str(caught.value)
+
+
+def test_a_script_that_cannot_be_imported_ends_it_before_the_first_trial(tmp_path) -> None:
+    for text, message in (
+        ("import nothing_of_that_name\n" + PLAIN, "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        (PLAIN + "\nimport sys; sys.exit(3)\n", "SystemExit: 3"),
+        (PLAIN.replace("def train(", "def fit("), "has no function 'train'; it has: data, fit"),
+    ):
+        with pytest.raises(StudyError, match=r"task: .*my_train.py cannot be imported:") as caught:
+            compared(tmp_path, text)
+        assert message in str(caught.value)
+        assert not (tmp_path / "out" / "store").exists()
