@@ -294,14 +294,17 @@ def test_lazy_parameters_may_come_before_their_shape():
     assert opt.state[layer.weight]["exp_avg"].shape == (3, 5)
 
 
-def test_fake_tensors():
+@pytest.mark.parametrize("state_dtype", [None, "8bit"])
+def test_fake_tensors(state_dtype):
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
         p = torch.nn.Parameter(torch.ones(3))
-        opt = AdaMomentum([p])
+        opt = AdaMomentum([p], state_dtype=state_dtype)
         p.grad = torch.ones(3)
         opt.step()
+        assert opt.state[p]["exp_avg"].shape == (3,)
+        opt.load_state_dict(opt.state_dict())
         assert opt.state[p]["exp_avg"].shape == (3,)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from adamomentum.second_moment import check_choices
 from adamomentum.torch.precision import StateDtype, block_count, formats_of, is_reduced, local_part, name_of
@@ -42,6 +43,7 @@ __all__ = [
     "check_param",
     "check_path_options",
     "describe",
+    "has_numbers",
     "is_readable",
 ]
 
@@ -260,6 +262,11 @@ def check_beta1(group: Mapping[str, Any]) -> None:
 def is_readable(x: float | Tensor) -> bool:
     """Whether reading a number does not wait for a device."""
     return not isinstance(x, Tensor) or x.is_cpu
+
+
+def has_numbers(t: Tensor) -> bool:
+    """Whether a tensor has numbers at all; those on the meta device and fake ones have not."""
+    return not (t.is_meta or is_fake(t))
 
 
 def check_param(p: Tensor, state_dtype: StateDtype = None, rounding: Rounding = "nearest") -> None:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from adamomentum.torch.checks import check_count, describe
+from adamomentum.torch.checks import check_count, describe, has_numbers
 from adamomentum.torch.pieces import stretches
 from adamomentum.torch.precision import block_count, in_memory_order, local_part, unpack
 from adamomentum.torch.sharded import is_dtensor
@@ -116,7 +116,9 @@ def laid_out_as_coded(where: str, key: str, entries: Mapping[str, Any]) -> Tenso
     """
     codes: Tensor = entries[key]
     blocks = entries.get(blocks_of(key))
-    if blocks is None or (isinstance(blocks, Tensor) and blocks.is_meta):  # of another version, or of no numbers at all
+    if blocks is None:  # of an older version
+        return codes
+    if isinstance(blocks, Tensor) and not has_numbers(blocks):
         return codes
     if not isinstance(blocks, Tensor) or blocks.dtype != torch.int64 or blocks.shape != (1 + codes.dim(),):
         raise ValueError(

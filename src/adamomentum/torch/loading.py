@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from adamomentum.torch.checks import check_count, check_options, describe
+from adamomentum.torch.checks import check_count, check_options, describe, has_numbers
 from adamomentum.torch.decoding import laid_out_as_coded, numbers_of
 from adamomentum.torch.pieces import stretches
 from adamomentum.torch.precision import (
@@ -268,7 +268,7 @@ def _checked_codes(where: str, key: str, entries: Mapping[str, Any]) -> Tensor:
         return codes
     codes, scale, which = laid_out_as_coded(where, key, entries), entries[scale_of(key)], dict(CODED)[key]
     flat = in_memory_order(codes, codes)
-    for elements, blocks in stretches(codes) if not (codes.is_meta or scale.is_meta) else ():
+    for elements, blocks in stretches(codes) if has_numbers(codes) and has_numbers(scale) else ():
         if not can_go_together(flat[elements], scale[blocks].to(codes.device), which):
             raise ValueError(
                 f"{where}, {key!r}: these 8-bit codes are not those of {scale_of(key)!r}: in some block of 256 none "
