@@ -153,7 +153,11 @@ bool Batch::gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *
       }
       taken = entry && add(param, grad, entry, amsgrad);
       failed = failed || PyErr_Occurred();
-      if (!failed && !taken) failed = PyList_Append(rest, param) < 0;
+      if (!failed && !taken) {
+        PyObject *row = PyTuple_Pack(2, param, grad);
+        failed = !row || PyList_Append(rest, row) < 0;
+        Py_XDECREF(row);
+      }
     }
     Py_XDECREF(grad);
     Py_DECREF(param);
@@ -167,7 +171,7 @@ bool Batch::add(PyObject *param, PyObject *grad, PyObject *state, bool amsgrad, 
   item.whole.position = static_cast<uint32_t>(first);  // cut off, as the random bits wrap around
   if (!params_ || !PyDict_Check(state) || !read_item(param, grad, state, amsgrad, &item)) return false;
   if (PyList_Append(params_, param) < 0) return false;
-  keep(grad);
+  keep(item.grad = grad);
   keep(state);
   numel_ += item.whole.n;
   items_.push_back(item);
@@ -250,7 +254,7 @@ bool Batch::gather_gradients(PyObject *params, PyObject *rest, PyObject *grads) 
         is_plain(grad, plain_types_) && read(grad, &g) && g.on_cpu() && is_dense(g) && param_type(g, &item.param);
     bool failed = false;
     if (taken) {
-      keep(grad);
+      keep(item.grad = grad);
       item.whole.g = g.memory();
       item.whole.n = g.numel();
       has_float64_ = has_float64_ || item.param == kFloat64;

@@ -36,7 +36,7 @@ class Batch {
   Batch &operator=(const Batch &) = delete;
 
   // Takes every parameter that has a gradient, complete state and memory the kernels can work on, and appends the
-  // other parameters that have a gradient to `rest`. Returns false with a Python error set if the interpreter failed.
+  // other parameters that have one to `rest`, with it. Returns false with a Python error set if the interpreter failed.
   // `position` is where in `state` the entry of the first parameter is expected, and becomes where the next would be.
   // `grads` is the list of the parameters' gradients; null to take those that they have.
   bool gather(PyObject *params, PyObject *state, bool amsgrad, Py_ssize_t *position, PyObject *rest, PyObject *grads);
@@ -85,9 +85,13 @@ class Batch {
   // Whether a gradient among them is in float64.
   bool has_float64() const { return has_float64_; }
   PyObject *params() const { return params_; }  // borrowed
+  template <class Use> void for_all_gradients(Use use) const {
+    for (const Item &item : items_) use(item.grad);
+  }
 
  private:
   struct Item {
+    PyObject *grad;  // borrowed from kept_
     Span whole;
     StepCount step;
     int32_t device;

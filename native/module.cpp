@@ -170,5 +170,11 @@ NB_MODULE(_native, m) {
           nb::arg("threads"))
       .def_prop_ro("has_float64", &Batch::has_float64)
       .def_prop_ro("params", [](Batch &self) { return nb::borrow<nb::list>(self.params()); })
+      .def_prop_ro("grads",
+                   [](Batch &self) {
+                     nb::list all;
+                     self.for_all_gradients([&](PyObject *grad) { all.append(nb::handle(grad)); });
+                     return all;
+                   })
       .def("__len__", [](Batch &self) { return nb::len(nb::borrow<nb::list>(self.params())); });
 }

@@ -38,8 +38,8 @@ class Batch:
         amsgrad: bool,
         position: int = 0,
         grads: list[Tensor] | None = None,
-    ) -> tuple[list[Tensor], int]:
-        """Take what it can; return the other parameters with gradients, and where in ``state`` it ended.
+    ) -> tuple[list[tuple[Tensor, Tensor]], int]:
+        """Take what it can; return the other parameters and their gradients, and where in ``state`` it ended.
 
         ``grads`` are gradients in place of those that the parameters have.
         """
@@ -102,5 +102,9 @@ class Batch:
     @property
     def params(self) -> list[Tensor]:
         """The parameters taken."""
+
+    @property
+    def grads(self) -> list[Tensor]:
+        """The gradients taken."""
 
     def __len__(self) -> int: ...

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,7 +16,6 @@ import torch
 from torch import Tensor
 
 from adamomentum.torch.sharded import is_dtensor
-from adamomentum.torch.state import PLAIN_TENSORS
 
 __all__ = ["BUCKET_ELEMENTS", "Bucket", "Buckets", "Part"]
 
@@ -34,57 +34,65 @@ class Part(NamedTuple):
 class Bucket:
     """Gradients that wait, in the order in which they were ready; they are not in ``p.grad``."""
 
-    def __init__(self, stream: torch.Stream | None) -> None:
-        self.elements = 0
-        self.rows: list[tuple[dict[str, Any], Tensor, Tensor]] = []  # group, parameter, gradient
+    def __init__(self, stream: torch.Stream | None = None) -> None:
+        self.room = BUCKET_ELEMENTS  # elements that it may still take; none where it is full
+        self.params: list[Tensor] = []
+        self.grads: list[Tensor] = []
         self._stream = stream
 
+    def split(self, rows: list[tuple[Tensor, Tensor]]) -> list[Bucket]:
+        """Return buckets of the same stream with the given parameters and gradients, none twice in one of them."""
+        buckets: list[Bucket] = []
+        places = Counter[int]()
+        for p, grad in rows:
+            if places[id(p)] == len(buckets):
+                buckets.append(Bucket(self._stream))
+            bucket = buckets[places[id(p)]]
+            bucket.params.append(p)
+            bucket.grads.append(grad)
+            places[id(p)] += 1
+        return buckets
+
     @contextmanager
-    def opened(self) -> Iterator[list[Part]]:
+    def opened(self, groups: list[dict[str, Any]]) -> Iterator[list[Part]]:
         """Give what waits, on the stream that made it, and free it at the end of the block, also where that fails.
 
         Another stream could have the memory of the gradients before they are read. The caller's waits for that one.
+
+        Args:
+            groups: the parameter group of each parameter.
         """
-        by_group: dict[int, Part] = {}
-        for group, p, grad in self.rows:
-            part = by_group.get(id(group))
-            if part is None:
-                part = by_group[id(group)] = Part(group, [], [])
-            part.params.append(p)
-            part.grads.append(grad)
-        self.rows.clear()
-        parts = list(by_group.values())
+        parts = _divided(groups, self.params, self.grads)
         try:
             if self._stream is None:
                 yield parts
                 return
-            caller = stream_of(parts[0].params[0])
+            caller = stream_of(self.params[0])
             with self._stream:
                 yield parts
             if caller is not None and caller != self._stream:
                 caller.wait_stream(self._stream)
         finally:
             for part in parts:
-                for p in part.params:
-                    p.grad = None
                 part.grads.clear()
 
 
 class Buckets:
-    """The gradients of a backward pass that wait, in a bucket for each stream that makes some.
+    """The gradients of a backward pass that wait: in a bucket for plain tensors on the CPU, and one for each stream.
 
-    Several threads may use it, as each device has its own in backward.
+    Several threads may use it, as each device has its own in backward. The hooks of what is on the CPU all run on one:
+    that fills the bucket ``plain`` by itself, without a lock.
     """
 
     def __init__(self) -> None:
+        self.plain = Bucket()
         self._lock = threading.Lock()
         self._by_stream: dict[torch.Stream | None, Bucket] = {}
 
-    def put(self, group: dict[str, Any], p: Tensor, grad: Tensor) -> Bucket | None:
+    def put(self, p: Tensor, grad: Tensor) -> Bucket | None:
         """Let a gradient wait.
 
         Args:
-            group: the parameter group of ``p``.
             p: a parameter, of which no gradient waits.
             grad: its gradient, made on the current stream.
 
@@ -96,9 +104,10 @@ class Buckets:
             bucket = self._by_stream.get(stream)
             if bucket is None:
                 bucket = self._by_stream[stream] = Bucket(stream)
-            bucket.rows.append((group, p, grad))
-            bucket.elements += p.numel() if type(p) in PLAIN_TENSORS else _elements(p)
-            if bucket.elements < BUCKET_ELEMENTS:
+            bucket.params.append(p)
+            bucket.grads.append(grad)
+            bucket.room -= _elements(p)
+            if bucket.room > 0:
                 return None
             del self._by_stream[stream]
             return bucket
@@ -106,9 +115,24 @@ class Buckets:
     def take_all(self) -> list[Bucket]:
         """Return what waits, and have nothing more wait."""
         with self._lock:
-            buckets = list(self._by_stream.values())
+            buckets = [bucket for bucket in (self.plain, *self._by_stream.values()) if bucket.params]
+            self.plain = Bucket()
             self._by_stream.clear()
             return buckets
+
+
+def _divided(groups: list[dict[str, Any]], params: list[Tensor], grads: list[Tensor]) -> list[Part]:
+    """Divide parameters and their gradients by group."""
+    if len(set(map(id, groups))) == 1:
+        return [Part(groups[0], params, grads)]
+    by_group: dict[int, Part] = {}
+    for group, p, grad in zip(groups, params, grads, strict=True):
+        part = by_group.get(id(group))
+        if part is None:
+            part = by_group[id(group)] = Part(group, [], [])
+        part.params.append(p)
+        part.grads.append(grad)
+    return list(by_group.values())
 
 
 def stream_of(p: Tensor) -> torch.Stream | None:
@@ -118,9 +142,10 @@ def stream_of(p: Tensor) -> torch.Stream | None:
 
 def _elements(p: Any) -> int:
     """Return the elements of a parameter, of a DTensor those of its largest shard: the same number on all processes."""
+    if not is_dtensor(p):
+        return int(p.numel())
     shape = list(p.shape)
-    sharding = zip(p.placements, p.device_mesh.shape, strict=True) if is_dtensor(p) else ()
-    for placement, processes in sharding:
+    for placement, processes in zip(p.placements, p.device_mesh.shape, strict=True):
         if placement.is_shard():
             shape[placement.dim] = -(-shape[placement.dim] // processes)
     return math.prod(shape)

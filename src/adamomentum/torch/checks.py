@@ -473,11 +473,13 @@ def _check_moments(p: Tensor, group: Mapping[str, Any], entries: Mapping[str, An
         )
 
 
-def check_gradients(params: Iterable[Tensor], group: Mapping[str, Any], state: Mapping[Tensor, Any]) -> None:
+def check_gradients(
+    rows: Iterable[tuple[Tensor, Tensor]], group: Mapping[str, Any], state: Mapping[Tensor, Any]
+) -> None:
     """Check what may have changed since the last step: the gradients, the parameters under the state.
 
     Args:
-        params: those to check; what the native kernels took, they have checked.
+        rows: parameters with their gradients; what the native kernels took, they have checked.
         group: their parameter group.
         state: the optimizer's state by parameter.
 
@@ -485,9 +487,8 @@ def check_gradients(params: Iterable[Tensor], group: Mapping[str, Any], state: M
         ValueError: if a gradient or the state does not fit its parameter.
         RuntimeError: if a gradient is sparse, or a leaf is to be updated differentiably.
     """
-    for p in params:
-        grad = p.grad
-        if grad is None or (not group["differentiable"] and _is_usual(p, grad, state.get(p, {}))):
+    for p, grad in rows:
+        if not group["differentiable"] and _is_usual(p, grad, state.get(p, {})):
             continue
         if grad.layout != torch.strided:
             raise RuntimeError(

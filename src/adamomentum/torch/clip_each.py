@@ -222,8 +222,10 @@ def clipped(work: Work, factors: Mapping[int, Scalar]) -> list[Work]:
     Returns:
         Work for the rows of each factor.
     """
-    if work.batch is not None and work.taken:
-        work.batch.scale([float(factors[id(p)]) for p in work.taken])
+    if work.batch:
+        params = work.batch.params
+        whole = [*params[: len(params) - len(work.late)], *work.late]
+        work.batch.scale([float(factors[id(p)]) for p in whole])
     together: list[Row] = []
     apart: dict[Any, tuple[Scalar, list[Row]]] = {}
     for p, grad, state in work.rows:

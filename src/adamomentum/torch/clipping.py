@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from operator import is_
 
 import torch
 from torch import Tensor
@@ -35,10 +36,10 @@ class Clip:
         Raises:
             RuntimeError: if it is.
         """
-        measured = [id(ref()) for ref in self._measured]  # of those that are gone, that of None
-        if measured == list(map(id, grads)) and self._versions == _versions(grads):
+        measured = [ref() for ref in self._measured]  # of those that are gone, None
+        if len(measured) == len(grads) and all(map(is_, measured, grads)) and self._versions == _versions(grads):
             return self._factor
-        versions = dict(zip(measured, self._versions, strict=True))
+        versions = dict(zip(map(id, measured), self._versions, strict=True))
         if all(versions.get(id(grad)) == version for grad, version in zip(grads, _versions(grads), strict=True)):
             return self._factor
         if or_raise and any(id(grad) in versions for grad in grads):
@@ -57,22 +58,24 @@ def _versions(grads: list[Tensor]) -> list[int]:
         return [-1 if grad.is_inference() else grad._version for grad in grads]
 
 
-def total_norm(params: list[Tensor]) -> Tensor:
-    """Return the 2-norm of the gradients of all parameters together.
+def total_norm(params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Return the 2-norm of the gradients of all parameters together, and these gradients.
 
     Args:
         params: the parameters; those without gradients do not count.
 
     Returns:
-        A 0-dim tensor in float32 or wider, on the device of the gradients; on the CPU if there are none.
+        A 0-dim tensor in float32 or wider, on the device of the gradients, on the CPU if there are none; and the
+        gradients, in any order.
     """
     if torch.compiler.is_compiling() or fused_cpu.watched() or fused_cpu.why_not():
-        return _by_torch([p.grad for p in params if p.grad is not None])
-    norm, rest = fused_cpu.norm(params)
+        grads = [grad for p in params if (grad := p.grad) is not None]
+        return _by_torch(grads), grads
+    norm, grads, rest = fused_cpu.norm(params)
     if not rest:
-        return norm
+        return norm, grads
     other = _by_torch(rest)
-    return torch.hypot(other, norm.to(other)) if len(rest) < len(params) else other
+    return torch.hypot(other, norm.to(other)) if grads else other, grads + rest
 
 
 def _by_torch(grads: list[Tensor]) -> Tensor:

@@ -142,13 +142,13 @@ def fold(batch: Batch, weight: float, passes: list[int]) -> None:
     batch.fold(weight, passes, torch.get_num_threads())
 
 
-def norm(params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Return the 2-norm of the parameters' gradients, in float32 or wider, and the gradients that it leaves out."""
+def norm(params: list[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Return the 2-norm of the parameters' gradients, in float32 or wider, which they are, and those it leaves out."""
     batch = new_batch()
     rest = batch.gather_gradients(params)
     squares = batch.square_sum(torch.get_num_threads())
     dtype = torch.float64 if batch.has_float64 else torch.float32
-    return torch.tensor(math.sqrt(squares), dtype=dtype, device="cpu"), rest
+    return torch.tensor(math.sqrt(squares), dtype=dtype, device="cpu"), batch.grads, rest
 
 
 def norms(params: list[Tensor], grads: list[Tensor]) -> tuple[list[float], list[Tensor]]:

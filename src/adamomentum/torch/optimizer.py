@@ -57,7 +57,7 @@ class Work(NamedTuple):
     group: dict[str, Any]
     rows: list[Row]
     batch: Batch | None
-    taken: list[Tensor]  # the parameters in the batch, in its order, which itself may have parts of them
+    late: list[Tensor]  # the last parameters in the batch, which itself may have parts of them
     rule: Rule
     path: Path
 
@@ -297,10 +297,10 @@ class AdaMomentum(Optimizer):
         """
         check_max_norm(max_norm)
         self._check_not_released("clip_grad_norm_, which needs all gradients at once: pass its clip to limit each")
-        grads = self._gradients()
+        norm, grads = total_norm([p for group in self.param_groups for p in group["params"]])
         clip = self._pending.clip
         before = 1.0 if clip is None else clip.factor_of(grads)  # as if it had been done at once
-        norm = total_norm([p for group in self.param_groups for p in group["params"]]) * before
+        norm = norm * before
         if error_if_nonfinite and not norm.isfinite():
             raise RuntimeError(
                 f"the total norm of the gradients is {norm.item()}, so they cannot be clipped; skip this step, or pass "
@@ -407,7 +407,7 @@ class AdaMomentum(Optimizer):
         """Check parameters of a group and their gradients, and make what their state lacks."""
         # What the native kernels take has its state.
         _, rest, _, _ = self._gather(group, params, compiling=False, grads=grads)
-        for p in rest:
+        for p, _ in rest:
             self._state_of(p, group)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -416,11 +416,6 @@ class AdaMomentum(Optimizer):
 
     def _prepare(self, compiling: bool, grad_scale: Tensor | None) -> list[Work]:
         """Check everything, then gather for each group what the coming update needs."""
-        clip = self._pending.clip
-        factor = 1.0 if clip is None else clip.factor_of(self._gradients(), or_raise=True)
-        scale: Scalar = factor if grad_scale is None else factor / grad_scale
-        if compiling and clip is not None:  # compiled code is specialized to floats
-            scale = torch.as_tensor(scale, dtype=torch.float64)
         gathered = []
         position = 0
         for group in self.param_groups:  # all checks come before the first change
@@ -428,6 +423,14 @@ class AdaMomentum(Optimizer):
             check_beta1(group)
             kernels, rest, batch, position = self._gather(group, group["params"], compiling, position)
             gathered.append((group, kernels, rest, batch))
+        clip = self._pending.clip
+        factor: Scalar = 1.0
+        if clip is not None:
+            taken = (grad for *_, batch in gathered if batch is not None for grad in batch.grads)
+            factor = clip.factor_of([*taken, *(grad for _, _, rest, _ in gathered for _, grad in rest)], or_raise=True)
+        scale: Scalar = factor if grad_scale is None else factor / grad_scale
+        if compiling and clip is not None:  # compiled code is specialized to floats
+            scale = torch.as_tensor(scale, dtype=torch.float64)
         # Not before: after an error above the step can be taken again.
         self._pending.clip = None
         if self._pending.release is None:  # what was accumulated under release before counts in this step
@@ -447,7 +450,7 @@ class AdaMomentum(Optimizer):
         compiling: bool,
         position: int = 0,
         grads: list[Tensor] | None = None,
-    ) -> tuple[Kernels | None, list[Tensor], Batch | None, int]:
+    ) -> tuple[Kernels | None, list[tuple[Tensor, Tensor]], Batch | None, int]:
         """Check parameters of a group that have a gradient, and gather natively those that the kernels can take.
 
         Args:
@@ -455,12 +458,11 @@ class AdaMomentum(Optimizer):
             params: those of its parameters that may have a gradient.
             compiling: whether the step is being compiled.
             position: how many parameters come before them, a hint at where their state lies.
-            grads: their gradients, where these are not in ``p.grad``; those of what the native kernels did not take are
-                there afterwards.
+            grads: their gradients, where these are not in ``p.grad``.
 
         Returns:
-            The kernels that they are for, what was not gathered natively, the batch of what was, and the
-            position after ``params``.
+            The kernels that they are for, what was not gathered natively with its gradients, the batch of what was, and
+            the position after ``params``.
         """
         params = params if isinstance(params, list) else list(params)  # someone put a tuple or ParameterList there
         kernels = None
@@ -479,14 +481,12 @@ class AdaMomentum(Optimizer):
         if batch is not None:  # checks what it takes
             own = self.state if isinstance(self.state, dict) else {}
             rest, position = batch.gather(params, own, group["amsgrad"], position, grads)
+        elif grads is not None:
+            rest = list(zip(params, grads, strict=True))
         else:
-            rest = params if grads is not None else [p for p in params if p.grad is not None]
-        if grads is not None and rest:
-            grad_of = dict(zip(params, grads, strict=True))
-            for p in rest:
-                p.grad = grad_of[p]
+            rest = [(p, grad) for p in params if (grad := p.grad) is not None]
         check_gradients(rest, group, self.state)
-        if group["fused"] and any(p.is_meta for p in (*params[:1], *rest)):
+        if group["fused"] and any(p.is_meta for p in (*params[:1], *(p for p, _ in rest))):
             raise RuntimeError(
                 "fused=True cannot step parameters on the meta device, which have no values; call "
                 "model.to_empty(device=...) and initialize them first, and build the optimizer then, unless "
@@ -499,22 +499,18 @@ class AdaMomentum(Optimizer):
         self,
         group: dict[str, Any],
         kernels: Kernels | None,
-        rest: list[Tensor],
+        rest: list[tuple[Tensor, Tensor]],
         batch: Batch | None,
         compiling: bool,
         scale: Scalar,
         passes: int = 1,
     ) -> Work | None:
         """Return what the coming step needs of what :meth:`_gather` gave; None if there is nothing to update."""
-        rows = []
-        taken = [] if batch is None else list(batch.params)
-        for p in rest:
-            grad = p.grad
-            if grad is None:  # another thread took it away
-                continue
+        rows, late = [], []
+        for p, grad in rest:
             state = self._state_of(p, group)
             if batch is not None and fused_cpu.add(batch, p, grad, state, group["amsgrad"]):
-                taken.append(p)
+                late.append(p)
             else:
                 rows.append((p, grad, state))
         if not rows and not batch:
@@ -525,7 +521,7 @@ class AdaMomentum(Optimizer):
             differentiable=group["differentiable"],
             state_dtype=group["state_dtype"],
         )
-        return Work(group, rows, batch, taken, _rule_of(group, compiling, scale, passes), path)
+        return Work(group, rows, batch, late, _rule_of(group, compiling, scale, passes), path)
 
     def _only_state_is_wanted(self) -> bool:
         """Whether lr and all gradients are 0, read only where that costs no wait in ordinary training."""

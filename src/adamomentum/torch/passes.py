@@ -67,13 +67,16 @@ def _kinds_of_nodes(outputs: Iterable[Any]) -> Iterator[type]:
     """Return the types of the nodes of a graph, given the tensors or gradient edges that a pass starts from."""
     roots = (output.grad_fn if isinstance(output, Tensor) else output.node for output in outputs)
     waiting = [node for node in roots if node is not None]
-    seen, leaf = set(waiting), getattr(torch._C._functions, "AccumulateGrad", None)  # leaves lead nowhere
+    seen, kinds = set(waiting), set(map(type, waiting))
+    leaf = getattr(torch._C._functions, "AccumulateGrad", None)  # leaves lead nowhere
     while waiting:
         for node, _ in waiting.pop().next_functions:
-            if node is not None and type(node) is not leaf and node not in seen:
-                seen.add(node)
-                waiting.append(node)
-    return iter({type(node) for node in seen})
+            if node is None or (kind := type(node)) is leaf or node in seen:
+                continue
+            seen.add(node)
+            kinds.add(kind)
+            waiting.append(node)
+    return iter(kinds)
 
 
 def _starts_passes(kind: type) -> bool:

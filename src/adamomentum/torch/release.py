@@ -23,7 +23,7 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -40,7 +40,7 @@ from adamomentum.torch.fold import fold
 from adamomentum.torch.functional import choose_kernels
 from adamomentum.torch.optimizer import AdaMomentum, take_work
 from adamomentum.torch.rule import Scalar
-from adamomentum.torch.state import PASSES, PASSES_BETA1
+from adamomentum.torch.state import PASSES, PASSES_BETA1, PLAIN_TENSORS
 from adamomentum.torch.unsynchronized import watch
 
 __all__ = ["GradientRelease", "release_gradients"]
@@ -151,15 +151,16 @@ class GradientRelease:
         self._hooks: dict[Tensor, RemovableHandle] = {}
         self._hooked: dict[Tensor, int] = {}  # the address of what each hook is on
         self._module_hooks: list[RemovableHandle] = []
-        self._group_of: dict[Tensor, dict[str, Any]] = {}
+        # The parameters and their groups by id, as a tensor's own hash is a call into Python.
+        self._params: dict[int, Tensor] = {}
+        self._group_of: dict[int, dict[str, Any]] = {}
+        self._sharded = False  # whether a parameter is a DTensor
         self._followed: list[int] = []  # groups, lengths and addresses, as follow() has seen them
         self._lock = threading.Lock()  # each device has its own thread in backward
         self._pauses = 0
         self._kept = False  # whether fully_shard keeps the gradients of the last pass for a later one
-        # Of the backward pass under way: itself, which autograd keeps, autograd's number for it, and whether it is the
-        # one that updates.
+        # Of the backward pass under way: itself, which autograd keeps, and whether it is the one that updates.
         self._pass: Callable[[], _Pass | None] = _no_pass
-        self._number: int | None = None
         self._last = False
         # Why a pass, of which something is in the state, did not come to its end; None where there is none such.
         self._unfinished: str | None = None
@@ -237,11 +238,12 @@ class GradientRelease:
         if followed == self._followed:  # as nearly always; what they stand for is kept alive
             return
         accumulated = self.accumulated
-        self._group_of = {p: group for group in optimizer.param_groups for p in group["params"]}
-        for p in [p for p in self._hooks if p not in self._group_of]:
+        self._params = {id(p): p for group in optimizer.param_groups for p in group["params"]}
+        self._group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        for p in [p for p in self._hooks if id(p) not in self._params]:
             self._hooks.pop(p).remove()
             del self._hooked[p]
-        new = [p for p in self._group_of if p not in self._hooks or self._hooked[p] != p._cdata]
+        new = [p for p in self._params.values() if p not in self._hooks or self._hooked[p] != p._cdata]
         for group in optimizer.param_groups:
             group.setdefault(PASSES, accumulated)
         for p in new:
@@ -254,10 +256,11 @@ class GradientRelease:
             state = optimizer.state.get(p)
             if state and not accumulated:
                 state.pop(PASSES, None)
+        self._sharded = any(hasattr(p, "placements") for p in self._params.values())
         if any(hasattr(p, "placements") for p in new):
             for hook in self._module_hooks:
                 hook.remove()
-            self._module_hooks = watch(self._group_of, _weakly(self._begin_unreduced))
+            self._module_hooks = watch(self._params.values(), _weakly(self._begin_unreduced))
         self._followed = followed
 
     def remove(self) -> None:
@@ -267,6 +270,7 @@ class GradientRelease:
         self._hooks.clear()
         self._hooked.clear()
         self._module_hooks.clear()
+        self._params.clear()
         self._group_of.clear()
         self._followed.clear()
         optimizer = self._optimizer()
@@ -289,9 +293,9 @@ class GradientRelease:
             optimizer = self._held()
             for group in optimizer.param_groups:
                 check_beta1(group)
-            self._last, waiting = True, Buckets()
-            self._put_zeros(optimizer, waiting, self._group_of)
-            self._empty_all(optimizer, waiting)
+            self._last, this = True, _Pass(self, optimizer, self._group_of.copy())
+            self._put_zeros(this, list(self._params.values()))
+            self._empty_all(this)
             self._close(optimizer)
 
     def forget(self) -> None:
@@ -299,7 +303,7 @@ class GradientRelease:
         if (this := self._pass()) is not None:
             this.waiting.take_all()
         self._pass = _no_pass
-        self._number = self._unfinished = None
+        self._unfinished = None
 
     def check_discardable(self) -> None:
         """Check that ``zero_grad`` has nothing to undo. In a pause it is meant for what is in ``p.grad``.
@@ -319,20 +323,6 @@ class GradientRelease:
             raise RuntimeError("the optimizer of this handle no longer exists; keep a reference to it")
         return optimizer
 
-    def _group_again(self, optimizer: AdaMomentum, waiting: Buckets, p: Tensor) -> dict[str, Any] | None:
-        """Return the group of a parameter that has had a gradient in this pass; None for one that is in none."""
-        group = self._group_of.get(p)
-        if group is None:
-            return None
-        if self._last:
-            raise RuntimeError(
-                f"the gradient of a parameter of shape {tuple(p.shape)} was ready twice in one backward pass, the one "
-                "that updates it; fully_shard does that to a module that is called twice: shard its parent instead"
-            )
-        for bucket in waiting.take_all():  # the first may be there
-            self._empty_within(optimizer, bucket)
-        return group
-
     def _enter(self, create_graph: bool = False, *, reduced: bool = True) -> _Pass | None:
         """Return the backward pass under way; None without an optimizer.
 
@@ -343,8 +333,9 @@ class GradientRelease:
             _warn_of_its_end()
             return None
         with self._lock, torch.no_grad():
-            if self._number == passes.number() and (this := self._pass()) is not None:  # of another thread
+            if (this := self._pass()) is not None and this.number == passes.number():  # of another thread
                 return this
+            this = None  # who keeps an error keeps what its frames hold
             try:
                 self._check_pass(create_graph)
                 self._check_whole()
@@ -382,8 +373,8 @@ class GradientRelease:
     def _begin(self, optimizer: AdaMomentum, reduced: bool) -> _Pass:
         self._kept = not reduced
         self._last = reduced and self.accumulated + 1 >= self.accumulation_steps
-        this = _Pass(self, optimizer, dict(self._group_of))
-        self._pass, self._number = weakref.ref(this), passes.number()
+        this = _Pass(self, optimizer, self._group_of.copy())
+        self._pass = weakref.ref(this)
         Variable._execution_engine.queue_callback(this)
         return this
 
@@ -402,52 +393,93 @@ class GradientRelease:
 
     def _end(self, this: _Pass) -> None:
         """End of a backward pass."""
-        self._pass, self._number = _no_pass, None
+        self._pass = _no_pass
         optimizer = this.optimizer
-        # Those that came to the groups after their gradients.
-        late = [(group, p, p.grad) for p, group in this.expected.items() if p.grad is not None]
-        for _, p, _ in late:
-            p.grad = None
-            del this.expected[p]
-        for group, p, grad in late:
-            self._put(optimizer, this.waiting, group, p, grad)
+        self._empty_all(this)
+        left = [p for key in this.expected if (p := self._params.get(key)) is not None]
         if self._last:
-            self._put_zeros(optimizer, this.waiting, this.expected)
-        self._empty_all(optimizer, this.waiting)
+            self._put_zeros(this, left)
+        for p in left:
+            if (grad := p.grad) is not None:  # it came to the groups after its gradient
+                p.grad = None
+                self._put(this, p, grad)
+        self._empty_all(this)
         if self._last:
             self._close(optimizer)
         else:  # one whose gradients are kept cannot be the last
             _set_passes(optimizer, min(self.accumulated + 1, self.accumulation_steps - 1))
         self.forget()
 
-    def _put(self, optimizer: AdaMomentum, waiting: Buckets, group: dict[str, Any], p: Tensor, grad: Tensor) -> None:
+    def _put(self, this: _Pass, p: Tensor, grad: Tensor) -> None:
         """Let a gradient wait for others, or go where it belongs with those that have waited."""
-        full = waiting.put(group, p, grad)
+        full = this.waiting.put(p, grad)
         if full is not None:
-            self._empty(optimizer, full)
+            self._empty(this.optimizer, this.expected, full)
 
-    def _put_zeros(self, optimizer: AdaMomentum, waiting: Buckets, params: Mapping[Tensor, dict[str, Any]]) -> None:
+    def _put_zeros(self, this: _Pass, params: list[Tensor]) -> None:
         """Have those parameters step too that had a gradient in an earlier pass and none in the last one."""
         if self.accumulated:
-            for p, group in params.items():
-                if _passes_of(optimizer, p) and p.grad is None:
-                    self._put(optimizer, waiting, group, p, torch.zeros_like(p))
+            for p in params:
+                if _passes_of(this.optimizer, p) and p.grad is None:
+                    self._put(this, p, torch.zeros_like(p))
 
-    def _empty_within(self, optimizer: AdaMomentum, bucket: Bucket) -> None:
+    def _empty_within(self, optimizer: AdaMomentum, expected: dict[int, dict[str, Any]], bucket: Bucket) -> None:
         """Empty a bucket before the end of a pass."""
         # A pass that runs within this one shows when it calls a hook, but then this one has changed something.
         if self._unfinished is None and passes.reenters():
             raise RuntimeError(_REENTRANT)
-        self._empty(optimizer, bucket)
+        self._empty(optimizer, expected, bucket)
 
-    def _empty_all(self, optimizer: AdaMomentum, waiting: Buckets) -> None:
-        for bucket in waiting.take_all():
-            self._empty(optimizer, bucket)
+    def _empty_all(self, this: _Pass) -> None:
+        for bucket in this.waiting.take_all():
+            self._empty(this.optimizer, this.expected, bucket)
+
+    def _empty(self, optimizer: AdaMomentum, expected: dict[int, dict[str, Any]], bucket: Bucket) -> None:
+        """Put the gradients of a bucket where they belong.
+
+        Args:
+            optimizer: the optimizer.
+            expected: that of the pass.
+            bucket: the bucket.
+        """
+        try:
+            if self._sharded and any(grad.requires_grad for grad in bucket.grads):
+                raise RuntimeError(_CREATE_GRAPH)
+            groups: list[Any] = [expected.pop(id(p), None) for p in bucket.params]
+            if all(groups):
+                self._take(optimizer, bucket, groups)
+                return
+            for some in self._apart(bucket, groups):
+                self._take(optimizer, some, [self._group_of[id(p)] for p in some.params])
+        finally:
+            bucket.grads.clear()  # who keeps an error keeps the bucket
+
+    def _apart(self, bucket: Bucket, groups: list[Any]) -> list[Bucket]:
+        """Return what is in a bucket in several that have no parameter twice, to be emptied one after the other.
+
+        Args:
+            bucket: the bucket.
+            groups: the group of each parameter; None where it has had a gradient in this pass, or has left its group.
+        """
+        for p, group in zip(bucket.params, groups, strict=True):
+            if group is None and self._last and id(p) in self._group_of:
+                raise RuntimeError(
+                    f"the gradient of a parameter of shape {tuple(p.shape)} was ready twice in one backward pass, the "
+                    "one that updates it; fully_shard does that to a module that is called twice: shard its parent "
+                    "instead"
+                )
+        rows = []
+        for p, grad in zip(bucket.params, bucket.grads, strict=True):
+            if id(p) in self._group_of:
+                rows.append((p, grad))
+            else:
+                p.grad = grad
+        return bucket.split(rows)
 
     @torch.no_grad()
-    def _empty(self, optimizer: AdaMomentum, bucket: Bucket) -> None:
-        """Put the gradients of a bucket where they belong. All of them are checked before anything changes."""
-        with bucket.opened() as parts:
+    def _take(self, optimizer: AdaMomentum, bucket: Bucket, groups: list[dict[str, Any]]) -> None:
+        """Put gradients where they belong, all of which are checked before anything changes."""
+        with bucket.opened(groups) as parts:
             if self._last:
                 works = optimizer._prepare_some(_by_passes(optimizer, parts))
                 self._unfinished = ""
@@ -516,12 +548,11 @@ class _Pass:
     it the gradients that wait.
     """
 
-    def __init__(
-        self, release: GradientRelease, optimizer: AdaMomentum, expected: dict[Tensor, dict[str, Any]]
-    ) -> None:
+    def __init__(self, release: GradientRelease, optimizer: AdaMomentum, expected: dict[int, dict[str, Any]]) -> None:
         self._release = release
         self.optimizer = optimizer
-        self.expected = expected  # the parameters that had no gradient yet, with their groups
+        self.number = passes.number()
+        self.expected = expected  # the groups, by id, of the parameters of which no gradient has left its bucket yet
         self.waiting = Buckets()
 
     def __call__(self) -> None:
@@ -578,21 +609,21 @@ def _hook_of(release: GradientRelease) -> Callable[[Tensor], None]:
     It keeps nothing alive: Python cannot see that a parameter keeps its hooks. All that is done for every gradient is
     here, in one function, since calls are what it costs.
     """
-    reference, number = weakref.ref(release), passes.number
+    reference, number, is_traced = weakref.ref(release), passes.number, torch.compiler.is_dynamo_compiling
 
     def take(p: Tensor) -> None:
-        if torch.compiler.is_dynamo_compiling():  # compiled autograd, which is refused
+        if is_traced():  # compiled autograd, which is refused
             untraced(p)
             return
         release = reference()
         if release is None:
             _warn_of_its_end()
             return
-        if release._pauses:
-            return
         try:
             this = release._pass()
-            if this is None or release._number != number():
+            if this is None or this.number != number():
+                if release._pauses:
+                    return
                 # FSDP's call may come at the end of the pass, when the mode is that of the caller.
                 this = release._enter(torch.is_grad_enabled() and not hasattr(p, "placements"))
                 if this is None:
@@ -600,18 +631,24 @@ def _hook_of(release: GradientRelease) -> Callable[[Tensor], None]:
             grad = p.grad
             if grad is None:  # someone has taken it away
                 return
-            if grad.requires_grad:
-                raise RuntimeError(_CREATE_GRAPH)
-            group = this.expected.pop(p, None) or release._group_again(this.optimizer, this.waiting, p)
-            if group is None:
-                return
             p.grad = None
-            full = this.waiting.put(group, p, grad)
-            if full is not None:
-                release._empty_within(this.optimizer, full)
+            bucket: Bucket | None
+            if type(p) in PLAIN_TENSORS and p.is_cpu:
+                bucket = this.waiting.plain
+                bucket.params.append(p)
+                bucket.grads.append(grad)
+                bucket.room -= p.numel()
+                if bucket.room > 0:
+                    return
+                this.waiting.plain = Bucket()
+            else:
+                bucket = this.waiting.put(p, grad)
+            if bucket is not None:
+                release._empty_within(this.optimizer, this.expected, bucket)
         except BaseException:
-            this = None  # who keeps the error keeps what its frames hold, and the pass is over when that is gone
-            if p in release._group_of:
+            # Who keeps the error keeps what its frames hold, and the pass is over when that is gone.
+            this = bucket = grad = None
+            if id(p) in release._group_of:
                 p.grad = None
             raise
 
