@@ -27,6 +27,7 @@ from adamomentum.torch.precision import (
     is_reduced,
     local_part,
     pack,
+    reaches_beyond_zero,
     unpack,
 )
 from adamomentum.torch.sharded import first_element, is_dtensor, placed_like
@@ -44,6 +45,7 @@ from adamomentum.torch.state import (
     SHAPED,
     STATE_DTYPES,
     STEP,
+    blocks_of,
     laid_out_like,
     norm_average,
     pass_count,
@@ -102,11 +104,13 @@ def checked_and_hidden(defaults: dict[str, Any], optimizer: Optimizer, state_dic
             f"state_dict: it holds {_parameters(len(saved))}, this optimizer {len(params)}; build the optimizer with "
             "the same ones before loading"
         )
-    state = by_identifier(state_dict["state"], [i for i, _ in saved])
+    states = by_identifier(state_dict["state"], [i for i, _ in saved])
+    hidden = dict(states)
     for (i, group), p in zip(saved, params, strict=True):
-        if state.get(i):
-            state[i] = _hidden(f"state_dict: state {i}", state[i], p, group)
-    return {**state_dict, "param_groups": groups, "state": state}
+        if states.get(i):
+            hidden[i] = _hidden(f"state_dict: state {i}", states[i], p, group)
+    _check_not_all_zero([states[i] for i, _ in saved if states.get(i)])
+    return {**state_dict, "param_groups": groups, "state": hidden}
 
 
 def by_identifier(state: Mapping[Any, Any], identifiers: list[Any]) -> dict[Any, Any]:
@@ -133,6 +137,29 @@ def by_identifier(state: Mapping[Any, Any], identifiers: list[Any]) -> dict[Any,
                 "set_optimizer_state_dict of torch.distributed.checkpoint.state_dict make, which has names"
             )
     return result
+
+
+def _check_not_all_zero(states: list[Mapping[str, Any]]) -> None:
+    """Refuse codes that nothing says the step of, if one moment of all parameters is 0 after steps.
+
+    That is what becomes of room for codes that was made before training and filled with numbers.
+
+    Raises:
+        ValueError: if it is so.
+    """
+    for key, moment in CODED:
+        scales = [
+            state[scale_of(key)]
+            for state in states
+            if isinstance(state[key], Tensor) and state[key].dtype == torch.uint8 and not is_dtensor(state[key])
+            if blocks_of(key) not in state and has_numbers(state[scale_of(key)]) and state[STEP]
+        ]
+        if scales and not any(reaches_beyond_zero(scale, moment) for scale in scales):
+            raise ValueError(
+                f"state_dict: {key!r} is 0 in every state, which after steps it is not: a loader that fills state in "
+                "place had no codes for it; load the checkpoint without allow_partial_load, into an optimizer built "
+                "with the state_dtype that was saved"
+            )
 
 
 def _parameters(count: int) -> str:

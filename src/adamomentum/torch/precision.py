@@ -54,6 +54,7 @@ __all__ = [
     "local_part",
     "name_of",
     "pack",
+    "reaches_beyond_zero",
     "round_to_bfloat16",
     "unpack",
 ]
@@ -277,6 +278,11 @@ def can_go_together(codes: Tensor, scales: Tensor, moment: Literal["m", "v"]) ->
     padded = torch.nn.functional.pad(magnitude, (0, scales.numel() * BLOCK - codes.numel()))
     largest = padded.view(-1, BLOCK).amax(1)
     return bool(((largest >= top) | (scales <= least) | (scales == _POISONED)).all())
+
+
+def reaches_beyond_zero(scales: Tensor, moment: Literal["m", "v"]) -> bool:
+    """Whether exponents say of any block that it has numbers beyond those that count as 0."""
+    return bool((scales > (_MIN_E_M if moment == "m" else _MIN_E_V)).any())
 
 
 def _spread(scales: Tensor, numel: int) -> Tensor:
