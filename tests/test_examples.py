@@ -34,6 +34,15 @@ PLAIN = {
     "equinox_loop.py": ("equinox", "optax"),
 }
 
+# Functions for `adamomentum compare --train`, and what that needs to be told.
+COMPARED = {
+    "compare_own.py": ((), ()),
+    "compare_own_lightning.py": (("lightning",), ()),
+    "compare_own_trainer.py": (("transformers", "accelerate"), ()),
+    "compare_own_accelerate.py": (("accelerate",), ()),
+    "compare_own_ddp.py": ((), ("--processes", "2")),
+}
+
 DISTRIBUTED = ("ddp.py", "fsdp2.py", "deepspeed_zero.py")
 
 pytestmark = [pytest.mark.slow, pytest.mark.clients]
@@ -52,6 +61,18 @@ def run(*command: str | Path, **variables: str) -> str:
 def test_example(name, packages) -> None:
     need(*packages)
     assert re.search(r"loss \d", run(FOLDER / name))
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_a_function_to_compare_on(name, tmp_path) -> None:
+    packages, options = COMPARED[name]
+    need(*packages)
+    command = ("-m", "adamomentum", "compare", "--train", f"{FOLDER / name}:train", "--out", tmp_path / "out")
+    printed = run(*command, "--incumbent", "adamw:lr=1e-2", "--seeds", "2", "--workers", "1", *options)
+    assert "5 trials trained" in printed
+    assert re.search(r"Verdict on compare_own\w*: .*: loss \d\.\d{4} against \d\.\d{4} \(lower is better\)", printed)
+    assert "the same numbers to the last bit" in printed
+    assert printed.count("Note: ") == 1  # and nothing that would be unfair
 
 
 def test_four_bytes(tmp_path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -298,3 +299,27 @@ def test_a_plain_script_is_told_what_to_do(here) -> None:
     assert (
         "the optimizer never passed through the trial (AdamW made 10 steps): build it by `optimizer = trial" in printed
     )
+
+
+@pytest.mark.slow
+def test_the_readmes_own_example(tmp_path) -> None:
+    """As a reader would run it; what it says there is what it prints, but for the numbers."""
+    page = Path(__file__).parents[2] / "README.md"
+    if not page.exists():
+        pytest.skip("needs the repository, got an installed package")
+    [block] = re.findall(r"^```python\n(# my_train.py\n.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(block.splitlines()) <= 30
+    (tmp_path / "my_train.py").write_text(block)
+    [line] = re.findall(r"^    adamomentum (compare --train my_train.py.*)$", page.read_text(), re.MULTILINE)
+    command = [sys.executable, "-m", "adamomentum", *line.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    printed = " ".join(done.stdout.split())
+    verdict = re.search(r"Verdict on my_train: .* 5 seeds each", printed)[0]
+    said = re.search(r"Verdict on my_train: .*? 5 seeds each", " ".join(page.read_text().split()))[0]
+
+    def shape(text: str) -> list[str]:
+        return re.sub(r"[-+\d.]+", "N", text.split("(")[1]).split()
+
+    assert shape(verdict) == shape(said)
+    assert printed.count("Note: ") == 1

@@ -98,6 +98,10 @@ def compare(
         list[Path] | None,
         typer.Option(help="With --train: a file or folder; a change in it makes new trials. Several times, too."),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --train: processes that train a trial together, each on a GPU of its own."),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -134,7 +138,7 @@ def compare(
     check_device(device)
     errors = Console(stderr=True)
     of_functions = {"--metric": metric, "--higher": higher, "--trials": trials, "--incumbent": incumbent,
-                    "--search": search or None, "--arg": arg, "--watch": watch}  # fmt: skip
+                    "--search": search or None, "--arg": arg, "--watch": watch, "--processes": processes}  # fmt: skip
     if train is None:
         _refuse(of_functions, "goes with --train, your own training function")
         place = out or OUT
@@ -168,7 +172,12 @@ def compare(
             points = (trials or compare_own.POINTS) if search else 1
             entries = compare_own.Incumbent.of(incumbent).entries(points)
         study = compare_own.as_study(
-            params, entries, compare_own.metric_of(metric or "loss", higher), trials or compare_own.TRIALS, seeds
+            params,
+            entries,
+            compare_own.metric_of(metric or "loss", higher),
+            trials or compare_own.TRIALS,
+            seeds,
+            processes or 1,
         )
     except compare_own.OptionError as error:
         raise typer.BadParameter(str(error), param_hint=error.option) from None

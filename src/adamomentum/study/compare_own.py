@@ -164,7 +164,12 @@ def tuned(names: Sequence[str], grids: Mapping[str, tuple[float, ...]]) -> dict[
 
 
 def as_study(
-    params: Mapping[str, Value], optimizers: Mapping[str, OptimizerEntry], metric: MetricEntry, trials: int, seeds: int
+    params: Mapping[str, Value],
+    optimizers: Mapping[str, OptimizerEntry],
+    metric: MetricEntry,
+    trials: int,
+    seeds: int,
+    processes: int = 1,
 ) -> Study:
     """Return the comparison of ``optimizers`` on the function that ``params`` name.
 
@@ -174,6 +179,7 @@ def as_study(
         metric: by which settings are chosen and optimizers compared.
         trials: learning rates tried for each optimizer that has no grid.
         seeds: final runs of each optimizer.
+        processes: how many train one trial together.
     """
     train = str(params["train"])
     drop_in = {"adamomentum", "adamw"} <= optimizers.keys() and not optimizers["adamomentum"].hyperparameters
@@ -190,6 +196,7 @@ def as_study(
                 family=tasks.OWN,
                 params=dict(params),
                 metrics=(metric,),
+                processes=processes,
             ),
         ),
         controls=(DROP_IN.model_copy(update={"seeds": seeds}),) if drop_in else (),

@@ -40,7 +40,8 @@ def _process(rank: int, spec: TrialSpec, run: Callable[[TrialSpec], TrialResult]
     from torch import distributed
 
     exit_with_parent()
-    os.environ["LOCAL_RANK"] = str(rank)
+    # As torchrun does, for users' code and for trainers.
+    os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(spec.processes)}
     distributed.init_process_group(
         "nccl" if spec.device_kind == "cuda" else "gloo",
         init_method=f"file://{folder}/rendezvous",

@@ -45,7 +45,7 @@ class Own(Whole):
             RuntimeError: if it left by ``sys.exit``.
             Exception: what it raises, unless that comes of numbers that are not finite.
         """
-        with Trial(context) as trial, _written(context.folder):
+        with Trial(context) as trial, _written(context):
             random.seed(context.seed)
             np.random.seed(context.seed)  # noqa: NPY002 - users' code draws from it
             torch.manual_seed(context.seed)
@@ -93,14 +93,16 @@ def _of_numbers(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def _written(folder: Path | None) -> Iterator[None]:
+def _written(context: WholeContext) -> Iterator[None]:
     """Send what the function prints to a file: several trials at a time would make a mess of the terminal."""
-    if folder is None:
+    if context.folder is None:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    context.folder.mkdir(parents=True, exist_ok=True)
     with (
-        (folder / OUTPUT).open("w", encoding="utf-8", errors="backslashreplace") as file,
+        (context.folder / (f"{context.rank}-{OUTPUT}" if context.rank else OUTPUT)).open(
+            "w", encoding="utf-8", errors="backslashreplace"
+        ) as file,
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
     ):
