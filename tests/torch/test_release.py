@@ -1270,6 +1270,23 @@ def test_a_gradient_that_someone_else_took_is_left_out() -> None:
     assert not optimizer.state
 
 
+def test_a_parameter_that_leaves_its_group_while_its_gradient_waits_gets_it_back() -> None:
+    p, q = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = AdaMomentum([p, q])
+    handle = release_gradients(optimizer)
+
+    def leave(_: Tensor) -> None:
+        q.grad, optimizer.param_groups[0]["params"] = torch.ones(2), [p]
+        handle.follow()
+        handle._hook(q)
+
+    p.register_hook(leave)
+    p.sum().backward()
+    assert torch.equal(q.grad, torch.ones(2))
+    assert q.eq(1).all()
+    assert p.lt(1).all()
+
+
 def ready_again(handle) -> Callable[[Tensor], None]:
     """A hook that gives a parameter a second gradient, as fully_shard does for a module that is called twice."""
 
