@@ -130,8 +130,36 @@ INLINE int split_to_bf16(const float *x, int n, uint16_t *rounded, uint16_t *res
   return i;
 }
 
+// As BF16::rounds_to, of words that hold the upper halves of `number`.
+INLINE __m256i rounds_to(__m256 x, __m256 number, __m256i halves) {
+  const __m256i apart = _mm256_sub_epi32(_mm256_castps_si256(x), _mm256_castps_si256(number));
+  const __m256i limit = _mm256_sub_epi32(all(0x8001u), _mm256_and_si256(halves, all(1)));
+  return _mm256_cmpgt_epi32(limit, _mm256_abs_epi32(apart));
+}
+
+// The sum of the two nearly always rounds to the number, so that what to take else is looked for where it does not.
+INLINE int recover_bf16(const uint16_t *numbers, const uint16_t *rest, int n, float *x) {
+  int i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const __m256i halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(numbers + i)));
+    const __m256i lost_16 = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(rest + i)));
+    const __m256 number = _mm256_castsi256_ps(_mm256_slli_epi32(halves, 16));
+    const __m256 lost = _mm256_castsi256_ps(_mm256_slli_epi32(lost_16, 16)), whole = _mm256_add_ps(number, lost);
+    const __m256 is_whole = _mm256_castsi256_ps(rounds_to(whole, number, halves));
+    __m256 recovered = whole;
+    if (_mm256_movemask_ps(is_whole) != 0xFF) {
+      const __m256 inner = _mm256_add_ps(number, _mm256_mul_ps(lost, _mm256_set1_ps(1 - 0x1p-9f)));
+      const __m256 is_inner = _mm256_castsi256_ps(rounds_to(inner, number, halves));
+      recovered = _mm256_blendv_ps(_mm256_blendv_ps(number, inner, is_inner), whole, is_whole);
+    }
+    _mm256_storeu_ps(x + i, recovered);
+  }
+  return i;
+}
+
 #else
 
+INLINE int recover_bf16(const uint16_t *, const uint16_t *, int, float *) { return 0; }
 INLINE int split_to_bf16(const float *, int, uint16_t *, uint16_t *) { return 0; }
 INLINE int decode_m(const uint8_t *, int, uint32_t, float *) { return 0; }
 INLINE int encode_m(const float *, int, uint32_t, uint32_t, uint8_t *) { return 0; }

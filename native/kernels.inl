@@ -3,7 +3,7 @@
 // Included once for each, with ISA the name of a namespace and of the table: nothing here may be shared between the
 // copies (the linker would keep the newest instruction set's for everybody), so helpers are inlined by force and no
 // standard templates are used. Loops are plain, for the compiler to vectorize; each does the same operations in the
-// same order whatever the vector width, so results do not depend on it. Five have their first elements done by hand with
+// same order whatever the vector width, so results do not depend on it. Six have their first elements done by hand with
 // AVX2, in avx2.inl.
 
 #include <cmath>
@@ -80,6 +80,9 @@ struct BF16 {
   INLINE float rounded(float x) { return float_of(rounded_bits(x) & 0xFFFF0000u); }
   INLINE uint16_t store_rounded(float x) { return static_cast<uint16_t>(bits_of(x) >> 16); }
   INLINE int split_first(const float *x, int n, uint16_t *p, uint16_t *rest) { return split_to_bf16(x, n, p, rest); }
+  INLINE int recover_first(const uint16_t *p, const uint16_t *rest, int n, float *x) {
+    return recover_bf16(p, rest, n, x);
+  }
   // Whether x rounds to `number`: they are half a spacing apart at most, and less where that would go to an even one.
   INLINE bool rounds_to(float x, float number) {
     const uint32_t u = bits_of(number);
@@ -122,6 +125,7 @@ struct F16 {
   }
   INLINE uint16_t store_rounded(float x) { return store(x); }
   INLINE int split_first(const float *, int, uint16_t *, uint16_t *) { return 0; }
+  INLINE int recover_first(const uint16_t *, const uint16_t *, int, float *) { return 0; }
   INLINE bool rounds_to(float x, float number) { return rounded(x) == number; }
 };
 
@@ -177,7 +181,7 @@ void write_stochastic(const Block &b, uint32_t start, const float *x) {
 template <class P> void read_kahan(const Block &b, float *RESTRICT x) {
   const typename P::Stored *RESTRICT p = b.at<typename P::Stored>(b.span.p);
   const typename P::Stored *RESTRICT kept = b.at<typename P::Stored>(b.span.kept);
-  for (int i = 0; i < b.n; ++i) {
+  for (int i = P::recover_first(p, kept, b.n, x); i < b.n; ++i) {
     const float theta = P::load(p[i]), lost = P::load(kept[i]), whole = theta + lost;
     const float inner = theta + lost * (1 - 0x1p-9f);
     const float other = P::rounds_to(inner, theta) ? inner : theta;
@@ -454,8 +458,10 @@ template <class T> INLINE void fill_lowest(T *x) {
 }
 
 // What comes next is asked for this many bytes ahead. The processor's own prefetching follows four streams at once less
-// well, and stops at each page: a tenth of the time on arrays larger than the caches.
-constexpr int64_t kAhead = 2048;
+// well, and stops at each page: a tenth of the time on arrays larger than the caches. As much is lost by asking for so
+// many cache lines in a row that others wait: they are asked for between the stages, and by smaller blocks where there
+// are none.
+constexpr int64_t kAhead = 2048, kBlockInPlace = 64;
 
 // Elements [begin, begin + length) of n are read now, each of so many bytes.
 INLINE void prefetch(const void *start, int64_t size, int64_t begin, int64_t length, int64_t n) {
@@ -491,13 +497,13 @@ void update_float(Param param, States states, Rounding rounding, const Span &s, 
   const int64_t of_param = size_of(param), of_kept = rounding == kMaster ? 4 : of_param;
   const int64_t of_m = size_of(states.m), of_v = size_of(states.v);
   alignas(64) float theta_buffer[kBlock], g_buffer[kBlock], m_buffer[kBlock], v_buffer[kBlock], lowest[kBlock];
-  for (int64_t begin = 0; begin < s.n; begin += kBlock) {
-    const Block b{s, begin, static_cast<int>(s.n - begin < kBlock ? s.n - begin : kBlock)};
-    prefetch(s.p, of_param, begin, kBlock, s.n), prefetch(s.g, of_param, begin, kBlock, s.n);
-    prefetch(s.m, of_m, begin, kBlock, s.n), prefetch(s.v, of_v, begin, kBlock, s.n);
-    if (s.kept) prefetch(s.kept, of_kept, begin, kBlock, s.n);
+  const int64_t size = stages.to_param || stages.to_m || stages.to_v ? kBlock : kBlockInPlace;
+  for (int64_t begin = 0; begin < s.n; begin += size) {
+    const Block b{s, begin, static_cast<int>(s.n - begin < size ? s.n - begin : size)};
+    prefetch(s.p, of_param, begin, size, s.n);
     if (stages.param) stages.param(b, theta_buffer);
     if (stages.grad) stages.grad(b, g_buffer);
+    prefetch(s.g, of_param, begin, size, s.n);
     if (stages.m) stages.m(b, m_buffer);
     if (stages.v) stages.v(b, v_buffer);
     Operands<float> o;
@@ -507,8 +513,11 @@ void update_float(Param param, States states, Rounding rounding, const Span &s, 
     o.m = stages.to_m ? m_buffer : b.at<float>(s.m), o.v = stages.to_v ? v_buffer : b.at<float>(s.v);
     o.v_max = s.v_max ? b.at<float>(s.v_max) : lowest;
     if (!s.v_max && form == kGeneral) fill_lowest(lowest);
+    prefetch(s.m, of_m, begin, size, s.n);
     const Largest largest = update_block(o, b.n, c);
+    prefetch(s.v, of_v, begin, size, s.n);
     if (stages.to_param) stages.to_param(b, numbers.step * kByStepP, o.theta);
+    if (s.kept) prefetch(s.kept, of_kept, begin, size, s.n);
     if (stages.to_m) stages.to_m(b, numbers.step * kByStepM, o.m, largest.m);
     if (stages.to_v) stages.to_v(b, numbers.step * kByStepV, o.v, largest.v);
   }
