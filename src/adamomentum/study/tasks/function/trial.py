@@ -91,7 +91,7 @@ class Trial:
 
     @property
     def step(self) -> int:
-        """Optimizer steps so far: counted, or as ``at`` was told."""
+        """Optimizer steps so far, counted or as ``at`` was told."""
         return max(self._said, *self._steps.values()) if self._steps else self._said
 
     @property
