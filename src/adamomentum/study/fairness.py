@@ -20,6 +20,7 @@ from adamomentum.study.trial import TrialResult
 Results = Mapping[str, TrialResult]
 Run = tuple[Planned, TrialResult]
 
+FAR = 0.5
 PEAKS = ("peak_lr_low", "peak_lr_high")
 
 
@@ -40,7 +41,15 @@ def remarks(study: Study, task: TaskEntry, plan: Plan, results: Results) -> list
     if task.family != tasks.OWN:
         return []
     runs = _runs(task, plan, results)
-    texts = (_repeats(task, runs), _seeds(study, runs), _same_split(task, runs), _others(runs), _reasons(study, runs))
+    texts = (
+        _repeats(task, runs),
+        _budgets(study, task),
+        _far_rate(study, runs),
+        _seeds(study, runs),
+        _same_split(task, runs),
+        _others(runs),
+        _reasons(study, runs),
+    )
     return [text for text in texts if text]
 
 
@@ -125,6 +134,30 @@ def _repeats(task: TaskEntry, runs: list[Run]) -> str:
             f"{task.reported.select} {values}. Pairing runs by seed gains little then, intervals stay right. To "
             "repeat, seed data loaders' generators by trial.seed, and see torch.use_deterministic_algorithms"
         )
+    return ""
+
+
+def _budgets(study: Study, task: TaskEntry) -> str:
+    """Tell that optimizers were not given as many learning rates."""
+    points = {name: stages.tuning_points(study, task.name, name) for name in study.optimizers}
+    if len(set(points.values())) == 1:
+        return ""
+    each = ", ".join(f"{stages.label(study, name)} {count}" for name, count in points.items())
+    return f"not all optimizers were tuned on as many trials ({each}), which favours those with more"
+
+
+def _far_rate(study: Study, runs: list[Run]) -> str:
+    """Tell a rate far from the trial's, where there is but one: several would show whether it is a constant."""
+    for name in study.optimizers:
+        mine = [(t.spec.optimizer.lr, r.final.get("peak_lr_high")) for t, r in runs if t.optimizer == name]
+        if len({lr for lr, _ in mine}) != 1:
+            continue
+        for lr, peak in mine:
+            if peak and not FAR < peak / lr < 1 / FAR:
+                return (
+                    f"{stages.label(study, name)} was to train at lr {lr:g}, and the largest rate of a step was "
+                    f"{peak:g}: if a scheduler sets a number of its own, give it trial.lr"
+                )
     return ""
 
 

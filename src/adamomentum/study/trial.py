@@ -142,11 +142,12 @@ def _train_whole(task: Whole, spec: TrialSpec, data: Any, group: Group, files: P
         optimizers.append(registry.build(spec.optimizer, params))
         return optimizers[-1]
 
-    started = time.time()
+    started, decay = time.time(), spec.optimizer.hyperparameters.get("weight_decay")
     outcome = task.train(
         WholeContext(
             data=data,
             lr=spec.optimizer.lr,
+            weight_decay=decay if isinstance(decay, float) else 0.0,
             seed=spec.seed("init") % 2**32,
             stage=spec.stage,
             device=group.device,

@@ -160,6 +160,20 @@ def test_a_function_that_does_not_repeat(tmp_path) -> None:
     )
 
 
+def test_optimizers_that_were_not_tuned_alike(tmp_path) -> None:
+    study = STUDY.replace("adamw = {}", "adamw = { grid = [1e-3, 1e-2, 1e-1] }")
+    printed = said(compared(tmp_path, study=study)[0])
+    assert "not all optimizers were tuned on as many trials (AdaMomentum 2, AdamW 3), which favours" in printed
+
+
+def test_a_constant_rate_where_there_is_but_one(tmp_path) -> None:
+    study = STUDY.replace("{}", "{ grid = [1e-3] }")
+    assert said(compared(tmp_path, study=study)[0]).startswith(REPEATS)
+    text = changed((SCHEDULE, "torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.03, total_steps=epochs * 5 + 1)"))
+    printed = said(compared(tmp_path, text, study)[0])
+    assert "AdaMomentum was to train at lr 0.001, and the largest rate of a step was 0.029" in printed
+
+
 def test_a_function_with_a_seed_of_its_own(tmp_path) -> None:
     text = changed(("    x, y = data()\n", "    x, y = data()\n    torch.manual_seed(42)\n"))
     printed = said(compared(tmp_path, text)[0])

@@ -109,3 +109,12 @@ def test_a_function_that_is_not_there(tmp_path) -> None:
 
 def test_arguments_are_part_of_the_call_and_not_of_the_fingerprint(tmp_path) -> None:
     assert script(tmp_path, width=3.0).fingerprint == script(tmp_path, PLAIN, width=4.0).fingerprint
+
+
+def test_helpers_of_one_name_in_two_folders(tmp_path) -> None:
+    scripts = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "helper.py").write_text(f"NAME = {name!r}\n")
+        scripts.append(script(tmp_path / name, "import helper\ndef train(trial):\n    return helper.NAME\n"))
+    assert [data.function()(None) for data in (*scripts, scripts[0])] == ["a", "b", "a"]

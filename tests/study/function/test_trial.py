@@ -13,13 +13,19 @@ from torch import nn
 
 from adamomentum.study import registry
 from adamomentum.study.tasks.base import WholeContext
-from adamomentum.study.tasks.function.trial import Ended, Rate, Trial
+from adamomentum.study.tasks.function.trial import Ended, Relative, Trial
+from adamomentum.torch import param_groups
 
 
 def trial_of(lr=0.01, optimizer="adamw", **fields) -> Trial:
     spec = registry.get(optimizer).spec(lr)
     fields = {"stage": "tune", "device": torch.device("cpu"), **fields}
-    return Trial(WholeContext(data=None, lr=lr, seed=5, build_optimizer=lambda p: registry.build(spec, p), **fields))
+    decay = spec.hyperparameters.get("weight_decay", 0.0)
+    return Trial(
+        WholeContext(
+            data=None, lr=lr, weight_decay=decay, seed=5, build_optimizer=lambda p: registry.build(spec, p), **fields
+        )
+    )
 
 
 def params(count=1) -> list[nn.Parameter]:
@@ -65,6 +71,23 @@ def test_groups_are_relative_to_the_trial(name) -> None:
     assert trial.step == 1
 
 
+def test_decay_by_the_librarys_groups() -> None:
+    trial, model = trial_of(0.02, "adamomentum"), nn.Linear(2, 2)
+    optimizer = trial.optimizer(param_groups(model, weight_decay=trial.weight_decay))
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.0436, 0]
+    assert {type(g["weight_decay"]) for g in optimizer.param_groups} == {float}
+    with pytest.raises(ValueError, match=r"a group has weight_decay=0.1 of its own"):
+        trial.optimizer(param_groups(model, weight_decay=0.1))
+
+
+def test_a_group_that_is_added_later_is_seen_by_its_rate() -> None:
+    with trial_of(0.02) as trial:
+        optimizer = trial.optimizer(params())
+        optimizer.add_param_group({"params": params(), "lr": 1e-3})
+        step(optimizer)
+    assert (trial.numbers["peak_lr_low"], trial.numbers["peak_lr_high"]) == (1e-3, 0.02)
+
+
 def test_named_parameters_are_taken() -> None:
     optimizer = trial_of().optimizer(nn.Linear(2, 2).named_parameters())
     assert optimizer.param_groups[0]["param_names"] == ["weight", "bias"]
@@ -91,11 +114,11 @@ def test_no_parameters() -> None:
 
 
 def test_the_rate_stays_the_trials_through_products_alone() -> None:
-    rate = Rate(0.01)
+    rate = Relative(0.01)
     for product in (rate * 2, 2 * rate, rate / 2, rate * np.float64(0.5)):
-        assert isinstance(product, Rate)
+        assert isinstance(product, Relative)
     assert rate * 2 == 0.02
-    assert not isinstance(rate + 0.1, Rate)
+    assert not isinstance(rate + 0.1, Relative)
     assert type(copy.deepcopy(rate)) is type(pickle.loads(pickle.dumps(rate))) is float
     with pytest.raises(TypeError):
         rate * None

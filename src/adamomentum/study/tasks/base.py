@@ -279,6 +279,7 @@ class WholeContext:
     Attributes:
         data: what was loaded.
         lr: the trial's learning rate.
+        weight_decay: the trial's weight decay; 0 where its optimizer has none.
         seed: of everything, in 0..2**32-1; the same for every optimizer.
         stage: what the trial may see: metrics of the test split are kept in the final stage alone.
         device: where to train.
@@ -290,6 +291,7 @@ class WholeContext:
 
     data: Any
     lr: float
+    weight_decay: float
     seed: int
     stage: Stage
     device: torch.device

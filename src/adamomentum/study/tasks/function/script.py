@@ -61,8 +61,9 @@ class Script:
             Exception: whatever the script raises.
         """
         folder = str(self.path.parent)
-        if folder not in sys.path:
-            sys.path.insert(0, folder)  # as Python does for a script
+        sys.path[:] = [folder, *(place for place in sys.path if place != folder)]  # as Python does for a script
+        for name in {helper.partition("/")[0].removesuffix(".py") for helper in self.helpers}:
+            _forget_from_elsewhere(name, folder)
         module = ModuleType(self._module_name())
         module.__file__ = str(self.path)
         sys.modules[module.__name__] = module  # for data classes, and for what is sent to other processes
@@ -82,6 +83,14 @@ class Script:
         there = sys.modules.get(self.path.stem)
         free = there is None or getattr(there, "__file__", None) == str(self.path)
         return self.path.stem if free and self.path.stem not in sys.stdlib_module_names else f"{self.path.stem}_script"
+
+
+def _forget_from_elsewhere(name: str, folder: str) -> None:
+    """Let Python look for the module ``name`` anew if the one it knows is another script's, of another folder."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is not None and Path(folder) not in Path(file).parents:
+        for known in [known for known in sys.modules if known.partition(".")[0] == name]:
+            del sys.modules[known]
 
 
 def read(params: Mapping[str, Value], folder: Path) -> Script:

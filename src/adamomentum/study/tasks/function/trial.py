@@ -28,18 +28,18 @@ class Ended(BaseException):
     """Ends a training whose numbers are not finite; no ``except Exception`` of the user's stops it."""
 
 
-class Rate(float):
-    """The trial's learning rate; multiplied or divided it still is one, so that a group may say ``trial.lr * 0.1``."""
+class Relative(float):
+    """A number of the trial's; multiplied or divided it still is one, so that a group may say ``trial.lr * 0.1``."""
 
     def __mul__(self, other: Any) -> Any:
         product = super().__mul__(other)
-        return product if product is NotImplemented else Rate(product)
+        return product if product is NotImplemented else Relative(product)
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Any:
         quotient = super().__truediv__(other)
-        return quotient if quotient is NotImplemented else Rate(quotient)
+        return quotient if quotient is NotImplemented else Relative(quotient)
 
     def __reduce__(self) -> Any:
         return float, (float(self),)  # in a checkpoint it is a plain number
@@ -66,18 +66,20 @@ class Trial:
         device: where to train.
         lr: the learning rate that is tried, for schedulers that want it, as ``OneCycleLR(optimizer, max_lr=trial.lr)``,
             and for groups: ``{"params": ..., "lr": trial.lr * 0.1}``.
+        weight_decay: the same of the weight decay, as in ``param_groups(model, weight_decay=trial.weight_decay)``.
         rank: this process among ``world``; 0 if there is one.
         world: number of processes that train together.
     """
 
     def __init__(self, context: WholeContext) -> None:
-        self.seed, self.device, self.lr = context.seed, context.device, Rate(context.lr)
+        self.seed, self.device = context.seed, context.device
+        self.lr, self.weight_decay = Relative(context.lr), Relative(context.weight_decay)
         self.rank, self.world = context.rank, context.world
         self._build, self._folder = context.build_optimizer, context.folder
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._optimizers: list[Optimizer] = []
         self._factors: list[list[float]] = []
-        self._peaks: list[float] = []
+        self._peaks: dict[tuple[int, int], float] = {}  # of the rate by its factor, by optimizer and group
         self._points: dict[int, dict[str, float]] = {}
         self._said = 0  # the last step that `at` was told
         self._steps: dict[int, int] = {}  # steps made, by optimizer
@@ -91,7 +93,7 @@ class Trial:
 
     @property
     def step(self) -> int:
-        """Optimizer steps so far: counted, or as ``at`` was told."""
+        """Optimizer steps so far, counted or as ``at`` was told."""
         return max(self._said, *self._steps.values()) if self._steps else self._said
 
     @property
@@ -128,7 +130,6 @@ class Trial:
         self._steps[id(optimizer)] = 0
         self._optimizers.append(optimizer)
         self._factors.append(factors)
-        self._peaks += [0.0] * len(factors)
         return optimizer
 
     def report(self, **metrics: Any) -> None:
@@ -248,7 +249,7 @@ class Trial:
     @property
     def numbers(self) -> dict[str, Number]:
         """What was counted: steps; the peak of the learning rate by a group's factor, its range over groups."""
-        peaks = [p for p in self._peaks if p] or [math.nan]
+        peaks = [peak for peak in self._peaks.values() if peak] or [math.nan]
         return {
             "steps": float(self.step),
             "peak_lr_low": number(min(peaks)),
@@ -268,7 +269,7 @@ class Trial:
         """Return a group of the user's with factors instead of a rate of its own."""
         own = dict(group)
         rate = own.pop("lr", None)
-        if isinstance(rate, Rate):
+        if isinstance(rate, Relative):
             own["lr_factor"] = float(rate) / float(self.lr)
         elif rate is not None:
             raise ValueError(
@@ -279,11 +280,14 @@ class Trial:
             factor = own.get(name, 1.0)
             if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 <= factor < math.inf:
                 raise ValueError(f"{name} of a group must be a number from 0, got {factor!r}")
-        if own.get("weight_decay", 0):
+        decay = own.get("weight_decay", 0)
+        if decay and not isinstance(decay, Relative) and decay != self.weight_decay:
             raise ValueError(
-                f"a group has weight_decay={own['weight_decay']!r} of its own, which decays differently in each "
-                'optimizer; leave it out for the trial\'s, or say "weight_decay": 0 or "weight_decay_factor": 2.0'
+                f"a group has weight_decay={decay!r} of its own, which decays differently in each optimizer; leave it "
+                'out for the trial\'s, or say "weight_decay": 0 or trial.weight_decay * 2'
             )
+        if "weight_decay" in own:
+            own["weight_decay"] = float(decay)
         if "eps" in own:
             raise ValueError(
                 f"a group has eps={own['eps']!r} of its own, which differs in kind between optimizers; leave it out"
@@ -297,12 +301,13 @@ class Trial:
             return
         before = self.step
         self._steps[id(optimizer)] += 1
-        k = 0
-        for mine, factors in zip(self._optimizers, self._factors, strict=True):
-            for group, factor in zip(mine.param_groups, factors, strict=False):
-                if mine is optimizer and factor:
-                    self._peaks[k] = max(self._peaks[k], float(group["lr"]) / factor)
-                k += 1
+        which = list(self._steps).index(id(optimizer))
+        factors = self._factors[which]
+        for k, group in enumerate(optimizer.param_groups):
+            # A group that was added later has none: its rate is its own, and several trials show it.
+            factor = factors[k] if k < len(factors) else 1.0
+            if factor:
+                self._peaks[which, k] = max(self._peaks.get((which, k), 0.0), float(group["lr"]) / factor)
         if self.step > before:
             self._time()
 

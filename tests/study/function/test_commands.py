@@ -1,0 +1,75 @@
+"""The commands of a study, of a task that a user's function trains."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from study.function.functions import PLAIN, STUDY, Inline
+from study.mini import finished
+from typer.testing import CliRunner
+
+from adamomentum.study import running, work
+from adamomentum.study.commands import app
+
+pytestmark = pytest.mark.usefixtures("unrendered")
+
+
+class Here(Inline):
+    """As the local executor is made."""
+
+    def __init__(self, setup, workers, run, gpus) -> None:
+        super().__init__(setup)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception) -> None:
+        pass
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch) -> Path:
+    """A study file elsewhere than the current folder, with its script beside it."""
+    monkeypatch.setattr(running, "LocalExecutor", Here)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    work._load.cache_clear()
+    folder = tmp_path / "there"
+    folder.mkdir()
+    (folder / "my_train.py").write_text(PLAIN)
+    (folder / "mine.toml").write_text(STUDY)
+    monkeypatch.chdir(tmp_path)
+    return folder / "mine.toml"
+
+
+def call(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_a_study_from_plan_to_archive(study, tmp_path) -> None:
+    out = tmp_path / "out"
+    assert "repeat" in call("plan", study, "--out", out)
+    assert "task: my_train.py:train" in call("doctor", study)
+    ids = [line.split() for line in call("plan", study, "--out", out, "--ids").splitlines() if " task " in line]
+    assert [role for _, _, role, _ in ids] == ["tune", "repeat", "tune", "tune", "tune"]
+    for trial, *_ in ids[:2]:
+        assert f"{trial}: ok, kept in" in call("trial", study, trial, "--out", out)
+    assert (out / "files" / ids[0][0] / "output.txt").exists()
+    printed = call("run", study, "--out", out, "--workers", 1)
+    assert "7 trials trained, 2 taken" in printed
+    assert "Verdict on task: " in printed
+    assert "Complete." in call("status", study, "--out", out)
+    call("export", study, "--out", out, "--to", tmp_path / "archive")
+    assert "9 trials taken up" in call("import", study, tmp_path / "archive", "--out", tmp_path / "new")
+    assert {k: v["final"] for k, v in finished(tmp_path / "new").items()} == {
+        k: v["final"] for k, v in finished(out).items()
+    }
+
+
+def test_a_smoke_run_changes_arguments(study, tmp_path) -> None:
+    study.write_text(STUDY + "smoke = { params = { epochs = 1 } }\n")
+    call("run", study, "--out", tmp_path / "out", "--smoke", "--workers", 1)
+    assert {trial["final"]["steps"] for trial in finished(tmp_path / "out").values()} == {5.0}
