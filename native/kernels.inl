@@ -3,11 +3,16 @@
 // Included once for each, with ISA the name of a namespace and of the table: nothing here may be shared between the
 // copies (the linker would keep the newest instruction set's for everybody), so helpers are inlined by force and no
 // standard templates are used. Loops are plain, for the compiler to vectorize; each does the same operations in the
-// same order whatever the vector width, so results do not depend on it.
+// same order whatever the vector width, so results do not depend on it. Six have their first elements done by hand with
+// AVX2, in avx2.inl.
 
 #include <cmath>
 
 #include "kernels.h"
+
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 // Compilers that know these attributes and builtins: GCC and Clang. Others build the library without its kernels.
 #define INLINE static inline __attribute__((always_inline))
@@ -46,20 +51,26 @@ constexpr uint32_t kSign = 0x80000000u, kInfinity = 0x7F800000u;
 constexpr uint32_t kByPosition = 0xD1B54A33u, kByStepM = 0xABC98389u, kByStepV = 0x8CB92BA7u, kByStepP = 0x9E3779B9u;
 constexpr uint32_t kByStepFold = 0x6A09E667u, kByPassFold = 0x9E3779B9u;
 
+#include "avx2.inl"
+
 // ---- how numbers are stored ----
 
+// kWide: as the update computes with them, and updated where they are.
 struct F32 {
   using Stored = float;
+  static constexpr bool kWide = true;
   INLINE float load(float x) { return x; }
 };
 
 struct F64 {
   using Stored = double;
+  static constexpr bool kWide = true;
   INLINE double load(double x) { return x; }
 };
 
 struct BF16 {
   using Stored = uint16_t;
+  static constexpr bool kWide = false;
   INLINE float load(uint16_t x) { return float_of(static_cast<uint32_t>(x) << 16); }
   INLINE uint32_t rounded_bits(float x) {  // to nearest, ties to even
     uint32_t u = bits_of(x);
@@ -68,6 +79,10 @@ struct BF16 {
   INLINE uint16_t store(float x) { return static_cast<uint16_t>(rounded_bits(x) >> 16); }
   INLINE float rounded(float x) { return float_of(rounded_bits(x) & 0xFFFF0000u); }
   INLINE uint16_t store_rounded(float x) { return static_cast<uint16_t>(bits_of(x) >> 16); }
+  INLINE int split_first(const float *x, int n, uint16_t *p, uint16_t *rest) { return split_to_bf16(x, n, p, rest); }
+  INLINE int recover_first(const uint16_t *p, const uint16_t *rest, int n, float *x) {
+    return recover_bf16(p, rest, n, x);
+  }
   // Whether x rounds to `number`: they are half a spacing apart at most, and less where that would go to an even one.
   INLINE bool rounds_to(float x, float number) {
     const uint32_t u = bits_of(number);
@@ -109,6 +124,8 @@ struct F16 {
     return float_of(select(magnitude > kInfinity, magnitude, number) | (u & kSign));
   }
   INLINE uint16_t store_rounded(float x) { return store(x); }
+  INLINE int split_first(const float *, int, uint16_t *, uint16_t *) { return 0; }
+  INLINE int recover_first(const uint16_t *, const uint16_t *, int, float *) { return 0; }
   INLINE bool rounds_to(float x, float number) { return rounded(x) == number; }
 };
 
@@ -125,6 +142,7 @@ struct Block {
   int n;
   uint32_t position() const { return span.position + static_cast<uint32_t>(begin); }
   template <class X> X *at(void *start) const { return static_cast<X *>(start) + begin; }
+  const void *bytes(const void *start, int64_t size) const { return static_cast<const char *>(start) + begin * size; }
   template <class X> const X *at(const void *start) const { return static_cast<const X *>(start) + begin; }
 };
 
@@ -133,14 +151,16 @@ INLINE uint32_t random_at(const Block &b, uint32_t start) { return b.position() 
 
 using Read = void (*)(const Block &, float *);
 using Write = void (*)(const Block &, uint32_t start, const float *);
+using WriteMoment = void (*)(const Block &, uint32_t start, const float *, int32_t largest);  // as bits, for codes
 
 template <class P> INLINE void widen(const typename P::Stored *RESTRICT stored, int n, float *RESTRICT x) {
   for (int i = 0; i < n; ++i) x[i] = P::load(stored[i]);
 }
 
-template <class P>
-INLINE void round_by_chance(typename P::Stored *RESTRICT stored, int n, uint32_t random, const float *RESTRICT x) {
-  for (int i = 0; i < n; ++i) stored[i] = P::store_randomly(x[i], random + static_cast<uint32_t>(i) * kByPosition);
+INLINE void round_by_chance(uint16_t *RESTRICT stored, int n, uint32_t random, const float *RESTRICT x) {
+  int i = round_to_bf16_by_chance(x, n, random, stored);
+  random += static_cast<uint32_t>(i) * kByPosition;
+  for (; i < n; ++i, random += kByPosition) stored[i] = BF16::store_randomly(x[i], random);
 }
 
 template <class P> void read_grad(const Block &b, float *x) { widen<P>(b.at<typename P::Stored>(b.span.g), b.n, x); }
@@ -154,14 +174,14 @@ template <class P> void write_nearest(const Block &b, uint32_t, const float *RES
   for (int i = 0; i < b.n; ++i) p[i] = P::store(x[i]);
 }
 
-template <class P> void write_stochastic(const Block &b, uint32_t start, const float *x) {
-  round_by_chance<P>(b.at<typename P::Stored>(b.span.p), b.n, random_at(b, start), x);
+void write_stochastic(const Block &b, uint32_t start, const float *x) {
+  round_by_chance(b.at<uint16_t>(b.span.p), b.n, random_at(b, start), x);
 }
 
 template <class P> void read_kahan(const Block &b, float *RESTRICT x) {
   const typename P::Stored *RESTRICT p = b.at<typename P::Stored>(b.span.p);
   const typename P::Stored *RESTRICT kept = b.at<typename P::Stored>(b.span.kept);
-  for (int i = 0; i < b.n; ++i) {
+  for (int i = P::recover_first(p, kept, b.n, x); i < b.n; ++i) {
     const float theta = P::load(p[i]), lost = P::load(kept[i]), whole = theta + lost;
     const float inner = theta + lost * (1 - 0x1p-9f);
     const float other = P::rounds_to(inner, theta) ? inner : theta;
@@ -172,7 +192,7 @@ template <class P> void read_kahan(const Block &b, float *RESTRICT x) {
 template <class P> void write_kahan(const Block &b, uint32_t, const float *RESTRICT x) {
   typename P::Stored *RESTRICT p = b.at<typename P::Stored>(b.span.p);
   typename P::Stored *RESTRICT kept = b.at<typename P::Stored>(b.span.kept);
-  for (int i = 0; i < b.n; ++i) {
+  for (int i = P::split_first(x, b.n, p, kept); i < b.n; ++i) {
     const float stored = P::rounded(x[i]);
     kept[i] = P::store(x[i] - stored);
     p[i] = P::store_rounded(stored);
@@ -201,11 +221,11 @@ template <class P> void write_master(const Block &b, uint32_t, const float *REST
 
 void read_m_bf16(const Block &b, float *x) { widen<BF16>(b.at<uint16_t>(b.span.m), b.n, x); }
 void read_v_bf16(const Block &b, float *x) { widen<BF16>(b.at<uint16_t>(b.span.v), b.n, x); }
-void write_m_bf16(const Block &b, uint32_t start, const float *x) {
-  round_by_chance<BF16>(b.at<uint16_t>(b.span.m), b.n, random_at(b, start), x);
+void write_m_bf16(const Block &b, uint32_t start, const float *x, int32_t) {
+  round_by_chance(b.at<uint16_t>(b.span.m), b.n, random_at(b, start), x);
 }
-void write_v_bf16(const Block &b, uint32_t start, const float *x) {
-  round_by_chance<BF16>(b.at<uint16_t>(b.span.v), b.n, random_at(b, start), x);
+void write_v_bf16(const Block &b, uint32_t start, const float *x, int32_t) {
+  round_by_chance(b.at<uint16_t>(b.span.v), b.n, random_at(b, start), x);
 }
 
 // Moments in 8-bit codes: see adamomentum/torch/precision.py for the format.
@@ -216,7 +236,7 @@ void read_m_codes(const Block &b, float *RESTRICT x) {
   const uint8_t *RESTRICT codes = b.at<uint8_t>(b.span.m);
   const uint32_t exponent = b.span.m_scale[b.begin / kBlock], low = (exponent - 14u) << 23;
   const float base = float_of(low);
-  for (int i = 0; i < b.n; ++i) {
+  for (int i = decode_m(codes, b.n, low, x); i < b.n; ++i) {
     const uint32_t code = codes[i];
     // In the lowest binade y - base, above it y / 2: the smaller of the two, on both sides.
     const float y = float_of(low + ((code & 0x7Fu) << 20)), linear = y - base, above = y * 0.5f;
@@ -234,25 +254,28 @@ void read_v_codes(const Block &b, float *RESTRICT x) {
     for (int i = 0; i < b.n; ++i) x[i] = NAN;
 }
 
+// The larger magnitude, as bits.
+INLINE int32_t larger(int32_t so_far, float x) {
+  const int32_t magnitude = static_cast<int32_t>(bits_of(x) & ~kSign);
+  return magnitude > so_far ? magnitude : so_far;
+}
+
 // The exponent of the largest, so that rounding up stays within the codes.
-INLINE uint32_t exponent_of(const float *RESTRICT x, int n, uint32_t least) {
-  int32_t largest = 0;
-  for (int i = 0; i < n; ++i) {
-    int32_t size = static_cast<int32_t>(bits_of(x[i]) & ~kSign);
-    largest = size > largest ? size : largest;
-  }
-  uint32_t exponent = (static_cast<uint32_t>(largest) + 0xFFFFFu) >> 23;
+INLINE uint32_t exponent_of(int32_t largest, uint32_t least) {
+  const uint32_t exponent = (static_cast<uint32_t>(largest) + 0xFFFFFu) >> 23;
   return exponent < least ? least : exponent > kSpoiled ? kSpoiled : exponent;
 }
 
-void write_m_codes(const Block &b, uint32_t start, const float *RESTRICT x) {
+void write_m_codes(const Block &b, uint32_t start, const float *RESTRICT x, int32_t largest) {
   uint8_t *RESTRICT codes = b.at<uint8_t>(b.span.m);
   const int n = b.n;  // a byte that is written could be part of the block, to a compiler
-  const uint32_t exponent = exponent_of(x, n, 16), low = (exponent - 14u) << 23;
+  const uint32_t exponent = exponent_of(largest, 16), low = (exponent - 14u) << 23;
   b.span.m_scale[b.begin / kBlock] = static_cast<uint8_t>(exponent);
   const float base = float_of(low);
   uint32_t random = random_at(b, start);
-  for (int i = 0; i < n; ++i, random += kByPosition) {
+  int i = encode_m(x, n, low, random, codes);
+  random += static_cast<uint32_t>(i) * kByPosition;
+  for (; i < n; ++i, random += kByPosition) {
     const uint32_t u = bits_of(x[i]), magnitude = u & ~kSign;
     // The larger of the two on both sides of the lowest binade's end. Both are below 2^31.
     const int32_t linear = static_cast<int32_t>(bits_of(float_of(magnitude) + base));
@@ -262,23 +285,26 @@ void write_m_codes(const Block &b, uint32_t start, const float *RESTRICT x) {
   }
 }
 
-void write_v_codes(const Block &b, uint32_t start, const float *RESTRICT x) {
+void write_v_codes(const Block &b, uint32_t start, const float *RESTRICT x, int32_t largest) {
   uint8_t *RESTRICT codes = b.at<uint8_t>(b.span.v);
   const int n = b.n;
-  const uint32_t exponent = exponent_of(x, n, 32), low = (exponent - 31u) << 23;
+  const uint32_t exponent = exponent_of(largest, 32), low = (exponent - 31u) << 23;
   b.span.v_scale[b.begin / kBlock] = static_cast<uint8_t>(exponent);
   uint32_t random = random_at(b, start);
-  for (int i = 0; i < n; ++i, random += kByPosition) {
+  int i = encode_v(x, n, low, random, codes);
+  random += static_cast<uint32_t>(i) * kByPosition;
+  for (; i < n; ++i, random += kByPosition) {
     const int32_t magnitude = static_cast<int32_t>(bits_of(x[i]) & ~kSign), least = static_cast<int32_t>(low);
     const uint32_t steps = static_cast<uint32_t>(magnitude > least ? magnitude : least) - low;
     codes[i] = static_cast<uint8_t>((steps + (random >> 12)) >> 20);
   }
 }
 
-// How a parameter and its moments are stored; null where they are float32, and updated in place.
+// How a parameter and its moments are read into buffers and written back; null where that is not needed.
 struct Stages {
   Read param, grad, m, v;
-  Write to_param, to_m, to_v;
+  Write to_param;
+  WriteMoment to_m, to_v;
 };
 
 template <class P> INLINE void add_half(Stages *stages, Rounding rounding) {
@@ -291,7 +317,7 @@ INLINE Stages stages_of(Param param, States states, Rounding rounding) {
   Stages stages{};
   if (param == kFloat16) add_half<F16>(&stages, rounding);
   if (param == kBFloat16) add_half<BF16>(&stages, rounding);
-  if (rounding == kStochastic) stages.to_param = write_stochastic<BF16>;
+  if (rounding == kStochastic) stages.to_param = write_stochastic;
   if (states.m == kStateBF16) stages.m = read_m_bf16, stages.to_m = write_m_bf16;
   if (states.m == kCodes) stages.m = read_m_codes, stages.to_m = write_m_codes;
   if (states.v == kStateBF16) stages.v = read_v_bf16, stages.to_v = write_v_bf16;
@@ -299,14 +325,19 @@ INLINE Stages stages_of(Param param, States states, Rounding rounding) {
   return stages;
 }
 
+uint32_t mask_of(float);
+uint64_t mask_of(double);
+
 // What the rule chooses by, as masks; and the numbers of a step as its arithmetic takes them.
-template <class T, class Mask> struct Constants {
+template <class T> struct Constants {
+  using Mask = decltype(mask_of(T{}));
   T m_weight, beta2, v_weight, eps_sum, shrink, factor, grad_factor, l2, passes, momentum_floor;
   Mask has_l2, adapt, lookahead, nesterov;
 };
 
-template <class T, class Mask> INLINE Constants<T, Mask> constants_of(const Numbers &n) {
-  Constants<T, Mask> c;
+template <class T> INLINE Constants<T> constants_of(const Numbers &n) {
+  using Mask = typename Constants<T>::Mask;
+  Constants<T> c;
   c.m_weight = static_cast<T>(n.m_weight);
   c.beta2 = static_cast<T>(n.beta2);
   c.v_weight = static_cast<T>(n.v_weight);
@@ -339,24 +370,42 @@ INLINE Form form_of(const Span &s, const Numbers &n) {
   return n.lookahead ? kLookahead : kAlgorithm1;
 }
 
-// The rule, on n elements. v_max is looked at in the general form alone.
-template <Form kForm, class T, class Mask> void update(T *RESTRICT theta, const T *RESTRICT grad, T *RESTRICT m,
-                                                       T *RESTRICT v, T *RESTRICT v_max, int n,
-                                                       const Constants<T, Mask> &c) {
+// What an update works on. Numbers in half precision are read from `*_in`; others are where they go.
+template <class T> struct Operands {
+  const void *theta_in, *grad, *m_in, *v_in;
+  T *theta, *m, *v, *v_max;  // v_max is looked at in the general form alone
+};
+
+// The largest magnitudes that an update leaves, as bits: moments in codes need them before the first is written. They
+// cost nothing beside the division and the root, which keep one unit of the processor busy and leave the others idle.
+struct Largest {
+  int32_t m, v;
+};
+
+// The rule, on n elements: P is how the parameter is read, G its gradient, S both of its moments. bfloat16 is widened
+// here, in two instructions, beside the division and the root as well.
+template <Form kForm, class P, class G, class S, bool kLargest, class T>
+INLINE Largest update_operands(const typename P::Stored *RESTRICT theta_in, const typename G::Stored *RESTRICT grad,
+                               const typename S::Stored *RESTRICT m_in, const typename S::Stored *RESTRICT v_in,
+                               T *RESTRICT theta, T *RESTRICT m, T *RESTRICT v, T *RESTRICT v_max, int n,
+                               const Constants<T> c) {
+  Largest largest{0, 0};
   for (int i = 0; i < n; ++i) {
-    T g = grad[i] * c.grad_factor, ahead = kForm == kAlgorithm1 ? g : g * c.passes;
+    const T parameter = P::kWide ? theta[i] : P::load(theta_in[i]), gradient = G::load(grad[i]);
+    const T first = S::kWide ? m[i] : S::load(m_in[i]), second = S::kWide ? v[i] : S::load(v_in[i]);
+    T g = gradient * c.grad_factor, ahead = kForm == kAlgorithm1 ? g : g * c.passes;
     if (kForm == kGeneral) {
-      g = choose(c.has_l2, g + c.l2 * theta[i], g);
-      ahead = choose(c.has_l2, ahead + c.l2 * theta[i], ahead);
+      g = choose(c.has_l2, g + c.l2 * parameter, g);
+      ahead = choose(c.has_l2, ahead + c.l2 * parameter, ahead);
     }
-    const T momentum = m[i] + c.m_weight * (g - m[i]);
+    const T momentum = first + c.m_weight * (g - first);
     const T lookahead = kForm == kAlgorithm1 ? momentum : momentum + c.m_weight * (ahead - momentum);
     T averaged = kForm == kGeneral ? choose(c.lookahead, lookahead, momentum) : lookahead;
     if (kForm == kGeneral) {
       const T size = absolute(averaged), floor = c.momentum_floor * absolute(momentum);
       averaged = floor > size ? floor : size;  // a NaN stays: it is in both where it is in the momentum
     }
-    const T square = v[i] * c.beta2 + c.v_weight * averaged * averaged;
+    const T square = second * c.beta2 + c.v_weight * averaged * averaged;
     T d = square + c.eps_sum;
     if (kForm == kGeneral) {
       d = v_max[i] > d ? v_max[i] : d;  // a NaN in d stays, as with torch.maximum
@@ -366,26 +415,60 @@ template <Form kForm, class T, class Mask> void update(T *RESTRICT theta, const 
     if (kForm == kGeneral) root = choose(c.adapt, root, T{1});
     const T direction = kForm == kGeneral ? choose(c.nesterov, lookahead, momentum) : momentum;
     m[i] = momentum, v[i] = square;
-    theta[i] = theta[i] * c.shrink + c.factor * direction / root;
+    if constexpr (kLargest) largest.m = larger(largest.m, momentum), largest.v = larger(largest.v, square);
+    theta[i] = parameter * c.shrink + c.factor * direction / root;
   }
+  return largest;
 }
 
-template <class T, class Mask>
-INLINE void update_in(Form form, T *theta, const T *grad, T *m, T *v, T *v_max, int n, const Constants<T, Mask> &c) {
-  if (form == kAlgorithm1) {
-    update<kAlgorithm1>(theta, grad, m, v, v_max, n, c);
-  } else if (form == kLookahead) {
-    update<kLookahead>(theta, grad, m, v, v_max, n, c);
-  } else {
-    T none[kBlock];
-    for (int i = 0; i < (v_max ? 0 : n); ++i) none[i] = -INFINITY;
-    update<kGeneral>(theta, grad, m, v, v_max ? v_max : none, n, c);
+template <Form kForm, class P, class G, class S, bool kLargest, class T>
+Largest update(const Operands<T> &o, int n, const Constants<T> &c) {
+  using OfP = typename P::Stored;
+  using OfG = typename G::Stored;
+  using OfS = typename S::Stored;
+  return update_operands<kForm, P, G, S, kLargest>(static_cast<const OfP *>(o.theta_in),
+                                                   static_cast<const OfG *>(o.grad), static_cast<const OfS *>(o.m_in),
+                                                   static_cast<const OfS *>(o.v_in), o.theta, o.m, o.v, o.v_max, n, c);
+}
+
+using Update = Largest (*)(const Operands<float> &, int n, const Constants<float> &);
+
+INLINE bool has_codes(States s) { return s.m == kCodes || s.v == kCodes; }
+
+// The update for a way of storing. What it reads by itself is taken out of the stages.
+template <Form kForm, class P, class G> INLINE Update update_of(States states, Stages *stages) {
+  if (states.m == kStateBF16 && states.v == kStateBF16) {
+    stages->m = stages->v = nullptr;
+    return update<kForm, P, G, BF16, false, float>;
   }
+  return has_codes(states) ? update<kForm, P, G, F32, true, float> : update<kForm, P, G, F32, false, float>;
+}
+
+template <Form kForm> INLINE Update update_of(Param param, States states, Rounding rounding, Stages *stages) {
+  if (param != kBFloat16) return update_of<kForm, F32, F32>(states, stages);
+  stages->grad = nullptr;
+  if (rounding == kKahan || rounding == kMaster) return update_of<kForm, F32, BF16>(states, stages);
+  stages->param = nullptr;
+  return update_of<kForm, BF16, BF16>(states, stages);
+}
+
+INLINE Update update_of(Form form, Param param, States states, Rounding rounding, Stages *stages) {
+  if (form == kAlgorithm1) return update_of<kAlgorithm1>(param, states, rounding, stages);
+  if (form == kLookahead) return update_of<kLookahead>(param, states, rounding, stages);
+  return has_codes(states) ? update<kGeneral, F32, F32, F32, true, float>
+                           : update<kGeneral, F32, F32, F32, false, float>;
+}
+
+// Without a v_max of its own, the general form takes the larger of each number and this.
+template <class T> INLINE void fill_lowest(T *x) {
+  for (int i = 0; i < kBlock; ++i) x[i] = -INFINITY;
 }
 
 // What comes next is asked for this many bytes ahead. The processor's own prefetching follows four streams at once less
-// well, and stops at each page: a tenth of the time on arrays larger than the caches.
-constexpr int64_t kAhead = 2048;
+// well, and stops at each page: a tenth of the time on arrays larger than the caches. As much is lost by asking for so
+// many cache lines in a row that others wait: they are asked for between the stages, and by smaller blocks where there
+// are none.
+constexpr int64_t kAhead = 2048, kBlockInPlace = 64;
 
 // Elements [begin, begin + length) of n are read now, each of so many bytes.
 INLINE void prefetch(const void *start, int64_t size, int64_t begin, int64_t length, int64_t n) {
@@ -395,37 +478,55 @@ INLINE void prefetch(const void *start, int64_t size, int64_t begin, int64_t len
 }
 
 void update_double(const Span &s, const Numbers &numbers) {
-  const Constants<double, uint64_t> c = constants_of<double, uint64_t>(numbers);
+  using Update = Largest (*)(const Operands<double> &, int n, const Constants<double> &);
+  const Constants<double> c = constants_of<double>(numbers);
   const Form form = form_of(s, numbers);
+  const Update update_block = form == kAlgorithm1  ? update<kAlgorithm1, F64, F64, F64, false, double>
+                              : form == kLookahead ? update<kLookahead, F64, F64, F64, false, double>
+                                                   : update<kGeneral, F64, F64, F64, false, double>;
+  double lowest[kBlock];
   for (int64_t begin = 0; begin < s.n; begin += kBlock) {
     const Block b{s, begin, static_cast<int>(s.n - begin < kBlock ? s.n - begin : kBlock)};
-    double *v_max = s.v_max ? b.at<double>(s.v_max) : nullptr;
-    update_in(form, b.at<double>(s.p), b.at<double>(s.g), b.at<double>(s.m), b.at<double>(s.v), v_max, b.n, c);
+    double *v_max = s.v_max ? b.at<double>(s.v_max) : lowest;
+    Operands<double> o{};
+    o.grad = b.at<double>(s.g);
+    o.theta = b.at<double>(s.p), o.m = b.at<double>(s.m), o.v = b.at<double>(s.v), o.v_max = v_max;
+    if (!s.v_max && form == kGeneral) fill_lowest(lowest);
+    update_block(o, b.n, c);
   }
 }
 
 void update_float(Param param, States states, Rounding rounding, const Span &s, const Numbers &numbers) {
-  const Constants<float, uint32_t> c = constants_of<float, uint32_t>(numbers);
+  const Constants<float> c = constants_of<float>(numbers);
   const Form form = form_of(s, numbers);
-  const Stages stages = stages_of(param, states, rounding);
+  Stages stages = stages_of(param, states, rounding);
+  const Update update_block = update_of(form, param, states, rounding, &stages);
   const int64_t of_param = size_of(param), of_kept = rounding == kMaster ? 4 : of_param;
   const int64_t of_m = size_of(states.m), of_v = size_of(states.v);
-  alignas(64) float theta_buffer[kBlock], g_buffer[kBlock], m_buffer[kBlock], v_buffer[kBlock];
-  for (int64_t begin = 0; begin < s.n; begin += kBlock) {
-    const Block b{s, begin, static_cast<int>(s.n - begin < kBlock ? s.n - begin : kBlock)};
-    prefetch(s.p, of_param, begin, kBlock, s.n), prefetch(s.g, of_param, begin, kBlock, s.n);
-    prefetch(s.m, of_m, begin, kBlock, s.n), prefetch(s.v, of_v, begin, kBlock, s.n);
-    if (s.kept) prefetch(s.kept, of_kept, begin, kBlock, s.n);
-    if (stages.param) stages.param(b, theta_buffer), stages.grad(b, g_buffer);
+  alignas(64) float theta_buffer[kBlock], g_buffer[kBlock], m_buffer[kBlock], v_buffer[kBlock], lowest[kBlock];
+  const int64_t size = stages.to_param || stages.to_m || stages.to_v ? kBlock : kBlockInPlace;
+  for (int64_t begin = 0; begin < s.n; begin += size) {
+    const Block b{s, begin, static_cast<int>(s.n - begin < size ? s.n - begin : size)};
+    prefetch(s.p, of_param, begin, size, s.n);
+    if (stages.param) stages.param(b, theta_buffer);
+    if (stages.grad) stages.grad(b, g_buffer);
+    prefetch(s.g, of_param, begin, size, s.n);
     if (stages.m) stages.m(b, m_buffer);
     if (stages.v) stages.v(b, v_buffer);
-    float *theta = stages.param ? theta_buffer : b.at<float>(s.p);
-    const float *g = stages.param ? g_buffer : b.at<float>(s.g);
-    float *m = stages.m ? m_buffer : b.at<float>(s.m), *v = stages.v ? v_buffer : b.at<float>(s.v);
-    update_in(form, theta, g, m, v, s.v_max ? b.at<float>(s.v_max) : nullptr, b.n, c);
-    if (stages.param) stages.to_param(b, numbers.step * kByStepP, theta);
-    if (stages.m) stages.to_m(b, numbers.step * kByStepM, m);
-    if (stages.v) stages.to_v(b, numbers.step * kByStepV, v);
+    Operands<float> o;
+    o.grad = stages.grad ? g_buffer : b.bytes(s.g, of_param);
+    o.theta_in = b.bytes(s.p, of_param), o.m_in = b.bytes(s.m, of_m), o.v_in = b.bytes(s.v, of_v);
+    o.theta = stages.to_param ? theta_buffer : b.at<float>(s.p);
+    o.m = stages.to_m ? m_buffer : b.at<float>(s.m), o.v = stages.to_v ? v_buffer : b.at<float>(s.v);
+    o.v_max = s.v_max ? b.at<float>(s.v_max) : lowest;
+    if (!s.v_max && form == kGeneral) fill_lowest(lowest);
+    prefetch(s.m, of_m, begin, size, s.n);
+    const Largest largest = update_block(o, b.n, c);
+    prefetch(s.v, of_v, begin, size, s.n);
+    if (stages.to_param) stages.to_param(b, numbers.step * kByStepP, o.theta);
+    if (s.kept) prefetch(s.kept, of_kept, begin, size, s.n);
+    if (stages.to_m) stages.to_m(b, numbers.step * kByStepM, o.m, largest.m);
+    if (stages.to_v) stages.to_v(b, numbers.step * kByStepV, o.v, largest.v);
   }
 }
 
@@ -434,6 +535,12 @@ void update_span(Param param, States states, Rounding rounding, const Span &s, c
 }
 
 // ---- the first moment alone, of a step that has more gradients ----
+
+INLINE int32_t largest_of(const float *RESTRICT x, int n) {
+  int32_t largest = 0;
+  for (int i = 0; i < n; ++i) largest = larger(largest, x[i]);
+  return largest;
+}
 
 template <class T> void add_weighted(T *RESTRICT m, const T *RESTRICT g, int n, T weight) {
   for (int i = 0; i < n; ++i) m[i] += weight * g[i];
@@ -454,7 +561,8 @@ void fold_span(Param param, State state, const Span &s, double weight, uint32_t 
     if (stages.m) stages.m(b, m_buffer);
     float *m = stages.m ? m_buffer : b.at<float>(s.m);
     add_weighted(m, stages.grad ? g_buffer : b.at<float>(s.g), b.n, static_cast<float>(weight));
-    if (stages.m) stages.to_m(b, step * kByStepFold + pass * kByPassFold, m);
+    const int32_t largest = state == kCodes ? largest_of(m, b.n) : 0;
+    if (stages.m) stages.to_m(b, step * kByStepFold + pass * kByPassFold, m, largest);
   }
 }
 

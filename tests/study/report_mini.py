@@ -18,6 +18,7 @@ from adamomentum.study.trial import TrialResult
 TEXT = """
 name = "made-up"
 title = "Made up <for> a test"
+claims = true
 [tuning]
 trials = 4
 extension = 2

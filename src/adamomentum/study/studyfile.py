@@ -374,6 +374,7 @@ class Study(_Entry):
         name: also the name of its folder.
         title: one line for the reader.
         reference: the optimizer that is compared with each of the others.
+        claims: whether the report judges the paper's claims by what comes out; for the reference ``adamomentum``.
         optimizers: by name; an empty entry takes the registry's optimizer of that name as it is.
         tasks: in the order in which they are reported.
         tuning: how settings are chosen.
@@ -387,6 +388,8 @@ class Study(_Entry):
     name: Annotated[str, Field(pattern=NAME)]
     title: str = ""
     reference: str = "adamomentum"
+    # Not in the study's hash: it changes nothing that the study finds.
+    claims: bool = Field(default=False, exclude=True)
     optimizers: Annotated[dict[Annotated[str, Field(pattern=NAME)], OptimizerEntry], Field(min_length=1)]
     tasks: Annotated[tuple[TaskEntry, ...], Field(min_length=1)]
     tuning: Tuning = Tuning()

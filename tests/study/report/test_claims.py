@@ -166,3 +166,11 @@ def test_the_papers_claims_are_judged_for_its_optimizer_alone(tmp_path, base, is
     text = page.write(folder, "cpu", "made up").read_text()
     assert ("The paper's claims" in text) == ('href="#claims"' in text) == is_the_papers
     assert "against each optimizer" in text and "after Holm's correction" in text
+
+
+def test_only_a_study_that_asks_for_them_has_the_claims_judged(tmp_path) -> None:
+    results, tables = gathered(tmp_path, Fake())
+    assert len(Judge(results, tables).claims()) == 3
+    study = results.study
+    assert study.hash == study.model_copy(update={"claims": False}).hash, "what it finds is the same"
+    assert Judge(replace(results, study=study.model_copy(update={"claims": False})), tables).claims() == []

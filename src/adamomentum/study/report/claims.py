@@ -299,9 +299,10 @@ class Judge(Part):
     def claims(self) -> list[Claim]:
         """Return the verdicts on the claims that runs can test: speed, generalization, other tasks.
 
-        None where another optimizer than AdaMomentum is the reference: the paper claims nothing of it.
+        None where the study does not ask for them, or another optimizer than AdaMomentum is the reference: the paper
+        claims nothing of it.
         """
-        if self.study.optimizer(self.study.reference).name != PAPERS:
+        if not self.study.claims or self.study.optimizer(self.study.reference).name != PAPERS:
             return []
         return [self.speed(), self.generalization(), self.elsewhere()]
 
