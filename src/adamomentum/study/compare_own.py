@@ -98,12 +98,11 @@ class Incumbent:
             raise
         except ValueError as error:
             raise OptionError("--incumbent", f"{text!r}: {error}") from None
-        decay = numbers.get("weight_decay", entry.hyperparameters.get("weight_decay"))
-        if entry.name not in ("adamw", "adam") or (entry.name == "adam" and decay):
+        if entry.name not in ("adamw", "adam"):
             raise OptionError(
                 "--incumbent",
-                f"AdaMomentum takes the place of AdamW, or of Adam without weight_decay, at its setting; got {text!r}. "
-                f"Leave --incumbent out to tune both: --optimizers adamomentum,{entry.name}",
+                f"AdaMomentum takes the place of AdamW or Adam at its setting; got {text!r}. Leave --incumbent "
+                f"out to tune both: --optimizers adamomentum,{entry.name}",
             )
         return cls(entry.name, lr, numbers)
 
@@ -111,6 +110,8 @@ class Incumbent:
         """Return the optimizer and AdaMomentum in its place, at its learning rate or at ``points`` around it."""
         theirs = {**registry.get(self.name).hyperparameters, **self.hyperparameters}
         mine = {key: theirs[key] for key in CARRIED if key in theirs}
+        if self.name == "adam":  # whose decay is L2, a part of the gradient
+            mine["decoupled_weight_decay"] = False
         grid = tuple(float(f"{self.lr * 10 ** ((k - points // 2) / 2):.3g}") for k in range(points))
         grid = tuple(self.lr if k == points // 2 else lr for k, lr in enumerate(grid))
         return {
