@@ -35,23 +35,28 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 
 
+REPORTS = {"paper-mini/report/report.html": "report.html", "results/theory/theory.html": "results/theory/theory.html"}
+
+
 def _files_as_code(app, name, source):
     """Links to files of the repository, which the site has not, become their paths; its reports open as pages."""
     source[0] = re.sub(r"\[([^\]]*)\]\((?:\.\./)+([^)]*)\)", _link, source[0])
-    source[0] = re.sub(r"\[([^\]]*)\]\(([\w./-]*\.html)\)", r'<a href="\2">\1</a>', source[0])
-    source[0] = source[0].replace("`paper-mini/report/report.html`", '<a href="report.html">report.html</a>')
+    for path, place in REPORTS.items():
+        source[0] = source[0].replace(f"`{path}`", f'<a href="{place}">{Path(path).name}</a>')
 
 
-def _copy_reports(app, exception):
-    """Where the links expect them, with the figures that they show: Sphinx alone would offer them for download."""
+def _write_reports(app, exception):
+    """Where the links expect them: the numbers are kept, and what draws them is the library itself."""
     if exception or app.builder.format != "html":
         return
-    for pattern in ("*.html", "*.svg"):
-        for kept in (app.srcdir / "results").rglob(pattern):
-            place = app.outdir / kept.relative_to(app.srcdir)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(kept, place)
-    _write_report(app.srcdir / "results" / "paper-mini", Path(app.doctreedir), app.outdir / "results" / "report.html")
+    from adamomentum.theory.page import CLAIMS, redraw
+
+    results = app.srcdir / "results"
+    _write_report(results / "paper-mini", Path(app.doctreedir), app.outdir / "results" / "report.html")
+    theory = app.outdir / "results" / "theory"
+    theory.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(results / "theory" / CLAIMS, theory / CLAIMS)
+    redraw(Path(theory))
 
 
 def _write_report(trials, folder, place):
@@ -81,5 +86,5 @@ def _bars(app, what, name, obj, options, lines):
 
 def setup(app):
     app.connect("source-read", _files_as_code)
-    app.connect("build-finished", _copy_reports)
+    app.connect("build-finished", _write_reports)
     app.connect("autodoc-process-docstring", _bars)

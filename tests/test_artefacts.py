@@ -42,9 +42,8 @@ def listed() -> list[Path]:
 
 
 def links(page: Path) -> set[Path]:
-    """The files that a page in Markdown or HTML links or shows."""
-    text = page.read_text(encoding="utf-8")
-    addresses = re.findall(r"\]\(([^)#\s]+)" if page.suffix == ".md" else r'(?:src|href)="([^"#]+)"', text)
+    """The files that a page links or shows."""
+    addresses = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
     return {(page.parent / link).resolve() for link in addresses if not re.match(r"https?:|data:|mailto:", link)}
 
 
@@ -64,7 +63,7 @@ def test_an_entry_says_how_its_files_were_made(entry) -> None:
 
 def test_pages_link_what_is_kept() -> None:
     """Whatever is no page that somebody wrote: reports, pictures, numbers."""
-    for page in [*PAGES, *(path for path in KEPT if path.suffix == ".html")]:
+    for page in PAGES:
         for target in links(page):
             assert target.exists(), (page, target)
             if target.is_file() and target.is_relative_to(DOCS) and target.suffix not in (".md", ".toml", ".py"):
@@ -72,9 +71,8 @@ def test_pages_link_what_is_kept() -> None:
 
 
 def test_a_page_uses_what_is_kept() -> None:
-    """By a link, from a kept page too, or because the page of results tells how to take up the whole folder."""
-    used = set().union(*map(links, [*PAGES, *(path for path in KEPT if path.suffix == ".html")]))
-    assert (DOCS / "results" / "theory" / "theory.html") in used
+    """By a link, or because the page of results tells how to take up the whole folder."""
+    used = set().union(*map(links, PAGES))
     commands = (DOCS / "results" / "README.md").read_text(encoding="utf-8")
     for path in KEPT - used:
         assert f"adamomentum study import paper-mini {path.parent.relative_to(ROOT).as_posix()} " in commands, path
@@ -86,7 +84,6 @@ def test_nothing_is_kept_in_two_forms() -> None:
     things = [(forms[path.suffix], path.name.split(".")[0]) for path in KEPT if path.suffix in forms]
     assert len(things) == len(set(things))
     assert not any(path.suffix in (".pdf", ".parquet") for path in KEPT)
-    assert "<svg" not in (DOCS / "results" / "theory" / "theory.html").read_text(encoding="utf-8")
 
 
 def test_the_repository_is_light() -> None:
