@@ -75,7 +75,7 @@ class Trial:
         self.seed, self.device = context.seed, context.device
         self.lr, self.weight_decay = Relative(context.lr), Relative(context.weight_decay)
         self.rank, self.world = context.rank, context.world
-        self._build, self._folder = context.build_optimizer, context.folder
+        self._build, self._folder, self._teller = context.build_optimizer, context.folder, context.teller
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._optimizers: list[Optimizer] = []
         self._factors: list[list[float]] = []
@@ -160,6 +160,7 @@ class Trial:
                 f"trial.report was called at {MOST_POINTS:,} steps; call it where you evaluate, not each step"
             )
         self._last = None  # the time until the next step is not that of a step
+        self._tell()
         lost = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
         if lost and self.world == 1:  # several processes would wait for the one that has left
             raise Ended(f"trial.report({', '.join(lost)}) at step {self.step}")
@@ -317,6 +318,10 @@ class Trial:
         if self._last is not None and step > self._last[0]:
             self._gaps.append((now - self._last[1]) / (step - self._last[0]))
         self._last = step, now
+        self._tell()
+
+    def _tell(self) -> None:
+        self._teller.at(self.step, None, None, lambda: self.curve)
 
 
 def _column(name: str) -> str:
