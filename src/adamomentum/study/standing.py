@@ -110,8 +110,8 @@ class Teller:
             self._began = now, step
         if now < self._due:
             return
-        self._due = now + EVERY
         began, first = self._began
+        self._due = now + (EVERY if step > first else FIRST)  # before the second step there is no pace
         standing = Standing(
             trial_id=self._trial_id,
             machine=socket.gethostname(),
