@@ -31,7 +31,7 @@ Commands:
   doctor    which paths of the optimizer are available here, and why not where they are not
   memory    bytes that training takes by precision, and the largest models that fit
   bench     step time and memory beside other optimizers   pip install "adamomentum[bench]"
-  compare   four optimizers on small images                pip install "adamomentum[study]"
+  compare   optimizers on your own training, or on images  pip install "adamomentum[study]"
   study     optimizers compared by a study file            pip install "adamomentum[study]"
   theory    the paper's claims, decided by computation     pip install "adamomentum[study]"
 

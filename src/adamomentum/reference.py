@@ -34,7 +34,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["State", "rectification", "step", "white_noise_mean"]
+__all__ = ["State", "momentum_floor", "rectification", "step", "white_noise_mean"]
 
 Array = NDArray[np.float64]
 

@@ -102,6 +102,14 @@ def call(*arguments: object, code: int = 0) -> str:
     return " ".join(result.output.split())
 
 
+def test_where_to_log_is_checked_before_anything_is_trained(here) -> None:
+    (here / "fit.py").write_text(THREE_LINES)
+    printed = call("--train", "fit.py:main", "--log-to", "paper", code=1)
+    assert "Error: unknown --log-to 'paper'; allowed: tensorboard, wandb, mlflow" in printed
+    assert "unknown --log-to 'paper'" in call("--log-to", "paper", "--out", here / "images", code=1)
+    assert not list(here.glob("*/**/store"))
+
+
 def test_a_usual_script_is_compared_by_three_changed_lines_and_one_that_takes_the_trial(here) -> None:
     added = [line for line in difflib.ndiff(USUAL.splitlines(), THREE_LINES.splitlines()) if line.startswith("+ ")]
     assert len(added) == 4
@@ -187,12 +195,13 @@ def test_a_search_around_an_incumbent_is_as_wide_for_both() -> None:
     [
         ("adamw", "'adamw' does not say lr, e.g. adamw:lr=3e-4"),
         ("adamw:3e-4", "'adamw:3e-4' is not NAME:lr=LR,..., e.g. adamw:lr=3e-4,weight_decay=0.1"),
-        ("adamw:lr=fast", "lr=fast in 'adamw:lr=fast' is no number"),
-        ("adamw:lr=-1", "default_lr of .*must be positive|'adamw:lr=-1': "),
+        ("adamw:lr=fast", "lr=fast in 'adamw:lr=fast' is no finite number"),
+        ("adamw:lr=-1", "lr in 'adamw:lr=-1' must be one number above 0"),
+        ("adamw:lr=1e-3,1e-2", "lr in 'adamw:lr=1e-3,1e-2' must be one number above 0"),
+        ("adamw:lr=1e-3,eps=inf", "eps=inf in .* is no finite number"),
         ("adamw:lr=1e-3,momentum=0.9", "has no hyper-parameter"),
         ("adan:lr=1e-3", "unknown optimizer 'adan'; allowed: adamomentum, "),
         ("sgdm:lr=0.1", "Leave --incumbent out to tune both: --optimizers adamomentum,sgdm"),
-        ("adam:lr=1e-3,weight_decay=0.1", "or of Adam without weight_decay"),
     ],
 )
 def test_an_incumbent_that_cannot_be_used(text, message) -> None:
@@ -201,7 +210,9 @@ def test_an_incumbent_that_cannot_be_used(text, message) -> None:
     assert caught.value.option == "--incumbent"
 
 
-def test_adam_without_decay_is_an_incumbent() -> None:
+def test_adams_decay_stays_a_part_of_the_gradient() -> None:
+    mine = study_of("adam:lr=1e-3,weight_decay=1e-4").optimizer("adamomentum").hyperparameters
+    assert (mine["weight_decay"], mine["decoupled_weight_decay"]) == (1e-4, False)
     assert study_of("adam:lr=1e-3").optimizer("adamomentum").hyperparameters["weight_decay"] == 0
 
 
@@ -251,6 +262,11 @@ def test_arguments_and_what_is_watched(tmp_path, monkeypatch) -> None:
         "sizes": (1, 2),
         "path": "a=b",
     }
+    for value in ('{"a": 1}', "[[1, 2]]"):
+        with pytest.raises(OptionError, match="sizes: must be a number, text, true or false, or a list of such values"):
+            params_of("fit.py:main", [], [f"sizes={value}"])
+    with pytest.raises(OptionError, match="rate: must be finite"):
+        params_of("fit.py:main", [], ["rate=NaN"])
     for wrong in (["width"], ["wi dth=3"], ["train=x"], ["a=1", "a=2"]):
         with pytest.raises(OptionError, match=r"must be KEY=VALUE, a KEY once, e.g. width=64, got "):
             params_of("fit.py:main", [], wrong)

@@ -16,6 +16,18 @@ space = { lr = { low = 1e-5, high = 1e-2 } }
 eps_placement = "inside"
 """
 
+OWN_FUNCTION = """
+name = "mine"
+[optimizers]
+adamomentum = {}
+adamw = {}
+[[tasks]]
+name = "mine"
+family = "own"
+params = { train = "my_train.py:train", watch = ["data"], width = 8 }
+metrics = [{ key = "accuracy", better = "higher" }]
+"""
+
 
 def first(study: Study, task: str, role: str, optimizer: str, device: str) -> Planned:
     """The first such trial that is planned before anything is finished; the data is a fingerprint of zeros."""
@@ -51,3 +63,10 @@ def test_a_trial_of_a_smoke_run() -> None:
 def test_trials_of_an_own_optimizer(role, trial_id) -> None:
     text = MINI.replace('base = "adam"\ncontrol = true\n', OWN).replace("hyperparameters = { eps = 1e-6 }", "")
     assert first(studyfile.parse(text, "mini"), "two", role, "plain", "cpu").spec.trial_id == trial_id
+
+
+def test_a_trial_of_an_own_function_and_its_repeat() -> None:
+    """Its content is in the fingerprint, which is zeros here; its place is nowhere."""
+    study = studyfile.parse(OWN_FUNCTION, "mine")
+    assert first(study, "mine", "tune", "adamw", "cpu").spec.trial_id == "0bf6420ccd3217ef"
+    assert first(study, "mine", "repeat", "adamomentum", "cpu").spec.trial_id == "3c630ad2d6c17986"

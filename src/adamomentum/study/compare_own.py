@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adamomentum.study import registry, tasks
+from pydantic import TypeAdapter, ValidationError
+
+from adamomentum.study import faults, registry, tasks
 from adamomentum.study.drop_in import DROP_IN
 from adamomentum.study.spec import Value
 from adamomentum.study.stages import CARRIED
@@ -79,25 +82,27 @@ class Incumbent:
             try:
                 each = tuple(float(number) for number in given)
             except ValueError:
-                raise OptionError("--incumbent", f"{key}={','.join(given)} in {text!r} is no number") from None
+                each = (math.nan,)
+            if not all(map(math.isfinite, each)):
+                raise OptionError("--incumbent", f"{key}={','.join(given)} in {text!r} is no finite number")
             numbers[key] = each if len(each) > 1 else each[0]
         try:
             entry = registry.get(name.strip().lower())
             lr = numbers.pop("lr", None)
             if lr is None:
                 raise OptionError("--incumbent", f"{text!r} does not say lr, e.g. {name}:lr=3e-4")
-            entry.changed(hyperparameters=numbers, default_lr=lr)
-            entry.spec(lr)
+            if isinstance(lr, tuple) or lr <= 0:
+                raise OptionError("--incumbent", f"lr in {text!r} must be one number above 0")
+            entry.changed(hyperparameters=numbers)
         except OptionError:
             raise
         except ValueError as error:
-            raise OptionError("--incumbent", f"{text!r}: {str(error).splitlines()[0]}") from None
-        decay = numbers.get("weight_decay", entry.hyperparameters.get("weight_decay"))
-        if entry.name not in ("adamw", "adam") or (entry.name == "adam" and decay):
+            raise OptionError("--incumbent", f"{text!r}: {error}") from None
+        if entry.name not in ("adamw", "adam"):
             raise OptionError(
                 "--incumbent",
-                f"AdaMomentum takes the place of AdamW, or of Adam without weight_decay, at its setting; got {text!r}. "
-                f"Leave --incumbent out to tune both: --optimizers adamomentum,{entry.name}",
+                f"AdaMomentum takes the place of AdamW or Adam at its setting; got {text!r}. Leave --incumbent "
+                f"out to tune both: --optimizers adamomentum,{entry.name}",
             )
         return cls(entry.name, lr, numbers)
 
@@ -105,6 +110,8 @@ class Incumbent:
         """Return the optimizer and AdaMomentum in its place, at its learning rate or at ``points`` around it."""
         theirs = {**registry.get(self.name).hyperparameters, **self.hyperparameters}
         mine = {key: theirs[key] for key in CARRIED if key in theirs}
+        if self.name == "adam":  # whose decay is L2, a part of the gradient
+            mine["decoupled_weight_decay"] = False
         grid = tuple(float(f"{self.lr * 10 ** ((k - points // 2) / 2):.3g}") for k in range(points))
         grid = tuple(self.lr if k == points // 2 else lr for k, lr in enumerate(grid))
         return {
@@ -125,7 +132,7 @@ def metric_of(name: str, higher: bool | None) -> MetricEntry:
     """
     if higher is None and HIGHER.search(name.lower()):
         raise OptionError("--metric", f"is a higher {name} better? Say --higher, or --lower if not")
-    if not name.isidentifier():
+    if not (name.isidentifier() and name.isascii()):
         raise OptionError("--metric", f"must be a name that the function reports and returns, e.g. loss, got {name!r}")
     return MetricEntry(key=name, better="higher" if higher else "lower")
 
@@ -154,7 +161,11 @@ def params_of(train: str, watch: Sequence[Path], arguments: Sequence[str]) -> tu
             read = json.loads(value)
         except ValueError:
             read = value
-        params[key] = tuple(read) if isinstance(read, list) else read
+        try:
+            params[key] = TypeAdapter(Value).validate_python(read)
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_context=False)[0]
+            raise OptionError("--arg", faults.line(fault, key)) from None
     return path.parent, params
 
 

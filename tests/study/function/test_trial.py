@@ -227,18 +227,6 @@ def test_steps_of_other_optimizers_are_noticed() -> None:
     assert (trial.step, trial.numbers["steps_of_others"]) == (1, 2.0)
 
 
-def test_time_between_steps_without_evaluations(monkeypatch) -> None:
-    clock = iter([0.0, 1.0, 2.0, 3.0, 50.0, 51.0])  # at its beginning, and after each step
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    trial = trial_of()
-    for k in range(1, 4):
-        trial.at(k)
-    trial.report(loss=1.0)
-    trial.at(4)
-    trial.at(6)
-    assert trial.timing == {"ms_per_step": 1000.0, "train_seconds": 6.0}
-
-
 def test_a_folder(tmp_path) -> None:
     with trial_of(folder=tmp_path / "files" / "id") as trial:
         (trial.folder / "model.pt").write_text("x")
@@ -265,3 +253,5 @@ def test_what_it_knows() -> None:
     trial = trial_of(rank=1, world=2)
     assert (trial.seed, trial.device, trial.lr, trial.rank, trial.world) == (5, torch.device("cpu"), 0.01, 1, 2)
     trial.report(loss=math.nan)  # others train with it: they would wait for ever
+    trial.report(loss=math.inf)
+    assert trial.lost == "trial.report(loss=nan) at step 0"

@@ -65,7 +65,8 @@ class Own(Whole):
                     raise
                 diverged = f"{type(error).__name__}: {error}"
             if not diverged:
-                diverged = _fault(tested) or ("the parameters are not finite at the end" if trial.broken() else "")
+                broken = "the parameters are not finite at the end" if trial.broken() else ""
+                diverged = trial.lost or _fault(tested) or broken
             trial.check(tested, complete=not diverged)
         final: dict[str, Number] = {**trial.last, **trial.numbers}
         if context.stage == "final":

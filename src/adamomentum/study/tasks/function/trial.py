@@ -6,9 +6,7 @@ Tested in tests/study/function/test_trial.py.
 from __future__ import annotations
 
 import math
-import statistics
 import tempfile
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from adamomentum.study.numbers import Number, number
 from adamomentum.study.tasks.base import WholeContext
+from adamomentum.study.tasks.function.clock import StepClock
 
 FACTORS = ("lr_factor", "weight_decay_factor")
 MOST_POINTS = 10_000
@@ -84,9 +83,8 @@ class Trial:
         self._said = 0  # the last step that `at` was told
         self._steps: dict[int, int] = {}  # steps made, by optimizer
         self._others: dict[str, int] = {}  # steps of optimizers that are not the trial's, by class
-        self._gaps: list[float] = []
-        self._last: tuple[int, float] | None = None  # step and time of what was timed last
-        self._began = self._ended = time.perf_counter()
+        self._clock = StepClock(context.device)
+        self.lost = ""  # the first report of a value that is not finite
         self._hook: RemovableHandle | None = None
 
     # --- for the user's function ---
@@ -159,11 +157,13 @@ class Trial:
             raise ValueError(
                 f"trial.report was called at {MOST_POINTS:,} steps; call it where you evaluate, not each step"
             )
-        self._last = None  # the time until the next step is not that of a step
+        self._clock.pause()
         self._tell()
         lost = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
-        if lost and self.world == 1:  # several processes would wait for the one that has left
-            raise Ended(f"trial.report({', '.join(lost)}) at step {self.step}")
+        if lost:
+            self.lost = self.lost or f"trial.report({', '.join(lost)}) at step {self.step}"
+            if self.world == 1:  # several processes would wait for the one that has left
+                raise Ended(self.lost)
 
     def at(self, step: int) -> None:
         """Say that so many optimizer steps are made, where ``step()`` of the trial's optimizer is not called for each.
@@ -174,7 +174,7 @@ class Trial:
         if step < self.step:
             raise ValueError(f"trial.at({step}): the trial is at step {self.step} already")
         self._said = int(step)
-        self._time()
+        self._tick()
 
     # --- for the engine ---
 
@@ -260,11 +260,9 @@ class Trial:
 
     @property
     def timing(self) -> dict[str, float]:
-        """Milliseconds a step, and seconds of training without evaluations, from the times between steps."""
-        # Where each step is reported on there is no time between two that is the step's alone.
-        whole = (self._ended - self._began) / max(1, self.step)
-        typical = statistics.median(self._gaps) if self._gaps else whole
-        return {"ms_per_step": 1e3 * typical, "train_seconds": typical * self.step}
+        """Milliseconds a step, and seconds of training without evaluations."""
+        seconds = self._clock.seconds()
+        return {"ms_per_step": 1e3 * seconds, "train_seconds": seconds * self.step}
 
     def _group(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return a group of the user's with factors instead of a rate of its own."""
@@ -310,14 +308,10 @@ class Trial:
             if factor:
                 self._peaks[which, k] = max(self._peaks.get((which, k), 0.0), float(group["lr"]) / factor)
         if self.step > before:
-            self._time()
+            self._tick()
 
-    def _time(self) -> None:
-        now, step = time.perf_counter(), self.step
-        self._ended = now
-        if self._last is not None and step > self._last[0]:
-            self._gaps.append((now - self._last[1]) / (step - self._last[0]))
-        self._last = step, now
+    def _tick(self) -> None:
+        self._clock.tick(self.step)
         self._tell()
 
     def _tell(self) -> None:
