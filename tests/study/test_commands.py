@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from study.arrays import make_arrays
-from study.mini import MINI, fingerprints, written
+from study.mini import MINI, fake_result, fingerprints, written
 from study.standings import of
 from typer.testing import CliRunner
 
@@ -358,6 +358,16 @@ def test_json_is_all_that_is_printed(tmp_path) -> None:
     (tmp_path / "mini.toml").write_text("no study")
     result = runner.invoke(app, ["status", *place, "--json"])
     assert (result.exit_code, result.stdout) == (1, "")
+
+
+def test_a_trial_by_its_id_says_how_far_it_is_too(tmp_path, monkeypatch) -> None:
+    folder, seen = written(tmp_path / "out", upto=20), []
+    (tmp_path / "mini.toml").write_text(MINI)
+    planned, results = folder.results()
+    key = next(key for key in planned.by_id if key not in results)
+    monkeypatch.setattr(commands, "run_planned", lambda spec, setup: seen.append(setup) or fake_result(0.5))
+    call("trial", tmp_path / "mini.toml", key, "--out", folder.root)
+    assert [setup.running for setup in seen] == [folder.running]
 
 
 def test_status_shows_what_runs(tmp_path, monkeypatch) -> None:

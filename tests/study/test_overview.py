@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from study.function.functions import STUDY as OWN
 from study.mini import MINI, fake_result, fingerprints, written
 from study.standings import of
 
+import adamomentum
 from adamomentum.study import overview
 from adamomentum.study.engine import DataInfo, Folder, write_data
 from adamomentum.study.stages import plan
@@ -104,6 +107,38 @@ def test_a_status_with_all_that_can_happen(tmp_path) -> None:
         "process": under_way.process,
     }
     assert overview.of_status(written(tmp_path / "whole"), *written(tmp_path / "whole").results())["complete"]
+
+
+def test_the_docs_name_every_key(tmp_path) -> None:
+    page = Path(adamomentum.__file__).parents[2] / "docs" / "study.md"
+    if not page.exists():
+        pytest.skip("needs the repository, got an installed package")
+    section = page.read_text().split("`--json` prints one object")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", "\n".join(line for line in section.splitlines() if line.startswith("|"))))
+    folder = written(tmp_path / "out")
+    planned, _ = folder.results()
+    diverged, failed = [t.spec for t in planned.trials if t.role == "final"][:2]
+    folder.store.put(diverged, fake_result(None))
+    folder.store.path(failed.trial_id).unlink()
+    folder.store.put(failed, TrialResult(status="error", error="boom"))
+    of(folder.running, failed.trial_id)  # it is tried again
+    planned, results = folder.results()
+    said = [
+        overview.of_status(folder, planned, results),
+        overview.of_plan(folder.study, planned, results, 1),
+        overview.of_ids(planned.by_id, 0),
+    ]
+    assert said[0]["running"] and said[0]["failed"] and said[0]["diverged"] and said[0]["choices"]
+    kinds = {"roles", "not_planned_yet", "setting", "unknown"}  # whose keys are names of the study
+
+    def keys(value) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(keys, value))
+        if not isinstance(value, dict):
+            return set()
+        return value.keys() | set().union(*(keys(each) for key, each in value.items() if key not in kinds))
+
+    assert keys(said) == named - {"plan", "status"}
 
 
 def test_steps_of_the_users_own_function_are_those_of_its_finished_trials(tmp_path) -> None:

@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from study.function.functions import STUDY, changed, script, spec_of
 from study.standings import of
 
-from adamomentum.study import standing
+from adamomentum.study import standing, trial
 from adamomentum.study.checkpoint import Checkpoints
+from adamomentum.study.group import Group
 from adamomentum.study.standing import Standing, Teller, clear, standings
 from adamomentum.study.trial import run_trial
 
@@ -56,6 +58,12 @@ def test_a_trial_says_each_step_and_leaves_nothing(eager, make_spec, tiny_data, 
     assert eager[0].seconds_per_step is None
     assert all(each.seconds_per_step > 0 for each in eager[1:])
     assert list((tmp_path / "running").iterdir()) == []
+
+
+def test_of_several_processes_the_first_says_it(eager, monkeypatch, make_spec, tiny_data, tmp_path) -> None:
+    monkeypatch.setattr(trial.Group, "of_this_process", lambda spec: Group(torch.device("cpu"), rank=1))
+    run_trial(make_spec(), tiny_data, running=tmp_path / "running")
+    assert eager == []
 
 
 def test_a_short_trial_writes_nothing(make_spec, tiny_data, tmp_path) -> None:
