@@ -201,6 +201,55 @@ def test_what_is_finished_is_kept_when_it_is_stopped(npz, tmp_path, how, inline)
     assert all(stored(out)[name] == when for name, when in kept.items())
 
 
+ASKED = [
+    ("adamomentum stu", "study"),
+    ("adamomentum study st", "status"),
+    ("adamomentum study status --j", "--json"),
+    ("adamomentum compare --log", "--log-to"),
+]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(("words", "expected"), ASKED)
+def test_a_shell_completes_commands_and_options(shell, words, expected) -> None:
+    """What it asks, by the variables that its script sets."""
+    asked = {command_line.COMPLETION: f"complete_{shell}", "COMP_WORDS": words, "_TYPER_COMPLETE_ARGS": words,
+             "COMP_CWORD": str(len(words.split()) - 1), "_TYPER_COMPLETE_FISH_ACTION": "get-args"}  # fmt: skip
+    result = CliRunner().invoke(command_line._whole_app(), [], prog_name="adamomentum", env=asked)
+    assert result.exit_code == 0
+    offered = {"study", "status", "--json", "--log-to", "compare", "run"} & set(re.findall(r"[\w-]+", result.stdout))
+    assert expected in offered
+    assert not {"compare", "run"} & offered
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_script_that_is_printed_works_in_a_shell(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # tests run in none
+    shown = CliRunner().invoke(command_line._whole_app(), ["--show-completion", "bash"], prog_name="adamomentum")
+    assert shown.exit_code == 0
+    program = tmp_path / "adamomentum"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m adamomentum "$@"\n')
+    program.chmod(0o755)
+    asks = (
+        f"{shown.stdout}\nCOMP_WORDS=(adamomentum study pl); COMP_CWORD=2\n"
+        f'_adamomentum_completion {program}; echo "<${{COMPREPLY[*]}}>"'
+    )
+    done = subprocess.run(["bash", "--norc", "-c", asks], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("<plan>\n", "")
+
+
+def test_a_shell_is_told_nothing_where_an_extra_is_missing(monkeypatch, capsys) -> None:
+    def missing():
+        raise ModuleNotFoundError(name="rich")
+
+    monkeypatch.setattr(command_line, "_whole_app", missing)
+    monkeypatch.setattr(sys, "argv", ["adamomentum"])
+    monkeypatch.setenv(command_line.COMPLETION, "complete_bash")
+    with pytest.raises(SystemExit, match="1"):
+        command_line.main()
+    assert capsys.readouterr() == ("", "")
+
+
 SIGNALS = """
 import atexit, os, signal, sys
 from adamomentum.cli import stop_as_by_ctrl_c

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ STUDY_EXTRA = {
     "jinja2", "matplotlib", "pandas", "PIL", "platformdirs", "pyarrow", "pydantic", "pytorch_optimizer", "rich",
     "sacrebleu", "scipy", "sentencepiece", "tomli", "torch", "typer",
 }  # fmt: skip
+
+# typer's: a shell sets it to ask what may come next.
+COMPLETION = "_ADAMOMENTUM_COMPLETE"
 
 # What can be said without typer and the modules of the commands.
 HELP = """Usage: adamomentum COMMAND [OPTIONS]
@@ -58,6 +62,8 @@ def main() -> None:
         extra, needs = ("bench", BENCH_EXTRA) if bench else ("study", STUDY_EXTRA)
         if (error.name or "").partition(".")[0] not in needs:
             raise
+        if COMPLETION in os.environ:  # what is printed would be taken for suggestions
+            sys.exit(1)
         if sys.argv[1:] in ([], ["--help"]):
             print(HELP)
             return
@@ -105,7 +111,7 @@ def _whole_app() -> typer.Typer:
     from adamomentum.study.compare import compare
     from adamomentum.theory.cli import theory
 
-    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
     def callback(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
         """AdaMomentum: Adam whose second moment averages the square of the momentum."""

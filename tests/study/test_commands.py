@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from study.arrays import make_arrays
-from study.mini import MINI, fingerprints, written
+from study.mini import MINI, fake_result, fingerprints, written
+from study.standings import of
 from typer.testing import CliRunner
 
 from adamomentum.study import commands, running
@@ -332,6 +333,84 @@ def test_ids_of_open_trials_are_one_a_line_and_nothing_else(tmp_path) -> None:
     whole = written(tmp_path / "whole")
     result = runner.invoke(app, ["plan", str(tmp_path / "mini.toml"), "--ids", "--out", str(whole.root)])
     assert (result.stdout, result.stderr) == ("", "")
+
+
+def test_json_is_all_that_is_printed(tmp_path) -> None:
+    folder = written(tmp_path / "out", upto=20)
+    (tmp_path / "mini.toml").write_text(MINI)
+    planned, results = folder.results()
+    damaged = folder.store.path(next(iter(results)))
+    damaged.write_text("{")
+    results.pop(damaged.stem)
+    key = next(t.spec.trial_id for t in planned.trials if t.spec.trial_id not in results)
+    of(folder.running, key)
+    place = [str(tmp_path / "mini.toml"), "--out", str(folder.root)]
+    for command in (["plan"], ["plan", "--ids"], ["status"]):
+        result = runner.invoke(app, [*command, *place, "--json"])
+        assert result.exit_code == 0
+        assert f"Warning: {damaged} is not usable" in result.stderr.replace("\n", "")
+        said = json.loads(result.stdout)
+        if command == ["plan", "--ids"]:
+            assert said["trials"][0]["id"] == damaged.stem
+        else:
+            assert sum(row["done"] for row in said["tasks"]) == len(results)
+    assert [row["id"] for row in said["running"]] == [key]
+    (tmp_path / "mini.toml").write_text("no study")
+    result = runner.invoke(app, ["status", *place, "--json"])
+    assert (result.exit_code, result.stdout) == (1, "")
+
+
+def test_a_trial_by_its_id_says_how_far_it_is_too(tmp_path, monkeypatch) -> None:
+    folder, seen = written(tmp_path / "out", upto=20), []
+    (tmp_path / "mini.toml").write_text(MINI)
+    planned, results = folder.results()
+    key = next(key for key in planned.by_id if key not in results)
+    monkeypatch.setattr(commands, "run_planned", lambda spec, setup: seen.append(setup) or fake_result(0.5))
+    call("trial", tmp_path / "mini.toml", key, "--out", folder.root)
+    assert [setup.running for setup in seen] == [folder.running]
+
+
+def test_status_shows_what_runs(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    folder = written(tmp_path / "out", upto=20)
+    (tmp_path / "mini.toml").write_text(MINI)
+    assert "running" not in call("status", tmp_path / "mini.toml", "--out", folder.root)
+    planned, results = folder.results()
+    t = next(t for t in planned.trials if t.spec.trial_id not in results)
+    curve = {"step": [3.0], "train_loss": [0.75], "val_accuracy": [0.25]}
+    of(
+        folder.running,
+        t.spec.trial_id,
+        machine="[gpu]",
+        step=4,
+        steps=60,
+        loss=0.625,
+        seconds_per_step=100.0,
+        curve=curve,
+    )
+    printed = call("status", tmp_path / "mini.toml", "--out", folder.root)
+    row = rf"{t.spec.trial_id} {t.task} \S.* {t.role} {t.spec.optimizer.lr:g} 4 of 60 0.625 25.00 % 1:33:\d\d"
+    assert re.search(rf"{row} 0:00:0\d ago on \[gpu\]", printed), printed
+    of(folder.running, t.spec.trial_id, steps=None, loss=None, seconds_per_step=None)
+    assert re.search(
+        rf"{t.spec.trial_id} .* 10 - - - 0:00:0\d ago on", call("status", tmp_path / "mini.toml", "--out", folder.root)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("tensorboard", "tensorboard"), ("wandb", "wandb"), ("mlflow", "mlflow")]
+)
+def test_where_to_log_is_checked_first(files, tmp_path, monkeypatch, name, package) -> None:
+    study, data, _ = files
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    arguments = ("run", study, "--data", f"folder={data}", "--out", tmp_path / "out")
+    printed = call(*arguments, "--log-to", name, code=1)
+    assert f"Error: --log-to {name} needs {package}, which is not installed: pip install {name}" in printed
+    assert "unknown --log-to 'paper'; allowed: tensorboard, wandb, mlflow" in call(
+        *arguments, "--log-to", "paper", code=1
+    )
+    assert not (tmp_path / "out" / "store").exists()
 
 
 def test_trials_by_their_ids_alone_make_a_folder_that_can_be_exported(tiny_npz, tmp_path) -> None:

@@ -102,6 +102,14 @@ def call(*arguments: object, code: int = 0) -> str:
     return " ".join(result.output.split())
 
 
+def test_where_to_log_is_checked_before_anything_is_trained(here) -> None:
+    (here / "fit.py").write_text(THREE_LINES)
+    printed = call("--train", "fit.py:main", "--log-to", "paper", code=1)
+    assert "Error: unknown --log-to 'paper'; allowed: tensorboard, wandb, mlflow" in printed
+    assert "unknown --log-to 'paper'" in call("--log-to", "paper", "--out", here / "images", code=1)
+    assert not list(here.glob("*/**/store"))
+
+
 def test_a_usual_script_is_compared_by_three_changed_lines_and_one_that_takes_the_trial(here) -> None:
     added = [line for line in difflib.ndiff(USUAL.splitlines(), THREE_LINES.splitlines()) if line.startswith("+ ")]
     assert len(added) == 4

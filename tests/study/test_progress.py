@@ -9,6 +9,7 @@ import time
 import pytest
 from rich.console import Console
 from study.mini import MINI, fake_result, fingerprints
+from study.standings import of
 
 from adamomentum.study import progress, stages
 from adamomentum.study.engine import Round
@@ -72,6 +73,24 @@ def test_a_log_has_a_line_where_something_ended_and_one_now_and_then_in_a_silenc
     assert all(line.startswith("1 of ") for line in lines[1:-1])
     assert watch.trained == 2
     assert watch.place == f"2 of {total}"
+
+
+def test_in_a_silence_a_log_says_how_far_the_running_trials_are(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+    monkeypatch.setattr(progress, "SILENCE", 0.0)
+    console = Console(file=io.StringIO(), width=200)
+    now, (first, second) = planned(STUDY, 2)
+    of(tmp_path, first.spec.trial_id, step=512, steps=1000)
+    of(tmp_path, second.spec.trial_id, step=7, steps=None)
+    of(tmp_path, "f" * 16)
+    with Watch(STUDY, 2, console, tmp_path) as watch:
+        watch.on_round(now)
+        wait_for(console, "running: ")
+    [line, *_] = [line for line in console.file.getvalue().splitlines() if "running: " in line]
+    steps = {first.spec.trial_id: "512 of 1000", second.spec.trial_id: "7"}
+    labels = {t.spec.trial_id: stages.label(STUDY, t.optimizer) for t in (first, second)}
+    said = [f"one, {labels[key]}, tune at step {steps[key]}" for key in sorted(steps)]
+    assert line.endswith(f" trials; running: {'; '.join(said)}")
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,18 +17,27 @@ from rich.text import Text
 
 from adamomentum.cores import available_cores
 from adamomentum.devices import check_device
-from adamomentum.study import archive, own, stages, studyfile, tasks
+from adamomentum.study import archive, overview, own, stages, studyfile, tasks
 from adamomentum.study.checkpoint import Checkpoints
 from adamomentum.study.data.base import DataError
 from adamomentum.study.engine import NO_DATA, Folder, check_optimizers, keep
-from adamomentum.study.estimate import left
-from adamomentum.study.running import Failed, default_workers, executor_of, run_and_report, told, write_report
+from adamomentum.study.estimate import duration, left
+from adamomentum.study.running import (
+    Failed,
+    LogTo,
+    default_workers,
+    executor_of,
+    run_and_report,
+    setup_of,
+    told,
+    write_report,
+)
 from adamomentum.study.stages import ROLES, Plan
 from adamomentum.study.store import Store, as_record, reason
 from adamomentum.study.studyfile import Study
 from adamomentum.study.trial import TrialResult
-from adamomentum.study.work import Setup, run_planned, source_name
-from adamomentum.terminal import say
+from adamomentum.study.work import run_planned, source_name
+from adamomentum.terminal import print_table, say
 
 PACKAGES = ("torch", "scipy", "pandas", "pyarrow", "pytorch-optimizer", "sacrebleu", "sentencepiece", "ray")
 
@@ -47,6 +55,7 @@ Out = Annotated[
 Smoke = Annotated[bool, typer.Option("--smoke", help="The smallest budget that runs everything.")]
 Only = Annotated[str, typer.Option("--tasks", help="Comma-separated: these tasks of the study alone.")]
 Device = Annotated[str, typer.Option(help="Kind of device the trials train on: cpu, cuda or mps.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead, and nothing else.")]
 
 
 def _folder(source: str, smoke: bool, only: str, out: Path | None) -> Folder:
@@ -99,6 +108,7 @@ def plan(
             "(--data) if no run has done so here.",
         ),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what would be run, and how long it would take, without running it."""
     console, errors = Console(), Console(stderr=True)
@@ -107,30 +117,40 @@ def plan(
         study = folder.study
         sources = _sources(source, study, data or [])
         if ids:
-            _print_ids(folder, sources, device, console, errors)
+            _print_ids(folder, sources, device, as_json, errors)
             return
         known = folder.data()
         for entry in study.tasks:
             # Counting needs no data, so none is downloaded for it.
             known.setdefault(entry.name, NO_DATA)
         plan, results = folder.results(device, known)
+        count = workers or available_cores()
+        if as_json:
+            _print_json(overview.of_plan(study, plan, results, count))
+            return
         say(console, f"{study.name} ({study.hash}): {study.title}")
         console.print(_plan_table(study, plan, results))
-        count = workers or available_cores()
         source_of = "finished trials" if results else "what the study declares"
         rest = left(study, plan, results)
         how = f" with {count} trials at a time, estimated from {source_of}"
         say(console, f"Left: {rest.text(count, how)}." if rest.trials else "Nothing left.")
 
 
-def _print_ids(folder: Folder, sources: Mapping[str, Path], device: str, console: Console, errors: Console) -> None:
+def _print_json(content: Mapping[str, object]) -> None:
+    print(json.dumps(content, indent=1, allow_nan=False))
+
+
+def _print_ids(folder: Folder, sources: Mapping[str, Path], device: str, as_json: bool, errors: Console) -> None:
     """Print the trials that ``trial`` would run now; what is to be said besides goes to standard error."""
     _prepare_unknown(folder, sources, lambda text: say(errors, text))
     plan, results = folder.results(device)
     open_now = {key: t for key, t in plan.by_id.items() if key not in results}
-    for key, t in open_now.items():
-        say(console, f"{key} {t.task} {t.role} {t.optimizer}")
     later = plan.open.total()
+    if as_json:
+        _print_json(overview.of_ids(open_now, later))
+        return
+    for key, t in open_now.items():
+        say(Console(), f"{key} {t.task} {t.role} {t.optimizer}")
     if later:
         say(errors, f"{len(open_now)} trials can be run now, up to {later} more when those are finished")
 
@@ -146,16 +166,11 @@ def _plan_table(study: Study, plan: Plan, results: Mapping[str, TrialResult]) ->
     # Only the user's own training is ever run once more.
     roles = [role for role in ROLES if role != "repeat" or any(t.role == role for t in plan.trials)]
     table = Table("task", *roles, "done", "left", title_justify="left")
-    for entry in study.tasks:
-        unique = {t.spec.trial_id: t for t in plan.trials if t.task == entry.name}
-        counts = Counter(t.role for t in plan.trials if t.task == entry.name)
-        done = sum(key in results for key in unique)
-        cells = (entry.name, *(str(counts[role]) for role in roles), str(done), str(len(unique) - done))
+    for row in overview.counts(study, plan, results):
+        cells = (row["task"], *(str(row["roles"][role]) for role in roles), str(row["done"]), str(row["left"]))
         table.add_row(*map(Text, cells))
     if plan.open:
-        waiting = Counter[str]()
-        for (role, _, _), count in plan.open.items():
-            waiting[role] += count
+        waiting = overview.not_planned_yet(plan)
         table.add_row("not planned yet (at most)", *(str(waiting[role] or "") for role in roles), "", "")
     return table
 
@@ -196,6 +211,7 @@ def run(
         float | None,
         typer.Option(min=0.5, help="Memory that the process of a trial may hold (Linux); one that wants more fails."),
     ] = None,
+    log_to: LogTo = None,
 ) -> None:
     """Run what is not done yet, then write the report. The same command goes on after any interruption."""
     errors = Console(stderr=True)
@@ -206,13 +222,12 @@ def run(
         check_device(device)
         modules = _beside(source, study)
         memory = None if memory_gb is None else round(memory_gb * 2**30)
-        files = folder.files.resolve()
-        setup = Setup(sources, folder.checkpoints.resolve(), 60 * checkpoint_minutes, memory, modules, files)
+        setup = setup_of(folder, sources, checkpoint_seconds=60 * checkpoint_minutes, memory=memory, modules=modules)
         count = workers or default_workers(study, device)
         with folder.locked():
             say(Console(), f"{study.name} ({study.hash}) in {folder.root}")
             start = partial(executor_of, executor, setup, count, address, device)
-            run_and_report(folder, setup, start, count, device, errors)
+            run_and_report(folder, setup, start, count, device, errors, log_to or ())
 
 
 @app.command()
@@ -228,14 +243,23 @@ def report(
 
 @app.command()
 def status(
-    source: Source = "paper-mini", out: Out = None, smoke: Smoke = False, only: Only = "", device: Device = "cpu"
+    source: Source = "paper-mini",
+    out: Out = None,
+    smoke: Smoke = False,
+    only: Only = "",
+    device: Device = "cpu",
+    as_json: AsJson = False,
 ) -> None:
-    """Say what is finished, what is left, what was chosen and what failed."""
+    """Say what is finished, what runs and how far it is, what is left, what was chosen and what failed."""
     console = Console()
     with told(Console(stderr=True)):
         folder = _folder(source, smoke, only, out)
         study = folder.study
         plan, results = folder.results(device)
+        now = overview.of_status(folder, plan, results)
+        if as_json:
+            _print_json(now)
+            return
         say(console, f"{study.name} ({study.hash}) in {folder.root}")
         console.print(_plan_table(study, plan, results))
         if plan.choices:
@@ -247,14 +271,33 @@ def status(
                 cells = (task, stages.label(study, name), chosen, score, ", ".join(choice.edges))
                 table.add_row(*map(Text, cells))  # a label may hold brackets, which are markup in plain strings
             console.print(table)
-        diverged = Counter((t.task, t.optimizer) for t in plan.trials
-                           if (r := results.get(t.spec.trial_id)) and r.status == "diverged")  # fmt: skip
-        for (task, name), count in diverged.items():
-            say(console, f"{count} diverged: {task} {name}")
-        for spec, result in folder.store.failures():
-            say(console, f"Failed: {spec.trial_id} {spec.optimizer.name}: {result.last_line}")
+        if now["running"]:
+            print_table(console, "", RUNNING, [_running_cells(study, row) for row in now["running"]])
+        for row in now["diverged"]:
+            say(console, f"{row['trials']} diverged: {row['task']} {row['optimizer']}")
+        for row in now["failed"]:
+            say(console, f"Failed: {row['id']} {row['optimizer']}: {row['error']}")
         rest = left(study, plan, results)
         say(console, f"Left: {rest.text()}" if rest.trials else "Complete.")
+
+
+RUNNING = ("running", "task", "optimizer", "role", "lr", "step", "loss", "validation", "left", "written")
+
+
+def _running_cells(study: Study, row: Mapping[str, Any]) -> tuple[str, ...]:
+    metric = study.task(row["task"]).reported.metric(row["metric"])
+    return (
+        row["id"],
+        row["task"],
+        stages.label(study, row["optimizer"]),
+        row["role"],
+        f"{row['lr']:g}",
+        f"{row['step']}" if row["steps"] is None else f"{row['step']} of {row['steps']}",
+        "-" if row["loss"] is None else f"{row['loss']:.4g}",
+        "-" if row["validation"] is None else metric.text(row["validation"]),
+        "-" if row["seconds_left"] is None else duration(row["seconds_left"]),
+        f"{duration(row['seconds_silent'])} ago on {row['machine']}",
+    )
 
 
 @app.command()
@@ -313,9 +356,7 @@ def trial(
             folder.register()
         if "RANK" in os.environ:
             join(spec)
-        result = run_planned(
-            spec, Setup(sources, folder.checkpoints.resolve(), modules=modules, files=folder.files.resolve())
-        )
+        result = run_planned(spec, setup_of(folder, sources, modules=modules))
         if first:
             keep(folder.store, Checkpoints(folder.checkpoints), spec, result)
             say(Console(), f"{trial_id}: {result.status}, kept in {folder.root}")

@@ -5,7 +5,7 @@ On the user's own training function it is built in ``compare_own.py``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -19,10 +19,9 @@ from adamomentum.study.data.images import ImageData, small_test_split
 from adamomentum.study.drop_in import DROP_IN
 from adamomentum.study.engine import Folder
 from adamomentum.study.lock import locked
-from adamomentum.study.running import default_workers, executor_of, run_and_report, told
+from adamomentum.study.running import LogTo, default_workers, executor_of, run_and_report, setup_of, told
 from adamomentum.study.spec import Budget, Value
 from adamomentum.study.studyfile import OptimizerEntry, Seeds, Study, TaskEntry, Tuning
-from adamomentum.study.work import Setup
 from adamomentum.terminal import say
 
 FAMILY = "image-classification"
@@ -69,6 +68,7 @@ def compare(
     ] = None,
     executor: Annotated[str, typer.Option(help="Where trials run: local processes, or ray.")] = "local",
     address: Annotated[str | None, typer.Option(help="Of a running Ray cluster, e.g. auto.")] = None,
+    log_to: LogTo = None,
     metric: Annotated[
         str | None, typer.Option(metavar="NAME", help="With --train: what is compared. Default: loss.")
     ] = None,
@@ -156,7 +156,7 @@ def compare(
                     errors,
                     f"Warning: {place} is of an earlier version: the report goes into {folder.report} now{again}",
                 )
-            _run(folder, sources, workers, executor, address, device, errors)
+            _run(folder, sources, workers, executor, address, device, errors, log_to or ())
         return
     _refuse({"--data": data, "--epochs": epochs}, "is for the built-in images; with --train the function decides")
     try:
@@ -183,7 +183,8 @@ def compare(
         raise typer.BadParameter(str(error), param_hint=error.option) from None
     place = out or OUT / study.tasks[0].name
     with told(errors), locked(place):
-        _run(Folder(place, study), {str(params["train"]): where}, workers, executor, address, device, errors)
+        sources = {str(params["train"]): where}
+        _run(Folder(place, study), sources, workers, executor, address, device, errors, log_to or ())
 
 
 def _refuse(given: Mapping[str, object], why: str) -> None:
@@ -201,10 +202,12 @@ def _run(
     address: str | None,
     device: str,
     errors: Console,
+    log_to: Sequence[str],
 ) -> None:
-    setup = Setup(sources, folder.checkpoints.resolve(), files=folder.files.resolve())
+    setup = setup_of(folder, sources)
     count = workers or min(default_workers(folder.study, device), MAX_WORKERS)
-    run_and_report(folder, setup, partial(executor_of, executor, setup, count, address, device), count, device, errors)
+    start = partial(executor_of, executor, setup, count, address, device)
+    run_and_report(folder, setup, start, count, device, errors, log_to)
 
 
 def as_study(

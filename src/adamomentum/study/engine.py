@@ -6,6 +6,7 @@ The folder of a study:
     data.json       fingerprint, description and trivial baselines of each task's data
     store/          finished trials (see store.py)
     checkpoints/    the state of long trials under way
+    running/        how far trials under way are (see standing.py)
     files/          what trials of a training function of the user's own print and keep, a folder each
     report/         what ``study report`` writes
 
@@ -33,6 +34,7 @@ from adamomentum.study.execute.base import Executor
 from adamomentum.study.lock import locked
 from adamomentum.study.spec import TrialSpec
 from adamomentum.study.stages import Plan, Planned
+from adamomentum.study.standing import clear
 from adamomentum.study.store import Store, StoreWarning, reason
 from adamomentum.study.studyfile import Study, StudyError
 from adamomentum.study.tasks.function.script import Script
@@ -79,6 +81,7 @@ class Folder:
         self.checkpoints = root / "checkpoints"
         self.report = root / "report"
         self.files = root / "files"
+        self.running = root / "running"
 
     @property
     def store(self) -> Store:
@@ -348,6 +351,7 @@ def run_study(
         with suppress(FileNotFoundError):
             if time.time() - unfinished.stat().st_mtime > STALE_SECONDS:  # a younger one may be under way
                 unfinished.unlink()
+    clear(folder.running)
     for now in folder.rounds(data, device):
         on_round(now)
         check(now)

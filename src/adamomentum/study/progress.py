@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from pathlib import Path
 from threading import Event, Thread
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from adamomentum.study import stages
 from adamomentum.study.engine import Round
 from adamomentum.study.estimate import duration, left
 from adamomentum.study.stages import Planned
+from adamomentum.study.standing import standings
 from adamomentum.study.studyfile import Study
 from adamomentum.study.trial import TrialResult
 from adamomentum.terminal import say
@@ -30,10 +32,11 @@ class Watch:
         study: what is run.
         workers: trials at a time.
         console: where to.
+        running: where trials under way say how far they are; None: nowhere.
     """
 
-    def __init__(self, study: Study, workers: int, console: Console) -> None:
-        self.study, self.workers, self.console = study, workers, console
+    def __init__(self, study: Study, workers: int, console: Console, running: Path | None = None) -> None:
+        self.study, self.workers, self.console, self._running = study, workers, console, running
         self.trained = self.kept = 0
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -109,7 +112,7 @@ class Watch:
         label = stages.label(self.study, planned.optimizer)
         bar = self._bar(planned.task, planned.optimizer)
         self.progress.update(self._bars[bar], advance=1, state=state if bar == label else f"{label}, {state}")
-        self._take_down(f"; {label if bar == label else f'{planned.task}, {label}'}, {state}")
+        self._take_down(f"; {self._name(planned)}, {state}")
 
     def _take_down(self, state: str) -> None:
         if self._teller is None or self._round is None:  # bars tell it all
@@ -127,9 +130,28 @@ class Watch:
             place, end, state = self._now
             if place == told and time.monotonic() < said + SILENCE:
                 continue
+            if place == told:
+                state = self._under_way() or state
             said, told = time.monotonic(), place
             ahead = "" if end is None else f", about {duration(max(0.0, end - said))} left"
             say(self.console, f"{time.strftime('%H:%M:%S')} {place} trials{ahead}{state}")
+
+    def _under_way(self) -> str:
+        """How far the trials are that run now and have said it."""
+        if self._running is None or self._round is None:
+            return ""
+        now, by_id = standings(self._running), self._round.plan.by_id
+        each = [
+            f"{self._name(by_id[key])}, {by_id[key].role} at step {standing.step}"
+            + (f" of {standing.steps}" if standing.steps else "")
+            for key, standing in now.items()
+            if key in by_id
+        ]
+        return f"; running: {'; '.join(each)}" if each else ""
+
+    def _name(self, planned: Planned) -> str:
+        label = stages.label(self.study, planned.optimizer)
+        return label if len(self.study.tasks) == 1 else f"{planned.task}, {label}"
 
     def _bar(self, task: str, optimizer: str) -> str:
         return task if len(self.study.tasks) > 1 else stages.label(self.study, optimizer)

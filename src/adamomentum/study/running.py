@@ -8,24 +8,39 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from adamomentum.cores import available_cores
+from adamomentum.study import logs
 from adamomentum.study.archive import ArchiveError
 from adamomentum.study.data.base import DataError
-from adamomentum.study.engine import Folder, check_optimizers, run_study
+from adamomentum.study.engine import Folder, Round, check_optimizers, run_study
 from adamomentum.study.estimate import duration
 from adamomentum.study.execute.base import Executor
 from adamomentum.study.execute.local import LocalExecutor
+from adamomentum.study.logs.base import Writer
+from adamomentum.study.logs.follow import Follower
 from adamomentum.study.progress import Watch
+from adamomentum.study.stages import Planned
 from adamomentum.study.store import StoreError, StoreWarning
 from adamomentum.study.studyfile import Study, StudyError
+from adamomentum.study.trial import TrialResult
 from adamomentum.study.work import Setup, run_planned
 from adamomentum.terminal import INTERRUPTED, interruptible, plain_warnings, say
+
+LogTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"Show learning curves there as they come: {', '.join(logs.NAMES)}. Several times, too.",
+    ),
+]
 
 
 class Failed(Exception):
@@ -44,6 +59,17 @@ def told(console: Console) -> Iterator[None]:
     except KeyboardInterrupt:
         say(console, "Stopped: what is finished is kept; the same command goes on from there.")
         raise typer.Exit(INTERRUPTED) from None
+
+
+def setup_of(folder: Folder, sources: Mapping[str, Path], **options: Any) -> Setup:
+    """Return where workers find what is in a study's folder, and the user's data by ``sources``."""
+    return Setup(
+        sources,
+        folder.checkpoints.resolve(),
+        files=folder.files.resolve(),
+        running=folder.running.resolve(),
+        **options,
+    )
 
 
 def gpus(device: str) -> int:
@@ -91,6 +117,23 @@ def executor_of(kind: str, setup: Setup, workers: int, address: str | None, devi
     raise Failed(f"unknown executor {kind!r}; allowed: local, ray")
 
 
+def writers_of(names: Sequence[str], folder: Folder) -> dict[str, Writer]:
+    """Return what logs trials, by name.
+
+    Raises:
+        Failed: if a name is not known, or its package not installed.
+    """
+    writers = {}
+    for name in names:
+        try:
+            writers[name] = logs.writer(name, folder.root, folder.whole.name)
+        except ModuleNotFoundError as error:
+            raise Failed(f"--log-to {name} needs {error.name}, which is not installed: pip install {name}") from None
+        except ValueError as error:
+            raise Failed(str(error)) from None
+    return writers
+
+
 def run_and_report(
     folder: Folder,
     setup: Setup,
@@ -98,6 +141,7 @@ def run_and_report(
     workers: int,
     device: str,
     errors: Console,
+    log_to: Sequence[str] = (),
 ) -> None:
     """Run what the folder lacks of its study, print the results and write the report.
 
@@ -108,18 +152,32 @@ def run_and_report(
         workers: how many it runs at a time.
         device: kind of device.
         errors: where to say what went wrong.
+        log_to: names of what shows learning curves; see ``logs``.
 
     Raises:
+        Failed: if what ``log_to`` names is not there.
         typer.Exit: if trials failed, or the run was interrupted.
     """
     console, started = Console(), time.perf_counter()
+    writers = writers_of(log_to, folder)
     check_optimizers(folder.study)
     known = folder.prepare_data(setup.sources, lambda text: say(console, text))
     folder.register()
-    watch = Watch(folder.study, workers, console)
+    watch = Watch(folder.study, workers, console, folder.running)
+    follower = Follower(writers, folder.running, lambda text: say(errors, text))
+
+    def on_round(now: Round) -> None:
+        watch.on_round(now)
+        follower.on_round(now)
+
+    def on_trial(planned: Planned, result: TrialResult) -> None:
+        watch.on_trial(planned, result)
+        follower.on_trial(planned, result)
+
     try:
-        with interruptible(), start() as executor, watch:
-            done = run_study(folder, known, executor, device, watch.on_round, watch.on_trial)
+        # What logs stops last: it has the results of the trials that ended just before.
+        with interruptible(), follower, start() as executor, watch:
+            done = run_study(folder, known, executor, device, on_round, on_trial)
     except KeyboardInterrupt:
         say(
             errors,

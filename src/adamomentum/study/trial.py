@@ -18,6 +18,7 @@ from adamomentum.study.group import Group
 from adamomentum.study.numbers import Number, number
 from adamomentum.study.provenance import provenance
 from adamomentum.study.spec import TrialSpec
+from adamomentum.study.standing import Teller
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +62,11 @@ class TrialResult(BaseModel):
 
 
 def run_trial(
-    spec: TrialSpec, data: Any, checkpoints: Checkpoints | None = None, files: Path | None = None
+    spec: TrialSpec,
+    data: Any,
+    checkpoints: Checkpoints | None = None,
+    files: Path | None = None,
+    running: Path | None = None,
 ) -> TrialResult:
     """Trains and evaluates what ``spec`` describes on ``data``.
 
@@ -73,6 +78,7 @@ def run_trial(
         data: the data set that ``spec`` was planned for.
         checkpoints: where a long trial keeps its state; None: nowhere.
         files: where a training of the user's own has a folder for its files; None: in a temporary one.
+        running: where the trial says now and then how far it is; None: nowhere.
 
     Raises:
         ValueError: if ``data`` is not what ``spec`` was planned for, or the task is unknown.
@@ -94,11 +100,14 @@ def run_trial(
     torch.set_num_threads(spec.num_threads)
     try:
         # Whoever calls keeps its random state; a worker does not hand one trial's on to the next.
-        with torch.random.fork_rng(devices=[group.device] if group.device.type == "cuda" else []):
+        with (
+            torch.random.fork_rng(devices=[group.device] if group.device.type == "cuda" else []),
+            Teller(None if group.rank else running, spec.trial_id) as teller,
+        ):
             task = tasks.task(spec.task.name)
             if isinstance(task, Whole):
-                return _train_whole(task, spec, data, group, files)
-            return _train(spec, data, group, checkpoints)
+                return _train_whole(task, spec, data, group, files, teller)
+            return _train(spec, data, group, checkpoints, teller)
     finally:
         torch.set_num_threads(threads)
 
@@ -133,7 +142,9 @@ def set_up(spec: TrialSpec, data: Any, group: Group) -> tuple[Run, list[torch.op
     return task.setup(context), optimizers
 
 
-def _train_whole(task: Whole, spec: TrialSpec, data: Any, group: Group, files: Path | None) -> TrialResult:
+def _train_whole(
+    task: Whole, spec: TrialSpec, data: Any, group: Group, files: Path | None, teller: Teller
+) -> TrialResult:
     from adamomentum.study.tasks.base import WholeContext
 
     optimizers: list[torch.optim.Optimizer] = []
@@ -155,6 +166,7 @@ def _train_whole(task: Whole, spec: TrialSpec, data: Any, group: Group, files: P
             folder=None if files is None else files / spec.trial_id,
             rank=group.rank,
             world=group.world,
+            teller=teller,
         )
     )
     return TrialResult(
@@ -167,7 +179,7 @@ def _train_whole(task: Whole, spec: TrialSpec, data: Any, group: Group, files: P
     )
 
 
-def _train(spec: TrialSpec, data: Any, group: Group, checkpoints: Checkpoints | None) -> TrialResult:
+def _train(spec: TrialSpec, data: Any, group: Group, checkpoints: Checkpoints | None, teller: Teller) -> TrialResult:
     import torch
 
     family = tasks.family(spec.task.name)
@@ -204,6 +216,7 @@ def _train(spec: TrialSpec, data: Any, group: Group, checkpoints: Checkpoints | 
             log.add_point(evaluate("val"))
             if spec.stage == "final" and log.is_best(family.metric(family.curve)):
                 log.selected = {"step": float(log.step)} | {f"test_{k}": v for k, v in evaluate("test").items()}
+        teller.at(log.step, total, loss, lambda: log.curve)
         if due and not broken and log.step < total and checkpoints is not None:
             checkpoints.save(spec, run, log, group)
     if group.rank:

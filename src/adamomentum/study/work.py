@@ -29,6 +29,7 @@ class Setup:
         memory: bytes that the process of a trial may hold; None: no limit. On Linux alone.
         modules: folder in which the study's own classes are looked for if Python does not find them otherwise.
         files: where each training of the user's own has a folder for its files, by the trial's id.
+        running: where trials under way say how far they are; None: nowhere.
     """
 
     sources: Mapping[str, Path] = field(default_factory=dict)
@@ -37,6 +38,7 @@ class Setup:
     memory: int | None = None
     modules: Path | None = None
     files: Path | None = None
+    running: Path | None = None
 
 
 def source_name(family: str, params: Mapping[str, Value]) -> str:
@@ -89,4 +91,4 @@ def run_planned(spec: TrialSpec, setup: Setup) -> TrialResult:
         own.look_in(setup.modules)
     data = load(spec.task.name, spec.task.params, setup.sources)
     checkpoints = Checkpoints(setup.checkpoints, setup.checkpoint_seconds) if setup.checkpoints else None
-    return run_trial(spec, data, checkpoints, setup.files)
+    return run_trial(spec, data, checkpoints, setup.files, setup.running)

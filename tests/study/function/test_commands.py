@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from study.function.functions import PLAIN, STUDY, Inline
@@ -67,6 +68,35 @@ def test_a_study_from_plan_to_archive(study, tmp_path) -> None:
     assert {k: v["final"] for k, v in finished(tmp_path / "new").items()} == {
         k: v["final"] for k, v in finished(out).items()
     }
+
+
+def test_a_run_is_logged_as_it_goes_on(study, tmp_path, monkeypatch) -> None:
+    told: dict[str, list] = {}
+
+    class SummaryWriter:
+        def __init__(self, log_dir, purge_step) -> None:
+            self.told = told.setdefault(Path(log_dir).relative_to(tmp_path / "out" / "tensorboard").as_posix(), [])
+
+        def __getattr__(self, name):
+            return lambda *given, **options: self.told.append((name, *given))
+
+    module = ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    call("run", study, "--out", tmp_path / "out", "--workers", 1, "--log-to", "tensorboard")
+    trials = finished(tmp_path / "out")
+    assert {path.rpartition("/")[2] for path in told} == trials.keys()
+    assert {path.rpartition("/")[0] for path in told} == {"task/adamomentum", "task/adamw"}
+    for path, calls in told.items():
+        curve = trials[path.rpartition("/")[2]]["curve"]
+        assert [(step, value) for name, *rest in calls if name == "add_scalar" and rest[0] == "val_loss"
+                for value, step in [rest[1:]]] == list(zip(curve["step"], curve["val_loss"], strict=True))  # fmt: skip
+        assert [name for name, *_ in calls][-2:] == ["add_hparams", "close"]
+    count = len(told)
+    told.clear()
+    call("run", study, "--out", tmp_path / "out", "--workers", 1, "--log-to", "tensorboard")
+    assert count == 9
+    assert not told
 
 
 def test_a_smoke_run_changes_arguments(study, tmp_path) -> None:

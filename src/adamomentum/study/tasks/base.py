@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from adamomentum.study.numbers import Number
 from adamomentum.study.spec import Budget, Precision, Stage, Value
+from adamomentum.study.standing import Teller
 from adamomentum.study.tasks import Family
 
 T = TypeVar("T")
@@ -287,6 +288,7 @@ class WholeContext:
         folder: for files of the trial; None: a temporary one.
         rank: this process among ``world``.
         world: number of processes that train together.
+        teller: what is told of steps and reports, for those who watch.
     """
 
     data: Any
@@ -299,6 +301,7 @@ class WholeContext:
     folder: Path | None = None
     rank: int = 0
     world: int = 1
+    teller: Teller = field(default_factory=Teller)
 
 
 class Whole(Loader):

@@ -74,7 +74,7 @@ class Trial:
         self.seed, self.device = context.seed, context.device
         self.lr, self.weight_decay = Relative(context.lr), Relative(context.weight_decay)
         self.rank, self.world = context.rank, context.world
-        self._build, self._folder = context.build_optimizer, context.folder
+        self._build, self._folder, self._teller = context.build_optimizer, context.folder, context.teller
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._optimizers: list[Optimizer] = []
         self._factors: list[list[float]] = []
@@ -158,6 +158,7 @@ class Trial:
                 f"trial.report was called at {MOST_POINTS:,} steps; call it where you evaluate, not each step"
             )
         self._clock.pause()
+        self._tell()
         lost = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
         if lost:
             self.lost = self.lost or f"trial.report({', '.join(lost)}) at step {self.step}"
@@ -173,7 +174,7 @@ class Trial:
         if step < self.step:
             raise ValueError(f"trial.at({step}): the trial is at step {self.step} already")
         self._said = int(step)
-        self._clock.tick(self.step)
+        self._tick()
 
     # --- for the engine ---
 
@@ -307,7 +308,14 @@ class Trial:
             if factor:
                 self._peaks[which, k] = max(self._peaks.get((which, k), 0.0), float(group["lr"]) / factor)
         if self.step > before:
-            self._clock.tick(self.step)
+            self._tick()
+
+    def _tick(self) -> None:
+        self._clock.tick(self.step)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._teller.at(self.step, None, None, lambda: self.curve)
 
 
 def _column(name: str) -> str:
