@@ -719,6 +719,88 @@ def test_a_step_within_a_pause_is_an_ordinary_one() -> None:
     assert_same(*optimizers)
 
 
+@pytest.mark.parametrize("how", ["paused", "removed", "loaded"])
+@pytest.mark.parametrize("path", RELEASABLE)
+def test_a_step_that_the_release_does_not_take_counts_the_passes_too(path: str, how: str) -> None:
+    """The look-ahead momentum takes the last gradient for all, above its floor, wherever the step comes from."""
+    options = {"adjust_lr": "match_rms_adamw", "weight_decay": 0.1, **RELEASABLE[path]}
+    models, optimizers, handles = (Model(), Model()), [], []
+    for model in models:
+        optimizers.append(AdaMomentum(model.parameters(), lr=1e-2, **options))
+        handles.append(release_gradients(optimizers[-1], 3))
+    for step in range(3):
+        for i in range(3 * step, 3 * step + 2):
+            for model in models:
+                loss_of(model, i, 3).backward()
+        loss_of(models[0], 3 * step + 2, 3).backward()
+        other = optimizers[1]
+        if how == "paused":
+            with handles[1].paused():
+                loss_of(models[1], 3 * step + 2, 3).backward()
+                other.step()
+        else:
+            handles[1].remove()
+            if how == "loaded":
+                state = other.state_dict()
+                other = AdaMomentum(models[1].parameters(), lr=1e-2, **options)
+                other.load_state_dict(state)
+            loss_of(models[1], 3 * step + 2, 3).backward()
+            other.step()
+            other.zero_grad()
+            handles[1] = release_gradients(other, 3)
+        optimizers[1] = other
+        for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            torch.testing.assert_close(p, q, **TIGHT)
+    assert_same(*optimizers)
+
+
+def test_a_step_within_a_pause_clips() -> None:
+    p = nn.Parameter(torch.zeros(3))
+    optimizer = AdaMomentum([p], lr=0.1)
+    handle = release_gradients(optimizer, clip=1.0)
+    for _ in range(2):
+        with handle.paused():
+            (1e3 * p).sum().backward()
+            optimizer.step()
+            assert p.grad is not None
+    assert optimizer.state[p]["exp_avg"].norm().item() == pytest.approx(0.19, rel=1e-5)
+
+
+def test_half_a_pass_is_not_forgotten() -> None:
+    """Not by a new handle, nor in a copy or a checkpoint: what there is then is half a step."""
+
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad: Tensor) -> Tensor:
+            raise ZeroDivisionError
+
+    layers = [nn.Linear(1100, 1100, bias=False) for _ in range(2)]
+    optimizer = AdaMomentum([layer.weight for layer in layers], lr=1e-3)
+    saved, weights = optimizer.state_dict(), [layer.weight.detach().clone() for layer in layers]
+    handle = release_gradients(optimizer)
+    with pytest.raises(ZeroDivisionError):
+        layers[1](Fails.apply(layers[0](torch.ones(1, 1100)))).sum().backward()
+    assert len(optimizer.state) == 1
+    for forget in (optimizer.state_dict, lambda: deepcopy(optimizer), optimizer.step):
+        with pytest.raises(RuntimeError, match="stopped half-way"):
+            forget()
+    handle.remove()
+    with pytest.raises(RuntimeError, match="stopped half-way"):
+        optimizer.step()
+    release_gradients(optimizer)
+    with pytest.raises(RuntimeError, match="stopped half-way"):
+        layers[1](layers[0](torch.ones(1, 1100))).sum().backward()
+    optimizer.load_state_dict(saved)
+    for layer, weight in zip(layers, weights, strict=True):
+        layer.weight.data.copy_(weight)
+    layers[1](layers[0](torch.ones(1, 1100))).sum().backward()
+    assert [optimizer.state[layer.weight]["step"].item() for layer in layers] == [1, 1]
+
+
 def test_what_a_pause_refuses() -> None:
     (model, _), (optimizer, _), handle = pair({}, 1)
 

@@ -33,6 +33,7 @@ from adamomentum.torch.state import (
 )
 
 __all__ = [
+    "LOAD_STATE",
     "SWITCHES",
     "check_beta1",
     "check_capture",
@@ -42,6 +43,7 @@ __all__ = [
     "check_options",
     "check_param",
     "check_path_options",
+    "check_whole",
     "describe",
     "has_numbers",
     "is_readable",
@@ -339,6 +341,25 @@ def check_max_norm(value: Any, name: str = "max_norm") -> None:
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not float(value) >= 0:
         raise ValueError(f"{name} must be >= 0, got {value}")
+
+
+LOAD_STATE = "load a state saved before it with load_state_dict, and the parameters too"
+
+
+def check_whole(unfinished: str | None) -> None:
+    """Check that no backward pass stopped when a part of its gradients was in the state.
+
+    Args:
+        unfinished: why one did, to be added to the error; None where none did.
+
+    Raises:
+        RuntimeError: if one did.
+    """
+    if unfinished is not None:
+        raise RuntimeError(
+            "the last backward pass stopped half-way, when some of its gradients were in the optimizer's state; "
+            f"{LOAD_STATE}{unfinished}"
+        )
 
 
 def check_count(where: str, value: Any) -> float:

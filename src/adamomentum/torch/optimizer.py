@@ -23,6 +23,7 @@ from adamomentum.torch.checks import (
     check_max_norm,
     check_options,
     check_param,
+    check_whole,
 )
 from adamomentum.torch.clipping import Clip, total_norm
 from adamomentum.torch.decoding import portable
@@ -42,6 +43,8 @@ from adamomentum.torch.state import (
     laid_out_like,
     norm_average,
     pass_count,
+    passes_of,
+    set_passes,
     step_count,
 )
 
@@ -72,7 +75,7 @@ class _Release(Protocol):
     def adapts(self) -> bool: ...
     def attach(self, group: dict[str, Any]) -> None: ...
     def follow(self) -> None: ...
-    def finish(self) -> None: ...
+    def finish(self) -> bool: ...
     def forget(self) -> None: ...
     def check_discardable(self) -> None: ...
 
@@ -85,6 +88,7 @@ class _Pending:
 
     clip: Clip | None = None  # of clip_grad_norm_
     release: _Release | None = None  # of release_gradients, while gradients are released
+    unfinished: str | None = None  # of a backward pass that stopped half-way: what to say of it
 
 
 class AdaMomentum(Optimizer):
@@ -375,7 +379,9 @@ class AdaMomentum(Optimizer):
                 loss = closure()
         if self._pending.release is not None:
             with torch.no_grad():
-                self._pending.release.finish()
+                if self._pending.release.finish():
+                    return loss
+        check_whole(self._pending.unfinished)
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if found_inf is not None and not all(map(_obeys_found_inf, self.param_groups)):
             if found_inf.item():  # GradScaler's verdict: skip this step
@@ -421,27 +427,45 @@ class AdaMomentum(Optimizer):
         for group in self.param_groups:  # all checks come before the first change
             check_options(group, read_tensors=not (compiling or group["capturable"]))
             check_beta1(group)
-            kernels, rest, batch, position = self._gather(group, group["params"], compiling, position)
-            gathered.append((group, kernels, rest, batch))
+            for params, passes in self._by_passes(group):
+                kernels, rest, batch, position = self._gather(group, params, compiling, position)
+                gathered.append((group, kernels, rest, batch, passes))
         clip = self._pending.clip
         factor: Scalar = 1.0
         if clip is not None:
-            taken = (grad for *_, batch in gathered if batch is not None for grad in batch.grads)
-            factor = clip.factor_of([*taken, *(grad for _, _, rest, _ in gathered for _, grad in rest)], or_raise=True)
+            taken = (grad for _, _, _, batch, _ in gathered if batch is not None for grad in batch.grads)
+            rests = (grad for _, _, rest, _, _ in gathered for _, grad in rest)
+            factor = clip.factor_of([*taken, *rests], or_raise=True)
         scale: Scalar = factor if grad_scale is None else factor / grad_scale
         if compiling and clip is not None:  # compiled code is specialized to floats
             scale = torch.as_tensor(scale, dtype=torch.float64)
         # Not before: after an error above the step can be taken again.
         self._pending.clip = None
-        if self._pending.release is None:  # what was accumulated under release before counts in this step
+        if self._pending.release is None and any(group.get(PASSES) for group in self.param_groups):
+            set_passes(self, 0)  # what was accumulated under release before counts in this step
             for group in self.param_groups:
-                if PASSES in group:
-                    group[PASSES] = 0
-                    group.pop(PASSES_BETA1, None)
+                group.pop(PASSES_BETA1, None)
         if not self.state and self._only_state_is_wanted():
             self.init_state()
             return []
-        return [work for each in gathered if (work := self._work(*each, compiling, scale)) is not None]
+        works = [
+            self._work(group, kernels, rest, batch, compiling, scale, passes)
+            for group, kernels, rest, batch, passes in gathered
+        ]
+        return [work for work in works if work is not None]
+
+    def _by_passes(self, group: dict[str, Any]) -> list[tuple[list[Tensor], int]]:
+        """Return the parameters of a group by how many backward passes they have gradients of, nearly always 1.
+
+        More where a release was removed, or a state loaded without one, in the middle of a step. The look-ahead
+        momentum takes the last gradient for all of them; Nesterov's, which cannot, was refused there.
+        """
+        if not group.get(PASSES) or group["nesterov"]:
+            return [(group["params"], 1)]
+        by_passes: dict[int, list[Tensor]] = {}
+        for p in group["params"]:
+            by_passes.setdefault(passes_of(self.state, p) + 1, []).append(p)
+        return [(params, passes) for passes, params in by_passes.items()]
 
     def _gather(
         self,
@@ -540,7 +564,11 @@ class AdaMomentum(Optimizer):
         ``exp_avg_blocks`` or ``exp_avg_sq_blocks``, says of which step and order of memory they are, so that codes
         that a loader did not load, or brought into another order, are noticed. All other tensors are those of the
         optimizer itself.
+
+        Raises:
+            RuntimeError: if a backward pass under gradient release stopped half-way: what there is is half a step.
         """
+        check_whole(self._pending.unfinished)
         return portable(super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -565,9 +593,14 @@ class AdaMomentum(Optimizer):
             super().load_state_dict(dict(state_dict))
         finally:
             handle.remove()
-        self._pending.clip = None
+        self._pending.clip = self._pending.unfinished = None
         if self._pending.release is not None:
             self._pending.release.forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        check_whole(self._pending.unfinished)
+        state: dict[str, Any] = super().__getstate__()
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -34,13 +34,13 @@ from torch.utils.hooks import RemovableHandle
 
 from adamomentum.torch import passes
 from adamomentum.torch.bucket import Bucket, Buckets, Part
-from adamomentum.torch.checks import check_beta1, check_options, is_readable
+from adamomentum.torch.checks import LOAD_STATE, check_beta1, check_options, check_whole, is_readable
 from adamomentum.torch.clip_each import AdaptiveClip, check_clip, clipped, factors_of
 from adamomentum.torch.fold import fold
 from adamomentum.torch.functional import choose_kernels
 from adamomentum.torch.optimizer import AdaMomentum, take_work
 from adamomentum.torch.rule import Scalar
-from adamomentum.torch.state import PASSES, PASSES_BETA1, PLAIN_TENSORS
+from adamomentum.torch.state import PASSES, PASSES_BETA1, PLAIN_TENSORS, passes_of, set_passes
 from adamomentum.torch.unsynchronized import watch
 
 __all__ = ["GradientRelease", "release_gradients"]
@@ -162,8 +162,6 @@ class GradientRelease:
         # Of the backward pass under way: itself, which autograd keeps, and whether it is the one that updates.
         self._pass: Callable[[], _Pass | None] = _no_pass
         self._last = False
-        # Why a pass, of which something is in the state, did not come to its end; None where there is none such.
-        self._unfinished: str | None = None
         for group in optimizer.param_groups:
             self._check(group)
         self._hook = _hook_of(self)
@@ -184,6 +182,15 @@ class GradientRelease:
         return max((int(group.get(PASSES, 0)) for group in groups), default=0)
 
     @property
+    def _unfinished(self) -> str | None:
+        """Why a pass, of which something is in the state, did not come to its end; None where there is none such."""
+        return self._held()._pending.unfinished
+
+    @_unfinished.setter
+    def _unfinished(self, reason: str | None) -> None:
+        self._held()._pending.unfinished = reason
+
+    @property
     def adapts(self) -> bool:
         """Whether the state has the average that limits follow."""
         return isinstance(self.clip, AdaptiveClip)
@@ -194,8 +201,9 @@ class GradientRelease:
 
         Their gradients are in ``p.grad``, as without release, to be read there; they are freed at the end of the
         block, also when it ends with an error, or by ``zero_grad()`` before. What earlier passes have left in the
-        moments waits. ``step()`` inside of the block updates with the gradients in ``p.grad`` and what waits together.
-        Blocks may be nested, and end with the outermost.
+        moments waits. ``step()`` inside of the block updates with the gradients in ``p.grad`` and what waits together,
+        as a last pass would: with ``clip``, each is clipped as a pass's. Blocks may be nested, and end with the
+        outermost.
 
         Raises:
             RuntimeError: if a backward pass is under way, or gradients are in ``p.grad`` or kept by ``fully_shard``.
@@ -276,11 +284,13 @@ class GradientRelease:
         optimizer = self._optimizer()
         if optimizer is not None and optimizer._pending.release is self:
             optimizer._pending.release = None
-            _set_passes(optimizer, 0)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def finish(self) -> None:
+    def finish(self) -> bool:
         """Update the parameters with what the passes since the last update have given, if there were any.
+
+        Returns:
+            Whether what is in ``p.grad`` was taken with it, as the gradients of one more pass.
 
         Raises:
             RuntimeError: if a backward pass stopped half-way, or is under way.
@@ -289,14 +299,21 @@ class GradientRelease:
             raise RuntimeError("step() was called during a backward pass that releases its gradients; call it after it")
         self._check_whole()
         self.follow()
-        if self.accumulated:
-            optimizer = self._held()
-            for group in optimizer.param_groups:
-                check_beta1(group)
-            self._last, this = True, _Pass(self, optimizer, self._group_of.copy())
-            self._put_zeros(this, list(self._params.values()))
-            self._empty_all(this)
-            self._close(optimizer)
+        optimizer = self._held()
+        clips = self._pauses and self.clip is not None and (optimizer.state or not optimizer._only_state_is_wanted())
+        if not (self.accumulated or clips):
+            return False
+        for group in optimizer.param_groups:
+            check_options(group, read_tensors=not group["capturable"])
+            check_beta1(group)
+        given = [(p, grad) for p in self._params.values() if (grad := p.grad) is not None]
+        self._last, this = True, _Pass(self, optimizer, self._group_of.copy())
+        self._put_zeros(this, list(self._params.values()))
+        for p, grad in given:
+            self._put(this, p, grad)
+        self._empty_all(this)
+        self._close(optimizer)
+        return bool(given)
 
     def forget(self) -> None:
         """Forget a backward pass that stopped half-way, once a state from before it has been loaded."""
@@ -361,7 +378,7 @@ class GradientRelease:
             if self._pass() is None or self._unfinished is None:
                 raise RuntimeError(_REENTRANT)
             self._unfinished = f". {_REENTRANT}"
-            raise RuntimeError(f"{_REENTRANT}. The outer pass has moved parameters or moments by now; {_LOAD}")
+            raise RuntimeError(f"{_REENTRANT}. The outer pass has moved parameters or moments by now; {LOAD_STATE}")
         if self._pass() is not None:
             raise RuntimeError(
                 "release_gradients does not go with two backward passes at the same time, as of two threads; the other "
@@ -407,7 +424,7 @@ class GradientRelease:
         if self._last:
             self._close(optimizer)
         else:  # one whose gradients are kept cannot be the last
-            _set_passes(optimizer, min(self.accumulated + 1, self.accumulation_steps - 1))
+            set_passes(optimizer, min(self.accumulated + 1, self.accumulation_steps - 1))
         self.forget()
 
     def _put(self, this: _Pass, p: Tensor, grad: Tensor) -> None:
@@ -420,7 +437,7 @@ class GradientRelease:
         """Have those parameters step too that had a gradient in an earlier pass and none in the last one."""
         if self.accumulated:
             for p in params:
-                if _passes_of(this.optimizer, p) and p.grad is None:
+                if passes_of(this.optimizer.state, p) and p.grad is None:
                     self._put(this, p, torch.zeros_like(p))
 
     def _empty_within(self, optimizer: AdaMomentum, expected: dict[int, dict[str, Any]], bucket: Bucket) -> None:
@@ -503,18 +520,14 @@ class GradientRelease:
     def _close(self, optimizer: AdaMomentum) -> None:
         """Begin anew: what was accumulated is in the parameters."""
         if self.accumulated:
-            _set_passes(optimizer, 0)
+            set_passes(optimizer, 0)
         for group in optimizer.param_groups:
             group.pop(PASSES_BETA1, None)
         self._unfinished = None
         optimizer.__dict__["_opt_called"] = True  # or schedules would warn that no step came before theirs
 
     def _check_whole(self) -> None:
-        if self._unfinished is not None:
-            raise RuntimeError(
-                "the last backward pass stopped half-way, when some of its gradients were in the optimizer's state; "
-                f"{_LOAD}{self._unfinished}"
-            )
+        check_whole(self._unfinished)
 
     def _check(self, group: dict[str, Any]) -> None:
         """Check that a parameter group goes with release."""
@@ -563,12 +576,6 @@ def _no_pass() -> None:
     """In place of the reference to a pass, where there is none."""
 
 
-def _passes_of(optimizer: AdaMomentum, p: Tensor) -> int:
-    """Return how many passes have a gradient of a parameter in its first moment and not yet in itself."""
-    count = optimizer.state.get(p, {}).get(PASSES)
-    return 0 if count is None else int(count)
-
-
 def _by_passes(optimizer: AdaMomentum, parts: list[Part]) -> list[tuple[Any, ...]]:
     """Divide parts by the number of passes that gave their parameters a gradient, the last one included."""
     if not any(part.group.get(PASSES) for part in parts):
@@ -577,7 +584,7 @@ def _by_passes(optimizer: AdaMomentum, parts: list[Part]) -> list[tuple[Any, ...
     for group, params, grads in parts:
         by_passes: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
         for p, grad in zip(params, grads, strict=True):
-            some, theirs = by_passes.setdefault(_passes_of(optimizer, p) + 1, ([], []))
+            some, theirs = by_passes.setdefault(passes_of(optimizer.state, p) + 1, ([], []))
             some.append(p)
             theirs.append(grad)
         divided += [(group, *some, count) for count, some in by_passes.items()]
@@ -694,21 +701,11 @@ def _free_gradients(optimizer: AdaMomentum) -> None:
             p.grad = None
 
 
-def _set_passes(optimizer: AdaMomentum, count: int) -> None:
-    for group in optimizer.param_groups:
-        group[PASSES] = count
-    if count == 0:
-        counts = [state[PASSES] for state in optimizer.state.values() if PASSES in state]
-        if counts:
-            torch._foreach_zero_(counts)
-
-
 _CREATE_GRAPH = "release_gradients does not go with backward(create_graph=True), which needs whole gradients"
 _REENTRANT = (
     "release_gradients does not go with backward passes within one another, as of reentrant checkpoints; call "
     "torch.utils.checkpoint.checkpoint with use_reentrant=False"
 )
-_LOAD = "load a state saved before it with load_state_dict, and the parameters too"
 
 
 def _is_distributed() -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from adamomentum.torch.precision import StateDtype, empty_scales, formats_of, pack, unpack
 from adamomentum.torch.rounding import new_kept, rounds
@@ -44,8 +45,10 @@ __all__ = [
     "laid_out_like",
     "norm_average",
     "pass_count",
+    "passes_of",
     "same_layout",
     "scale_of",
+    "set_passes",
     "state_dtype_for",
     "step_count",
 ]
@@ -100,6 +103,21 @@ def scale_of(key: str) -> str:
 def blocks_of(key: str) -> str:
     """Return the key of what a state dict says of the blocks of a moment's codes."""
     return f"{key}_blocks"
+
+
+def passes_of(state: Mapping[Tensor, Mapping[str, Tensor]], p: Tensor) -> int:
+    """Return how many passes have a gradient of a parameter in its first moment and not yet in itself."""
+    count = state[p].get(PASSES) if p in state else None
+    return 0 if count is None else int(count)
+
+
+def set_passes(optimizer: Optimizer, count: int) -> None:
+    """Say in the groups how many passes are in first moments and not yet in parameters; in the state too where none."""
+    for group in optimizer.param_groups:
+        group[PASSES] = count
+    counts = [state[PASSES] for state in optimizer.state.values() if PASSES in state] if count == 0 else []
+    if counts:
+        torch._foreach_zero_(counts)
 
 
 def step_count(count: float, device: torch.device | str) -> Tensor:
