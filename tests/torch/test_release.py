@@ -1486,3 +1486,41 @@ def test_a_model_converted_by_swapping_its_parameters_goes_on(loop):
         if loop == "step":
             optimizer.step()
     handle.remove()
+
+
+def test_two_optimizers_cannot_release_one_parameter() -> None:
+    p = nn.Parameter(torch.zeros(3))
+    first, second = AdaMomentum([p]), AdaMomentum([nn.Parameter(torch.zeros(2))])
+    handle = release_gradients(first)
+    release_gradients(second)
+    with pytest.raises(RuntimeError, match=r"shape \(3,\) are released by another optimizer already"):
+        release_gradients(AdaMomentum([p]))
+    with pytest.raises(RuntimeError, match="by another optimizer already"):
+        second.add_param_group({"params": [p]})
+    handle.remove()
+    third = AdaMomentum([p])
+    release_gradients(third)
+    p.sum().backward()
+    assert third.state[p]["step"] == 1
+    assert not first.state
+
+
+def test_an_optimizer_that_is_gone_releases_nothing_more() -> None:
+    p = nn.Parameter(torch.zeros(3))
+    optimizer = AdaMomentum([p])
+    release_gradients(optimizer)
+    del optimizer
+    gc.collect()
+    optimizer = AdaMomentum([p])
+    release_gradients(optimizer)
+    with pytest.warns(UserWarning, match="no longer exists"):
+        p.sum().backward()
+    assert optimizer.state[p]["step"] == 1
+
+
+@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (2.5, TypeError), ("x", TypeError), (True, TypeError)])
+def test_the_number_of_passes_is_checked_when_it_is_set(value: object, error: type[Exception]) -> None:
+    handle = release_gradients(AdaMomentum([nn.Parameter(torch.zeros(3))]), 2)
+    with pytest.raises(error, match="accumulation_steps must be"):
+        handle.accumulation_steps = value
+    assert handle.accumulation_steps == 2

@@ -25,6 +25,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, NoReturn
 
 import torch
@@ -117,10 +118,6 @@ def release_gradients(
         )
     # Lightning's wrapper is one by inheritance, but its state is no longer that of the optimizer once one was loaded.
     optimizer = getattr(optimizer, "optimizer", optimizer)
-    if isinstance(accumulation_steps, bool) or not isinstance(accumulation_steps, int):
-        raise TypeError(f"accumulation_steps must be an integer, got {accumulation_steps!r}")
-    if accumulation_steps < 1:
-        raise ValueError(f"accumulation_steps must be >= 1, got {accumulation_steps}")
     if optimizer._pending.release is not None:
         raise RuntimeError("this optimizer releases its gradients already; call remove() on that handle first")
     params = [p for group in optimizer.param_groups for p in group["params"]]
@@ -133,7 +130,6 @@ class GradientRelease:
     """The handle of :func:`~adamomentum.torch.release_gradients`, which makes it.
 
     Attributes:
-        accumulation_steps: backward passes a step.
         clip: what the norm of each gradient is limited to; None for no limit.
     """
 
@@ -144,6 +140,7 @@ class GradientRelease:
         clip: float | AdaptiveClip | None,
         local_gradients: bool,
     ) -> None:
+        self._accumulation_steps: int
         self.accumulation_steps = accumulation_steps
         self.clip = clip
         self._optimizer = weakref.ref(optimizer)  # it keeps the handle
@@ -180,6 +177,19 @@ class GradientRelease:
         optimizer = self._optimizer()
         groups = [] if optimizer is None else optimizer.param_groups
         return max((int(group.get(PASSES, 0)) for group in groups), default=0)
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Backward passes a step; it may be set to another number >= 1 between two steps."""
+        return self._accumulation_steps
+
+    @accumulation_steps.setter
+    def accumulation_steps(self, value: int) -> None:
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"accumulation_steps must be an integer, got {value!r}")
+        if value < 1:
+            raise ValueError(f"accumulation_steps must be >= 1, got {value}")
+        self._accumulation_steps = int(value)
 
     @property
     def _unfinished(self) -> str | None:
@@ -544,6 +554,12 @@ class GradientRelease:
                     "betas[0] must be > 0 with accumulation_steps > 1, got 0: exp_avg then keeps nothing from one pass "
                     "to the next; set accumulation_steps=1"
                 )
+        for p in group["params"]:
+            if any(_is_of_another(hook, self) for hook in (p._post_accumulate_grad_hooks or {}).values()):
+                raise RuntimeError(
+                    f"the gradients of a parameter of shape {tuple(p.shape)} are released by another optimizer "
+                    "already, which would take them first; call remove() on its handle"
+                )
         if not self._local_gradients and _is_distributed():
             for p in group["params"]:
                 if not hasattr(p, "placements"):
@@ -660,7 +676,14 @@ def _hook_of(release: GradientRelease) -> Callable[[Tensor], None]:
             raise
 
     untraced = torch.compiler.disable(take)  # type: ignore[no-untyped-call]
+    take.release = reference  # type: ignore[attr-defined]
     return take
+
+
+def _is_of_another(hook: Any, release: GradientRelease) -> bool:
+    """Whether a hook is that of another release, which still goes on."""
+    other = getattr(hook, "release", _no_pass)()
+    return other is not None and other is not release and other._optimizer() is not None
 
 
 def _warn_of_its_end() -> None:
