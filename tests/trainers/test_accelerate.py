@@ -72,6 +72,31 @@ def test_clipping_is_an_error_until_the_release_ends() -> None:
     assert params[0].grad.abs().max() == pytest.approx(1e-3)
 
 
+def test_another_number_of_passes_is_an_error_until_the_release_ends() -> None:
+    need("accelerate")
+    accelerator, _, params, handle = train(True)
+    before = [p.detach().clone() for p in params]
+    accelerator.gradient_accumulation_steps = 2
+    with pytest.raises(ValueError, match=r"gradient_accumulation_steps changed from 4 to 2.*leave it as it is"):
+        accelerator.backward(sum(p.sum() for p in params))
+    assert handle.accumulated == 0
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+    handle.remove()
+    accelerator.backward(sum(p.sum() for p in params))
+    assert all((p.grad == 0.5).all() for p in params)
+
+
+def test_another_accelerator_clips_nothing_and_is_no_error() -> None:
+    """As docs/optimizer.md says; but all share a number of passes, and that one changes it for the first."""
+    need("accelerate")
+    from accelerate import Accelerator
+
+    accelerator, _, params, _ = train(True)
+    assert Accelerator(cpu=True).clip_grad_norm_(params, 1.0) == 0
+    with pytest.raises(ValueError, match="gradient_accumulation_steps changed from 4 to 1"):
+        accelerator.backward(sum(p.sum() for p in params))
+
+
 def test_scaled_gradients_are_an_error() -> None:
     need("accelerate")
     from adamomentum.trainers.accelerate import release_gradients

@@ -19,18 +19,19 @@ def fit(folder, *, released: bool, bases=(), more_callbacks=(), clip=None, **opt
 
     from adamomentum.trainers.lightning import ReleaseGradients
 
-    class Module(*bases, lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            torch.manual_seed(0)
-            self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
-            self.gradients = []
-
+    class Steps(lightning.LightningModule):
         def training_step(self, batch, batch_idx):
             return self.net(batch).square().mean()
 
         def on_before_optimizer_step(self, optimizer) -> None:
             self.gradients.append(sum(p.grad is not None for p in self.parameters()))
+
+    class Module(*bases, Steps):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+            self.gradients = []
 
         def configure_optimizers(self):
             return AdaMomentum(self.parameters(), lr=1e-2)
@@ -86,6 +87,64 @@ def test_clipping_by_the_module_is_an_error(tmp_path) -> None:
         ValueError, match=r"Module\.configure_gradient_clipping, which would find no gradients; remove it"
     ):
         fit(tmp_path, released=True, bases=(Clips,))
+
+
+def test_clipping_set_in_training_is_an_error(tmp_path) -> None:
+    class Sets:
+        def on_train_batch_end(self, *_) -> None:
+            self.trainer.gradient_clip_val = 0.5
+
+    with pytest.raises(ValueError, match=r"gradient_clip_val=0.5, which would clip nothing.*ReleaseGradients\(clip="):
+        fit(tmp_path, released=True, bases=(Sets,))
+
+
+def test_clipping_set_in_a_step_is_an_error(tmp_path) -> None:
+    class Sets:
+        def on_after_backward(self) -> None:
+            self.trainer.gradient_clip_val = 0.5
+
+    with pytest.raises(RuntimeError, match=r"gradient_clip_val=0.5\), which finds no gradients.*clip=\.\.\."):
+        fit(tmp_path, released=True, bases=(Sets,), accumulate_grad_batches=1)
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_clipping_in_a_hook_is_an_error(algorithm, tmp_path) -> None:
+    class Clips:
+        def on_before_optimizer_step(self, optimizer) -> None:
+            self.clip_gradients(optimizer, gradient_clip_val=0.1, gradient_clip_algorithm=algorithm)
+
+    with pytest.raises(RuntimeError, match=r"gradient_clip_val=0.1\), which finds no gradients.*clip=\.\.\."):
+        fit(tmp_path, released=True, bases=(Clips,))
+    fit(tmp_path, released=False, bases=(Clips,))
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_clipping_in_manual_optimization_is_an_error_until_the_release_ends(released, tmp_path) -> None:
+    need("lightning")
+    from adamomentum.torch import release_gradients
+
+    class Manual:
+        automatic_optimization = property(lambda self: False, lambda self, value: None)
+
+        def on_train_start(self) -> None:
+            handle = release_gradients(self.optimizers())
+            if not released:
+                handle.remove()
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(100 * self.net(batch).square().mean())
+            self.clip_gradients(optimizer, gradient_clip_val=0.1, gradient_clip_algorithm="norm")
+            norms = [p.grad.norm() for p in self.parameters()]
+            assert torch.stack(norms).norm() < 0.1001
+            optimizer.step()
+
+    if not released:
+        fit(tmp_path, released=False, bases=(Manual,), accumulate_grad_batches=1)
+        return
+    with pytest.raises(RuntimeError, match=r"gradient_clip_val=0.1\), which finds no gradients.*clip=\.\.\."):
+        fit(tmp_path, released=False, bases=(Manual,), accumulate_grad_batches=1)
 
 
 def test_manual_optimization_is_an_error(tmp_path) -> None:

@@ -130,6 +130,31 @@ def test_clipping_is_an_error(release, tmp_path) -> None:
     assert trainer.state.global_step == 6
 
 
+@pytest.mark.parametrize(
+    ("event", "name", "value", "message"),
+    [
+        ("on_step_end", "max_grad_norm", 0.5, r"max_grad_norm=0.5, which would clip nothing.*ReleaseGradients\(clip="),
+        ("on_substep_end", "max_grad_norm", 0.5, r"max_grad_norm=0.5, which would clip nothing"),
+        ("on_step_end", "gradient_accumulation_steps", 2, "gradient_accumulation_steps changed from 4 to 2"),
+    ],
+)
+def test_settings_changed_in_training_are_an_error(event, name, value, message, release, tmp_path) -> None:
+    from transformers import TrainerCallback
+
+    class Changes(TrainerCallback):
+        pass
+
+    def change(self, args, state, control, **others) -> None:
+        setattr(args, name, value)
+
+    setattr(Changes, event, change)
+    trainer = trainer_of(tmp_path, callback=release())
+    trainer.add_callback(Changes())
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    assert trainer.state.global_step == (1 if event == "on_step_end" else 0)  # at the next check
+
+
 def test_scaled_gradients_are_an_error(release, tmp_path) -> None:
     trainer = trainer_of(tmp_path, callback=release())
     trainer.args.fp16 = True  # TrainingArguments themselves refuse it without a GPU

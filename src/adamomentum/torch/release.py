@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.autograd import Variable
 from torch.utils.hooks import RemovableHandle
 
-from adamomentum.torch import passes
+from adamomentum.torch import lightning_clip, passes
 from adamomentum.torch.bucket import Bucket, Buckets, Part
 from adamomentum.torch.checks import LOAD_STATE, check_beta1, check_options, check_whole, is_readable
 from adamomentum.torch.clip_each import AdaptiveClip, check_clip, clipped, factors_of
@@ -78,6 +78,7 @@ def release_gradients(
     GradScaler (use bfloat16), reading ``p.grad`` after ``backward()``. With ``clip`` each gradient is clipped by its
     own norm. Clipping by others, ``torch.nn.utils.clip_grad_norm_`` and the trainers that call it, finds no gradients
     and does nothing: turn it off there (``max_grad_norm=0`` in transformers, ``gradient_clip_val=None`` in Lightning).
+    Given what Lightning's ``self.optimizers()`` returns, its ``self.clip_gradients`` raises.
     A scaled loss must not be backpropagated at all; only ``GradScaler.step`` can notice.
     ``backward()`` raises, before anything changes, with ``create_graph=True``, reentrant checkpoints, compiled autograd
     or another pass under way.
@@ -117,13 +118,17 @@ def release_gradients(
             "gradients; if that wraps one, pass the one inside, as in release_gradients(wrapper.optimizer)"
         )
     # Lightning's wrapper is one by inheritance, but its state is no longer that of the optimizer once one was loaded.
-    optimizer = getattr(optimizer, "optimizer", optimizer)
+    wrapper, optimizer = optimizer, getattr(optimizer, "optimizer", optimizer)
     if optimizer._pending.release is not None:
         raise RuntimeError("this optimizer releases its gradients already; call remove() on that handle first")
     params = [p for group in optimizer.param_groups for p in group["params"]]
     if any(p.grad is not None for p in params):
         raise RuntimeError("some gradients are in p.grad; call step() or zero_grad() before release_gradients")
-    return GradientRelease(optimizer, accumulation_steps, check_clip(clip), local_gradients)
+    release = GradientRelease(optimizer, accumulation_steps, check_clip(clip), local_gradients)
+    strategy = getattr(wrapper, "_strategy", None)
+    if strategy is not None:
+        lightning_clip.guard(strategy.precision_plugin)
+    return release
 
 
 class GradientRelease:

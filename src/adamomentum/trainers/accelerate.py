@@ -24,9 +24,10 @@ def release_gradients(
 ) -> GradientRelease:
     """Train without gradient buffers, as :func:`adamomentum.torch.release_gradients` does.
 
-    Passes a step are the accelerator's ``gradient_accumulation_steps``. Its ``clip_grad_norm_`` and
-    ``clip_grad_value_``, which would find no gradients and do nothing, raise for these parameters from then on, until
-    the handle's ``remove()``.
+    Passes a step are the accelerator's ``gradient_accumulation_steps``; its ``backward`` raises once that is another
+    number, by which it would divide losses. Its ``clip_grad_norm_`` and ``clip_grad_value_``, which would find no
+    gradients and do nothing, raise for these parameters. Both until the handle's ``remove()``, and for the accelerator
+    passed alone: another ``Accelerator`` of the process clips nothing and says nothing.
 
     Args:
         accelerator: what runs the training.
@@ -51,6 +52,7 @@ def release_gradients(
     )
     for name in ("clip_grad_norm_", "clip_grad_value_"):
         setattr(accelerator, name, _guarded(getattr(accelerator, name), name, inside))
+    accelerator.backward = _with_its_passes(accelerator, handle, inside)  # type: ignore[method-assign, unused-ignore]
     return handle
 
 
@@ -72,3 +74,19 @@ def _guarded(clip: Callable[..., Any], name: str, optimizer: AdaMomentum) -> Cal
         return clip(clipped, *args, **options)
 
     return guarded
+
+
+def _with_its_passes(accelerator: Accelerator, handle: GradientRelease, optimizer: AdaMomentum) -> Callable[..., Any]:
+    backward = accelerator.backward
+
+    def checked(*args: Any, **options: Any) -> Any:
+        passes = accelerator.gradient_accumulation_steps
+        if optimizer._pending.release is handle and passes != handle.accumulation_steps:
+            raise ValueError(
+                f"gradient_accumulation_steps changed from {handle.accumulation_steps} to {passes}, which "
+                "release_gradients cannot follow; leave it as it is, or call remove() on its handle and "
+                "release_gradients again"
+            )
+        return backward(*args, **options)
+
+    return checked

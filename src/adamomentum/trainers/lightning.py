@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from adamomentum.torch import AdaptiveClip, release_gradients
 from adamomentum.torch.clip_each import check_clip
+from adamomentum.torch.lightning_clip import guard
 from adamomentum.torch.release import GradientRelease
 
 __all__ = ["ReleaseGradients"]
@@ -17,9 +18,9 @@ __all__ = ["ReleaseGradients"]
 class ReleaseGradients(Callback):  # type: ignore[misc, unused-ignore]
     """Train without gradient buffers, as :func:`adamomentum.torch.release_gradients` does.
 
-    ``lightning.Trainer(..., callbacks=[ReleaseGradients()])``, without ``gradient_clip_val``. Passes a step are the
-    trainer's ``accumulate_grad_batches``. With manual optimization, call ``release_gradients(self.optimizers())`` in
-    the module's ``on_train_start`` instead.
+    ``lightning.Trainer(..., callbacks=[ReleaseGradients()])``, without ``gradient_clip_val``; the module's
+    ``clip_gradients`` raises. Passes a step are the trainer's ``accumulate_grad_batches``. With manual optimization,
+    call ``release_gradients(self.optimizers())`` in the module's ``on_train_start`` instead.
 
     Args:
         clip: as of ``release_gradients``.
@@ -43,12 +44,7 @@ class ReleaseGradients(Callback):  # type: ignore[misc, unused-ignore]
                 "ReleaseGradients is for automatic optimization; call adamomentum.torch.release_gradients("
                 "self.optimizers()) in the module's on_train_start, and clip nothing"
             )
-        if trainer.gradient_clip_val:
-            raise ValueError(
-                f"ReleaseGradients does not go with gradient_clip_val={trainer.gradient_clip_val}, which would clip "
-                "nothing: the norm of all gradients is not known before the update; set gradient_clip_val=None, and "
-                "limit the norm of each by ReleaseGradients(clip=...)"
-            )
+        _check_no_clipping(trainer)
         if is_overridden("configure_gradient_clipping", pl_module):
             raise ValueError(
                 f"ReleaseGradients does not go with {type(pl_module).__name__}.configure_gradient_clipping, which "
@@ -65,13 +61,15 @@ class ReleaseGradients(Callback):  # type: ignore[misc, unused-ignore]
             )
             for optimizer in trainer.optimizers
         ]
+        guard(trainer.precision_plugin)  # the module may clip by itself
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Check that a step still has as many passes; Lightning calls this.
+        """Check that a step still has as many passes, and that there is still no clipping; Lightning calls this.
 
         Raises:
-            ValueError: if it has not, as with GradientAccumulationScheduler.
+            ValueError: if it has not, as with GradientAccumulationScheduler, or ``gradient_clip_val`` was set.
         """
+        _check_no_clipping(trainer)
         passes = {handle.accumulation_steps for handle in self._handles}
         if passes != {trainer.accumulate_grad_batches}:
             raise ValueError(
@@ -91,3 +89,12 @@ class ReleaseGradients(Callback):  # type: ignore[misc, unused-ignore]
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+
+def _check_no_clipping(trainer: Any) -> None:
+    if trainer.gradient_clip_val:
+        raise ValueError(
+            f"ReleaseGradients does not go with gradient_clip_val={trainer.gradient_clip_val}, which would clip "
+            "nothing: the norm of all gradients is not known before the update; set gradient_clip_val=None, and "
+            "limit the norm of each by ReleaseGradients(clip=...)"
+        )

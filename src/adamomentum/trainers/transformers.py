@@ -37,12 +37,7 @@ class ReleaseGradients(TrainerCallback):  # type: ignore[misc, unused-ignore]
             ValueError: if the arguments ask for clipping or for float16 with a GradScaler.
         """
         self._remove()  # of a training that failed
-        if args.max_grad_norm:
-            raise ValueError(
-                f"ReleaseGradients does not go with max_grad_norm={args.max_grad_norm}, which would clip nothing: the "
-                "norm of all gradients is not known before the update; set TrainingArguments(max_grad_norm=0), and "
-                "limit the norm of each by ReleaseGradients(clip=...)"
-            )
+        _check_no_clipping(args)
         if args.fp16:
             raise ValueError("ReleaseGradients does not go with fp16=True, which scales gradients; set bf16=True")
         self._handle = release_gradients(
@@ -52,6 +47,27 @@ class ReleaseGradients(TrainerCallback):  # type: ignore[misc, unused-ignore]
             local_gradients=self._local_gradients,
         )
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Check that there is still no clipping and a step has as many passes; the Trainer calls this.
+
+        Raises:
+            ValueError: if another callback has set ``max_grad_norm`` or ``gradient_accumulation_steps`` since.
+        """
+        _check_no_clipping(args)
+        if self._handle is not None and self._handle.accumulation_steps != args.gradient_accumulation_steps:
+            raise ValueError(
+                f"gradient_accumulation_steps changed from {self._handle.accumulation_steps} to "
+                f"{args.gradient_accumulation_steps}, which ReleaseGradients cannot follow; leave it as it is"
+            )
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Check that the step that ends was not to be clipped; the Trainer calls this.
+
+        Raises:
+            ValueError: if another callback has set ``max_grad_norm`` since the step began.
+        """
+        _check_no_clipping(args)
+
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """End the release; the Trainer calls this."""
         self._remove()
@@ -60,3 +76,12 @@ class ReleaseGradients(TrainerCallback):  # type: ignore[misc, unused-ignore]
         if self._handle is not None:
             self._handle.remove()
         self._handle = None
+
+
+def _check_no_clipping(args: Any) -> None:
+    if args.max_grad_norm:
+        raise ValueError(
+            f"ReleaseGradients does not go with max_grad_norm={args.max_grad_norm}, which would clip nothing: the "
+            "norm of all gradients is not known before the update; set TrainingArguments(max_grad_norm=0), and "
+            "limit the norm of each by ReleaseGradients(clip=...)"
+        )
