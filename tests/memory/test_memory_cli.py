@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from adamomentum import cli
+from adamomentum.memory import Sizes
 from adamomentum.memory.cli import run
 
 
@@ -37,6 +38,14 @@ def test_with_a_number(capsys) -> None:
     assert re.search(r"bfloat16 +stochastic +8bit +42.05 +28.06 +48 GB +48 GB\n", text)
     assert " none" not in text.partition("Largest model")[0]
     assert re.search(r"torch AdamW +float32 +nearest +float32 +160.00 +120.00 +none +141 GB\n", printed(capsys, "1e10"))
+
+
+def test_shared_parameters_are_named(capsys, monkeypatch) -> None:
+    sizes = Sizes((2**25, 2**20), 2**25)
+    monkeypatch.setattr("adamomentum.memory.cli.sizes_of", lambda model: sizes)
+    assert "shared" not in printed(capsys, "config.json")
+    sizes = Sizes((2**25, 2**20), 2**25, shared=(2**25,))
+    assert "Those of 33,554,432 shared elements are held" in printed(capsys, "config.json")
 
 
 def test_the_numbers_as_a_file(capsys, tmp_path) -> None:

@@ -47,7 +47,7 @@ def test_a_module_counts_as_it_is() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(10, 20), torch.nn.BatchNorm1d(20), torch.nn.Linear(20, 10))
     model[2].weight = model[0].weight  # shared: counted once, as optimizers do
     model[2].in_features, model[2].out_features = 10, 20
-    assert sizes_of(model) == Sizes((200, 20, 20, 20, 10), 200, 4 * 40 + 8)
+    assert sizes_of(model) == Sizes((200, 20, 20, 20, 10), 200, 4 * 40 + 8, shared=(200,))
     model[0].weight.requires_grad_(False)
     frozen = sizes_of(model)
     assert frozen == Sizes((20, 20, 20, 10), 20, 4 * 200 + 4 * 40 + 8)
@@ -93,6 +93,7 @@ def test_a_config_is_counted_as_published(config, count, largest, tmp_path) -> N
     for path in (tmp_path, str(tmp_path / "config.json")):
         sizes = sizes_of(path)
         assert (sizes.numel, sizes.largest) == (count, largest)
+        assert sizes.shared == ((largest,) if config is GPT2 else ())  # its embedding is tied to its head
 
 
 @pytest.mark.parametrize(

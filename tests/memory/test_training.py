@@ -82,6 +82,47 @@ def test_a_training_step_takes_no_more(mode, released) -> None:
     assert whole <= (memory.released if released else memory.total) + SLACK
 
 
+class Tied(torch.nn.Module):
+    """Embeddings tied to their heads, a layer between them, and one token."""
+
+    def __init__(self, rows: tuple[int, ...], between: int) -> None:
+        super().__init__()
+        self.embeddings = torch.nn.ModuleList(torch.nn.Embedding(n, 64) for n in rows)
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(64, n, bias=False) for n in rows)
+        for embedding, head in zip(self.embeddings, self.heads, strict=True):
+            head.weight = embedding.weight
+        self.between = torch.nn.ParameterList([torch.zeros(between)])
+
+    def forward(self) -> torch.Tensor:
+        inside = sum(embedding(torch.tensor([1])) for embedding in self.embeddings)
+        inside = OnlyGradient.apply(inside, self.between[0])
+        return sum(head(inside).sum() for head in self.heads)
+
+
+@pytest.mark.skipif(fused_cpu.why_not() is not None, reason="the for-loop path needs memory to work in")
+@pytest.mark.parametrize(
+    ("rows", "between"),
+    [((2**15,), 2**10), ((2**15,), 2**23), ((2**15, 2**14, 2**14), 2**10)],
+    ids=["tied", "a larger layer between", "three tied"],
+)
+def test_a_weight_used_twice_is_held_until_both_its_gradients_are_added(rows, between) -> None:
+    [mode] = [m for m in OURS if (m.parameter.name, m.rounding, m.moment_names) == ("bfloat16", "stochastic", "8bit")]
+    model = Tied(rows, between).bfloat16()
+    optimizer = AdaMomentum(model.parameters(), lr=1e-3, **mode.options)
+    release_gradients(optimizer, 2)
+
+    def step() -> None:
+        for _ in range(2):
+            model().backward()
+
+    step()
+    (memory,) = training_memory(model, (mode,))
+    logits = 3 * 2 * sum(rows)
+    assert 0.75 * memory.held < peak_bytes(step, CPU) <= memory.held + SLACK + logits
+    untied = 2 * min(sum(p.numel() for p in model.parameters()), 2**20 + max(p.numel() for p in model.parameters()))
+    assert memory.held > 1.2 * untied
+
+
 def adamw(model) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
     return torch.optim.AdamW(model.parameters(), fused=True), []
 

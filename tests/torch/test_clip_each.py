@@ -174,6 +174,7 @@ SETTINGS = {
         {},
         {"nesterov": True},
         {"adjust_lr": "match_rms_adamw"},
+        {"adjust_lr": "match_rms_adamw", "betas": (0.5, 0.999)},  # several passes make kappa larger than 1 - beta2^t
         {"amsgrad": True, "foreach": True},
         {"full_bias_correction": True},
         {"state_dtype": "8bit"},
@@ -187,9 +188,9 @@ def test_a_spike_moves_a_parameter_by_no_more_than_the_bound(options: dict, how:
     if passes > 1 and options.get("nesterov"):
         pytest.skip("nesterov is refused with several passes")
     torch.manual_seed(0)
-    lr, betas, n = 1e-3, (0.9, 0.999), 256
+    lr, betas, n = 1e-3, options.get("betas", (0.9, 0.999)), 256
     p = nn.Parameter(torch.zeros(n))
-    optimizer = AdaMomentum([p], lr=lr, betas=betas, **options)
+    optimizer = AdaMomentum([p], lr=lr, **options)
     release_gradients(optimizer, passes, clip=clip)
     limit = clip if isinstance(clip, float) else 1.06  # 1.05 times an average of 1, which noise has moved a little
     tolerance = 1.15 if options.get("state_dtype") else 1.001  # the moments are rounded
@@ -212,6 +213,21 @@ def test_a_spike_moves_a_parameter_by_no_more_than_the_bound(options: dict, how:
             exceeded.append(step)
         assert clip is None or moved <= tolerance * lr * limit / at_least
     assert bool(exceeded) == (clip is None), exceeded
+
+
+def test_with_adjust_lr_the_bound_is_that_of_kappa() -> None:
+    """Of equal gradients at the limit a step is as long as the bound, and longer than one with 1 - beta2^t."""
+    lr, betas, passes, n = 1e-3, (0.5, 0.999), 8, 256
+    options = {"adjust_lr": "match_rms_adamw"}
+    p = nn.Parameter(torch.zeros(n, dtype=torch.float64))
+    optimizer = AdaMomentum([p], lr=lr, betas=betas, **options)
+    release_gradients(optimizer, passes, clip=1.0)
+    for _ in range(50 * passes):
+        before = p.detach().clone()
+        p.sum().backward()
+    moved, v = (p.detach() - before).norm().item(), second_moment(optimizer.state[p]).min().item()
+    assert moved == pytest.approx(lr / (v / mean_of_v(50, options, betas, passes)) ** 0.5, rel=1e-6)
+    assert moved / (lr / (v / (1 - betas[1] ** 50)) ** 0.5) == pytest.approx(1.53, abs=0.005)
 
 
 # ---- norms and averages ----

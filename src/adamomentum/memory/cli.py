@@ -28,6 +28,7 @@ K passes: gradients of several backward passes a step are summed without a buffe
 {held}
 1 GB is 10^9 bytes. Activations, step counts and temporary memory come on top."""
 HELD = "Of released gradients the largest is counted, of {:,} elements, and by AdaMomentum a bucket of 2^20 that wait."
+SHARED = "\nThose of {:,} shared elements are held until all uses are there and added, the largest then 3 times."
 UNKNOWN = (
     "Of released gradients none is counted, by AdaMomentum a bucket of 2^20: a number tells nothing of the largest."
 )
@@ -129,6 +130,8 @@ def _text(memories: list[Memory], largest: dict[Mode, Largest], sizes: Sizes | N
     header = [*NAMES, *(f"{size} GB" for size in CAPACITIES)]
     parts.append(f"Largest model, billions of parameters: in all / released\n\n{_aligned([header, *rows])}")
     held = HELD.format(sizes.largest) if sizes is not None and sizes.largest else UNKNOWN
+    if sizes is not None and sizes.shared:
+        held += SHARED.format(sum(sizes.shared))
     parts.append(NOTES.format(held=held))
     parts.append("\n".join(f"{name}: {source}" for name, source in SOURCES.items()))
     return "\n\n".join(parts)

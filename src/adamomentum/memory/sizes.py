@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -28,11 +29,13 @@ class Sizes:
         trained: the number of elements of each tensor that is trained.
         largest: that of the largest, or 0 where it is not known.
         fixed: bytes of frozen parameters and of buffers.
+        shared: of those trained, the ones that a module has in several places, as an embedding tied to its head.
     """
 
     trained: tuple[int, ...]
     largest: int
     fixed: int = 0
+    shared: tuple[int, ...] = ()
 
     @property
     def numel(self) -> int:
@@ -81,12 +84,14 @@ def _of_number(number: float, written: str) -> Sizes:
 
 
 def _of_module(module: Any) -> Sizes:
-    local = [(p.requires_grad, getattr(p, "_local_tensor", p)) for p in module.parameters()]
-    trained = tuple(p.numel() for trains, p in local if trains)
+    places = Counter(p for _, p in module.named_parameters(remove_duplicate=False))
+    local = [(p.requires_grad, getattr(p, "_local_tensor", p), places[p]) for p in module.parameters()]
+    trained = tuple(p.numel() for trains, p, _ in local if trains)
     if not trained:
         raise ValueError(f"{type(module).__name__} has no parameter that is trained; set requires_grad")
-    fixed = [p for trains, p in local if not trains] + list(module.buffers())
-    return Sizes(trained, max(trained), sum(t.numel() * t.element_size() for t in fixed))
+    fixed = [p for trains, p, _ in local if not trains] + list(module.buffers())
+    shared = tuple(p.numel() for trains, p, count in local if trains and count > 1)
+    return Sizes(trained, max(trained), sum(t.numel() * t.element_size() for t in fixed), shared)
 
 
 def _from_config(path: Path) -> Any:

@@ -55,7 +55,9 @@ def training_memory(model: Module | float | str | Path | Sizes, modes: tuple[Mod
     Args:
         model: what :func:`adamomentum.memory.sizes_of` takes or has returned. Trained parameters are counted as if they
             had the dtype of the mode. Of a number it is not known how large the largest tensor is: its gradient, which
-            is there under release beside those that wait in a bucket of 2^20 elements, then counts as none.
+            is there under release beside those that wait in a bucket of 2^20 elements, then counts as none. A parameter
+            that a module has in several places is taken to be used in each; one place that is used several times, as a
+            layer that is called again, does not show, and counts as used once.
         modes: which ways to train.
 
     Returns:
@@ -81,8 +83,17 @@ def _memory(mode: Mode, sizes: Sizes, tensors: Counter[int]) -> Memory:
         gradients=bytes_of(mode.gradient),
         moments=bytes_of(*mode.moments),
         rounding=0 if mode.kept is None else bytes_of(mode.kept),
-        held=mode.gradient.bytes_of(min(sizes.numel, mode.bucket + sizes.largest)),
+        held=mode.gradient.bytes_of(_held(sizes, mode.bucket)),
     )
+
+
+def _held(sizes: Sizes, bucket: int) -> int:
+    """Return how many elements of gradients are there at a time where they are released.
+
+    Of a shared parameter the gradient of one use is there until that of the next comes, and both until they are added.
+    """
+    twice = 2 * max(sizes.shared, default=0)
+    return min(sizes.numel + twice, bucket + sum(sizes.shared) + max(sizes.largest, twice))
 
 
 def largest_model(mode: Mode, capacity: int, *, released: bool) -> int:

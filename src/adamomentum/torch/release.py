@@ -94,11 +94,12 @@ def release_gradients(
             ``clip``; noise makes the norms of K small batches larger, up to sqrt(K) times: choose it so. Or an
             :class:`~adamomentum.torch.AdaptiveClip`, whose limit for the gradient of a pass follows their average. A
             spike then moves a parameter, in 2-norm, by no more than lr * limit / d, weight decay aside: limit is the
-            largest so far, the sum of those of the passes of a step; d is the smallest element of the denominator
-            sqrt(v / (1 - beta2^t)), at least sqrt(beta2 v / (1 - beta2^t)) with v of before. Gradients are read and
-            not written, L2 decay is not part of them. Where a norm is infinite finite elements become 0 and infinite
-            ones NaN, as in torch. Of parameters sharded by ``fully_shard`` it is the norm of the whole, in an
-            all-reduce of one number a parameter for each bucket. None: no clipping.
+            largest so far, the sum of those of the passes of a step; d is the smallest element of what the step divides
+            by, sqrt(v / (1 - beta2^t)) or as ``adjust_lr`` has it, where kappa_t is in the place of 1 - beta2^t and
+            with several passes can be larger; it is at least sqrt(beta2) times as large as with v of before. Gradients
+            are read and not written, L2 decay is not part of them. Where a norm is infinite finite elements become 0
+            and infinite ones NaN, as in torch. Of parameters sharded by ``fully_shard`` it is the norm of the whole, in
+            an all-reduce of one number a parameter for each bucket. None: no clipping.
         local_gradients: confirm that the gradients of plain tensors need no reduction over the processes of a
             distributed run. DistributedDataParallel reduces them too late for release, use ``fully_shard``.
 
