@@ -101,7 +101,7 @@ def check_clip(clip: Any) -> AdaptiveClip | float | None:
     return float(clip)
 
 
-def _check_limit(name: str, value: float) -> None:
+def _check_limit(name: str, value: Any) -> None:
     if not value > 0:
         raise ValueError(
             f"{name} must be > 0, got {value}: it is the largest norm of a gradient; leave {name} out not to clip"
