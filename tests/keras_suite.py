@@ -1182,9 +1182,18 @@ def test_numbers_of_numpy_and_complex_variables() -> None:
         ({"second_moment": "m"}, ValueError, "second_moment must be None or one of 'momentum', 'lookahead', got 'm'"),
         ({"nesterov": 1}, TypeError, "nesterov must be True or False, got 1"),
         ({"full_bias_correction": True, **MATCH}, ValueError, "does not go with full_bias_correction=True"),
+        ({"gradient_accumulation_steps": 2.5}, TypeError, "must be an integer, got 2.5: .*>= 2; None"),
+        ({"gradient_accumulation_steps": "2"}, TypeError, "must be an integer, got '2': .*>= 2; None"),
+        ({"gradient_accumulation_steps": True}, TypeError, "accumulation_steps must be an integer, got True"),
+        ({"gradient_accumulation_steps": 1}, ValueError, "accumulation_steps` must be an integer >= 2"),
         ({"rounding": "up"}, ValueError, "rounding must be 'nearest' or 'stochastic', got 'up'"),
     ],
 )
 def test_bad_arguments(options: dict, error, message: str) -> None:
     with pytest.raises(error, match=message):
         AdaMomentum(**options)
+
+
+def test_an_integer_of_numpy_is_one() -> None:
+    steps = AdaMomentum(gradient_accumulation_steps=np.int64(2)).get_config()["gradient_accumulation_steps"]
+    assert (steps, type(steps)) == (2, int)

@@ -430,6 +430,8 @@ def test_what_needs_the_whole_gradient_is_refused(inner, message: str, jit: bool
         (lambda: MultiSteps(adamomentum(0.1), 0), ValueError, "every_k_schedule must be >= 1, got 0"),
         (lambda: MultiSteps(adamomentum(0.1), True), TypeError, "every_k_schedule must be an integer or a function"),
         (lambda: MultiSteps(adamomentum(0.1), 2.5), TypeError, "got 2.5"),
+        (lambda: MultiSteps(adamomentum(0.1), np.int64(0)), ValueError, "every_k_schedule must be >= 1, got 0"),
+        (lambda: MultiSteps(adamomentum(0.1), np.True_), TypeError, "every_k_schedule must be an integer"),
         (
             lambda: MultiSteps(adamomentum(0.1), 2).update(PARAMS, adamomentum(0.1).init(PARAMS), PARAMS),
             TypeError,
@@ -447,6 +449,18 @@ def test_what_needs_the_whole_gradient_is_refused(inner, message: str, jit: bool
 def test_bad_arguments(call, error, message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_an_integer_of_numpy_is_one(kind) -> None:
+    results = []
+    for k in (3, kind(3)):
+        optimizer = MultiSteps(adamomentum(0.1), k)
+        params, state, step = PARAMS, optimizer.init(PARAMS), jitted(optimizer)
+        for _ in range(4):
+            params, state, _ = step(params, state, PARAMS)
+        results.append((params, state))
+    assert jax.tree.all(jax.tree.map(lambda a, b: a.dtype == b.dtype and jnp.array_equal(a, b), *results))
 
 
 SHARDED = """

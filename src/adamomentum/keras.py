@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -91,7 +91,8 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
         **kwargs: what the base class takes.
 
     Raises:
-        TypeError: if a number is none, a switch no bool, or an argument after ``learning_rate`` has no name.
+        TypeError: if a number is none, a number of batches no integer, a switch no bool, or an argument after
+            ``learning_rate`` has no name.
         ValueError: if an argument is out of range, or does not go with ``full_bias_correction``.
     """
 
@@ -137,6 +138,13 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
             weight_decay = _checked("weight_decay", weight_decay)
         if isinstance(learning_rate, Real):
             learning_rate = _checked("learning_rate", learning_rate)
+        if gradient_accumulation_steps is not None:
+            if isinstance(gradient_accumulation_steps, bool) or not isinstance(gradient_accumulation_steps, Integral):
+                raise TypeError(
+                    f"gradient_accumulation_steps must be an integer, got {gradient_accumulation_steps!r}: the number "
+                    "of batches a step, >= 2; None for a step each batch"
+                )
+            gradient_accumulation_steps = int(gradient_accumulation_steps)
         super().__init__(
             learning_rate=learning_rate,
             weight_decay=weight_decay,

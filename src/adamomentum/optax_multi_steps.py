@@ -21,6 +21,7 @@ XLA then makes one pass of update and choice, in place, where a branch would hav
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -146,12 +147,16 @@ class MultiSteps:
         use_grad_mean: bool = True,
         should_skip_update_fn: Callable[..., tuple[jax.Array, Any]] | None = None,
     ) -> None:
-        if isinstance(every_k_schedule, bool) or not (isinstance(every_k_schedule, int) or callable(every_k_schedule)):
+        if isinstance(every_k_schedule, bool) or not (
+            isinstance(every_k_schedule, Integral) or callable(every_k_schedule)
+        ):
             raise TypeError(
                 f"every_k_schedule must be an integer or a function of the number of updates, got {every_k_schedule!r}"
             )
-        if isinstance(every_k_schedule, int) and every_k_schedule < 1:
-            raise ValueError(f"every_k_schedule must be >= 1, got {every_k_schedule}")
+        if isinstance(every_k_schedule, Integral):
+            every_k_schedule = int(every_k_schedule)  # NumPy's has a dtype of its own
+            if every_k_schedule < 1:
+                raise ValueError(f"every_k_schedule must be >= 1, got {every_k_schedule}")
         self._opt = optax.with_extra_args_support(opt)
         self._every_k_schedule = every_k_schedule
         self._use_grad_mean = use_grad_mean

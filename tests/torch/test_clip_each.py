@@ -3,6 +3,7 @@
 import math
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from lockstep import PATHS
@@ -403,8 +404,8 @@ def test_a_saved_average_is_checked(value) -> None:
     ("clip", "error", "message"),
     [
         (lambda: 0, ValueError, "clip must be > 0, got 0"),
-        (lambda: -1.0, ValueError, "clip must be >= 0, got -1.0"),
-        (lambda: math.nan, ValueError, "clip must be >= 0, got nan"),
+        (lambda: -1.0, ValueError, "clip must be > 0, got -1.0: .*leave clip out"),
+        (lambda: math.nan, ValueError, "clip must be > 0, got nan: .*leave clip out"),
         (lambda: True, TypeError, "clip must be a number, an AdaptiveClip or None, got True"),
         (lambda: "adaptive", TypeError, "clip must be a number, an AdaptiveClip or None, got 'adaptive'"),
         (lambda: AdaptiveClip(ratio=1.0), ValueError, "ratio must be > 1"),
@@ -412,7 +413,9 @@ def test_a_saved_average_is_checked(value) -> None:
         (lambda: AdaptiveClip(beta=1.0), ValueError, r"beta must be in \[0, 1\), got 1.0"),
         (lambda: AdaptiveClip(warmup=0), ValueError, "warmup must be >= 1, got 0"),
         (lambda: AdaptiveClip(warmup=2.0), TypeError, "warmup must be an integer"),
-        (lambda: AdaptiveClip(max_norm=0.0), ValueError, "max_norm must be > 0"),
+        (lambda: AdaptiveClip(max_norm=0.0), ValueError, "max_norm must be > 0, got 0.0: .*leave max_norm out"),
+        (lambda: AdaptiveClip(max_norm=-1), ValueError, "max_norm must be > 0, got -1: .*leave max_norm out"),
+        (lambda: AdaptiveClip(max_norm="1"), TypeError, "max_norm must be a number, got '1'"),
     ],
 )
 def test_wrong_arguments(clip, error, message) -> None:
@@ -425,3 +428,7 @@ def test_wrong_arguments(clip, error, message) -> None:
 def test_what_the_handle_says() -> None:
     optimizer = AdaMomentum(parameters())
     assert release_gradients(optimizer, clip=2).clip == 2.0
+
+
+def test_an_integer_of_numpy_is_one() -> None:
+    assert AdaptiveClip(warmup=np.int64(3)).warmup == 3

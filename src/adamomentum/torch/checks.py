@@ -326,21 +326,20 @@ def check_param(p: Tensor, state_dtype: StateDtype = None, rounding: Rounding = 
         )
 
 
-def check_max_norm(value: Any, name: str = "max_norm") -> None:
+def check_max_norm(value: Any) -> None:
     """Check what gradients are clipped to; infinity, which only measures, is allowed.
 
     Args:
         value: the limit.
-        name: the argument that it is.
 
     Raises:
         TypeError: if it is not a number.
         ValueError: if it is negative or NaN.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+        raise TypeError(f"max_norm must be a number, got {value!r}")
     if not float(value) >= 0:
-        raise ValueError(f"{name} must be >= 0, got {value}")
+        raise ValueError(f"max_norm must be >= 0, got {value}")
 
 
 LOAD_STATE = "load a state saved before it with load_state_dict, and the parameters too"

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -33,7 +33,6 @@ from torch import Tensor
 
 from adamomentum.torch import fused_cpu
 from adamomentum.torch.bucket import BUCKET_ELEMENTS, Part
-from adamomentum.torch.checks import check_max_norm
 from adamomentum.torch.optimizer import Work
 from adamomentum.torch.precision import local_part
 from adamomentum.torch.rule import Scalar
@@ -72,7 +71,7 @@ class AdaptiveClip:
     max_norm: float = math.inf
 
     def __post_init__(self) -> None:
-        for name in ("ratio", "beta"):
+        for name in ("ratio", "beta", "max_norm"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise TypeError(f"{name} must be a number, got {value!r}")
@@ -80,7 +79,7 @@ class AdaptiveClip:
             raise ValueError(f"ratio must be > 1 and finite, got {self.ratio}: with less the limit would only fall")
         if not 0 <= self.beta < 1:
             raise ValueError(f"beta must be in [0, 1), got {self.beta}")
-        if isinstance(self.warmup, bool) or not isinstance(self.warmup, int):
+        if isinstance(self.warmup, bool) or not isinstance(self.warmup, Integral):
             raise TypeError(f"warmup must be an integer, got {self.warmup!r}")
         if self.warmup < 1:
             raise ValueError(f"warmup must be >= 1, got {self.warmup}: the limit needs a norm to follow")
@@ -103,9 +102,10 @@ def check_clip(clip: Any) -> AdaptiveClip | float | None:
 
 
 def _check_limit(name: str, value: Any) -> None:
-    check_max_norm(value, name)
-    if value == 0:
-        raise ValueError(f"{name} must be > 0, got {value}: all gradients would be 0; leave {name} out not to clip")
+    if not value > 0:
+        raise ValueError(
+            f"{name} must be > 0, got {value}: it is the largest norm of a gradient; leave {name} out not to clip"
+        )
 
 
 def factors_of(
