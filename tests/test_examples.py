@@ -187,6 +187,7 @@ def test_started_without_torchrun_it_says_how(name, tmp_path) -> None:
 
 
 def test_none_is_left_out() -> None:
-    assert {file.name for file in FOLDER.glob("*.py")} == {*PLAIN, *DISTRIBUTED, "four_bytes.py", "keras_fit.py"}
+    tested = {*PLAIN, *DISTRIBUTED, *COMPARED, "four_bytes.py", "keras_fit.py"}
+    assert {file.name for file in FOLDER.glob("*.py")} == tested
     listed = (FOLDER / "README.md").read_text()
     assert all(f"({file.name})" in listed for file in FOLDER.glob("*.py"))
