@@ -39,11 +39,11 @@ from adamomentum.torch.state import (
     PASSES_BETA1,
     STEP,
     Row,
+    by_passes,
     complete,
     laid_out_like,
     norm_average,
     pass_count,
-    passes_of,
     set_passes,
     step_count,
 )
@@ -377,11 +377,12 @@ class AdaMomentum(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._pending.release is not None:
+        if self._pending.release is None:
+            check_whole(self._pending.unfinished)
+        else:
             with torch.no_grad():
                 if self._pending.release.finish():
                     return loss
-        check_whole(self._pending.unfinished)
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if found_inf is not None and not all(map(_obeys_found_inf, self.param_groups)):
             if found_inf.item():  # GradScaler's verdict: skip this step
@@ -462,10 +463,9 @@ class AdaMomentum(Optimizer):
         """
         if not group.get(PASSES) or group["nesterov"]:
             return [(group["params"], 1)]
-        by_passes: dict[int, list[Tensor]] = {}
-        for p in group["params"]:
-            by_passes.setdefault(passes_of(self.state, p) + 1, []).append(p)
-        return [(params, passes) for passes, params in by_passes.items()]
+        params = group["params"]
+        divided = by_passes(self.state, params)
+        return [([params[i] for i in places], passes) for passes, places in divided.items()]
 
     def _gather(
         self,

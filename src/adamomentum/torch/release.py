@@ -41,7 +41,7 @@ from adamomentum.torch.fold import fold
 from adamomentum.torch.functional import choose_kernels
 from adamomentum.torch.optimizer import AdaMomentum, take_work
 from adamomentum.torch.rule import Scalar
-from adamomentum.torch.state import PASSES, PASSES_BETA1, PLAIN_TENSORS, passes_of, set_passes
+from adamomentum.torch.state import PASSES, PASSES_BETA1, PLAIN_TENSORS, by_passes, passes_of, set_passes
 from adamomentum.torch.unsynchronized import watch
 
 __all__ = ["GradientRelease", "release_gradients"]
@@ -262,12 +262,15 @@ class GradientRelease:
         if followed == self._followed:  # as nearly always; what they stand for is kept alive
             return
         accumulated = self.accumulated
-        self._params = {id(p): p for group in optimizer.param_groups for p in group["params"]}
+        params: dict[int, Tensor] = {id(p): p for group in optimizer.param_groups for p in group["params"]}
+        new = [p for p in params.values() if p not in self._hooks or self._hooked[p] != p._cdata]
+        for p in new:
+            self._check_free(p)
+        self._params = params
         self._group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         for p in [p for p in self._hooks if id(p) not in self._params]:
             self._hooks.pop(p).remove()
             del self._hooked[p]
-        new = [p for p in self._params.values() if p not in self._hooks or self._hooked[p] != p._cdata]
         for group in optimizer.param_groups:
             group.setdefault(PASSES, accumulated)
         for p in new:
@@ -560,12 +563,6 @@ class GradientRelease:
                     "betas[0] must be > 0 with accumulation_steps > 1, got 0: exp_avg then keeps nothing from one pass "
                     "to the next; set accumulation_steps=1"
                 )
-        for p in group["params"]:
-            if any(_is_of_another(hook, self) for hook in (p._post_accumulate_grad_hooks or {}).values()):
-                raise RuntimeError(
-                    f"the gradients of a parameter of shape {tuple(p.shape)} are released by another optimizer "
-                    "already, which would take them first; call remove() on its handle"
-                )
         if not self._local_gradients and _is_distributed():
             for p in group["params"]:
                 if not hasattr(p, "placements"):
@@ -574,6 +571,16 @@ class GradientRelease:
                         f"tensor of shape {tuple(p.shape)}: DistributedDataParallel would reduce its gradient after "
                         "the update; pass local_gradients=True if no reduction is wanted"
                     )
+
+    def _check_free(self, p: Tensor) -> None:
+        """Check that no other optimizer, which would be the first, releases the gradients of a parameter."""
+        with torch._C.DisableTorchFunctionSubclass():  # of lazy ones
+            hooks = p._post_accumulate_grad_hooks or {}
+        if any(_is_of_another(hook, self) for hook in hooks.values()):
+            raise RuntimeError(
+                f"the gradients of a parameter of shape {tuple(p.shape)} are released by another optimizer "
+                "already, which would take them first; call remove() on its handle"
+            )
 
 
 class _Pass:
@@ -604,12 +611,8 @@ def _by_passes(optimizer: AdaMomentum, parts: list[Part]) -> list[tuple[Any, ...
         return [(*part, 1) for part in parts]
     divided: list[tuple[Any, ...]] = []
     for group, params, grads in parts:
-        by_passes: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
-        for p, grad in zip(params, grads, strict=True):
-            some, theirs = by_passes.setdefault(passes_of(optimizer.state, p) + 1, ([], []))
-            some.append(p)
-            theirs.append(grad)
-        divided += [(group, *some, count) for count, some in by_passes.items()]
+        for count, places in by_passes(optimizer.state, params).items():
+            divided.append((group, [params[i] for i in places], [grads[i] for i in places], count))
     return divided
 
 

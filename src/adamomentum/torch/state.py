@@ -41,6 +41,7 @@ __all__ = [
     "STEP",
     "Row",
     "blocks_of",
+    "by_passes",
     "complete",
     "laid_out_like",
     "norm_average",
@@ -109,6 +110,14 @@ def passes_of(state: Mapping[Tensor, Mapping[str, Tensor]], p: Tensor) -> int:
     """Return how many passes have a gradient of a parameter in its first moment and not yet in itself."""
     count = state[p].get(PASSES) if p in state else None
     return 0 if count is None else int(count)
+
+
+def by_passes(state: Mapping[Tensor, Mapping[str, Tensor]], params: list[Tensor]) -> dict[int, list[int]]:
+    """Return the places of parameters by how many passes they have a gradient of, with the one that comes now."""
+    places: dict[int, list[int]] = {}
+    for i, p in enumerate(params):
+        places.setdefault(passes_of(state, p) + 1, []).append(i)
+    return places
 
 
 def set_passes(optimizer: Optimizer, count: int) -> None:
