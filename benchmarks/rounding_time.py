@@ -3,7 +3,8 @@
     python benchmarks/rounding_time.py [--elements 8388608] [--rounds 15] [--threads 1]
 
 A round times a step of each, one after the other, and the ratio to AdamW is taken within the round: the median, and the
-middle half of the rounds. Processor time, so that other work on the machine disturbs less.
+middle half of the rounds. Processor time, so that other work on the machine disturbs less. The last line is beside
+AdamW on as many float32 parameters.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ KINDS = {
     "stochastic, bfloat16 moments": {"rounding": "stochastic", "state_dtype": "bfloat16"},
     "stochastic, 8-bit moments": {"rounding": "stochastic", "state_dtype": "8bit"},
 }
+# The last of them once more.
+BESIDE_WIDE = "the same, beside float32"
 
 
 def main() -> None:
@@ -34,9 +37,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
-    def parameter() -> torch.nn.Parameter:
-        p = torch.nn.Parameter(torch.randn(args.elements).bfloat16())
-        p.grad = torch.randn(args.elements).bfloat16()
+    def parameter(dtype: torch.dtype = torch.bfloat16) -> torch.nn.Parameter:
+        p = torch.nn.Parameter(torch.randn(args.elements).to(dtype))
+        p.grad = torch.randn(args.elements).to(dtype)
         return p
 
     def seconds(optimizer: torch.optim.Optimizer) -> float:
@@ -44,15 +47,17 @@ def main() -> None:
         optimizer.step()
         return time.process_time() - before
 
-    baseline = torch.optim.AdamW([parameter()], fused=True)
+    baseline, wide = (torch.optim.AdamW([parameter(dtype)], fused=True) for dtype in (torch.bfloat16, torch.float32))
     ours = {name: AdaMomentum([parameter()], **options) for name, options in KINDS.items()}
-    for optimizer in (baseline, *ours.values()):
+    for optimizer in (baseline, wide, *ours.values()):
         optimizer.step()  # makes the state
-    ratios: dict[str, list[float]] = {name: [] for name in ours}
+    ratios: dict[str, list[float]] = {name: [] for name in (*ours, BESIDE_WIDE)}
     for _ in range(args.rounds):
-        reference = seconds(baseline)
+        reference, of_wide = seconds(baseline), seconds(wide)
         for name, optimizer in ours.items():
-            ratios[name].append(seconds(optimizer) / reference)
+            taken = seconds(optimizer)
+            ratios[name].append(taken / reference)
+        ratios[BESIDE_WIDE].append(taken / of_wide)
     print("| `rounding` | step, ratio to AdamW fused |\n|---|---|")
     for name, values in ratios.items():
         low, middle, high = statistics.quantiles(values, n=4)
