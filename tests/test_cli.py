@@ -19,6 +19,7 @@ import pytest
 import torch
 from rich.console import Console
 from study.arrays import make_arrays
+from study.function.functions import InlineLocal
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -37,27 +38,10 @@ OK = TrialResult(status="ok", final={"val_loss": 1.0}, curve={"step": [1.0]})
 RATES = ["--lr", "1e-2", "--lr", "sgdm=0.03,0.1"]
 
 
-class Inline:
-    """Runs trials in this process: starting another one takes seconds."""
-
-    def __init__(self, setup, workers, run, gpus) -> None:
-        self.setup, self.run_trial = setup, run
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception) -> None:
-        pass
-
-    def run(self, specs):
-        for spec in specs:
-            yield spec, self.run_trial(spec, self.setup)
-
-
 @pytest.fixture
 def inline(monkeypatch) -> None:
     """Trials in this process, and no report."""
-    monkeypatch.setattr(running, "LocalExecutor", Inline)
+    monkeypatch.setattr(running, "LocalExecutor", InlineLocal)
     monkeypatch.setattr(running, "write_report", lambda *_: None)
 
 

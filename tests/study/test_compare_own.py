@@ -6,11 +6,10 @@ import difflib
 import re
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 
 import pytest
-from study.function.functions import PLAIN, changed
+from study.function.functions import PLAIN, InlineLocal, changed
 from study.mini import finished
 from typer.testing import CliRunner
 
@@ -18,7 +17,6 @@ from adamomentum import cli as command_line
 from adamomentum.study import compare_own, running, stages, work
 from adamomentum.study.compare_own import Incumbent, OptionError, as_study, metric_of, params_of, tuned
 from adamomentum.study.studyfile import MetricEntry
-from adamomentum.study.trial import TrialResult
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
@@ -65,32 +63,12 @@ THREE_LINES = changed(
 )
 
 
-class Inline:
-    """Runs trials in this process: starting another one takes seconds."""
-
-    def __init__(self, setup, workers, run, gpus) -> None:
-        self.setup, self.run_trial = setup, run
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception) -> None:
-        pass
-
-    def run(self, specs):
-        for spec in specs:
-            try:
-                yield spec, self.run_trial(spec, self.setup)
-            except Exception:
-                yield spec, TrialResult(status="error", error=traceback.format_exc())
-
-
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
     """The current folder of a user, with trials in this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(running, "LocalExecutor", Inline)
+    monkeypatch.setattr(running, "LocalExecutor", InlineLocal)
     work._load.cache_clear()
     return tmp_path
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from adamomentum.study import registry, tasks, work
 from adamomentum.study.engine import Folder, run_study
+from adamomentum.study.execute.local import RunTrial
 from adamomentum.study.spec import TaskSpec, TrialSpec
 from adamomentum.study.studyfile import parse
 from adamomentum.study.tasks.function.script import Script, read
@@ -76,17 +77,30 @@ def changed(*pairs: tuple[str, str], text: str = PLAIN) -> str:
 class Inline:
     """Runs trials in this process: what is tested is not the executor."""
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
+    def __init__(self, setup: Setup, run: RunTrial = run_planned) -> None:
+        self.setup, self.run_trial = setup, run
         self.ran: list[TrialSpec] = []
 
     def run(self, specs: Iterable[TrialSpec]) -> Iterator[tuple[TrialSpec, TrialResult]]:
         for spec in specs:
             self.ran.append(spec)
             try:
-                yield spec, run_planned(spec, self.setup)
+                yield spec, self.run_trial(spec, self.setup)
             except Exception:
                 yield spec, TrialResult(status="error", error=traceback.format_exc())
+
+
+class InlineLocal(Inline):
+    """The same, made as the local executor is: starting another process takes seconds."""
+
+    def __init__(self, setup: Setup, workers: int, run: RunTrial, gpus: Sequence[int] | None) -> None:
+        super().__init__(setup, run)
+
+    def __enter__(self) -> InlineLocal:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
 
 
 STUDY = """

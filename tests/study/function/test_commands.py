@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from study.function.functions import PLAIN, STUDY, Inline
+from study.function.functions import PLAIN, STUDY, InlineLocal
 from study.mini import finished
 from typer.testing import CliRunner
 
@@ -17,23 +17,10 @@ from adamomentum.study.commands import app
 pytestmark = pytest.mark.usefixtures("unrendered")
 
 
-class Here(Inline):
-    """As the local executor is made."""
-
-    def __init__(self, setup, workers, run, gpus) -> None:
-        super().__init__(setup)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception) -> None:
-        pass
-
-
 @pytest.fixture
 def study(tmp_path, monkeypatch) -> Path:
     """A study file elsewhere than the current folder, with its script beside it."""
-    monkeypatch.setattr(running, "LocalExecutor", Here)
+    monkeypatch.setattr(running, "LocalExecutor", InlineLocal)
     monkeypatch.setattr(sys, "path", list(sys.path))
     work._load.cache_clear()
     folder = tmp_path / "there"
