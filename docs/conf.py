@@ -84,7 +84,14 @@ def _bars(app, what, name, obj, options, lines):
             lines[i] = line.replace("|", "\\|")
 
 
+def _levels(app, page, template, context, doctree):
+    """Give the headings of tables of contents the level that screen readers need and Sphinx leaves out."""
+    for part in {"body", "furo_navigation_tree"} & context.keys():
+        context[part] = context[part].replace('role="heading"', 'role="heading" aria-level="2"')
+
+
 def setup(app):
     app.connect("source-read", _files_as_code)
     app.connect("build-finished", _write_reports)
     app.connect("autodoc-process-docstring", _bars)
+    app.connect("html-page-context", _levels, priority=900)

@@ -1,4 +1,4 @@
-"""The documentation site builds without a warning, and its reference has every public name."""
+"""The documentation site builds without a warning, has every public name, and can be read in a browser."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from browser import browser, check_page, visit
 
 DOCS = Path(__file__).parents[1] / "docs"
 MODULES = (
@@ -37,18 +38,37 @@ def test_figures_are_kept_once_and_stand_on_white() -> None:
         assert '<rect width="100%" height="100%" fill="#ffffff"/>' in path.read_text(encoding="utf-8"), path
 
 
-@pytest.mark.slow
-def test_site(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("KERAS_BACKEND", "torch")
-    for needed in ("sphinx", "myst_parser", "furo", "optax", "keras"):
-        pytest.importorskip(needed)
-    from sphinx.application import Sphinx
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> tuple[Path, set[str]]:
+    """The site, and the names that its reference has."""
+    folder = tmp_path_factory.mktemp("docs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "torch")
+        for needed in ("sphinx", "myst_parser", "furo", "optax", "keras"):
+            pytest.importorskip(needed)
+        from sphinx.application import Sphinx
 
-    app = Sphinx(
-        DOCS, DOCS, tmp_path / "site", tmp_path / "trees", "html", warningiserror=True, exception_on_warning=True
-    )
-    app.build()
-    known = set(app.env.get_domain("py").data["objects"])
+        app = Sphinx(
+            DOCS, DOCS, folder / "site", folder / "trees", "html", warningiserror=True, exception_on_warning=True
+        )
+        app.build()
+    return folder / "site", set(app.env.get_domain("py").data["objects"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["index.html", "options.html", "results/report.html"])
+def test_pages_in_a_browser(built, name) -> None:
+    """The front page, one with the widest table, and the report on the kept results."""
+    with browser() as running:
+        for device in ("desktop", "phone"):
+            for dark in (False, True):
+                visit(running, built[0] / name, device, dark)
+                check_page(running)
+
+
+@pytest.mark.slow
+def test_site(built) -> None:
+    site, known = built
     for module in MODULES:
         name = f"adamomentum.{module}"
         public = {f"{name}.{each}" for each in import_module(name).__all__}
@@ -59,7 +79,6 @@ def test_site(tmp_path, monkeypatch) -> None:
         "adamomentum.trainers.lightning.ReleaseGradients",
         "adamomentum.trainers.accelerate.release_gradients",
     } <= known
-    site = tmp_path / "site"
     assert (site / "index.html").exists()
     figures = (site / "how-it-works.html").read_text(encoding="utf-8")
     assert re.search(r'<img [^>]*src="_images/[^"]*\.svg"', figures)

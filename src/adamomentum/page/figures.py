@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # Replaced by the page's own text colour in the inline SVG, so that dark mode stays readable.
 INK = "#1b1b1f"
 DASHED = (0, (4, 3))
+ROWS = "rows"
 # A limit, a prediction, a target: what is compared with.
 THIN: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": DASHED}
 
@@ -94,9 +96,10 @@ def panel(
         if draw_in(figure.subplots(), *arguments) is False:
             return None
         svg, words = save(figure, name, folder), words_of(figure)
+        scales = scales_of(figure) if "data-values" in svg else ""
     if linked:
         return f'<img src="{folder.name}/{name}.svg" alt="{html.escape(words)}">'
-    return inline(svg, words)
+    return inline(svg, words, scales)
 
 
 def save(figure: Figure, name: str, folder: Path) -> str:
@@ -141,13 +144,44 @@ def words_of(figure: Figure) -> str:
     return " ".join("; ".join(parts).replace("$", "").split())
 
 
-def inline(svg: str, label: str) -> str:
+def values_of(series: str) -> str:
+    """Return the ``gid`` of a line, or of marks, at the values of a series: a page shows them under the pointer."""
+    return f"data-values {series}"
+
+
+def part_of(series: str) -> str:
+    """Return the ``gid`` of what else is drawn of a series, such as a band: it comes and goes with it."""
+    return f"data-part {series}"
+
+
+def scales_of(figure: Figure) -> str:
+    """Return how a page's script gets from places in the SVG of a figure with one pair of axes to values, as JSON.
+
+    ``x`` and ``y`` have the places of an axis's two ends in points, the values there, and whether it is logarithmic.
+    ``y`` is null where rows have names instead of values, its axis the gid ``ROWS``. ``label`` says what x is.
+    """
+    (ax,) = figure.axes
+    width, height = (72 * inches for inches in figure.get_size_inches())
+    box = ax.get_position()
+    x = [box.x0 * width, box.x1 * width, *ax.get_xlim()]
+    y = [(1 - box.y0) * height, (1 - box.y1) * height, *ax.get_ylim()]
+    scales = {
+        "x": [*(float(f"{v:.6g}") for v in x), ax.get_xscale() == "log"],
+        "y": None if ax.yaxis.get_gid() == ROWS else [*(float(f"{v:.6g}") for v in y), ax.get_yscale() == "log"],
+        "label": ax.get_xlabel().split("\n")[0],
+    }
+    return json.dumps(scales)
+
+
+def inline(svg: str, label: str, scales: str = "") -> str:
     """Make an SVG fit to stand in a page: text in the page's colour, a name.
 
     Args:
         svg: without a ground. Its ids hold for the whole page, whose figures have different salts therefore.
         label: what is read out in its place.
+        scales: of its axes, for the page's script.
     """
     svg = svg.replace(INK, "currentColor").replace("xlink:href=", "href=")
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
+    scales = scales and f' data-scales="{html.escape(scales)}"'
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"{scales}', 1)

@@ -15,6 +15,9 @@ from adamomentum.page.png import pack
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 LINK, PNG = f"{{{XLINK}}}href", "data:image/png;base64,"
+WHOSE = ("data-values", "data-part")
+"""What the script of a page knows a series by: marks and lines at its values, and what else is drawn of it."""
+
 ET.register_namespace("", SVG)
 ET.register_namespace("xlink", XLINK)
 
@@ -23,7 +26,8 @@ def compact(svg: str) -> str:
     """Return a figure of matplotlib that looks the same and is shorter, an element a line.
 
     Lengths are rounded to a tenth of a point, short ones, as in marks, to a hundredth. Ids that nothing refers to and
-    groups without attributes are left out; a style that several elements have is written once.
+    groups without attributes are left out; a style that several elements have is written once. An id that begins with a
+    word of ``WHOSE`` becomes that attribute.
     """
     root = ET.fromstring(svg)
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
@@ -39,6 +43,9 @@ def _drop(parent: ET.Element, used: set[str]) -> None:
     children: list[ET.Element] = []
     for child in parent:
         _drop(child, used)
+        kind, _, whose = child.get("id", "").partition(" ")
+        if kind in WHOSE and whose:
+            child.set(kind, whose)
         if child.get("id") not in used:
             child.attrib.pop("id", None)
         if child.tag == f"{{{SVG}}}g" and not child.attrib:

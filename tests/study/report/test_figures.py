@@ -11,9 +11,10 @@ from adamomentum.study.results import gather
 
 def test_every_optimizer_has_a_key_of_its_own(tmp_path) -> None:
     keys = figures.legend(gather(run(tmp_path, study("pictures"), Fake())))
-    assert [label for label, _ in keys] == ["AdaMomentum", "AdamW", "SGD + momentum", "AdaBelief", "Own variant"]
-    assert len({svg for _, svg in keys}) == len(keys)
-    assert ["stroke-dasharray" in svg for _, svg in keys] == [False] * 4 + [True]  # the control
+    assert [label for _, label, _ in keys] == ["AdaMomentum", "AdamW", "SGD + momentum", "AdaBelief", "Own variant"]
+    assert [name for name, _, _ in keys] == ["adamomentum", "adamw", "sgdm", "adabelief", "own"]
+    assert len({svg for _, _, svg in keys}) == len(keys)
+    assert ["stroke-dasharray" in svg for _, _, svg in keys] == [False] * 4 + [True]  # the control
 
 
 def test_the_same_colour_and_mark_for_an_optimizer_everywhere() -> None:

@@ -18,7 +18,7 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from adamomentum.files import write_atomic
-from adamomentum.page.figures import INK, STYLE, THIN, as_png, as_svg, on_white, panel, save
+from adamomentum.page.figures import INK, ROWS, STYLE, THIN, as_png, as_svg, on_white, panel, part_of, save, values_of
 from adamomentum.study import registry, stages
 from adamomentum.study.report.comparisons import TAUS
 from adamomentum.study.report.tables import Part, StudyTables
@@ -35,6 +35,7 @@ from adamomentum.study.results import (
     time_metric,
     values,
 )
+from adamomentum.study.studyfile import Study
 from adamomentum.study.tasks import Metric
 
 SIZE = (5.0, 3.8)
@@ -68,7 +69,7 @@ class Style:
 
 
 def styles(results: StudyResults) -> dict[str, Style]:
-    """Return each optimizer's style; the registry's optimizers have the same in every report."""
+    """Return each style by name: of the optimizers, which the registry's have in every report, and swept controls."""
     study, spare, styles = results.study, iter(SPARE), {}
     for name, entry in study.optimizers.items():
         known = registry.OPTIMIZERS.get(name)
@@ -76,7 +77,15 @@ def styles(results: StudyResults) -> dict[str, Style]:
         first = name == study.reference
         dash = (0, (4, 1.6)) if entry.control else "solid"
         styles[name] = Style(colour, marker, 2.6 if first else 1.3, dash, 6 if first else 3)
+    for name in _swept(study):
+        colour, marker = next(spare, ("#333333", "."))
+        styles[name] = Style(colour, marker, 1.3, (0, (1, 1.2)), 3)
     return styles
+
+
+def _swept(study: Study) -> list[str]:
+    """Return the controls at another's setting whose learning rate was swept; those on other batches crowd the rest."""
+    return [c.name for c in stages.swapped(study) if c.name in study.sensitivity.controls]
 
 
 class Panels(Part):
@@ -93,11 +102,27 @@ class Panels(Part):
 
     def _line(self, ax: Axes, name: str, x: Any, y: Any, **more: Any) -> None:
         s = self.styles[name]
-        ax.plot(x, y, color=s.colour, linewidth=s.width, linestyle=s.dash, zorder=s.order, **more)
+        look = {"color": s.colour, "linewidth": s.width, "linestyle": s.dash, "zorder": s.order}
+        # Marks tell lines apart for who does not see their colours: few, and each line's at other places.
+        first = 0.2 * list(self.styles).index(name) / len(self.styles)
+        look |= {"marker": s.marker, "markersize": 4.5, "markevery": (first, 0.2)}
+        ax.plot(x, y, **{"gid": values_of(name), **look, **more})
 
     def _mark(self, ax: Axes, name: str, x: float, y: float) -> None:
-        s = self.styles[name]
-        ax.scatter([x], [y], s=44, color=s.colour, marker=s.marker, edgecolors=INK, linewidths=0.8, zorder=8)
+        marker = self.styles[name].marker
+        self._dots(ax, name, [x], [y], 44, marker=marker, edgecolors=INK, linewidths=0.8, zorder=8)
+
+    def _dots(self, ax: Axes, name: str, x: Any, y: Any, size: float, off: bool = False, **more: Any) -> None:
+        """Draw marks at values, or of what is off the scale and has none to be read off."""
+        look = {
+            "color": self.styles[name].colour,
+            "linewidths": 0,
+            **({"marker": "x", "linewidths": 0.9} if off else {}),
+        }
+        ax.scatter(x, y, s=size, gid=part_of(name) if off else values_of(name), **{**look, **more})
+
+    def _interval(self, ax: Axes, name: str, ends: Any, y: float) -> None:
+        ax.plot(ends, [y, y], color=self.styles[name].colour, linewidth=2.2, gid=part_of(name))
 
     def _rows(self, ax: Axes, names: Sequence[str]) -> None:
         """Name the rows of a panel that has one an optimizer."""
@@ -106,6 +131,7 @@ class Panels(Part):
         for text, name in zip(ax.get_yticklabels(), names, strict=True):
             if name == self.study.reference:
                 text.set_fontweight("bold")
+        ax.yaxis.set_gid(ROWS)
         ax.set_ylim(len(names) - 0.4, -0.6)
         ax.grid(axis="y", visible=False)
         ax.tick_params(axis="y", length=0)
@@ -125,15 +151,14 @@ class Panels(Part):
         ends = [float(np.clip(v, -limit, limit)) for line in lines for v in line if math.isfinite(v)]
         left, right = min(0.0, *ends), max(0.0, *ends)
         for y, (c, (mean, low, high)) in enumerate(zip(comparisons, lines, strict=True)):
-            style = self.styles[c.other]
             if math.isfinite(low):
-                ax.plot(np.clip([low, high], left, right), [y, y], color=style.colour, linewidth=2.2)
+                self._interval(ax, c.other, np.clip([low, high], left, right), y)
             if left <= mean <= right:
                 self._mark(ax, c.other, mean, y)
                 continue
             better = (mean > 0) == (metric.better == "higher")
             edge = right if mean > 0 else left
-            ax.scatter([edge], [y], s=44, color=style.colour, marker=">" if better else "<", zorder=8)
+            self._dots(ax, c.other, [edge], [y], 44, off=True, marker=">" if better else "<", zorder=8)
             ax.annotate(f"{mean:+.{metric.digits}f}", (edge, y), xytext=(-8 if better else 8, 0), fontsize=8,
                         textcoords="offset points", ha="right" if better else "left", va="center")  # fmt: skip
         ax.axvline(0, color=INK, linewidth=1)
@@ -165,17 +190,17 @@ class Panels(Part):
             low, high = max(low, middle - 3 * reach), min(high, middle + 3 * reach)
         room = 0.04 * (high - low) or 1e-3
         for y, (name, points) in enumerate(points_of.items()):
-            style, row = self.styles[name], self.tables.row(task, name)
+            row = self.tables.row(task, name)
             height = y + 0.18 + np.linspace(-0.12, 0.12, len(points))
             inside = (points >= low) & (points <= high)
-            ax.scatter(points[inside], height[inside], s=14, color=style.colour, alpha=0.6, linewidths=0)
-            ax.scatter(points[~inside].clip(low, high), height[~inside], s=18, color=style.colour, marker="x")
+            self._dots(ax, name, points[inside], height[inside], 14, alpha=0.6)
+            self._dots(ax, name, points[~inside].clip(low, high), height[~inside], 18, off=True)
             if row is None:
                 continue
             interval = row.metrics[metric.key]
             ends = [metric.scale * interval.low, metric.scale * interval.high]
             if math.isfinite(ends[0]):
-                ax.plot(np.clip(ends, low, high), [y - 0.16] * 2, color=style.colour, linewidth=2.2)
+                self._interval(ax, name, np.clip(ends, low, high), y - 0.16)
             if low <= metric.scale * interval.mean <= high:
                 self._mark(ax, name, metric.scale * interval.mean, y - 0.16)
         self._rows(ax, list(points_of))
@@ -223,7 +248,8 @@ class Panels(Part):
             wide = rows.pivot(index="step", columns="replicate", values=column).dropna(how="all")
             self._line(ax, name, wide.index, wide.median(axis=1))
             low, high = wide.quantile(0.25, axis=1), wide.quantile(0.75, axis=1)
-            ax.fill_between(wide.index, low, high, color=self.styles[name].colour, alpha=0.12, linewidth=0)
+            colour = self.styles[name].colour
+            ax.fill_between(wide.index, low, high, color=colour, alpha=0.12, linewidth=0, gid=part_of(name))
         if positive:  # else there is no zero from which a decade could be counted
             finite = mine[column].dropna()
             last = mine[mine["step"] == mine["step"].max()][column].dropna()
@@ -272,16 +298,15 @@ class Panels(Part):
         top = min(float(scores.max()), 1.5 * FAR * float(scores.min()))
         one = self.study.task(task).tune == ("lr",)
         for name in self.study.optimizers:
-            style = self.styles[name]
             rows = mine[mine["optimizer"] == name].sort_values("lr")
             heights = scores[rows.index]
             lost = ~(heights <= top)
             heights = heights.fillna(np.inf).clip(upper=top * 1.08)
             if one:
                 line = heights.groupby(rows["lr"]).mean()
-                ax.plot(line.index, line, color=style.colour, linewidth=0.8, alpha=0.7, linestyle=style.dash)
-            ax.scatter(rows["lr"][~lost], heights[~lost], s=14, color=style.colour, linewidths=0, alpha=0.8)
-            ax.scatter(rows["lr"][lost], heights[lost], s=18, color=style.colour, marker="x", linewidths=0.9)
+                self._line(ax, name, line.index, line, linewidth=0.8, alpha=0.7, marker="", gid=part_of(name))
+            self._dots(ax, name, rows["lr"][~lost], heights[~lost], 14, alpha=0.8)
+            self._dots(ax, name, rows["lr"][lost], heights[lost], 18, off=True)
             choice = self.results.choices.get((task, name))
             if choice is not None and choice.setting is not None:
                 score = as_cost(choice.score, metric)
@@ -302,8 +327,7 @@ class Panels(Part):
             best = self.tables.evp.get((task, name))
             if best and all(math.isfinite(v) and v > 0 for v in best):
                 drawn = True
-                more = {"marker": self.styles[name].marker} if len(best) == 1 else {}
-                self._line(ax, name, range(1, len(best) + 1), best, **more)
+                self._line(ax, name, range(1, len(best) + 1), best)
         _log_y(ax)
         ax.set_xlabel("tuning trials")
         ax.set_title(f"{task}: expected best on validation")
@@ -311,25 +335,30 @@ class Panels(Part):
 
     def sensitivity(self, ax: Axes, task: str) -> bool:
         """Draw the validation metric against the learning rate, around the chosen one."""
-        curves = {n: sensitivity_curve(self.results, task, n) for n in self.study.sensitivity.optimizers}
-        finite = [v for c in curves.values() for v in c["value"] if math.isfinite(v) and v > 0]
-        if not finite or any(c["value"].isna().any() for c in curves.values()):
+        swept = (*self.study.sensitivity.optimizers, *_swept(self.study))
+        curves = {n: c for n in swept if len(c := sensitivity_curve(self.results, task, n)) > 1}
+        finite = {n: [v for v in c["value"] if math.isfinite(v) and v > 0] for n, c in curves.items()}
+        if not any(finite.values()) or any(c["value"].isna().any() for c in curves.values()):
             return False
-        top = min(FAR * min(finite), 1.05 * max(finite))
+        # The worst of those that train at all can be seen, too.
+        top = min(FAR * max(min(v) for v in finite.values() if v), 1.05 * max(max(v) for v in finite.values() if v))
         for name, curve in curves.items():
-            choice = self.results.choices.get((task, name))
-            if choice is None or choice.setting is None or curve.empty:
-                continue
-            factor, style = curve["lr"] / choice.setting["lr"], self.styles[name]
+            factor = curve["lr"] / self._middle(task, name)
             inside = curve["value"] <= top
-            self._line(ax, name, factor, curve["value"].clip(upper=top))
-            ax.scatter(factor[inside], curve["value"][inside], s=24, color=style.colour, marker=style.marker, zorder=7)
-            ax.scatter(factor[~inside], [top] * int((~inside).sum()), s=34, color=style.colour, marker="x", zorder=7)
+            self._line(ax, name, factor, curve["value"].clip(upper=top), marker="")
+            marker = self.styles[name].marker
+            self._dots(ax, name, factor[inside], curve["value"][inside], 24, marker=marker, zorder=7)
+            self._dots(ax, name, factor[~inside], [top] * int((~inside).sum()), 34, off=True, zorder=7)
         _log_x(ax)
         _log_y(ax)
-        ax.set_xlabel("learning rate / chosen learning rate\nx: diverged, or off the scale")
+        ax.set_xlabel("learning rate / that in the middle of the sweep\nx: diverged, or off the scale")
         ax.set_title(f"{task}: validation {_cost_name(select_metric(self.results, task))}")
         return True
+
+    def _middle(self, task: str, name: str) -> float:
+        """Return the learning rate around which a sweep lies: the chosen one, of a control the one that it is given."""
+        planned = (t for t in self.results.plan.trials if (t.role, t.task, t.optimizer) == ("sensitivity", task, name))
+        return next(t.spec.optimizer.lr for t in planned if t.point == 0)
 
     # --- all tasks ---
 
@@ -337,7 +366,7 @@ class Panels(Part):
         """Interquartile mean of the scores, with its bootstrap interval."""
         iqm = self.tables.across.iqm
         for y, (name, q) in enumerate(iqm.items()):
-            ax.plot([q.low, q.high], [y, y], color=self.styles[name].colour, linewidth=2.2)
+            self._interval(ax, name, [q.low, q.high], y)
             self._mark(ax, name, q.mean, y)
         ax.axvline(1, color=INK, linewidth=1)
         if iqm:
@@ -435,15 +464,16 @@ def overview(results: StudyResults, tables: StudyTables, folder: Path) -> None:
         handles = [
             Line2D([], [], color=s.colour, marker=s.marker, linestyle=s.dash, label=stages.label(study, name))
             for name, s in styles(results).items()
+            if name in study.optimizers
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5), columnspacing=1.4)
         write_atomic(folder / "overview.png", as_png(figure))
         write_atomic(folder / "overview.svg", on_white(as_svg(figure)).encode())
 
 
-def legend(results: StudyResults) -> list[tuple[str, str]]:
-    """Return each optimizer's label and a small drawing of its line and mark, as SVG for a page."""
-    return [(stages.label(results.study, name), _key(name, results)) for name in results.study.optimizers]
+def legend(results: StudyResults) -> list[tuple[str, str, str]]:
+    """Return the name of each style, its label and a small drawing of its line and mark, as SVG for a page."""
+    return [(name, stages.label(results.study, name), _key(name, results)) for name in styles(results)]
 
 
 def _key(name: str, results: StudyResults) -> str:

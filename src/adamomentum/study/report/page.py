@@ -14,6 +14,7 @@ from adamomentum.study import stages
 from adamomentum.study.engine import Folder
 from adamomentum.study.report import figures, provenance, samples
 from adamomentum.study.report.claims import RULE, Judge
+from adamomentum.study.report.matrix import Matrix
 from adamomentum.study.report.sheets import Sheets
 from adamomentum.study.report.swap import Swaps
 from adamomentum.study.report.tables import StudyTables, build
@@ -82,6 +83,7 @@ def _context(folder: Folder, results: StudyResults, tables: StudyTables, sheets:
         "claims": judge.claims(),
         "rule": RULE,
         "swaps": Swaps(results, tables).verdicts(),
+        "matrix": Matrix(results, tables),
         "tasks": [_task(results, tables, task.name) for task in study.tasks],
         "sheets": sheets,
         "across": tables.across,

@@ -11,6 +11,7 @@ from adamomentum.bench.memory import state_bytes
 from adamomentum.study import registry, stages
 from adamomentum.study.registry import Optimizer
 from adamomentum.study.report.comparisons import Comparison, comparisons_frame
+from adamomentum.study.report.matrix import Matrix
 from adamomentum.study.report.provenance import searched
 from adamomentum.study.report.swap import Swaps
 from adamomentum.study.report.tables import Part, Row, rows_frame
@@ -45,6 +46,7 @@ class Sheets(Part):
             for c in comparisons
         }
         return {
+            "matrix": Matrix(self.results, tables).sheet(),
             **{f"task {t.name}": self.task(t.name) for t in self.study.tasks},
             "selected": self.selected({(c.task, c.other): self.reading(c) for c in tables.selected_comparisons}),
             "tracks": self.roles(readings),

@@ -1,0 +1,242 @@
+// What a page can do beyond being read: sort tables, choose the series of its figures, show values under the pointer,
+// enlarge a figure and zoom into it. The page is whole without.
+"use strict";
+
+// --- tables: a click on a column's name sorts by it, a second one the other way round ---
+
+const firstNumber = (text) => parseFloat((text.match(/[-+]?\d[\d,]*\.?\d*(e[-+]?\d+)?/i) || ["NaN"])[0].replace(/,/g, ""));
+
+function sortBy(head, column) {
+  const table = head.closest("table"), up = head.getAttribute("aria-sort") !== "ascending";
+  for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", up ? "ascending" : "descending");
+  for (const body of table.tBodies) {
+    const rows = [...body.rows].filter((row) => !row.classList.contains("group"));
+    const texts = new Map(rows.map((row) => [row, row.cells[column].textContent.trim()]));
+    const filled = rows.filter((row) => texts.get(row).replace("–", ""));
+    const empty = rows.filter((row) => !filled.includes(row));
+    const numeric = filled.every((row) => !Number.isNaN(firstNumber(texts.get(row))));
+    filled.sort((a, b) => {
+      const [s, t] = [texts.get(a), texts.get(b)];
+      return (up ? 1 : -1) * (numeric ? firstNumber(s) - firstNumber(t) : s.localeCompare(t));
+    });
+    body.append(...filled, ...empty);
+  }
+}
+
+for (const table of document.querySelectorAll(".scroll table")) {
+  if (!table.tHead || table.querySelectorAll("tbody tr:not(.group)").length < 2) continue;
+  [...table.tHead.rows[0].cells].forEach((head, column) => {
+    const button = document.createElement("button");
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => sortBy(head, column));
+  });
+}
+
+// --- figures: which series are shown ---
+
+const pick = document.querySelector(".pick");
+const labels = new Map();
+const hidden = new Set();
+
+function show() {
+  for (const part of document.querySelectorAll("[data-values], [data-part]")) {
+    part.classList.toggle("gone", hidden.has(part.dataset.values || part.dataset.part));
+  }
+}
+
+if (pick) {
+  pick.hidden = false;
+  for (const box of pick.querySelectorAll("input")) {
+    labels.set(box.value, box.parentElement.textContent.trim());
+    box.addEventListener("change", () => {
+      hidden[box.checked ? "delete" : "add"](box.value);
+      show();
+    });
+  }
+}
+
+// --- figures: values under the pointer ---
+
+const value = (place, [from, to, low, high, log]) => {
+  const share = (place - from) / (to - from);
+  return log ? low * (high / low) ** share : low + share * (high - low);
+};
+
+function written(v, [, , low, high, log]) {
+  if (log) return String(Number(v.toPrecision(Math.abs(Math.log10(high / low)) < 1 ? 4 : 3)));
+  return v.toFixed(Math.min(6, Math.max(0, 2 - Math.floor(Math.log10(Math.abs(high - low))))));
+}
+
+// The corners of a path whose points after the first are steps from the one before.
+function corners(path) {
+  const steps = path.getAttribute("d").match(/[a-z]|-?\d*\.?\d+/gi) || [];
+  const found = [];
+  let letter = "", x = 0, y = 0;
+  for (let k = 0; k < steps.length; ) {
+    if (/[a-z]/i.test(steps[k])) letter = steps[k++];
+    else {
+      [x, y] = letter === "M" ? [+steps[k], +steps[k + 1]] : [x + +steps[k], y + +steps[k + 1]];
+      found.push([x, y, letter === "M"]);
+      k += 2;
+    }
+  }
+  return found;
+}
+
+// Each series of a figure: as a line, or as marks.
+function seriesOf(svg) {
+  return [...svg.querySelectorAll("[data-values]")].map((group) => {
+    const path = group.matches("path") ? group : group.querySelector(":scope > path");
+    const marks = [...(group.matches("use") ? [group] : group.querySelectorAll("use"))];
+    return {
+      name: group.dataset.values,
+      line: path ? corners(path) : null,
+      marks: path ? [] : marks.map((mark) => [+mark.getAttribute("x"), +mark.getAttribute("y")]),
+    };
+  });
+}
+
+function heightAt(line, x) {
+  for (let k = 1; k < line.length; k++) {
+    const [[x0, y0], [x1, y1, apart]] = [line[k - 1], line[k]];
+    if (!apart && x >= x0 && x <= x1) return x1 > x0 ? y0 + ((x - x0) / (x1 - x0)) * (y1 - y0) : y1;
+  }
+  return null;
+}
+
+// What is to be said at a place of a figure, in lines of text, or null.
+function reading(svg, series, x, y) {
+  const scales = JSON.parse(svg.dataset.scales);
+  const seen = series.filter((each) => !hidden.has(each.name));
+  const name = (each) => labels.get(each.name) || each.name;
+  const marks = seen.flatMap((each) => each.marks.map(([a, b]) => [Math.hypot(a - x, b - y), each, a, b]));
+  const near = marks.sort((a, b) => a[0] - b[0])[0];
+  if (near && near[0] < 9) {
+    const [, each, a, b] = near;
+    const at = written(value(a, scales.x), scales.x);
+    return [scales.y ? `${name(each)}: ${written(value(b, scales.y), scales.y)}` : `${name(each)}: ${at}`]
+      .concat(scales.y ? [`${scales.label}: ${at}`] : []);
+  }
+  const [left, right] = scales.x, [bottom, top] = scales.y || [0, 0];
+  if (!scales.y || x < left || x > right || y > bottom || y < top) return null;
+  const lines = seen.filter((each) => each.line).map((each) => [heightAt(each.line, x), each]);
+  const there = lines.filter(([height]) => height !== null).sort((a, b) => a[0] - b[0]);
+  if (!there.length) return null;
+  // On the edge of the axes lies what is further out.
+  const text = (height) => (height < top - 1 || height > bottom + 1 ? "off the scale" : written(value(height, scales.y), scales.y));
+  return [`${scales.label}: ${written(value(x, scales.x), scales.x)}`]
+    .concat(there.map(([height, each]) => `${name(each)}: ${text(height)}`));
+}
+
+const placeIn = (svg, event) => new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+
+const tip = document.createElement("div");
+tip.className = "tip";
+tip.hidden = true;
+
+for (const svg of document.querySelectorAll("svg[data-scales]")) {
+  let series = null;
+  svg.addEventListener("pointermove", (event) => {
+    series ||= seriesOf(svg);
+    const place = placeIn(svg, event);
+    const lines = reading(svg, series, place.x, place.y);
+    tip.hidden = !lines;
+    if (!lines) return;
+    tip.replaceChildren(...lines.map((text) => Object.assign(document.createElement("div"), { textContent: text })));
+    // Above what else there is, a figure in a dialog too.
+    (svg.closest("dialog") || document.body).append(tip);
+    const room = document.documentElement.clientWidth - tip.offsetWidth - 4;
+    tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, room))}px`;
+    tip.style.top = `${Math.max(4, Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 4))}px`;
+  });
+  svg.addEventListener("pointerleave", () => { tip.hidden = true; });
+}
+
+// --- figures: enlarged; there a rectangle that is drawn with the pointer fills the whole ---
+
+const dialog = document.createElement("dialog");
+dialog.className = "enlarged";
+dialog.innerHTML = '<p class="soft"><button class="whole">Whole figure</button> <button class="close">Close</button> <span>Draw a rectangle to zoom in.</span></p><div></div>';
+document.body.append(dialog);
+let home = null;
+
+function enlarge(figure) {
+  const svg = figure.querySelector("svg");
+  home = { figure, svg, box: svg.getAttribute("viewBox") };
+  figure.style.minHeight = `${figure.offsetHeight}px`;
+  dialog.setAttribute("aria-label", svg.getAttribute("aria-label"));
+  dialog.querySelector("div").append(svg);
+  dialog.showModal();
+}
+
+// Lines and marks keep their size when the part of the figure within a box fills the whole.
+function zoom(box) {
+  const { svg } = home, whole = home.box.split(" ").map(Number), scales = JSON.parse(svg.dataset.scales);
+  const [across, down] = [box[2] / whole[2], box[3] / whole[3]];
+  svg.setAttribute("viewBox", box.join(" "));
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.style.aspectRatio = `${whole[2]} / ${whole[3]}`;
+  svg.classList.add("zoomed");
+  for (const mark of svg.querySelectorAll("use")) {
+    const [x, y] = [+mark.getAttribute("x"), +mark.getAttribute("y")];
+    mark.setAttribute("transform", `translate(${x} ${y}) scale(${across} ${down}) translate(${-x} ${-y})`);
+  }
+  const span = (scale, ends) => ends.map((place) => written(value(place, scale), scale)).join(" to ");
+  dialog.querySelector("span").textContent = `${scales.label}: ${span(scales.x, [box[0], box[0] + box[2]])}`
+    + (scales.y ? `; upwards: ${span(scales.y, [box[1] + box[3], box[1]])}` : "");
+}
+
+function whole() {
+  const { svg } = home;
+  svg.setAttribute("viewBox", home.box);
+  svg.removeAttribute("preserveAspectRatio");
+  svg.classList.remove("zoomed");
+  for (const mark of svg.querySelectorAll("use")) mark.removeAttribute("transform");
+  dialog.querySelector("span").textContent = "Draw a rectangle to zoom in.";
+}
+
+dialog.addEventListener("close", () => {
+  whole();
+  home.figure.prepend(home.svg);
+  home.figure.style.minHeight = "";
+});
+dialog.querySelector(".close").addEventListener("click", () => dialog.close());
+dialog.querySelector(".whole").addEventListener("click", whole);
+
+let corner = null;
+const area = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+area.setAttribute("class", "area");
+
+function rectangle(event) {
+  const end = placeIn(home.svg, event);
+  return [Math.min(corner.x, end.x), Math.min(corner.y, end.y), Math.abs(corner.x - end.x), Math.abs(corner.y - end.y)];
+}
+
+dialog.addEventListener("pointerdown", (event) => {
+  if (!event.target.closest("svg")) return;
+  corner = placeIn(home.svg, event);
+  event.preventDefault();
+});
+dialog.addEventListener("pointermove", (event) => {
+  if (!corner) return;
+  home.svg.append(area);
+  rectangle(event).forEach((length, k) => area.setAttribute(["x", "y", "width", "height"][k], length));
+});
+dialog.addEventListener("pointerup", (event) => {
+  if (!corner) return;
+  const box = rectangle(event);
+  if (box[2] > 5 && box[3] > 5) zoom(box);
+  corner = null;
+  area.remove();
+});
+
+for (const figure of document.querySelectorAll(".panels figure")) {
+  const button = document.createElement("button");
+  button.className = "enlarge";
+  button.textContent = "⤢";
+  button.setAttribute("aria-label", `Enlarge: ${figure.querySelector("svg").getAttribute("aria-label")}`);
+  button.addEventListener("click", () => enlarge(figure));
+  figure.append(button);
+}

@@ -1,0 +1,190 @@
+"""A study's report in a real browser: what its script does, and that all can be seen, read out and printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from browser import browser, check_page, visit
+from study.report_mini import Fake, run, study
+
+from adamomentum.study.report import page as report
+from adamomentum.study.results import final_curves
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory) -> tuple:
+    folder = run(tmp_path_factory.mktemp("study"), study("digits", "pictures"), Fake())
+    return folder, report.numbers(folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def page(numbers) -> Path:
+    return report.write(numbers[0], "cpu", "a command", numbers[1])
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as running:
+        yield running
+
+
+def by_css(root, selector):
+    return root.find_elements("css selector", selector)
+
+
+@pytest.mark.parametrize("device", ["desktop", "phone"])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_everything_can_be_seen_and_read_out(chromium, page, device, dark) -> None:
+    visit(chromium, page, device, dark)
+    check_page(chromium)
+    figures = by_css(chromium, "figure svg")
+    assert len(figures) > 15
+    for figure in figures:
+        assert figure.size["width"] > 250 and figure.size["height"] > 150
+        assert len(by_css(figure, "text")) > 3
+    names = [figure.get_attribute("aria-label") for figure in figures]
+    assert all(names) and len(set(names)) == len(names)
+
+
+def test_a_study_of_one_task_has_no_giant_figures(chromium, tmp_path) -> None:
+    folder = run(tmp_path, study("digits"), Fake(status=lambda t: "ok" if t.role == "tune" else None))
+    visit(chromium, report.write(folder, "cpu", "a command"))
+    figures = by_css(chromium, "figure svg")
+    assert figures
+    assert all(figure.size["width"] < 500 for figure in figures)
+
+
+def test_the_message_stands_on_top(chromium, page) -> None:
+    visit(chromium, page)
+    table = chromium.find_element("id", "overview")
+    assert table.location["y"] + table.size["height"] < 900
+    signs = {sign.get_attribute("aria-label") for sign in by_css(table, ".sign")}
+    assert signs <= {"better", "worse", "no evidence of difference"} and len(signs) > 1
+
+
+def test_tables_sort_by_a_click_on_a_column(chromium, page) -> None:
+    visit(chromium, page)
+    cells = "document.querySelectorAll('#overview tbody td:nth-child(2)')"
+    column = f"return [...{cells}].map(cell => parseFloat(cell.innerText))"
+    before = chromium.execute_script(column)
+    button = by_css(chromium, "#overview thead button")[1]
+    for descending in (False, True):
+        button.click()
+        assert chromium.execute_script(column) == sorted(before, reverse=descending)
+        assert button.find_element("xpath", "..").get_attribute("aria-sort") == (
+            "descending" if descending else "ascending"
+        )
+    by_css(chromium, "#overview thead button")[0].click()
+    names = [head.text for head in by_css(chromium, "#overview tbody th")]
+    assert names == sorted(names)
+
+
+def test_a_table_of_several_tasks_sorts_within_each(chromium, page) -> None:
+    visit(chromium, page)
+    table = by_css(chromium, "#differences + .scroll table")[0]
+    rows = "return [...arguments[0].tBodies].map(b => [...b.rows].map(r => r.cells[0].innerText))"
+    before = chromium.execute_script(rows, table)
+    by_css(table, "thead button")[0].click()
+    after = chromium.execute_script(rows, table)
+    assert len(after) == 2
+    for old, new in zip(before, after, strict=True):
+        assert new == [old[0], *sorted(old[1:])]
+
+
+def test_the_text_of_figures_can_be_searched(chromium, page) -> None:
+    visit(chromium, page)
+    assert chromium.execute_script("return window.find('right: AdaMomentum is better')")
+    where = "return getSelection().anchorNode.parentElement.closest('svg') !== null"
+    assert chromium.execute_script(where)
+    assert not chromium.execute_script("return window.find('what no page says')")
+
+
+def test_optimizers_can_be_picked(chromium, page) -> None:
+    visit(chromium, page)
+    by_css(chromium, ".pick summary")[0].click()
+    marks = by_css(chromium, "svg [data-values=adamw]")
+    others = by_css(chromium, "svg [data-values=adabelief]")
+    assert len(marks) > 5
+    box = by_css(chromium, ".pick input[value=adamw]")[0]
+    for shown in (False, True):
+        box.click()
+        assert {mark.value_of_css_property("display") != "none" for mark in marks} == {shown}
+        assert {mark.value_of_css_property("display") != "none" for mark in others} == {True}
+
+
+def over(running, figure, x: float, y: float) -> str:
+    """Moves the pointer to a place of a figure, in its own units, and returns what is then said."""
+    running.execute_script(
+        """const p = new DOMPoint(arguments[1], arguments[2]).matrixTransform(arguments[0].getScreenCTM());
+        arguments[0].dispatchEvent(new PointerEvent("pointermove", {clientX: p.x, clientY: p.y, bubbles: true}));""",
+        figure, x, y,
+    )  # fmt: skip
+    tip = by_css(running, ".tip")[0]
+    return tip.text if tip.is_displayed() else ""
+
+
+def test_values_stand_under_the_pointer(chromium, page, numbers) -> None:
+    visit(chromium, page)
+    curves = final_curves(numbers[1][0], "digits")
+    figure = chromium.find_element("css selector", "svg[aria-label^='digits: validation loss']")
+    scales = chromium.execute_script("return JSON.parse(arguments[0].dataset.scales)", figure)
+    left, right, low, high, _ = scales["x"]
+    top, bottom = scales["y"][1], scales["y"][0]
+    x = left + (30 - low) / (high - low) * (right - left)
+    said = dict(line.split(": ") for line in over(chromium, figure, x, (top + bottom) / 2).splitlines())
+    assert float(said.pop("optimizer step")) == pytest.approx(30, abs=0.2)
+    labels = {"AdamW": "adamw", "AdaMomentum": "adamomentum", "Own variant": "own", "AdaBelief": "adabelief"}
+    for label, name in labels.items():
+        mine = curves[(curves["optimizer"] == name) & (curves["step"] == 30)]["val_loss"]
+        assert float(said[label]) == pytest.approx(mine.median(), rel=2e-3)
+    assert len(said) == 5
+    # The highest line first.
+    assert list(said.values()) == sorted(said.values(), key=float, reverse=True)
+    assert over(chromium, figure, left - 20, bottom + 20) == ""
+
+
+def test_a_mark_says_its_value(chromium, page, numbers) -> None:
+    visit(chromium, page)
+    figure = chromium.find_element("css selector", "svg[aria-label^='pictures: final runs']")
+    row = numbers[1][1].row("pictures", "adamw")
+    mark = by_css(figure, "[data-values=adamw] use")[-1]
+    said = over(chromium, figure, float(mark.get_attribute("x")), float(mark.get_attribute("y")))
+    assert said.startswith("AdamW: ")
+    assert float(said.removeprefix("AdamW: ")) == pytest.approx(row.metrics["fid"].mean, rel=2e-3)
+
+
+def test_a_figure_can_be_enlarged_and_zoomed(chromium, page) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    visit(chromium, page)
+    figure = by_css(chromium, ".panels figure")[3]
+    small = by_css(figure, "svg")[0]
+    width, box, name = small.size["width"], small.get_dom_attribute("viewBox"), small.get_attribute("aria-label")
+    button = by_css(figure, "button.enlarge")[0]
+    assert button.get_attribute("aria-label") == f"Enlarge: {name}"
+    button.send_keys(Keys.ENTER)
+    large = chromium.find_element("css selector", "dialog[open] svg")
+    assert large.size["width"] > 1.8 * width
+    actions = ActionChains(chromium).move_to_element(large).click_and_hold().move_by_offset(120, 90).release()
+    actions.perform()
+    assert [float(v) for v in large.get_dom_attribute("viewBox").split()] != [float(v) for v in box.split()]
+    assert " to " in by_css(chromium, "dialog span")[0].text
+    by_css(chromium, "dialog .whole")[0].click()
+    assert large.get_dom_attribute("viewBox") == box
+    ActionChains(chromium).send_keys(Keys.ESCAPE).perform()
+    assert not by_css(chromium, "dialog[open]")
+    assert by_css(figure, "svg")[0].get_attribute("aria-label") == name
+    assert chromium.get_log("browser") == []
+
+
+def test_on_paper_no_column_is_lost(chromium, page) -> None:
+    visit(chromium, page, media="print")
+    tables = by_css(chromium, "table")
+    assert len(tables) > 10
+    for table in tables:
+        assert table.rect["x"] + table.rect["width"] <= 1032 + 1, table.text[:80]
+        assert chromium.execute_script("return arguments[0].scrollWidth <= arguments[0].clientWidth + 1", table)
+    assert not any(each.is_displayed() for each in by_css(chromium, ".pick, nav, .enlarge"))
