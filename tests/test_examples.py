@@ -113,6 +113,60 @@ def test_layer_decay_is_the_published_rule(rule) -> None:
     assert settings == expected
 
 
+STUDY = """
+name = "tiny"
+[tuning]
+trials = 1
+extension = 0
+[default]
+seeds = 0
+[final]
+seeds = 1
+[optimizers]
+adamomentum = {}
+adamw = {}
+[[tasks]]
+name = "signals"
+family = "image-classification"
+params = { data = "mnist1d", model = "cnn1d" }
+budget = { steps = 4, batch_size = 8, evaluations = 1 }
+"""
+
+# Stand for Slurm's command: run the jobs of an array one after the other, or none.
+SBATCH = """#!/usr/bin/env bash
+for last; do
+  case $last in --array=*) jobs=${last#--array=1-}; jobs=${jobs%%%*};; esac
+done
+echo "array of $jobs: $*" >> "$(dirname "$0")/calls"
+for ((SLURM_ARRAY_TASK_ID = 1; SLURM_ARRAY_TASK_ID <= jobs; SLURM_ARRAY_TASK_ID++)); do
+  export SLURM_ARRAY_TASK_ID
+  bash -c "$last" || exit 1
+done
+"""
+
+
+@pytest.mark.parametrize("jobs_run", [True, False], ids=["runs", "fails"])
+def test_slurm(tmp_path, jobs_run) -> None:
+    """Array after array until nothing is open; where every job fails it ends, and says where to look."""
+    (tmp_path / "sbatch").write_text(SBATCH if jobs_run else "#!/bin/sh\nexit 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    (tmp_path / "tiny.toml").write_text(STUDY)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, "DEVICE": "cpu"}
+    command = ["bash", FOLDER / "slurm_study.sh", tmp_path / "tiny.toml", tmp_path / "out", "--time=5"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
+    if not jobs_run:
+        assert result.returncode == 1
+        assert re.search(rf"\d trials fail; their jobs' output is in {tmp_path}/out/slurm", result.stderr)
+        return
+    assert result.returncode == 0, result.stderr[-4000:]
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert len(calls) > 1, "final runs come after the tuning"
+    assert all("--wait --array=1-" in call and "--time=5" in call for call in calls)
+    assert "signals: AdaMomentum - AdamW" in result.stdout
+    assert (tmp_path / "out" / "report" / "report.html").exists()
+
+
 def on_processes(count: int, name: str | Path, *arguments: str | Path) -> str:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
     return run(*launcher, FOLDER / name, *arguments)
