@@ -61,7 +61,7 @@ $(VENV)/.python:
 EXTRAS_demo  := torch,study
 EXTRAS_test  := torch,study,test,jax
 EXTRAS_bench := torch,bench
-EXTRAS_slow  := torch,study,ray,test,triton,jax,keras,tensorflow,examples,docs,browser
+EXTRAS_slow  := torch,study,ray,test,triton,jax,keras,tensorflow,examples,docs,test-slow
 EXTRAS_examples := torch,test,examples
 EXTRAS_docs  := torch,study,jax,keras,docs
 EXTRAS_dev   := torch,study,test,dev

@@ -6,6 +6,7 @@ import sys
 from types import ModuleType
 
 import pytest
+from clients import need
 from study.logs.stand_ins import ERROR, RESULT, first_round
 
 from adamomentum.study.logs import writer
@@ -70,8 +71,9 @@ def test_an_interrupted_attempt_is_forgotten(calls, tmp_path) -> None:
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.slow
 def test_tensorboard_reads_what_was_written(tmp_path) -> None:
-    pytest.importorskip("tensorboard")
+    need("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     _, (trial, *_) = first_round()
