@@ -166,6 +166,10 @@ def test_only_what_still_runs_counts(tmp_path) -> None:
     assert standings(tmp_path) == {"1": here, "4": there}
     clear(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.json", "4.json"]
+    for path in tmp_path.iterdir():
+        path.unlink()
+    clear(tmp_path)
+    assert not tmp_path.exists()
     assert standings(tmp_path / "nowhere") == {}
 
 

@@ -360,6 +360,7 @@ def run_study(
             now.results[spec.trial_id] = result
             on_trial(now.missing[spec.trial_id], result)
             check(now)
+    clear(folder.running)
     return now
 
 

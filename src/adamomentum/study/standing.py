@@ -134,12 +134,14 @@ def standings(folder: Path) -> dict[str, Standing]:
 
 
 def clear(folder: Path) -> None:
-    """Remove what trials that were killed have left."""
+    """Remove what trials that were killed have left, and the folder where nothing runs."""
     for path in folder.glob("*.json"):
         standing = _read(path)
         if standing is None or not standing.under_way():
             with suppress(OSError):
                 path.unlink(missing_ok=True)
+    with suppress(OSError):  # not empty
+        folder.rmdir()
 
 
 def _read(path: Path) -> Standing | None:
