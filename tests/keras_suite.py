@@ -863,6 +863,12 @@ def test_state_that_does_not_fit() -> None:
         averaged.load_own_variables(longer)
     assert equal([array(v) for v in averaged.variables], before)
 
+    # What the first moments have of a step's gradients, and how many batches a step is, hold for that many alone.
+    four, two = (ours(gradient_accumulation_steps=k) for k in (4, 2))
+    stepped(two)
+    with pytest.raises(ValueError, match="other options: make the optimizer with .* gradient_accumulation_steps"):
+        two.load_own_variables(stepped(four))
+
     # With one variable both orders are the same, and only a name could tell.
     one, adam = ours(), keras.optimizers.Adam()
     stepped(one, variables[:1])

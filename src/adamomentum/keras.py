@@ -531,7 +531,7 @@ class AdaMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
             moments=len(self._updated(self._trainable_variables)),
             amsgrad=self.amsgrad,
             use_ema=self.use_ema,
-            accumulates=bool(self.gradient_accumulation_steps),
+            passes=self.gradient_accumulation_steps or 0,
             schedule=all(variable is not self._learning_rate for variable in variables),
         )
 

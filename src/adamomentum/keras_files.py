@@ -36,13 +36,13 @@ class Layout(NamedTuple):
     moments: int  # variables that have moments; theirs are the last of all
     amsgrad: bool
     use_ema: bool
-    accumulates: bool
+    passes: int  # batches a step whose gradients are added up: the step and the first moments count in them; 0: no
     schedule: bool  # the learning rate is none of the variables
 
     @property
     def mark(self) -> np.ndarray[Any, Any]:
         """What is written under :data:`MARK`: the options that decide what the variables are."""
-        return np.array([self.amsgrad, self.use_ema, self.accumulates, self.schedule], "int32")
+        return np.array([self.amsgrad, self.use_ema, self.passes, self.schedule], "int32")
 
     @property
     def start(self) -> int:
