@@ -16,7 +16,7 @@ copyright = "The adamomentum developers, Apache-2.0"
 release = version = installed("adamomentum")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
-exclude_patterns = ["results/paper-mini", "results/theory"]
+exclude_patterns = ["results/paper-mini", "results/gpt-mini", "results/theory"]
 nitpicky = True  # every reference has a target, but those to other projects: their sites are not at hand
 nitpick_ignore_regex = [("py:.*", r"(numpy|optax|jax|torch|keras|collections)\..*")]
 html_theme = "furo"
@@ -35,7 +35,11 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 
 
-REPORTS = {"paper-mini/report/report.html": "report.html", "results/theory/theory.html": "results/theory/theory.html"}
+REPORTS = {
+    "paper-mini/report/report.html": "report.html",
+    "gpt-mini/report/report.html": "gpt-mini.html",
+    "results/theory/theory.html": "results/theory/theory.html",
+}
 
 
 def _files_as_code(app, name, source):
@@ -52,19 +56,20 @@ def _write_reports(app, exception):
     from adamomentum.theory.page import CLAIMS, redraw
 
     results = app.srcdir / "results"
-    _write_report(results / "paper-mini", Path(app.doctreedir), app.outdir / "results" / "report.html")
+    for name, place in ("paper-mini", "report.html"), ("gpt-mini", "gpt-mini.html"):
+        _write_report(name, results / name, Path(app.doctreedir), app.outdir / "results" / place)
     theory = app.outdir / "results" / "theory"
     theory.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(results / "theory" / CLAIMS, theory / CLAIMS)
     redraw(Path(theory))
 
 
-def _write_report(trials, folder, place):
-    """The study's report on the trials that are kept, by the commands that the page of results names: half a minute."""
+def _write_report(name, trials, folder, place):
+    """A study's report on the trials that are kept, by the commands that the page of results names: half a minute."""
     study = [sys.executable, "-m", "adamomentum", "study"]
-    for command in ("import", "paper-mini", trials), ("report", "paper-mini"):
-        subprocess.run([*study, *command, "--out", "paper-mini"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    shutil.copyfile(folder / "paper-mini" / "report" / "report.html", place)
+    for command in ("import", name, trials), ("report", name):
+        subprocess.run([*study, *command, "--out", name], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    shutil.copyfile(folder / name / "report" / "report.html", place)
 
 
 def _link(match):

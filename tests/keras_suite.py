@@ -866,7 +866,7 @@ def test_state_that_does_not_fit() -> None:
     # What the first moments have of a step's gradients, and how many batches a step is, hold for that many alone.
     four, two = (ours(gradient_accumulation_steps=k) for k in (4, 2))
     stepped(two)
-    with pytest.raises(ValueError, match="other options: make the optimizer with .* gradient_accumulation_steps"):
+    with pytest.raises(ValueError, match=r"other options: make the optimizer with .* gradient_accumulation_steps"):
         two.load_own_variables(stepped(four))
 
     # With one variable both orders are the same, and only a name could tell.

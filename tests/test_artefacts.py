@@ -75,13 +75,15 @@ def test_a_page_uses_what_is_kept() -> None:
     used = set().union(*map(links, PAGES))
     commands = (DOCS / "results" / "README.md").read_text(encoding="utf-8")
     for path in KEPT - used:
-        assert f"adamomentum study import paper-mini {path.parent.relative_to(ROOT).as_posix()} " in commands, path
+        folder = path.parent
+        assert f"adamomentum study import {folder.name} {folder.relative_to(ROOT).as_posix()} " in commands, path
 
 
 def test_nothing_is_kept_in_two_forms() -> None:
     """Of a figure the SVG, of trials the lines; what shows a figure in a page is the file."""
     forms = {".svg": "figure", ".pdf": "figure", ".png": "figure", ".xz": "trials", ".parquet": "trials"}
-    things = [(forms[path.suffix], path.name.split(".")[0]) for path in KEPT if path.suffix in forms]
+    names = {path: path.parent.name if forms.get(path.suffix) == "trials" else path.name.split(".")[0] for path in KEPT}
+    things = [(forms[path.suffix], name) for path, name in names.items() if path.suffix in forms]
     assert len(things) == len(set(things))
     assert not any(path.suffix in (".pdf", ".parquet") for path in KEPT)
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from adamomentum.study.commands import app
 from adamomentum.study.engine import Folder
+from adamomentum.study.report.tables import build
 from adamomentum.study.results import StudyResults, gather
 from adamomentum.study.studyfile import read
 from adamomentum.theory.experiments import network
@@ -29,13 +30,16 @@ COLUMNS = (
 )
 
 
+def taken_up(name: str, out: Path) -> StudyResults:
+    """What the command of the page makes of the trials that are kept of a study."""
+    imported = CliRunner().invoke(app, ["import", name, str(FOLDER / name), "--out", str(out)])
+    assert imported.exit_code == 0, imported.output
+    return gather(Folder(out, read(name)))
+
+
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory) -> StudyResults:
-    """What the command of the page makes of the trials that are kept."""
-    out = tmp_path_factory.mktemp("kept") / "study"
-    imported = CliRunner().invoke(app, ["import", "paper-mini", str(FOLDER / "paper-mini"), "--out", str(out)])
-    assert imported.exit_code == 0, imported.output
-    return gather(Folder(out, read("paper-mini")))
+    return taken_up("paper-mini", tmp_path_factory.mktemp("kept") / "study")
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +114,68 @@ def test_the_table_of_swapped_lines(trials) -> None:
             better = (mean > 0) == (measures[task][0] == "test_accuracy")
             mark = "" if abs(mean) <= half else "**" if better else "*"
             assert cell == f"{mark}{expected}{mark}", (name, form)
+
+
+# Rows of the table of gpt-mini: the runs, those without warm-up, and whose sweep.
+GPT = {
+    "AdamW, tuned": ("adamw", "adamw-no-warmup"),
+    "AdaMomentum as published, tuned": ("adamomentum", None),
+    "drop-in": ("swap", "swap-no-warmup"),
+    "v of the momentum": ("swap-momentum", "swap-momentum-no-warmup"),
+    "Nesterov": ("swap-nesterov", "swap-nesterov-no-warmup"),
+    "NAdamW": ("swap-nadamw", "swap-nadamw-no-warmup"),
+}
+
+
+def test_the_table_of_the_transformer(tmp_path) -> None:
+    results = taken_up("gpt-mini", tmp_path / "gpt")
+    trials = results.trials
+    assert not results.missing
+    assert f"{len(results.results)} trials, 5 seeds" in PAGE
+
+    def losses(name: str, runs: int) -> pd.Series:
+        role = "final" if name in ("adamw", "adamomentum") else "control"
+        mine = trials[(trials.role == role) & (trials.optimizer == name)]
+        assert len(mine) == runs
+        assert (mine.status == "ok").all()
+        return mine.set_index("replicate")["test_loss"]
+
+    def added(name: str, to: str, runs: int) -> str:
+        difference = losses(name, runs) - losses(to, runs)
+        mean = difference.mean()
+        half = stats.t.ppf(0.975, runs - 1) * difference.std(ddof=1) / math.sqrt(runs)
+        mark = "" if abs(mean) <= half else "**" if mean < 0 else "*"
+        return f"{mark}{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f}){mark}"
+
+    widths = build(results).widths
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\| .*\|$", PAGE, re.M)]
+    start = next(k for k, line in enumerate(lines) if line[1:2] == ["test loss, nats a byte"]) + 1
+    table = {line[0]: line[1:] for line in lines[start : start + len(GPT) + 1] if line[0].strip("-")}
+    assert table.keys() == GPT.keys()
+    for label, (loss, beside, cold, window) in table.items():
+        name, without = GPT[label]
+        assert loss == f"{losses(name, 5).mean():.3f}"
+        assert beside == ("" if name == "adamw" else added(name, "adamw", 5))
+        if without is None:
+            assert cold == "not run"
+        else:
+            more = "" if name == "adamw" else f", {added(without, 'adamw-no-warmup', 3)}"
+            assert cold == f"{losses(without, 3).mean():.3f}{more}"
+        width = widths["networkx", name]
+        assert window == ("at least " if width.open_low or width.open_high else "") + f"{width.decades:.2f}"
+
+
+def test_the_sentences_on_the_transformer(tmp_path) -> None:
+    trials = taken_up("gpt-mini", tmp_path / "gpt").trials
+    final, control, sweep = (trials[trials.role == role] for role in ("final", "control", "sensitivity"))
+    assert final[final.optimizer == "adamw"].test_loss.max() < 1.47
+    without = control[control.optimizer == "swap-momentum"].test_loss
+    assert ((without > 1.65).sum(), len(without)) == (3, 5)
+    assert {"adamw", "nadamw"} <= {n for n, lr in zip(final.optimizer, final.lr, strict=True) if lr == 0.0101}
+    cold = control[control.optimizer.str.endswith("-no-warmup")].groupby("optimizer").test_loss.mean()
+    assert len(cold) == 5 and cold.between(2.25, 2.35).all()
+    higher = sweep[sweep.optimizer.isin(["adamw", "nadamw"]) | sweep.optimizer.str.startswith("swap")]
+    assert (higher[higher.lr.between(0.03, 0.04)].val_loss > 2.3).sum() == 6
 
 
 def test_the_kept_trials_are_those_of_the_study(kept) -> None:

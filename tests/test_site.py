@@ -97,4 +97,4 @@ def test_site(built) -> None:
             for figure in re.findall(r'<img [^>]*src="(?!data:)([^"]+)"', report):
                 assert (target.parent / figure).exists(), (link, figure)
             opened.add(target.resolve().relative_to(site.resolve()).as_posix())
-    assert {"results/report.html", "results/theory/theory.html"} <= opened
+    assert {"results/report.html", "results/gpt-mini.html", "results/theory/theory.html"} <= opened
