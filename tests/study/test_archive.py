@@ -83,6 +83,18 @@ def test_what_goes_out_comes_in(exported, tmp_path) -> None:
     assert (tmp_path / "again" / archive.TRIALS).read_bytes() == (exported / archive.TRIALS).read_bytes()
 
 
+def test_samples_go_along_where_reports_show_them(tmp_path) -> None:
+    folder = written(tmp_path / "folder")
+    plan, results = folder.results()
+    told = {key: result.model_copy(update={"samples": {"prompt": key}}) for key, result in results.items()}
+    archive.write(folder, tmp_path / "archive", plan, told)
+    samples = {line["trial_id"]: line["result"]["samples"] for line in lines(tmp_path / "archive")}
+    shown = [t for t in plan.trials if t.role == "final" and t.spec.replicate == 0]
+    assert len(shown) == len(folder.study.tasks) * len(folder.study.optimizers)
+    expected = {t.spec.trial_id: {"prompt": t.spec.trial_id} for t in shown}
+    assert {key: each for key, each in samples.items() if each} == expected
+
+
 def test_archives_of_earlier_versions_have_no_digest(copy, tmp_path) -> None:
     write_lines(copy, [json.dumps({"spec": r["spec"], "result": r["result"]}).encode() for r in lines(copy)])
     assert take_up(fresh(tmp_path), copy).new == len(lines(copy))

@@ -39,7 +39,7 @@ def write(folder: Folder, to: Path, plan: Plan, results: Mapping[str, TrialResul
     """Write all finished trials of the plan into the folder ``to``; returns how many they are.
 
     Curves and times are written in :data:`CURVE_DIGITS` digits, as many as float32 is sure of, which takes half the
-    space; what a trial ends with is written in full.
+    space; what a trial ends with is written in full. Samples go along where reports show them.
 
     Raises:
         StudyError: if the folder's ``study.json`` is damaged.
@@ -49,9 +49,11 @@ def write(folder: Folder, to: Path, plan: Plan, results: Mapping[str, TrialResul
         folder.register()
     make_folder(to, "--to")
     unique = {t.spec.trial_id: t.spec for t in plan.trials if t.spec.trial_id in results}
+    sampled = {t.spec.trial_id for t in plan.trials if t.sampled}
     # Trials that are alike stand together, which packs them better.
     records = sorted(
-        (as_record(spec, _shortened(results[key])) for key, spec in unique.items()), key=lambda r: _packed(r["spec"])
+        (as_record(spec, _shortened(results[key], key in sampled)) for key, spec in unique.items()),
+        key=lambda r: _packed(r["spec"]),
     )
     lines = [_packed(record) + "\n" for record in records]
     write_atomic(to / TRIALS, lzma.compress("".join(lines).encode(), preset=9))
@@ -60,12 +62,14 @@ def write(folder: Folder, to: Path, plan: Plan, results: Mapping[str, TrialResul
     return len(lines)
 
 
-def _shortened(result: TrialResult) -> TrialResult:
+def _shortened(result: TrialResult, sampled: bool) -> TrialResult:
     def short(x: float) -> float:
         return float(f"{x:.{CURVE_DIGITS}g}")
 
     curve = {name: [x if x is None else short(x) for x in values] for name, values in result.curve.items()}
-    return result.model_copy(update={"curve": curve, "timing": {name: short(x) for name, x in result.timing.items()}})
+    timing = {name: short(x) for name, x in result.timing.items()}
+    samples = result.samples if sampled else {}
+    return result.model_copy(update={"curve": curve, "timing": timing, "samples": samples})
 
 
 def _packed(value: object) -> str:

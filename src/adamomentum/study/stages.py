@@ -56,6 +56,11 @@ class Planned:
     point: int
     spec: TrialSpec
 
+    @property
+    def sampled(self) -> bool:
+        """Whether reports show samples of it: an optimizer's first final run, so that none is selected."""
+        return self.role == "final" and self.spec.replicate == 0
+
 
 @dataclass(frozen=True)
 class Choice:

@@ -56,7 +56,7 @@ def gather_samples(results: StudyResults) -> list[Samples]:
     """Return the outputs of each optimizer's first final run, by task, tasks without any left out."""
     samples = {task.name: Samples(task.name) for task in results.study.tasks}
     order = list(results.study.optimizers)
-    first = [t for t in results.plan.trials if t.role == "final" and t.spec.replicate == 0]
+    first = [t for t in results.plan.trials if t.sampled]
     for planned in sorted(first, key=lambda t: order.index(t.optimizer)):
         result = results.results.get(planned.spec.trial_id)
         if result is not None and result.samples:
