@@ -20,6 +20,8 @@ from adamomentum.theory.experiments import network
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 PAGE = (FOLDER / "README.md").read_text(encoding="utf-8")
+# The rows of its tables, rules left out.
+LINES = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\| .*\|$", PAGE, re.M)]
 # The columns of the table: task, measure, factor, and digits after the point.
 COLUMNS = (
     ("mnist5k", "test_accuracy", 100, 2),
@@ -48,8 +50,7 @@ def trials(kept) -> pd.DataFrame:
 
 
 def rows() -> dict[str, list[str]]:
-    cells = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in re.findall(r"^\| .*\|$", PAGE, re.M)]
-    return {row[0]: row[1:] for row in cells if "±" in row[1]}
+    return {line[0].strip("*"): [cell.strip("*") for cell in line[1:]] for line in LINES if "±" in line[1]}
 
 
 def test_the_table(trials) -> None:
@@ -98,9 +99,9 @@ def test_the_table_of_swapped_lines(trials) -> None:
         assert (mine.status == "ok").all()
         return mine.set_index("replicate")[column] * factor
 
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\| .*\|$", PAGE, re.M)]
-    [header] = [line for line in lines if line[2:] == list(SWAPS)]
-    table = {line[0]: line[1:] for line in lines if line[0] in SWAPPED}
+    [header] = [line for line in LINES if line[:2] == ["task", "AdamW"]]
+    assert header[2:] == list(SWAPS)
+    table = {line[0]: line[1:] for line in LINES if line[0] in SWAPPED and line[2].strip("*").startswith(("+", "-"))}
     assert table.keys() == SWAPPED.keys()
     for name, (adamw, *cells) in table.items():
         task, suffix = SWAPPED[name]
@@ -114,6 +115,44 @@ def test_the_table_of_swapped_lines(trials) -> None:
             better = (mean > 0) == (measures[task][0] == "test_accuracy")
             mark = "" if abs(mean) <= half else "**" if better else "*"
             assert cell == f"{mark}{expected}{mark}", (name, form)
+
+
+WINDOWS = {
+    "MNIST-5k": ("mnist5k", ""),
+    "MNIST-1D": ("mnist1d", ""),
+    "Wikipedia LSTM": ("wikipedia", ""),
+    "digits GAN": ("digits-gan", ""),
+    "MNIST-1D, batch 640": ("mnist1d", "-batch-640"),
+    "MNIST-1D, full batch": ("mnist1d", "-full-batch"),
+}
+
+
+def test_the_language_model_on_large_batches(trials) -> None:
+    mine = trials[(trials.task == "wikipedia") & trials.optimizer.str.endswith("-batch-200")]
+    values = mine.pivot(index="replicate", columns="optimizer", values="test_perplexity")
+    assert len(values) == 3 and (mine.status == "ok").all()
+    text = re.sub(r"\s+", " ", PAGE)
+    assert f"AdamW ends at {values['adamw-batch-200'].mean():.1f} of perplexity" in text
+    for name, said in (
+        ("swap", "the drop-in {:.1f} higher ({:.1f} to {:.1f})"),
+        ("swap-nesterov", "({:+.1f}, {:+.1f} to {:+.1f})"),
+    ):
+        difference = values[f"{name}-batch-200"] - values["adamw-batch-200"]
+        half = stats.t.ppf(0.975, 2) * difference.std(ddof=1) / math.sqrt(3)
+        mean = difference.mean()
+        assert said.format(mean, mean - half, mean + half) in text
+
+
+def test_the_table_of_windows(kept) -> None:
+    widths = build(kept).widths
+    start = next(k for k, line in enumerate(LINES) if line[0] == "window of learning rates, decades")
+    assert LINES[start][1:] == ["AdamW", *SWAPS]
+    table = LINES[start + 1 : start + 1 + len(WINDOWS)]
+    assert [line[0] for line in table] == list(WINDOWS)
+    for line, (task, suffix) in zip(table, WINDOWS.values(), strict=True):
+        for cell, name in zip(line[1:], ("adamw", *SWAPS.values()), strict=True):
+            width = widths[task, name + suffix]
+            assert cell == ("at least " if width.open_low or width.open_high else "") + f"{width.decades:.2f}", line
 
 
 # Rows of the table of gpt-mini: the runs, those without warm-up, and whose sweep.
@@ -148,9 +187,8 @@ def test_the_table_of_the_transformer(tmp_path) -> None:
         return f"{mark}{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f}){mark}"
 
     widths = build(results).widths
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\| .*\|$", PAGE, re.M)]
-    start = next(k for k, line in enumerate(lines) if line[1:2] == ["test loss, nats a byte"]) + 1
-    table = {line[0]: line[1:] for line in lines[start : start + len(GPT) + 1] if line[0].strip("-")}
+    start = next(k for k, line in enumerate(LINES) if line[1] == "test loss, nats a byte") + 1
+    table = {line[0]: line[1:] for line in LINES[start : start + len(GPT)]}
     assert table.keys() == GPT.keys()
     for label, (loss, beside, cold, window) in table.items():
         name, without = GPT[label]
