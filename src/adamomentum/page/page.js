@@ -4,7 +4,11 @@
 
 // --- tables: a click on a column's name sorts by it, a second one the other way round ---
 
-const firstNumber = (text) => parseFloat((text.match(/[-+]?\d[\d,]*\.?\d*(e[-+]?\d+)?/i) || ["NaN"])[0].replace(/,/g, ""));
+// The number that a cell begins with, at most a word before it, as in "lr 0.003, wd 0.1" or "at least 0.27"; else NaN.
+function numberOf(text) {
+  const found = text.match(/^(?:[a-z ]+ )?([-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?)(?!\.?\w)/);
+  return found ? Number(found[1].replace(/,/g, "")) : NaN;
+}
 
 function sortBy(head, column) {
   const table = head.closest("table"), up = head.getAttribute("aria-sort") !== "ascending";
@@ -15,11 +19,10 @@ function sortBy(head, column) {
     const texts = new Map(rows.map((row) => [row, row.cells[column].textContent.trim()]));
     const filled = rows.filter((row) => texts.get(row).replace("–", ""));
     const empty = rows.filter((row) => !filled.includes(row));
-    const numeric = filled.every((row) => !Number.isNaN(firstNumber(texts.get(row))));
-    filled.sort((a, b) => {
-      const [s, t] = [texts.get(a), texts.get(b)];
-      return (up ? 1 : -1) * (numeric ? firstNumber(s) - firstNumber(t) : s.localeCompare(t));
-    });
+    // The first column has names. Words among numbers, such as "not reached", come after them either way.
+    const numbers = new Map(rows.map((row) => [row, column ? numberOf(texts.get(row)) : NaN]));
+    filled.sort((a, b) => Number.isNaN(numbers.get(a)) - Number.isNaN(numbers.get(b))
+      || (up ? 1 : -1) * (numbers.get(a) - numbers.get(b) || texts.get(a).localeCompare(texts.get(b))));
     body.append(...filled, ...empty);
   }
 }

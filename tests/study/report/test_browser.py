@@ -82,6 +82,49 @@ def test_tables_sort_by_a_click_on_a_column(chromium, page) -> None:
     assert names == sorted(names)
 
 
+@pytest.mark.parametrize(
+    ("ascending", "descending"),
+    [
+        ("-0.6 -0.15 +0.2 +1.3 –", "+1.3 +0.2 -0.15 -0.6 –"),
+        ("7e-08 3e-05 0.001 0.040 1.000", "1.000 0.040 0.001 3e-05 7e-08"),
+        ("8.95 ▼|10.02 =|89.00* ▼|does not train ▼", "89.00* ▼|10.02 =|8.95 ▼|does not train ▼"),
+        ("300 (6/10)|1,200 (3/5)|not reached (0/10)|not reached (5/10)|–",
+         "1,200 (3/5)|300 (6/10)|not reached (5/10)|not reached (0/10)|–"),
+        ("lr 5e-05, wd 0.1|lr 0.003, wd 0.1|lr 0.02, wd 0.001|nothing",
+         "lr 0.02, wd 0.001|lr 0.003, wd 0.1|lr 5e-05, wd 0.1|nothing"),
+        ("0 of 10|4 of 8|10 of 10", "10 of 10|4 of 8|0 of 10"),
+        ("-0.81 to +0.1|-0.2 to +0.4|+0.3 to +1", "+0.3 to +1|-0.2 to +0.4|-0.81 to +0.1"),
+        ("at least 0.27|0.5 ± 0.1|above 2", "above 2|0.5 ± 0.1|at least 0.27"),
+        ("cifar9|mnist10|mnist2", "mnist2|mnist10|cifar9"),
+        ("AdamW, batch 200|AdamW, full batch|SGD", "SGD|AdamW, full batch|AdamW, batch 200"),
+        ("0c77|12163f1a|7ead", "7ead|12163f1a|0c77"),
+    ],
+)  # fmt: skip
+def test_cells_are_compared_as_what_they_are(chromium, page, ascending, descending) -> None:
+    visit(chromium, page)
+    orders = [text.split("|" if "|" in text else " ") for text in (ascending, descending)]
+    for known in orders:  # whatever the order is at first
+        sort = """const table = document.createElement("table");
+            table.innerHTML = "<thead><tr><th><th><tbody>";
+            for (const text of arguments[0]) table.tBodies[0].insertRow().append(
+                document.createElement("th"), Object.assign(document.createElement("td"), {textContent: text}));
+            return [0, 1].map(() => {
+                sortBy(table.tHead.rows[0].cells[1], 1);
+                return [...table.tBodies[0].rows].map((row) => row.cells[1].textContent);
+            });"""
+        assert chromium.execute_script(sort, known) == orders
+
+
+def test_names_with_digits_sort_as_names(chromium, page) -> None:
+    visit(chromium, page)
+    heads = by_css(chromium, "#overview tbody th")
+    names = ["5 b", "30 a", "lr 1", *(f"x{k}" for k in range(len(heads) - 3))]
+    for head, name in zip(heads, names, strict=True):
+        chromium.execute_script("arguments[0].textContent = arguments[1]", head, name)
+    by_css(chromium, "#overview thead button")[0].click()
+    assert [head.text for head in by_css(chromium, "#overview tbody th")] == sorted(names)
+
+
 def test_a_table_of_several_tasks_sorts_within_each(chromium, page) -> None:
     visit(chromium, page)
     table = by_css(chromium, "#differences + .scroll table")[0]
