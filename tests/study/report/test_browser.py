@@ -223,6 +223,110 @@ def test_a_figure_can_be_enlarged_and_zoomed(chromium, page) -> None:
     assert chromium.get_log("browser") == []
 
 
+def box_of(svg) -> list[float]:
+    return [float(v) for v in svg.get_dom_attribute("viewBox").split()]
+
+
+def enlarged(running, page, start: str):
+    visit(running, page)
+    figure = running.find_element("css selector", f"svg[aria-label^='{start}']")
+    running.execute_script("arguments[0].closest('figure').querySelector('.enlarge').click()", figure)
+    return figure
+
+
+def test_keys_zoom_too(chromium, page) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    figure = enlarged(chromium, page, "digits: validation loss")
+    x, y, width, height = whole = box_of(figure)
+
+    def after(*keys) -> list[float]:
+        ActionChains(chromium).send_keys(*keys).perform()
+        return box_of(figure)
+
+    assert after(Keys.ARROW_LEFT, "-") == whole
+    assert after("+") == pytest.approx([x + width / 4, y + height / 4, width / 2, height / 2])
+    said = by_css(chromium, "dialog span")[0].text
+    assert after(Keys.ARROW_RIGHT, Keys.ARROW_UP) == pytest.approx(
+        [x + 3 * width / 8, y + height / 8, width / 2, height / 2]
+    )
+    assert by_css(chromium, "dialog span")[0].text != said
+    assert after(Keys.ARROW_LEFT, Keys.ARROW_DOWN, "+", "-") == pytest.approx(
+        [x + width / 4, y + height / 4, width / 2, height / 2]
+    )
+    assert after("-") == whole
+
+
+def test_what_is_said_of_a_zoomed_part_lies_on_the_axes(chromium, page) -> None:
+    """A rectangle may begin in the margin, where there are no values: here all of it but a corner."""
+    figure = enlarged(chromium, page, "digits: validation loss")
+    chromium.execute_script("zoom(arguments[0])", [0.0, 0.0, *box_of(figure)[2:]])
+    scales = chromium.execute_script("return JSON.parse(arguments[0].dataset.scales)", figure)
+    across = by_css(chromium, "dialog span")[0].text.split("; ")[0].removeprefix("optimizer step: ")
+    assert [float(v) for v in across.split(" to ")] == pytest.approx(scales["x"][2:4], abs=0.1)
+
+
+def test_the_pointer_says_the_value_of_a_zoomed_place(chromium, page) -> None:
+    """Near a mark is by what is seen: far from it on the screen is far, however near in the figure's own units."""
+    figure = enlarged(chromium, page, "digits: final runs")
+    mark = by_css(figure, "[data-values=adamw] use")[-1]
+    x, y = (float(mark.get_dom_attribute(key)) for key in "xy")
+    assert over(chromium, figure, x + 3, y).startswith("AdamW: ")
+    chromium.execute_script("zoom(arguments[0])", [x - 5, y - 5, 10, 10])
+    assert over(chromium, figure, x, y).startswith("AdamW: ")
+    assert over(chromium, figure, x + 3, y - 3) == ""
+
+
+def test_a_rectangle_that_is_given_up_leaves_nothing(chromium, page) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    figure = enlarged(chromium, page, "digits: validation loss")
+    whole = box_of(figure)
+    for way_out in ("cancel", "escape"):
+        ActionChains(chromium).move_to_element(figure).click_and_hold().move_by_offset(120, 90).perform()
+        assert by_css(figure, ".area")
+        assert chromium.execute_script("return arguments[0].hasPointerCapture(1)", figure), (
+            "let go outside: never known"
+        )
+        if way_out == "cancel":
+            cancel = "arguments[0].dispatchEvent(new PointerEvent('pointercancel', {bubbles: true}))"
+            chromium.execute_script(cancel, figure)
+        else:
+            ActionChains(chromium).send_keys(Keys.ESCAPE).perform()
+        assert not by_css(chromium, ".area")
+        ActionChains(chromium).release().perform()
+        assert box_of(figure) == whole
+    assert not by_css(chromium, ".tip")[0].is_displayed()
+
+
+def test_a_tap_shows_values_until_a_scroll_or_the_next_tap(chromium, page) -> None:
+    visit(chromium, page, "phone")
+    figure = chromium.find_element("css selector", "svg[aria-label^='digits: validation loss']")
+    chromium.execute_script("arguments[0].scrollIntoView({block: 'center'})", figure)
+    chromium.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+
+    def tap(element) -> None:
+        x, y = chromium.execute_script(
+            "const r = arguments[0].getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]", element
+        )
+        for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
+            chromium.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    try:
+        tap(figure)
+        tip = by_css(chromium, ".tip")[0]
+        assert "AdamW: " in tip.text
+        chromium.execute_script("scrollBy(0, 30)")
+        chromium.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+        assert not tip.is_displayed(), "the figure has moved from under it"
+        tap(figure)
+        assert tip.is_displayed()
+        chromium.execute_script("document.body.dispatchEvent(new PointerEvent('pointerdown', {bubbles: true}))")
+        assert not tip.is_displayed()
+    finally:
+        chromium.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
 def test_on_paper_no_column_is_lost(chromium, page) -> None:
     visit(chromium, page, media="print")
     tables = by_css(chromium, "table")
