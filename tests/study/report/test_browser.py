@@ -63,6 +63,7 @@ def test_the_message_stands_on_top(chromium, page) -> None:
     assert table.location["y"] + table.size["height"] < 900
     signs = {sign.get_attribute("aria-label") for sign in by_css(table, ".sign")}
     assert signs <= {"better", "worse", "no evidence of difference"} and len(signs) > 1
+    assert "grey: controls, outside of it" in by_css(chromium, ".scroll:has(#overview) + p")[0].text
 
 
 def test_tables_sort_by_a_click_on_a_column(chromium, page) -> None:
@@ -152,6 +153,7 @@ def test_optimizers_can_be_picked(chromium, page) -> None:
     others = by_css(chromium, "svg [data-values=adabelief]")
     assert len(marks) > 5
     box = by_css(chromium, ".pick input[value=adamw]")[0]
+    assert box.get_dom_attribute("autocomplete") == "off", "else a reload keeps it unchecked, and the series is drawn"
     for shown in (False, True):
         box.click()
         assert {mark.value_of_css_property("display") != "none" for mark in marks} == {shown}
