@@ -136,12 +136,15 @@ def on_white(svg: str) -> str:
 
 def words_of(figure: Figure) -> str:
     """Return what stands on a figure's axes, in one line: its name for who cannot see it."""
-    parts = []
+    import matplotlib
+
+    parts, maths = [], matplotlib.rcParams["text.parse_math"]
     for ax in figure.axes:
         title = ax.get_title("left") or ax.get_title()
         against = " against ".join(label for label in (ax.get_ylabel(), ax.get_xlabel()) if label)
         parts.append(": ".join(text for text in (title, against) if text))
-    return " ".join("; ".join(parts).replace("$", "").split())
+    words = " ".join("; ".join(parts).split())
+    return words.replace("$", "") if maths else words
 
 
 def values_of(series: str) -> str:

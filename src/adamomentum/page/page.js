@@ -4,7 +4,11 @@
 
 // --- tables: a click on a column's name sorts by it, a second one the other way round ---
 
-const firstNumber = (text) => parseFloat((text.match(/[-+]?\d[\d,]*\.?\d*(e[-+]?\d+)?/i) || ["NaN"])[0].replace(/,/g, ""));
+// The number that a cell begins with, at most a word before it, as in "lr 0.003, wd 0.1" or "at least 0.27"; else NaN.
+function numberOf(text) {
+  const found = text.match(/^(?:[a-z ]+ )?([-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?)(?!\.?\w)/);
+  return found ? Number(found[1].replace(/,/g, "")) : NaN;
+}
 
 function sortBy(head, column) {
   const table = head.closest("table"), up = head.getAttribute("aria-sort") !== "ascending";
@@ -15,11 +19,10 @@ function sortBy(head, column) {
     const texts = new Map(rows.map((row) => [row, row.cells[column].textContent.trim()]));
     const filled = rows.filter((row) => texts.get(row).replace("–", ""));
     const empty = rows.filter((row) => !filled.includes(row));
-    const numeric = filled.every((row) => !Number.isNaN(firstNumber(texts.get(row))));
-    filled.sort((a, b) => {
-      const [s, t] = [texts.get(a), texts.get(b)];
-      return (up ? 1 : -1) * (numeric ? firstNumber(s) - firstNumber(t) : s.localeCompare(t));
-    });
+    // The first column has names. Words among numbers, such as "not reached", come after them either way.
+    const numbers = new Map(rows.map((row) => [row, column ? numberOf(texts.get(row)) : NaN]));
+    filled.sort((a, b) => Number.isNaN(numbers.get(a)) - Number.isNaN(numbers.get(b))
+      || (up ? 1 : -1) * (numbers.get(a) - numbers.get(b) || texts.get(a).localeCompare(texts.get(b))));
     body.append(...filled, ...empty);
   }
 }
@@ -66,7 +69,8 @@ const value = (place, [from, to, low, high, log]) => {
 
 function written(v, [, , low, high, log]) {
   if (log) return String(Number(v.toPrecision(Math.abs(Math.log10(high / low)) < 1 ? 4 : 3)));
-  return v.toFixed(Math.min(6, Math.max(0, 2 - Math.floor(Math.log10(Math.abs(high - low))))));
+  const text = v.toFixed(Math.min(6, Math.max(0, 2 - Math.floor(Math.log10(Math.abs(high - low))))));
+  return Number(text) ? text : text.replace("-", "");
 }
 
 // The corners of a path whose points after the first are steps from the one before.
@@ -106,14 +110,18 @@ function heightAt(line, x) {
   return null;
 }
 
+// Pixels of the screen within which the pointer is at a mark, in a figure that is enlarged or zoomed, too.
+const NEAR = 10;
+
 // What is to be said at a place of a figure, in lines of text, or null.
 function reading(svg, series, x, y) {
   const scales = JSON.parse(svg.dataset.scales);
   const seen = series.filter((each) => !hidden.has(each.name));
   const name = (each) => labels.get(each.name) || each.name;
-  const marks = seen.flatMap((each) => each.marks.map(([a, b]) => [Math.hypot(a - x, b - y), each, a, b]));
+  const screen = svg.getScreenCTM(), distance = (a, b) => Math.hypot((a - x) * screen.a, (b - y) * screen.d);
+  const marks = seen.flatMap((each) => each.marks.map(([a, b]) => [distance(a, b), each, a, b]));
   const near = marks.sort((a, b) => a[0] - b[0])[0];
-  if (near && near[0] < 9) {
+  if (near && near[0] < NEAR) {
     const [, each, a, b] = near;
     const at = written(value(a, scales.x), scales.x);
     return [scales.y ? `${name(each)}: ${written(value(b, scales.y), scales.y)}` : `${name(each)}: ${at}`]
@@ -138,7 +146,7 @@ tip.hidden = true;
 
 for (const svg of document.querySelectorAll("svg[data-scales]")) {
   let series = null;
-  svg.addEventListener("pointermove", (event) => {
+  const say = (event) => {
     series ||= seriesOf(svg);
     const place = placeIn(svg, event);
     const lines = reading(svg, series, place.x, place.y);
@@ -150,19 +158,30 @@ for (const svg of document.querySelectorAll("svg[data-scales]")) {
     const room = document.documentElement.clientWidth - tip.offsetWidth - 4;
     tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, room))}px`;
     tip.style.top = `${Math.max(4, Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 4))}px`;
-  });
-  svg.addEventListener("pointerleave", () => { tip.hidden = true; });
+  };
+  svg.addEventListener("pointermove", say);
+  svg.addEventListener("pointerdown", say);
+  // A finger leaves when it is lifted: what it asked for stays until it touches something else, or scrolls.
+  svg.addEventListener("pointerleave", (event) => { tip.hidden ||= event.pointerType !== "touch"; });
 }
+const silent = () => { tip.hidden = true; };
+document.addEventListener("pointerdown", (event) => event.target.closest?.("svg[data-scales]") || silent());
+document.addEventListener("scroll", silent, { capture: true, passive: true });
 
-// --- figures: enlarged; there a rectangle that is drawn with the pointer fills the whole ---
+// --- figures: enlarged; there a rectangle that is drawn with the pointer, or chosen by keys, fills the whole ---
 
 const dialog = document.createElement("dialog");
 dialog.className = "enlarged";
-dialog.innerHTML = '<p class="soft"><button class="whole">Whole figure</button> <button class="close">Close</button> <span>Draw a rectangle to zoom in.</span></p><div></div>';
+dialog.innerHTML = '<p class="soft"><button class="whole">Whole figure</button> <button class="close">Close</button> <span></span></p><div></div>';
 document.body.append(dialog);
+const HINT = "Draw a rectangle to zoom in, or press +, - and the arrows.";
+const hint = dialog.querySelector("span");
+hint.setAttribute("role", "status");
+hint.textContent = HINT;
 let home = null;
 
 function enlarge(figure) {
+  silent();
   const svg = figure.querySelector("svg");
   home = { figure, svg, box: svg.getAttribute("viewBox") };
   figure.style.minHeight = `${figure.offsetHeight}px`;
@@ -183,8 +202,9 @@ function zoom(box) {
     const [x, y] = [+mark.getAttribute("x"), +mark.getAttribute("y")];
     mark.setAttribute("transform", `translate(${x} ${y}) scale(${across} ${down}) translate(${-x} ${-y})`);
   }
-  const span = (scale, ends) => ends.map((place) => written(value(place, scale), scale)).join(" to ");
-  dialog.querySelector("span").textContent = `${scales.label}: ${span(scales.x, [box[0], box[0] + box[2]])}`
+  const within = (place, [from, to]) => Math.max(Math.min(from, to), Math.min(Math.max(from, to), place));
+  const span = (scale, ends) => ends.map((place) => written(value(within(place, scale), scale), scale)).join(" to ");
+  hint.textContent = `${scales.label}: ${span(scales.x, [box[0], box[0] + box[2]])}`
     + (scales.y ? `; upwards: ${span(scales.y, [box[1] + box[3], box[1]])}` : "");
 }
 
@@ -194,10 +214,12 @@ function whole() {
   svg.removeAttribute("preserveAspectRatio");
   svg.classList.remove("zoomed");
   for (const mark of svg.querySelectorAll("use")) mark.removeAttribute("transform");
-  dialog.querySelector("span").textContent = "Draw a rectangle to zoom in.";
+  hint.textContent = HINT;
 }
 
 dialog.addEventListener("close", () => {
+  silent();
+  drop();
   whole();
   home.figure.prepend(home.svg);
   home.figure.style.minHeight = "";
@@ -214,9 +236,16 @@ function rectangle(event) {
   return [Math.min(corner.x, end.x), Math.min(corner.y, end.y), Math.abs(corner.x - end.x), Math.abs(corner.y - end.y)];
 }
 
+function drop() {
+  corner = null;
+  area.remove();
+}
+
 dialog.addEventListener("pointerdown", (event) => {
-  if (!event.target.closest("svg")) return;
+  if (!event.target.closest("svg") || !event.isPrimary || event.button) return;
   corner = placeIn(home.svg, event);
+  // The pointer may be let go outside of the window.
+  home.svg.setPointerCapture(event.pointerId);
   event.preventDefault();
 });
 dialog.addEventListener("pointermove", (event) => {
@@ -226,10 +255,24 @@ dialog.addEventListener("pointermove", (event) => {
 });
 dialog.addEventListener("pointerup", (event) => {
   if (!corner) return;
-  const box = rectangle(event);
-  if (box[2] > 5 && box[3] > 5) zoom(box);
-  corner = null;
-  area.remove();
+  const box = rectangle(event), screen = home.svg.getScreenCTM();
+  if (box[2] * screen.a > NEAR && box[3] * screen.d > NEAR) zoom(box);
+  drop();
+});
+dialog.addEventListener("pointercancel", drop);
+
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+dialog.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const [x, y, width, height] = home.svg.getAttribute("viewBox").split(" ").map(Number), step = ARROWS[event.key];
+  const zoomed = home.svg.classList.contains("zoomed"), last = 2 * width >= Number(home.box.split(" ")[2]);
+  if (event.key === "+") zoom([x + width / 4, y + height / 4, width / 2, height / 2]);
+  else if (zoomed && step) zoom([x + step[0] * width / 4, y + step[1] * height / 4, width, height]);
+  else if (event.key === "-" && last) whole();
+  else if (event.key === "-") zoom([x - width / 2, y - height / 2, 2 * width, 2 * height]);
+  else return;
+  event.preventDefault();
 });
 
 for (const figure of document.querySelectorAll(".panels figure")) {

@@ -63,6 +63,7 @@ def test_the_message_stands_on_top(chromium, page) -> None:
     assert table.location["y"] + table.size["height"] < 900
     signs = {sign.get_attribute("aria-label") for sign in by_css(table, ".sign")}
     assert signs <= {"better", "worse", "no evidence of difference"} and len(signs) > 1
+    assert "grey: controls, outside of it" in by_css(chromium, ".scroll:has(#overview) + p")[0].text
 
 
 def test_tables_sort_by_a_click_on_a_column(chromium, page) -> None:
@@ -80,6 +81,49 @@ def test_tables_sort_by_a_click_on_a_column(chromium, page) -> None:
     by_css(chromium, "#overview thead button")[0].click()
     names = [head.text for head in by_css(chromium, "#overview tbody th")]
     assert names == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("ascending", "descending"),
+    [
+        ("-0.6 -0.15 +0.2 +1.3 –", "+1.3 +0.2 -0.15 -0.6 –"),
+        ("7e-08 3e-05 0.001 0.040 1.000", "1.000 0.040 0.001 3e-05 7e-08"),
+        ("8.95 ▼|10.02 =|89.00* ▼|does not train ▼", "89.00* ▼|10.02 =|8.95 ▼|does not train ▼"),
+        ("300 (6/10)|1,200 (3/5)|not reached (0/10)|not reached (5/10)|–",
+         "1,200 (3/5)|300 (6/10)|not reached (5/10)|not reached (0/10)|–"),
+        ("lr 5e-05, wd 0.1|lr 0.003, wd 0.1|lr 0.02, wd 0.001|nothing",
+         "lr 0.02, wd 0.001|lr 0.003, wd 0.1|lr 5e-05, wd 0.1|nothing"),
+        ("0 of 10|4 of 8|10 of 10", "10 of 10|4 of 8|0 of 10"),
+        ("-0.81 to +0.1|-0.2 to +0.4|+0.3 to +1", "+0.3 to +1|-0.2 to +0.4|-0.81 to +0.1"),
+        ("at least 0.27|0.5 ± 0.1|above 2", "above 2|0.5 ± 0.1|at least 0.27"),
+        ("cifar9|mnist10|mnist2", "mnist2|mnist10|cifar9"),
+        ("AdamW, batch 200|AdamW, full batch|SGD", "SGD|AdamW, full batch|AdamW, batch 200"),
+        ("0c77|12163f1a|7ead", "7ead|12163f1a|0c77"),
+    ],
+)  # fmt: skip
+def test_cells_are_compared_as_what_they_are(chromium, page, ascending, descending) -> None:
+    visit(chromium, page)
+    orders = [text.split("|" if "|" in text else " ") for text in (ascending, descending)]
+    for known in orders:  # whatever the order is at first
+        sort = """const table = document.createElement("table");
+            table.innerHTML = "<thead><tr><th><th><tbody>";
+            for (const text of arguments[0]) table.tBodies[0].insertRow().append(
+                document.createElement("th"), Object.assign(document.createElement("td"), {textContent: text}));
+            return [0, 1].map(() => {
+                sortBy(table.tHead.rows[0].cells[1], 1);
+                return [...table.tBodies[0].rows].map((row) => row.cells[1].textContent);
+            });"""
+        assert chromium.execute_script(sort, known) == orders
+
+
+def test_names_with_digits_sort_as_names(chromium, page) -> None:
+    visit(chromium, page)
+    heads = by_css(chromium, "#overview tbody th")
+    names = ["5 b", "30 a", "lr 1", *(f"x{k}" for k in range(len(heads) - 3))]
+    for head, name in zip(heads, names, strict=True):
+        chromium.execute_script("arguments[0].textContent = arguments[1]", head, name)
+    by_css(chromium, "#overview thead button")[0].click()
+    assert [head.text for head in by_css(chromium, "#overview tbody th")] == sorted(names)
 
 
 def test_a_table_of_several_tasks_sorts_within_each(chromium, page) -> None:
@@ -109,6 +153,7 @@ def test_optimizers_can_be_picked(chromium, page) -> None:
     others = by_css(chromium, "svg [data-values=adabelief]")
     assert len(marks) > 5
     box = by_css(chromium, ".pick input[value=adamw]")[0]
+    assert box.get_dom_attribute("autocomplete") == "off", "else a reload keeps it unchecked, and the series is drawn"
     for shown in (False, True):
         box.click()
         assert {mark.value_of_css_property("display") != "none" for mark in marks} == {shown}
@@ -178,6 +223,110 @@ def test_a_figure_can_be_enlarged_and_zoomed(chromium, page) -> None:
     assert not by_css(chromium, "dialog[open]")
     assert by_css(figure, "svg")[0].get_attribute("aria-label") == name
     assert chromium.get_log("browser") == []
+
+
+def box_of(svg) -> list[float]:
+    return [float(v) for v in svg.get_dom_attribute("viewBox").split()]
+
+
+def enlarged(running, page, start: str):
+    visit(running, page)
+    figure = running.find_element("css selector", f"svg[aria-label^='{start}']")
+    running.execute_script("arguments[0].closest('figure').querySelector('.enlarge').click()", figure)
+    return figure
+
+
+def test_keys_zoom_too(chromium, page) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    figure = enlarged(chromium, page, "digits: validation loss")
+    x, y, width, height = whole = box_of(figure)
+
+    def after(*keys) -> list[float]:
+        ActionChains(chromium).send_keys(*keys).perform()
+        return box_of(figure)
+
+    assert after(Keys.ARROW_LEFT, "-") == whole
+    assert after("+") == pytest.approx([x + width / 4, y + height / 4, width / 2, height / 2])
+    said = by_css(chromium, "dialog span")[0].text
+    assert after(Keys.ARROW_RIGHT, Keys.ARROW_UP) == pytest.approx(
+        [x + 3 * width / 8, y + height / 8, width / 2, height / 2]
+    )
+    assert by_css(chromium, "dialog span")[0].text != said
+    assert after(Keys.ARROW_LEFT, Keys.ARROW_DOWN, "+", "-") == pytest.approx(
+        [x + width / 4, y + height / 4, width / 2, height / 2]
+    )
+    assert after("-") == whole
+
+
+def test_what_is_said_of_a_zoomed_part_lies_on_the_axes(chromium, page) -> None:
+    """A rectangle may begin in the margin, where there are no values: here all of it but a corner."""
+    figure = enlarged(chromium, page, "digits: validation loss")
+    chromium.execute_script("zoom(arguments[0])", [0.0, 0.0, *box_of(figure)[2:]])
+    scales = chromium.execute_script("return JSON.parse(arguments[0].dataset.scales)", figure)
+    across = by_css(chromium, "dialog span")[0].text.split("; ")[0].removeprefix("optimizer step: ")
+    assert [float(v) for v in across.split(" to ")] == pytest.approx(scales["x"][2:4], abs=0.1)
+
+
+def test_the_pointer_says_the_value_of_a_zoomed_place(chromium, page) -> None:
+    """Near a mark is by what is seen: far from it on the screen is far, however near in the figure's own units."""
+    figure = enlarged(chromium, page, "digits: final runs")
+    mark = by_css(figure, "[data-values=adamw] use")[-1]
+    x, y = (float(mark.get_dom_attribute(key)) for key in "xy")
+    assert over(chromium, figure, x + 3, y).startswith("AdamW: ")
+    chromium.execute_script("zoom(arguments[0])", [x - 5, y - 5, 10, 10])
+    assert over(chromium, figure, x, y).startswith("AdamW: ")
+    assert over(chromium, figure, x + 3, y - 3) == ""
+
+
+def test_a_rectangle_that_is_given_up_leaves_nothing(chromium, page) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    figure = enlarged(chromium, page, "digits: validation loss")
+    whole = box_of(figure)
+    for way_out in ("cancel", "escape"):
+        ActionChains(chromium).move_to_element(figure).click_and_hold().move_by_offset(120, 90).perform()
+        assert by_css(figure, ".area")
+        assert chromium.execute_script("return arguments[0].hasPointerCapture(1)", figure), (
+            "let go outside: never known"
+        )
+        if way_out == "cancel":
+            cancel = "arguments[0].dispatchEvent(new PointerEvent('pointercancel', {bubbles: true}))"
+            chromium.execute_script(cancel, figure)
+        else:
+            ActionChains(chromium).send_keys(Keys.ESCAPE).perform()
+        assert not by_css(chromium, ".area")
+        ActionChains(chromium).release().perform()
+        assert box_of(figure) == whole
+    assert not by_css(chromium, ".tip")[0].is_displayed()
+
+
+def test_a_tap_shows_values_until_a_scroll_or_the_next_tap(chromium, page) -> None:
+    visit(chromium, page, "phone")
+    figure = chromium.find_element("css selector", "svg[aria-label^='digits: validation loss']")
+    chromium.execute_script("arguments[0].scrollIntoView({block: 'center'})", figure)
+    chromium.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+
+    def tap(element) -> None:
+        x, y = chromium.execute_script(
+            "const r = arguments[0].getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]", element
+        )
+        for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
+            chromium.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    try:
+        tap(figure)
+        tip = by_css(chromium, ".tip")[0]
+        assert "AdamW: " in tip.text
+        chromium.execute_script("scrollBy(0, 30)")
+        chromium.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+        assert not tip.is_displayed(), "the figure has moved from under it"
+        tap(figure)
+        assert tip.is_displayed()
+        chromium.execute_script("document.body.dispatchEvent(new PointerEvent('pointerdown', {bubbles: true}))")
+        assert not tip.is_displayed()
+    finally:
+        chromium.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
 
 
 def test_on_paper_no_column_is_lost(chromium, page) -> None:

@@ -108,6 +108,11 @@ class Panels(Part):
         look |= {"marker": s.marker, "markersize": 4.5, "markevery": (first, 0.2)}
         ax.plot(x, y, **{"gid": values_of(name), **look, **more})
 
+    def _stairs(self, ax: Axes, name: str, x: Any, y: Any, apart: float) -> None:
+        """Draw shares, a little apart: lines that lie on one another stay visible. What is read off is the share."""
+        self._line(ax, name, x, np.asarray(y) + apart, drawstyle="steps-post", gid=part_of(name))
+        self._line(ax, name, x, y, drawstyle="steps-post", marker="", linewidth=0)
+
     def _mark(self, ax: Axes, name: str, x: float, y: float) -> None:
         marker = self.styles[name].marker
         self._dots(ax, name, [x], [y], 44, marker=marker, edgecolors=INK, linewidths=0.8, zorder=8)
@@ -160,7 +165,8 @@ class Panels(Part):
             edge = right if mean > 0 else left
             self._dots(ax, c.other, [edge], [y], 44, off=True, marker=">" if better else "<", zorder=8)
             ax.annotate(f"{mean:+.{metric.digits}f}", (edge, y), xytext=(-8 if better else 8, 0), fontsize=8,
-                        textcoords="offset points", ha="right" if better else "left", va="center")  # fmt: skip
+                        textcoords="offset points", ha="right" if better else "left", va="center",
+                        gid=part_of(c.other))  # fmt: skip
         ax.axvline(0, color=INK, linewidth=1)
         self._rows(ax, [c.other for c in comparisons])
         # Numbers as in the tables; the axis is turned round where lower is better, so that right is always better.
@@ -272,9 +278,8 @@ class Panels(Part):
         end = float(final_curves(self.results, task)["step"].max())
         for k, (name, steps) in enumerate(steps_of.items()):
             reached = sorted(s for s in steps if math.isfinite(s))
-            # A little apart: lines that lie on one another stay visible.
-            y = np.arange(len(reached) + 1) / len(steps) + 0.004 * (k - len(steps_of) / 2)
-            self._line(ax, name, [0.0, *reached, end], [*y, y[-1]], drawstyle="steps-post")
+            y = np.arange(len(reached) + 1) / len(steps)
+            self._stairs(ax, name, [0.0, *reached, end], [*y, y[-1]], 0.004 * (k - len(steps_of) / 2))
         ax.set_ylim(-0.04, 1.04)
         ax.set_xlim(left=0)
         ax.set_xlabel(f"optimizer step (target: {self.tables.targets[task].text})")
@@ -313,7 +318,8 @@ class Panels(Part):
                 self._mark(ax, name, choice.setting["lr"], score)
                 if "lr" in choice.edges:
                     ax.annotate("edge", (choice.setting["lr"], score), xytext=(0, -12),
-                                textcoords="offset points", ha="center", fontsize=7)  # fmt: skip
+                                textcoords="offset points", ha="center", fontsize=7,
+                                gid=part_of(name))  # fmt: skip
         _log_x(ax)
         _log_y(ax)
         ax.set_xlabel("peak learning rate\nx: diverged, or off the scale")
@@ -345,7 +351,9 @@ class Panels(Part):
         for name, curve in curves.items():
             factor = curve["lr"] / self._middle(task, name)
             inside = curve["value"] <= top
-            self._line(ax, name, factor, curve["value"].clip(upper=top), marker="")
+            # Of a line that was cut off the scale no values are read off, only of its marks.
+            gid = values_of(name) if inside.all() else part_of(name)
+            self._line(ax, name, factor, curve["value"].clip(upper=top), marker="", gid=gid)
             marker = self.styles[name].marker
             self._dots(ax, name, factor[inside], curve["value"][inside], 24, marker=marker, zorder=7)
             self._dots(ax, name, factor[~inside], [top] * int((~inside).sum()), 34, off=True, zorder=7)
@@ -380,8 +388,7 @@ class Panels(Part):
         """Share of tasks on which an optimizer is within a factor of the best."""
         profile = self.tables.across.profile
         for k, (name, shares) in enumerate(profile.items()):
-            y = np.asarray(shares) + 0.005 * (k - len(profile) / 2)
-            self._line(ax, name, TAUS, y, drawstyle="steps-post")
+            self._stairs(ax, name, TAUS, shares, 0.005 * (k - len(profile) / 2))
         ax.set_ylim(-0.05, 1.05)
         ax.set_xlabel("cost within this factor of the best")
         ax.set_title("Performance profile: share of tasks")
@@ -417,6 +424,8 @@ def _log_x(ax: Axes) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
+# Labels are the user's own: a $ in them is a dollar.
+@matplotlib.rc_context({"text.parse_math": False})
 def draw(results: StudyResults, tables: StudyTables, folder: Path) -> dict[str, list[str]]:
     """Write every panel into ``folder`` as SVG and PDF.
 
@@ -450,6 +459,7 @@ def _headline(panels: Panels, folder: Path) -> None:
         save(figure, "forest", folder)
 
 
+@matplotlib.rc_context({"text.parse_math": False})
 def overview(results: StudyResults, tables: StudyTables, folder: Path) -> None:
     """Write learning curves, tuning and final runs of a study's tasks, a row each, as one picture (PNG, SVG)."""
     panels, study = Panels(results, tables), results.study
