@@ -337,3 +337,23 @@ def test_on_paper_no_column_is_lost(chromium, page) -> None:
         assert table.rect["x"] + table.rect["width"] <= 1032 + 1, table.text[:80]
         assert chromium.execute_script("return arguments[0].scrollWidth <= arguments[0].clientWidth + 1", table)
     assert not any(each.is_displayed() for each in by_css(chromium, ".pick, nav, .enlarge"))
+
+
+def test_of_what_is_not_picked_or_off_the_scale_no_value_is_said(chromium, page) -> None:
+    visit(chromium, page)
+    figure = chromium.find_element("css selector", "svg[aria-label^='digits: validation loss']")
+    left, right, *_ = chromium.execute_script("return JSON.parse(arguments[0].dataset.scales).x", figure)
+    middle = box_of(figure)[3] / 2
+    assert "AdamW: " in over(chromium, figure, (left + right) / 2, middle)
+    chromium.execute_script("document.querySelector('.pick input[value=adamw]').click()")
+    assert not any(part.is_displayed() for part in by_css(figure, "[data-part=adamw]"))
+    said = over(chromium, figure, (left + right) / 2, middle)
+    assert "AdaBelief: " in said and "AdamW: " not in said
+    chromium.execute_script(
+        """const scales = JSON.parse(arguments[0].dataset.scales);
+        scales.y[1] = scales.y[0] - 5;
+        arguments[0].dataset.scales = JSON.stringify(scales);""",
+        figure,
+    )
+    bottom = chromium.execute_script("return JSON.parse(arguments[0].dataset.scales).y[0]", figure)
+    assert "AdaBelief: off the scale" in over(chromium, figure, (left + right) / 2, bottom - 1)
