@@ -37,7 +37,7 @@ from adamomentum.study.stages import Plan, Planned
 from adamomentum.study.standing import clear
 from adamomentum.study.store import Store, StoreWarning, reason
 from adamomentum.study.studyfile import Study, StudyError
-from adamomentum.study.tasks.function.script import Script
+from adamomentum.study.tasks.function.script import Script, UnfitError
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.work import load
 
@@ -287,6 +287,8 @@ def _check_script(script: Script, where: str) -> None:
     """Run the user's script once, but not its function: what is wrong with it fails here, not trial by trial."""
     try:
         script.function()
+    except UnfitError as error:
+        raise StudyError(f"{where}: {error}") from None
     except (Exception, SystemExit):
         # The user's code may raise anything.
         raise StudyError(

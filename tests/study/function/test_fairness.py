@@ -242,9 +242,25 @@ def test_a_script_that_cannot_be_imported_ends_it_before_the_first_trial(tmp_pat
     for text, message in (
         ("import nothing_of_that_name\n" + PLAIN, "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
         (PLAIN + "\nimport sys; sys.exit(3)\n", "SystemExit: 3"),
-        (PLAIN.replace("def train(", "def fit("), "has no function 'train'; it has: data, fit"),
     ):
         with pytest.raises(StudyError, match=r"task: .*my_train.py cannot be imported:") as caught:
             compared(tmp_path, text)
         assert message in str(caught.value)
         assert not (tmp_path / "out" / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("def train(", "def fit(", "my_train.py has no function 'train'; it has: data, fit"),
+        ("(trial, width=8,", "(trial, classes, width=8,", "missing a required argument: 'classes'; what else it needs"),
+        ("(trial, width=8, epochs=2)", "()", "too many positional arguments; what else it needs"),
+        ("def train(", "async def train(", "my_train.py:train is async, or yields"),
+    ],
+)
+def test_a_script_without_a_function_that_can_train_ends_it_too(tmp_path, old, new, message) -> None:
+    with pytest.raises(StudyError) as caught:
+        compared(tmp_path, changed((old, new)))
+    assert message in str(caught.value)
+    assert "__main__" not in str(caught.value)
+    assert not (tmp_path / "out" / "store").exists()

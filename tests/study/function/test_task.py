@@ -11,6 +11,7 @@ import pytest
 import torch
 from study.function.functions import PLAIN, changed, script, spec_of, trained
 
+from adamomentum.study.tasks.function.script import UnfitError
 from adamomentum.study.trial import run_trial
 
 OPTIMIZER = "optimizer = trial.optimizer(model.parameters())"
@@ -122,7 +123,9 @@ def test_a_function_that_does_not_do_its_part_is_told_what_to_do(tmp_path, old, 
 
 
 def test_an_argument_that_the_function_does_not_have(tmp_path) -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument 'depth'"):
+    with pytest.raises(
+        UnfitError, match=r"my_train.py:train is called with .* depth: got an unexpected keyword argument 'depth'; what"
+    ):
         trained(tmp_path, params={"depth": 3.0})
 
 
