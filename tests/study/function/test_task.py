@@ -105,6 +105,8 @@ def test_what_is_not_finite_is_a_divergence_and_a_result(tmp_path, old, new, why
          r"the trial's optimizer never made a step, but Adam made 10 steps: train with what trial.optimizer returns"),
         ("optimizer.step()", "pass", ValueError, r"trial's optimizer never made a step: .* or say trial.at\(step\)"),
         (REPORT, "pass", ValueError, r"nothing was reported: call trial.report\(loss=val_loss\) where you evaluate"),
+        (OPTIMIZER, f"trial.report(loss=1.0); trial.report = lambda **m: None; {OPTIMIZER}",
+         ValueError, "nothing was reported after the first step: settings would be chosen by what the model was"),
         (REPORT, "trial.report(val_loss=1.0)", ValueError, "it reports val_loss and returns loss, error: give what is"),
         ("    return {", "    1 if True else {", ValueError, r'must return its test metrics, e.g. return {"loss'),
         ('"error": 0.5', '"error": "half"', TypeError, r"return {'error': ...} must be a number, got str: 'half'"),
