@@ -255,6 +255,19 @@ class _Registered(BaseModel):
     study: _Named
 
 
+def registered_study(path: Path) -> Study:
+    """Return the study in the ``study.json`` at ``path``, as it was run last.
+
+    Raises:
+        OSError: if the file cannot be read.
+        StudyError: if it is none, or another version wrote it.
+    """
+    try:
+        return Study.model_validate(json.loads(path.read_bytes())["study"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"{path} holds no study that this version can read: {reason(error)}") from None
+
+
 def registered_name(path: Path) -> str:
     """Return the name of the study in the ``study.json`` at ``path``.
 
