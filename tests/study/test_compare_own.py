@@ -73,9 +73,9 @@ def here(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def call(*arguments: object, code: int = 0) -> str:
+def call(*arguments: object, code: int = 0, command: tuple[str, ...] = ("compare",)) -> str:
     app = command_line._whole_app()
-    result = CliRunner().invoke(app, ["compare", *map(str, arguments)], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    result = CliRunner().invoke(app, [*command, *map(str, arguments)], env={"COLUMNS": "200", "NO_COLOR": "1"})
     assert result.exit_code == code, result.output
     return " ".join(result.output.split())
 
@@ -140,6 +140,17 @@ def test_a_tuned_adamw_beside_its_drop_in(here) -> None:
     assert mine["hyperparameters"]["adjust_lr"] == "match_rms_adamw"
     for key, value in (("weight_decay", 0.1), ("betas", [0.9, 0.999])):
         assert mine["hyperparameters"][key] == theirs["hyperparameters"][key] == value
+
+
+def test_how_far_a_comparison_is_by_its_folder(here) -> None:
+    (here / "fit.py").write_text(THREE_LINES)
+    call("--train", "fit.py:main", "--incumbent", "adamw:lr=3e-3", "--seeds", 2, "--workers", 1, "--out", "out")
+    printed = call("out", command=("study", "status"))
+    assert printed.startswith("compare (")
+    assert printed.endswith("Complete.")
+    assert "go with a study file" in call("out", "--smoke", command=("study", "status"), code=1)
+    (here / "out" / "study.json").write_text('{"history": []}')
+    assert "holds no study that this version can read" in call("out", command=("study", "status"), code=1)
 
 
 def study_of(text: str, points: int = 1, seeds: int = 4):

@@ -23,13 +23,14 @@ def results(executor, specs):
 
 
 def test_one_trial_that_raises_and_one_that_kills_its_worker(make_spec) -> None:
-    data = {1: "raise", 2: "die"}
+    data = {1: "raise", 2: "die", 3: "leave"}
     with LocalExecutor(data, workers=2, run=misbehave) as executor:
         by_replicate = results(executor, [make_spec(replicate=k) for k in range(6)])
         assert sorted(by_replicate) == list(range(6))
-        assert {k for k, r in by_replicate.items() if r.status == "ok"} == {0, 3, 4, 5}
+        assert {k for k, r in by_replicate.items() if r.status == "ok"} == {0, 4, 5}
         assert "RuntimeError: replicate 1 is bad" in by_replicate[1].error
         assert "misbehave" in by_replicate[1].error
+        assert by_replicate[3].last_line == "KeyboardInterrupt"
         assert "worker process died" in by_replicate[2].error
         # The same executor goes on with the next stage.
         assert results(executor, [make_spec(replicate=9)])[9].status == "ok"

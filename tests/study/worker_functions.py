@@ -18,6 +18,8 @@ def misbehave(spec: TrialSpec, data: dict[int, str]) -> TrialResult:
     action = data.get(spec.replicate, "")
     if action == "raise":
         raise RuntimeError(f"replicate {spec.replicate} is bad")
+    if action == "leave":
+        raise KeyboardInterrupt
     if action == "die":
         os._exit(7)
     if action.startswith("die once "):

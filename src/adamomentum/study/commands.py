@@ -20,7 +20,7 @@ from adamomentum.devices import check_device
 from adamomentum.study import archive, overview, own, stages, studyfile, tasks
 from adamomentum.study.checkpoint import Checkpoints
 from adamomentum.study.data.base import DataError
-from adamomentum.study.engine import NO_DATA, Folder, check_optimizers, keep
+from adamomentum.study.engine import NO_DATA, Folder, check_optimizers, keep, registered_study
 from adamomentum.study.estimate import duration, left
 from adamomentum.study.running import (
     Failed,
@@ -243,7 +243,13 @@ def report(
 
 @app.command()
 def status(
-    source: Source = "paper-mini",
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY",
+            help="A study file, the name of one that comes along, or the folder of a study or comparison.",
+        ),
+    ] = "paper-mini",
     out: Out = None,
     smoke: Smoke = False,
     only: Only = "",
@@ -253,7 +259,14 @@ def status(
     """Say what is finished, what runs and how far it is, what is left, what was chosen and what failed."""
     console = Console()
     with told(Console(stderr=True)):
-        folder = _folder(source, smoke, only, out)
+        # A comparison has no study file, but its folder knows the study.
+        record = Path(source) / "study.json"
+        if record.is_file():
+            if out is not None or smoke or only:
+                raise Failed(f"{source} is the folder of a study: --out, --smoke and --tasks go with a study file")
+            folder = Folder(record.parent, registered_study(record))
+        else:
+            folder = _folder(source, smoke, only, out)
         study = folder.study
         plan, results = folder.results(device)
         now = overview.of_status(folder, plan, results)

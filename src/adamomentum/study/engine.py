@@ -37,7 +37,7 @@ from adamomentum.study.stages import Plan, Planned
 from adamomentum.study.standing import clear
 from adamomentum.study.store import Store, StoreWarning, reason
 from adamomentum.study.studyfile import Study, StudyError
-from adamomentum.study.tasks.function.script import Script
+from adamomentum.study.tasks.function.script import Script, UnfitError
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.work import load
 
@@ -255,6 +255,19 @@ class _Registered(BaseModel):
     study: _Named
 
 
+def registered_study(path: Path) -> Study:
+    """Return the study in the ``study.json`` at ``path``, as it was run last.
+
+    Raises:
+        OSError: if the file cannot be read.
+        StudyError: if it is none, or another version wrote it.
+    """
+    try:
+        return Study.model_validate(json.loads(path.read_bytes())["study"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"{path} holds no study that this version can read: {reason(error)}") from None
+
+
 def registered_name(path: Path) -> str:
     """Return the name of the study in the ``study.json`` at ``path``.
 
@@ -287,6 +300,8 @@ def _check_script(script: Script, where: str) -> None:
     """Run the user's script once, but not its function: what is wrong with it fails here, not trial by trial."""
     try:
         script.function()
+    except UnfitError as error:
+        raise StudyError(f"{where}: {error}") from None
     except (Exception, SystemExit):
         # The user's code may raise anything.
         raise StudyError(

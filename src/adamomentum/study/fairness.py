@@ -21,6 +21,7 @@ Results = Mapping[str, TrialResult]
 Run = tuple[Planned, TrialResult]
 
 FAR = 0.5
+UNEVEN = 1.01
 PEAKS = ("peak_lr_low", "peak_lr_high")
 
 
@@ -45,6 +46,7 @@ def remarks(study: Study, task: TaskEntry, plan: Plan, results: Results) -> list
         _repeats(task, runs),
         _budgets(study, task),
         _far_rate(study, runs),
+        _uneven_rates(study, runs),
         _seeds(study, runs),
         _same_split(task, runs),
         _others(runs),
@@ -65,12 +67,19 @@ def _nothing_works(runs: list[Run]) -> str:
 
 
 def own_part(error: str) -> str:
-    """Return a traceback from the user's first line on."""
+    """Return a traceback from the user's first line on, without the lines of the engine that follow."""
     lines = error.strip().splitlines()
     places = [k for k, line in enumerate(lines) if line.lstrip().startswith('File "')]
     ours = [k for k in places if "/adamomentum/study/" in lines[k].replace("\\", "/")]
     first = next((k for k in places if ours and k > ours[0] and k not in ours), None)
-    return "\n".join(lines[-1:] if first is None else lines[first:])
+    if first is None:
+        return lines[-1]
+    kept, within = [], False
+    for k, line in enumerate(lines[first:], first):
+        within = k in ours or (within and line.startswith("    "))  # below a place: its code, and what points at it
+        if not within:
+            kept.append(line)
+    return "\n".join(kept)
 
 
 def _metric_missing(task: TaskEntry, runs: list[Run]) -> str:
@@ -158,6 +167,24 @@ def _far_rate(study: Study, runs: list[Run]) -> str:
                     f"{stages.label(study, name)} was to train at lr {lr:g}, and the largest rate of a step was "
                     f"{peak:g}: if a scheduler sets a number of its own, give it trial.lr"
                 )
+    return ""
+
+
+def _uneven_rates(study: Study, runs: list[Run]) -> str:
+    """Tell trials whose steps were made at another part of the trial's rate than those of others."""
+    for name in PEAKS:
+        parts = [
+            (peak / t.spec.optimizer.lr, f"{stages.label(study, t.optimizer)} at lr {t.spec.optimizer.lr:g}")
+            for t, r in runs
+            if r.status == "ok" and (peak := r.final.get(name))
+        ]
+        (low, one), (high, other) = min(parts, default=(1.0, "")), max(parts, default=(1.0, ""))
+        if high > UNEVEN * low:
+            return (
+                f"the largest rate of a step was {low:.3g} times the trial's in {one}, and {high:.3g} times in {other}"
+                ": a schedule, or the loop, treats them differently, so they did not train at what they are named by. "
+                "Let it work from the trial's rate in the same way for all"
+            )
     return ""
 
 

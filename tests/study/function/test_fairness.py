@@ -119,6 +119,8 @@ def test_one_group_at_a_rate_of_its_own(tmp_path) -> None:
     [
         ("    x, y = data()", "    x, y = dato()", "NameError: name 'dato' is not defined"),
         (REPORT, "pass", "ValueError: nothing was reported: call trial.report(loss=val_loss)"),
+        (REPORT, "trial.report(test_loss=1.0)", "ValueError: trial.report(test_loss=...): what is reported chooses"),
+        (REPORT, "raise SystemExit(2)", "RuntimeError: the function left by sys.exit(2); it must return its test"),
     ],
 )
 def test_a_function_that_always_fails_is_not_tried_again_and_again(tmp_path, old, new, message) -> None:
@@ -172,6 +174,26 @@ def test_a_constant_rate_where_there_is_but_one(tmp_path) -> None:
     text = changed((SCHEDULE, "torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.03, total_steps=epochs * 5 + 1)"))
     printed = said(compared(tmp_path, text, study)[0])
     assert "AdaMomentum was to train at lr 0.001, and the largest rate of a step was 0.029" in printed
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "    schedule =",
+            "    for group in optimizer.param_groups * (type(optimizer).__name__ == 'AdaMomentum'):\n"
+            "        group['lr'] *= 1.5\n    schedule =",
+            r"the largest rate of a step was 1 times the trial's in AdamW at lr [\d.]+, and 1.5 times in AdaMom",
+        ),
+        (
+            SCHEDULE,
+            "torch.optim.lr_scheduler.OneCycleLR(optimizer, min(trial.lr, 0.01), total_steps=epochs * 5 + 1)",
+            r"the largest rate of a step was 0\.\d+ times the trial's in AdamW at lr 0.0144, and 0.9\d+ times in Ada",
+        ),
+    ],
+)
+def test_rates_that_are_another_part_of_the_trials(tmp_path, old, new, message) -> None:
+    assert re.search(message, said(compared(tmp_path, changed((old, new)))[0]))
 
 
 def test_a_function_with_a_seed_of_its_own(tmp_path) -> None:
@@ -242,9 +264,25 @@ def test_a_script_that_cannot_be_imported_ends_it_before_the_first_trial(tmp_pat
     for text, message in (
         ("import nothing_of_that_name\n" + PLAIN, "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
         (PLAIN + "\nimport sys; sys.exit(3)\n", "SystemExit: 3"),
-        (PLAIN.replace("def train(", "def fit("), "has no function 'train'; it has: data, fit"),
     ):
         with pytest.raises(StudyError, match=r"task: .*my_train.py cannot be imported:") as caught:
             compared(tmp_path, text)
         assert message in str(caught.value)
         assert not (tmp_path / "out" / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("def train(", "def fit(", "my_train.py has no function 'train'; it has: data, fit"),
+        ("(trial, width=8,", "(trial, classes, width=8,", "missing a required argument: 'classes'; what else it needs"),
+        ("(trial, width=8, epochs=2)", "()", "too many positional arguments; what else it needs"),
+        ("def train(", "async def train(", "my_train.py:train is async, or yields"),
+    ],
+)
+def test_a_script_without_a_function_that_can_train_ends_it_too(tmp_path, old, new, message) -> None:
+    with pytest.raises(StudyError) as caught:
+        compared(tmp_path, changed((old, new)))
+    assert message in str(caught.value)
+    assert "__main__" not in str(caught.value)
+    assert not (tmp_path / "out" / "store").exists()

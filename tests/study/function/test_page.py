@@ -14,7 +14,7 @@ from adamomentum import cli
 
 STUDY = Path(adamomentum.__file__).parent / "study"
 PAGE = STUDY.parents[2] / "docs" / "own-model.md"
-SPEAKING = ("fairness.py", "trial.py", "tasks/function/task.py", "tasks/function/trial.py")
+SPEAKING = ("fairness.py", "trial.py", "tasks/function/task.py", "tasks/function/trial.py", "tasks/function/script.py")
 
 
 @pytest.fixture(scope="module")

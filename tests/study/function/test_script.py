@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import pytest
@@ -118,3 +119,22 @@ def test_helpers_of_one_name_in_two_folders(tmp_path) -> None:
         (tmp_path / name / "helper.py").write_text(f"NAME = {name!r}\n")
         scripts.append(script(tmp_path / name, "import helper\ndef train(trial):\n    return helper.NAME\n"))
     assert [data.function()(None) for data in (*scripts, scripts[0])] == ["a", "b", "a"]
+
+
+def test_helpers_run_anew_for_each_trial(tmp_path) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("")
+    (tmp_path / "package" / "state.py").write_text("SEEN = []\n")
+    (tmp_path / "helper.py").write_text("from package import state\n")
+    text = "import helper\ndef train(trial):\n    helper.state.SEEN.append(trial)\n    return helper.state.SEEN\n"
+    data = script(tmp_path, text)
+    assert [data.function()(k) for k in range(2)] == [[0], [1]]
+
+
+def test_the_engine_is_not_run_anew_where_it_lies_beside_the_script(tmp_path, monkeypatch) -> None:
+    there = importlib.import_module("adamomentum.study.tasks.function.script")
+    monkeypatch.setattr(sys.modules["adamomentum"], "__file__", str(tmp_path / "adamomentum" / "__init__.py"))
+    (tmp_path / "adamomentum").mkdir()
+    (tmp_path / "adamomentum" / "__init__.py").write_text("")
+    script(tmp_path, "import adamomentum\ndef train(trial): ...\n").function()
+    assert sys.modules["adamomentum.study.tasks.function.script"] is there

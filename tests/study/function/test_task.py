@@ -11,6 +11,7 @@ import pytest
 import torch
 from study.function.functions import PLAIN, changed, script, spec_of, trained
 
+from adamomentum.study.tasks.function.script import UnfitError
 from adamomentum.study.trial import run_trial
 
 OPTIMIZER = "optimizer = trial.optimizer(model.parameters())"
@@ -104,6 +105,8 @@ def test_what_is_not_finite_is_a_divergence_and_a_result(tmp_path, old, new, why
          r"the trial's optimizer never made a step, but Adam made 10 steps: train with what trial.optimizer returns"),
         ("optimizer.step()", "pass", ValueError, r"trial's optimizer never made a step: .* or say trial.at\(step\)"),
         (REPORT, "pass", ValueError, r"nothing was reported: call trial.report\(loss=val_loss\) where you evaluate"),
+        (OPTIMIZER, f"trial.report(loss=1.0); trial.report = lambda **m: None; {OPTIMIZER}",
+         ValueError, "nothing was reported after the first step: settings would be chosen by what the model was"),
         (REPORT, "trial.report(val_loss=1.0)", ValueError, "it reports val_loss and returns loss, error: give what is"),
         ("    return {", "    1 if True else {", ValueError, r'must return its test metrics, e.g. return {"loss'),
         ('"error": 0.5', '"error": "half"', TypeError, r"return {'error': ...} must be a number, got str: 'half'"),
@@ -122,7 +125,9 @@ def test_a_function_that_does_not_do_its_part_is_told_what_to_do(tmp_path, old, 
 
 
 def test_an_argument_that_the_function_does_not_have(tmp_path) -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument 'depth'"):
+    with pytest.raises(
+        UnfitError, match=r"my_train.py:train is called with .* depth: got an unexpected keyword argument 'depth'; what"
+    ):
         trained(tmp_path, params={"depth": 3.0})
 
 

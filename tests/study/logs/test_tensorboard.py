@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from types import ModuleType
 
@@ -90,3 +92,16 @@ def test_tensorboard_reads_what_was_written(tmp_path) -> None:
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("val_loss")] == [(3, 0.75), (6, 0.25)]
     assert [event.value for event in events.Scalars("final/test_loss")] == [0.5]
+
+
+def test_tensorflow_is_not_imported(tmp_path) -> None:
+    need("tensorboard")
+    code = (
+        "import pathlib, sys; from study.logs.stand_ins import RESULT, first_round; "
+        "from adamomentum.study.logs import writer; "
+        "writer('tensorboard', pathlib.Path(sys.argv[1]), 'mini').open(first_round()[1][0]).end(RESULT); "
+        "assert 'tensorflow' not in sys.modules"
+    )
+    paths = os.pathsep.join(path for path in sys.path if path)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env={**os.environ, "PYTHONPATH": paths})
+    assert list(tmp_path.rglob("events.out.tfevents.*"))

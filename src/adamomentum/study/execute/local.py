@@ -41,7 +41,8 @@ def _start_worker(data: Any, run: RunTrial, gpus: Any) -> None:
 def _run_in_worker(spec: TrialSpec) -> TrialResult:
     try:
         return _run(spec, _data)
-    except Exception:
+    except BaseException:
+        # The trial's own code may leave by sys.exit or KeyboardInterrupt, which would end the driver as Ctrl-C does.
         return TrialResult(status="error", error=traceback.format_exc())
 
 

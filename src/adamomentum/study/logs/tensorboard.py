@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from adamomentum.study.logs.base import Log, final, settings
 from adamomentum.study.stages import Planned
 from adamomentum.study.trial import TrialResult
+
+WITHOUT_TENSORFLOW = "tensorboard.compat.notf"
 
 
 class TensorBoard:
@@ -24,6 +28,9 @@ class TensorBoard:
 
     def __init__(self, root: Path) -> None:
         self.folder = root / "tensorboard"
+        # TensorBoard writes as well without TensorFlow, which takes seconds to import where it is installed, and may
+        # end the process where its LLVM meets another one; a module of this name is how it is told to do without.
+        sys.modules.setdefault(WITHOUT_TENSORFLOW, ModuleType(WITHOUT_TENSORFLOW))
         self._module: Any = import_module("torch.utils.tensorboard")
         self.folder.mkdir(parents=True, exist_ok=True)
 

@@ -6,6 +6,7 @@ Tested in tests/study/function/test_script.py.
 from __future__ import annotations
 
 import ast
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ from adamomentum.study.tasks.function.settings import Call
 
 PASSED_OVER = {"__pycache__", ".git"}  # of a watched folder: no run is the same in them
 CHUNK = 2**20
+ENGINES = frozenset(name.partition(".")[0] for name in sys.modules)
+"""Packages that were there before any script: the engine stands on them, wherever the script lies."""
+
+
+class UnfitError(ValueError):
+    """A script runs, and has no function that could train; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +61,17 @@ class Script:
     def function(self) -> Callable[..., Any]:
         """Run the script anew and return its function, which wants the trial alone.
 
-        Anew, so that no trial finds what another one has left in it. Modules that it imports are not run again.
+        Anew, as are the modules beside it that it imports, so that no trial finds what another one has left in them: a
+        model that is trained already, a generator that has drawn.
 
         Raises:
-            ValueError: if there is no such function.
+            UnfitError: if there is no such function, or it cannot be called with the trial and the arguments.
             Exception: whatever the script raises.
         """
         folder = str(self.path.parent)
         sys.path[:] = [folder, *(place for place in sys.path if place != folder)]  # as Python does for a script
         for name in {helper.partition("/")[0].removesuffix(".py") for helper in self.helpers}:
-            _forget_from_elsewhere(name, folder)
+            _forget(name, folder)
         module = ModuleType(self._module_name())
         module.__file__ = str(self.path)
         sys.modules[module.__name__] = module  # for data classes, and for what is sent to other processes
@@ -73,10 +81,30 @@ class Script:
             names = [
                 name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
             ]
-            raise ValueError(
+            raise UnfitError(
                 f"{self.path} has no function {self.call.function!r}; it has: {', '.join(names) or 'none'}"
             )
+        self._check(function)
         return partial(function, **self.call.arguments)
+
+    def _check(self, function: Callable[..., Any]) -> None:
+        """Check that ``function`` can be called with a trial, before one is spent on it."""
+        called = f"{self.call.file}:{self.call.function}"
+        if any(of(function) for of in (inspect.iscoroutinefunction, inspect.isgeneratorfunction)):
+            raise UnfitError(
+                f"{called} is async, or yields; it must train when it is called, and return its test metrics"
+            )
+        try:
+            signature = inspect.signature(function)
+        except ValueError:  # not every callable has one
+            return
+        try:
+            signature.bind(None, **self.call.arguments)
+        except TypeError as error:
+            raise UnfitError(
+                f"{called} is called with the trial and then {', '.join(self.call.arguments) or 'nothing'}: {error}; "
+                "what else it needs wants a default, or --arg NAME=VALUE (in a study file `params`)"
+            ) from None
 
     def _module_name(self) -> str:
         """Return the name of the file, unless that is a module's that was there before."""
@@ -85,12 +113,15 @@ class Script:
         return self.path.stem if free and self.path.stem not in sys.stdlib_module_names else f"{self.path.stem}_script"
 
 
-def _forget_from_elsewhere(name: str, folder: str) -> None:
-    """Let Python look for the module ``name`` anew if the one it knows is another script's, of another folder."""
+def _forget(name: str, folder: str) -> None:
+    """Let Python look for the module ``name`` anew, and run it anew, whether it is this script's or another's."""
     file = getattr(sys.modules.get(name), "__file__", None)
-    if file is not None and Path(folder) not in Path(file).parents:
+    elsewhere = file is not None and Path(folder) not in Path(file).parents
+    if elsewhere or name not in ENGINES:
         for known in [known for known in sys.modules if known.partition(".")[0] == name]:
-            del sys.modules[known]
+            # Compiled modules cannot always be run twice.
+            if elsewhere or str(getattr(sys.modules[known], "__file__", None) or ".py").endswith(".py"):
+                del sys.modules[known]
 
 
 def read(params: Mapping[str, Value], folder: Path) -> Script:

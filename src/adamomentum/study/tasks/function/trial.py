@@ -216,6 +216,11 @@ class Trial:
                 "nothing was reported: call trial.report(loss=val_loss) where you evaluate on the validation split; by "
                 "its last call settings are chosen"
             )
+        if not max(self._points):
+            raise ValueError(
+                "nothing was reported after the first step: settings would be chosen by what the model was before it "
+                "was trained; call trial.report where you evaluate, after steps of the optimizer"
+            )
         reported = {name for point in self._points.values() for name in point}
         if not reported & tested.keys():
             raise ValueError(
