@@ -38,6 +38,9 @@ def test_what_is_returned_is_kept_in_final_trials_alone(tmp_path) -> None:
     assert tuned.status == "ok"
     assert "val_loss" in tuned.final
     assert "test" not in json.dumps(tuned.model_dump()["final"])
+    # Nor does it choose among settings by being no number.
+    lost = trained(tmp_path, changed(('"error": 0.5', '"error": float("nan")')), stage="tune")
+    assert (lost.status, lost.final) == ("ok", tuned.final)
 
 
 def test_a_trial_is_the_same_whatever_ran_before(tmp_path) -> None:

@@ -66,7 +66,8 @@ class Own(Whole):
                 diverged = f"{type(error).__name__}: {error}"
             if not diverged:
                 broken = "the parameters are not finite at the end" if trial.broken() else ""
-                diverged = trial.lost or _fault(tested) or broken
+                # While settings are chosen nothing of the test split is looked at, not even whether it is a number.
+                diverged = trial.lost or (_fault(tested) if context.stage == "final" else "") or broken
             trial.check(tested, complete=not diverged)
         final: dict[str, Number] = {**trial.last, **trial.numbers}
         if context.stage == "final":
