@@ -223,10 +223,10 @@ def test_metrics_and_which_way_they_go() -> None:
     assert metric_of("loss", None) == MetricEntry(key="loss", better="lower")
     assert metric_of("accuracy", True) == MetricEntry(key="accuracy", better="higher")
     assert metric_of("score", False).better == "lower"
-    for name in ("accuracy", "val_acc", "top5", "F1", "mean_reward"):
+    for name in ("accuracy", "val_acc", "top5", "F1", "mean_reward", "acc1", "mAP50", "ndcg", "error_score"):
         with pytest.raises(OptionError, match=f"is a higher {name} better. Say --higher, or --lower if not"):
             metric_of(name, None)
-    for name in ("perplexity", "face_error", "mape"):
+    for name in ("perplexity", "face_error", "mape", "val_loss", "RMSE", "cross_entropy"):
         assert metric_of(name, None).better == "lower"
     with pytest.raises(
         OptionError, match=r"must be a name that the function reports and returns, e.g. loss, got 'a b'"

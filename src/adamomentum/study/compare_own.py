@@ -32,6 +32,12 @@ HIGHER = re.compile(
 )
 """Names of metrics of which higher is better: whoever gives one must say which way it goes."""
 
+LOWER = re.compile(
+    r"(^|_)(loss|err|error|mse|rmse|mae|mape|nll|bce|ce|entropy|perplexity|ppl|wer|cer|ter|fid|kid|lpips|distance|"
+    r"divergence|kl|brier|ece|bpc|bpb|bpd|cost|regret)($|_)"
+)
+"""Names of metrics of which lower is better. Of all others, such as ``acc1`` or ``ndcg``, nothing is guessed."""
+
 
 class OptionError(ValueError):
     """An option cannot be used.
@@ -128,12 +134,12 @@ def metric_of(name: str, higher: bool | None) -> MetricEntry:
     """Return the metric that is compared; ``higher`` is None where the user has not said which way is better.
 
     Raises:
-        OptionError: if the name is none, or sounds as if higher were better and nothing was said.
+        OptionError: if the name is none, or nothing was said and it does not sound as if lower were better.
     """
-    if higher is None and HIGHER.search(name.lower()):
-        raise OptionError("--metric", f"is a higher {name} better? Say --higher, or --lower if not")
     if not (name.isidentifier() and name.isascii()):
         raise OptionError("--metric", f"must be a name that the function reports and returns, e.g. loss, got {name!r}")
+    if higher is None and (HIGHER.search(name.lower()) or not LOWER.search(name.lower())):
+        raise OptionError("--metric", f"is a higher {name} better? Say --higher, or --lower if not")
     return MetricEntry(key=name, better="higher" if higher else "lower")
 
 
