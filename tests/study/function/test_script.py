@@ -131,10 +131,11 @@ def test_helpers_run_anew_for_each_trial(tmp_path) -> None:
     assert [data.function()(k) for k in range(2)] == [[0], [1]]
 
 
-def test_the_engine_is_not_run_anew_where_it_lies_beside_the_script(tmp_path, monkeypatch) -> None:
+def test_the_engine_is_not_run_anew_where_it_lies_beside_the_script(tmp_path) -> None:
     there = importlib.import_module("adamomentum.study.tasks.function.script")
-    monkeypatch.setattr(sys.modules["adamomentum"], "__file__", str(tmp_path / "adamomentum" / "__init__.py"))
     (tmp_path / "adamomentum").mkdir()
     (tmp_path / "adamomentum" / "__init__.py").write_text("")
-    script(tmp_path, "import adamomentum\ndef train(trial): ...\n").function()
+    with pytest.MonkeyPatch.context() as patch:  # undone before modules of this folder are forgotten
+        patch.setattr(sys.modules["adamomentum"], "__file__", str(tmp_path / "adamomentum" / "__init__.py"))
+        script(tmp_path, "import adamomentum\ndef train(trial): ...\n").function()
     assert sys.modules["adamomentum.study.tasks.function.script"] is there
