@@ -65,14 +65,13 @@ class Matrix(Part):
         header = ["optimizer", *(f"{task}: {metric}" for task, metric in self.columns())]
         sheet, rows = Sheet("overview", header), self.rows()
         for name, cells in rows:
-            mark = "chosen" if name == self.study.reference else "" if name in self.study.baselines else "soft"
-            sheet.add([self.label(name), *(cell.text for cell in cells)], mark)
+            sheet.add([self.label(name), *(cell.text for cell in cells)], self.mark(name))
+        keys = {task.name: family_of(self.results, task.name).primary.key for task in self.study.tasks}
         means = [
-            {"optimizer": name, "task": row.task, "metric": metric.key, "mean": row.metrics[metric.key].mean}
+            {"optimizer": name, "task": row.task, "metric": keys[row.task], "mean": row.metrics[keys[row.task]].mean}
             for name, _ in rows
             for row in self.tables.rows
             if row.optimizer == name and row.role == "final"
-            for metric in [family_of(self.results, row.task).primary]
         ]
         sheet.frame = pd.DataFrame(means)
         return sheet

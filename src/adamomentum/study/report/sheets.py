@@ -63,12 +63,6 @@ class Sheets(Part):
             "eps": self.eps(),
         }
 
-    def mark(self, name: str) -> str:
-        """How the row of an optimizer is marked."""
-        if name == self.study.reference:
-            return "chosen"
-        return "" if name in self.study.baselines else "soft"
-
     # --- what came out for each optimizer ---
 
     def task(self, task: str) -> Sheet:

@@ -196,6 +196,12 @@ class Part:
         """How an optimizer or control is called."""
         return stages.label(self.study, name)
 
+    def mark(self, name: str) -> str:
+        """How the row of an optimizer is marked."""
+        if name == self.study.reference:
+            return "chosen"
+        return "" if name in self.study.baselines else "soft"
+
 
 def build(results: StudyResults) -> StudyTables:
     """Return all numbers of the report on ``results``, complete or not."""
