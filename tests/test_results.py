@@ -39,6 +39,11 @@ def taken_up(name: str, out: Path) -> StudyResults:
     return gather(Folder(out, read(name)))
 
 
+def half_width(values: pd.Series) -> float:
+    """Of the 95 % t interval of the mean."""
+    return stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+
+
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory) -> StudyResults:
     return taken_up("paper-mini", tmp_path_factory.mktemp("kept") / "study")
@@ -47,6 +52,11 @@ def kept(tmp_path_factory) -> StudyResults:
 @pytest.fixture(scope="module")
 def trials(kept) -> pd.DataFrame:
     return kept.trials
+
+
+@pytest.fixture(scope="module")
+def gpt(tmp_path_factory) -> StudyResults:
+    return taken_up("gpt-mini", tmp_path_factory.mktemp("gpt") / "study")
 
 
 def rows() -> dict[str, list[str]]:
@@ -66,7 +76,7 @@ def test_the_table(trials) -> None:
             if diverged > 5:
                 assert cell == f"{diverged} of 10 diverge"
                 continue
-            half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+            half = half_width(values)
             expected = f"{values.mean():.{digits}f} ± {half:.{digits}f}"
             if task == "home-assistant":
                 expected += f" ({mine.test_bleu.mean():.2f})"
@@ -109,7 +119,7 @@ def test_the_table_of_swapped_lines(trials) -> None:
         assert adamw == f"{base.mean():.2f}"
         for form, cell in zip(header[2:], cells, strict=True):
             difference = values(task, SWAPS[form] + suffix) - base
-            half = stats.t.ppf(0.975, 9) * difference.std(ddof=1) / math.sqrt(10)
+            half = half_width(difference)
             mean = difference.mean()
             expected = f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
             better = (mean > 0) == (measures[task][0] == "test_accuracy")
@@ -138,7 +148,7 @@ def test_the_language_model_on_large_batches(trials) -> None:
         ("swap-nesterov", "({:+.1f}, {:+.1f} to {:+.1f})"),
     ):
         difference = values[f"{name}-batch-200"] - values["adamw-batch-200"]
-        half = stats.t.ppf(0.975, 2) * difference.std(ddof=1) / math.sqrt(3)
+        half = half_width(difference)
         mean = difference.mean()
         assert said.format(mean, mean - half, mean + half) in text
 
@@ -166,9 +176,8 @@ GPT = {
 }
 
 
-def test_the_table_of_the_transformer(tmp_path) -> None:
-    results = taken_up("gpt-mini", tmp_path / "gpt")
-    trials = results.trials
+def test_the_table_of_the_transformer(gpt) -> None:
+    results, trials = gpt, gpt.trials
     assert not results.missing
     assert f"{len(results.results)} trials, 5 seeds" in PAGE
 
@@ -182,7 +191,7 @@ def test_the_table_of_the_transformer(tmp_path) -> None:
     def added(name: str, to: str, runs: int) -> str:
         difference = losses(name, runs) - losses(to, runs)
         mean = difference.mean()
-        half = stats.t.ppf(0.975, runs - 1) * difference.std(ddof=1) / math.sqrt(runs)
+        half = half_width(difference)
         mark = "" if abs(mean) <= half else "**" if mean < 0 else "*"
         return f"{mark}{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f}){mark}"
 
@@ -203,8 +212,8 @@ def test_the_table_of_the_transformer(tmp_path) -> None:
         assert window == ("at least " if width.open_low or width.open_high else "") + f"{width.decades:.2f}"
 
 
-def test_the_sentences_on_the_transformer(tmp_path) -> None:
-    trials = taken_up("gpt-mini", tmp_path / "gpt").trials
+def test_the_sentences_on_the_transformer(gpt) -> None:
+    trials = gpt.trials
     final, control, sweep = (trials[trials.role == role] for role in ("final", "control", "sensitivity"))
     assert final[final.optimizer == "adamw"].test_loss.max() < 1.47
     without = control[control.optimizer == "swap-momentum"].test_loss
@@ -240,7 +249,7 @@ def test_differences(trials, sentence, task, first, second, column) -> None:
     )
     difference = (values[first] - values[second]).dropna()
     mean = difference.mean()
-    half = stats.t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / math.sqrt(len(difference))
+    half = half_width(difference)
     said = [float(x) for x in re.findall(r"\d+\.\d+", sentence)]
     digits = len(sentence.rsplit(".", 1)[1])
     assert said == [round(x, digits) for x in (mean, mean - half, mean + half)]
