@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from adamomentum.page.figures import STYLE
+from adamomentum.page.figures import STYLE, as_png, as_svg, save
 from adamomentum.page.png import pack
 from adamomentum.page.svg import compact
 
@@ -93,3 +93,13 @@ def test_pictures_in_few_colours_keep_what_is_transparent() -> None:
     assert abs(packed[..., 3] - rgba[..., 3].astype(int)).max() <= 16
     seen = rgba[..., 3] > 0
     assert abs(packed[seen] - rgba[seen].astype(int)).max() <= 16
+
+
+def test_letters_that_the_font_lacks_stay_text_and_bring_no_warnings(recwarn, tmp_path) -> None:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5, 3.8), layout="constrained")
+        figure.subplots().set_title("优化器")
+        assert ">优化器<" in as_svg(figure)
+        as_png(figure)
+        save(figure, "figure", tmp_path)
+    assert not recwarn.list

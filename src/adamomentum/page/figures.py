@@ -11,6 +11,7 @@ import html
 import io
 import json
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -104,10 +105,9 @@ def panel(
 
 def save(figure: Figure, name: str, folder: Path) -> str:
     """Write a figure as SVG and PDF, on white, and return the SVG without a ground."""
-    svg, pdf = as_svg(figure), io.BytesIO()
-    figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+    svg = as_svg(figure)
     write_atomic(folder / f"{name}.svg", on_white(svg).encode())
-    write_atomic(folder / f"{name}.pdf", pdf.getvalue())
+    write_atomic(folder / f"{name}.pdf", _rendered(figure, format="pdf", metadata={"CreationDate": None}))
     return svg
 
 
@@ -115,18 +115,23 @@ def as_svg(figure: Figure) -> str:
     """Return a figure as SVG without a ground."""
     from adamomentum.page.svg import compact
 
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return compact(buffer.getvalue().decode())
+    return compact(_rendered(figure, format="svg", transparent=True, metadata={"Date": None}).decode())
 
 
 def as_png(figure: Figure) -> bytes:
     """Return a figure as PNG."""
     from adamomentum.page.png import pack
 
+    return pack(_rendered(figure, format="png"))
+
+
+def _rendered(figure: Figure, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return pack(buffer.getvalue())
+    with warnings.catch_warnings():
+        # In a page text is drawn in the reader's font, which may well have letters that matplotlib's lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(buffer, **options)
+    return buffer.getvalue()
 
 
 def on_white(svg: str) -> str:

@@ -110,6 +110,12 @@ function heightAt(line, x) {
   return null;
 }
 
+// The ends of the interval that is drawn at a mark of a series, in a figure whose rows have names.
+function interval(seen, name, y, scale) {
+  const line = seen.find((each) => each.name === name && each.line && Math.abs(each.line[0][1] - y) < 1)?.line;
+  return line ? [`95 %: ${line.map(([x]) => written(value(x, scale), scale)).join(" to ")}`] : [];
+}
+
 // Pixels of the screen within which the pointer is at a mark, in a figure that is enlarged or zoomed, too.
 const NEAR = 10;
 
@@ -125,7 +131,7 @@ function reading(svg, series, x, y) {
     const [, each, a, b] = near;
     const at = written(value(a, scales.x), scales.x);
     return [scales.y ? `${name(each)}: ${written(value(b, scales.y), scales.y)}` : `${name(each)}: ${at}`]
-      .concat(scales.y ? [`${scales.label}: ${at}`] : []);
+      .concat(scales.y ? [`${scales.label}: ${at}`] : interval(seen, each.name, b, scales.x));
   }
   const [left, right] = scales.x, [bottom, top] = scales.y || [0, 0];
   if (!scales.y || x < left || x > right || y > bottom || y < top) return null;
@@ -144,20 +150,23 @@ const tip = document.createElement("div");
 tip.className = "tip";
 tip.hidden = true;
 
+function tell(event, lines) {
+  tip.hidden = !lines;
+  if (!lines) return;
+  tip.replaceChildren(...lines.map((text) => Object.assign(document.createElement("div"), { textContent: text })));
+  // Above what else there is, a figure in a dialog too.
+  (event.target.closest("dialog") || document.body).append(tip);
+  const room = document.documentElement.clientWidth - tip.offsetWidth - 4;
+  tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, room))}px`;
+  tip.style.top = `${Math.max(4, Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 4))}px`;
+}
+
 for (const svg of document.querySelectorAll("svg[data-scales]")) {
   let series = null;
   const say = (event) => {
     series ||= seriesOf(svg);
     const place = placeIn(svg, event);
-    const lines = reading(svg, series, place.x, place.y);
-    tip.hidden = !lines;
-    if (!lines) return;
-    tip.replaceChildren(...lines.map((text) => Object.assign(document.createElement("div"), { textContent: text })));
-    // Above what else there is, a figure in a dialog too.
-    (svg.closest("dialog") || document.body).append(tip);
-    const room = document.documentElement.clientWidth - tip.offsetWidth - 4;
-    tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, room))}px`;
-    tip.style.top = `${Math.max(4, Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 4))}px`;
+    tell(event, reading(svg, series, place.x, place.y));
   };
   svg.addEventListener("pointermove", say);
   svg.addEventListener("pointerdown", say);
@@ -165,7 +174,12 @@ for (const svg of document.querySelectorAll("svg[data-scales]")) {
   svg.addEventListener("pointerleave", (event) => { tip.hidden ||= event.pointerType !== "touch"; });
 }
 const silent = () => { tip.hidden = true; };
-document.addEventListener("pointerdown", (event) => event.target.closest?.("svg[data-scales]") || silent());
+document.addEventListener("pointerdown", (event) => {
+  if (event.target.closest?.("svg[data-scales]")) return;
+  // A browser shows titles to a mouse alone.
+  const titled = event.pointerType === "touch" && event.target.closest?.("td[title]");
+  tell(event, titled && titled.title ? [titled.title] : null);
+});
 document.addEventListener("scroll", silent, { capture: true, passive: true });
 
 // --- figures: enlarged; there a rectangle that is drawn with the pointer, or chosen by keys, fills the whole ---
@@ -190,6 +204,33 @@ function enlarge(figure) {
   dialog.showModal();
 }
 
+// Round values between two.
+function ticksOf(low, high, log) {
+  const ticks = [];
+  if (log && high / low > 5) {
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+      for (const digit of high / low > 1000 ? [1] : [1, 2, 5]) ticks.push(digit * 10 ** power);
+    }
+  } else {
+    const least = (high - low) / 4, power = 10 ** Math.floor(Math.log10(least));
+    const step = power * [1, 2, 5, 10].find((k) => k * power >= least);
+    for (let k = Math.ceil(low / step); k * step <= high; k++) ticks.push(k * step);
+  }
+  return ticks.filter((v) => v >= low && v <= high);
+}
+
+// The marks of an axis between two places of a figure that fill the whole; its own are out of sight, or stretched.
+function ticks(start, length, scale, side) {
+  const [from, to, low, high, log] = scale, within = (v) => Math.max(Math.min(from, to), Math.min(Math.max(from, to), v));
+  const ends = [start, start + length].map((v) => value(within(v), scale)).sort((a, b) => a - b);
+  const share = (v) => (log ? Math.log(v / low) / Math.log(high / low) : (v - low) / (high - low));
+  return ticksOf(...ends, log).map((v) => {
+    const tick = Object.assign(document.createElement("span"), { className: "tick", textContent: String(Number(v.toPrecision(6))) });
+    tick.style[side] = `${(100 * (from + share(v) * (to - from) - start)) / length}%`;
+    return tick;
+  });
+}
+
 // Lines and marks keep their size when the part of the figure within a box fills the whole.
 function zoom(box) {
   const { svg } = home, whole = home.box.split(" ").map(Number), scales = JSON.parse(svg.dataset.scales);
@@ -202,14 +243,21 @@ function zoom(box) {
     const [x, y] = [+mark.getAttribute("x"), +mark.getAttribute("y")];
     mark.setAttribute("transform", `translate(${x} ${y}) scale(${across} ${down}) translate(${-x} ${-y})`);
   }
+  clear();
+  dialog.querySelector("div").append(...ticks(box[0], box[2], scales.x, "left"), ...(scales.y ? ticks(box[1], box[3], scales.y, "top") : []));
   const within = (place, [from, to]) => Math.max(Math.min(from, to), Math.min(Math.max(from, to), place));
   const span = (scale, ends) => ends.map((place) => written(value(within(place, scale), scale), scale)).join(" to ");
   hint.textContent = `${scales.label}: ${span(scales.x, [box[0], box[0] + box[2]])}`
     + (scales.y ? `; upwards: ${span(scales.y, [box[1] + box[3], box[1]])}` : "");
 }
 
+function clear() {
+  for (const tick of dialog.querySelectorAll(".tick")) tick.remove();
+}
+
 function whole() {
   const { svg } = home;
+  clear();
   svg.setAttribute("viewBox", home.box);
   svg.removeAttribute("preserveAspectRatio");
   svg.classList.remove("zoomed");

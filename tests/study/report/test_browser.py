@@ -197,8 +197,14 @@ def test_a_mark_says_its_value(chromium, page, numbers) -> None:
     row = numbers[1][1].row("pictures", "adamw")
     mark = by_css(figure, "[data-values=adamw] use")[-1]
     said = over(chromium, figure, float(mark.get_attribute("x")), float(mark.get_attribute("y")))
-    assert said.startswith("AdamW: ")
-    assert float(said.removeprefix("AdamW: ")) == pytest.approx(row.metrics["fid"].mean, rel=2e-3)
+    mean = row.metrics["fid"]
+    value, ends = said.splitlines()
+    assert float(value.removeprefix("AdamW: ")) == pytest.approx(mean.mean, rel=2e-3)
+    low, high = ends.removeprefix("95 %: ").split(" to ")
+    assert (float(low), float(high)) == pytest.approx((mean.low, mean.high), rel=2e-3)
+    run = by_css(figure, "[data-values=adamw] use")[0]
+    said = over(chromium, figure, float(run.get_attribute("x")), float(run.get_attribute("y")))
+    assert len(said.splitlines()) == 1, "a single run has no interval"
 
 
 def test_a_figure_can_be_enlarged_and_zoomed(chromium, page) -> None:
@@ -217,11 +223,13 @@ def test_a_figure_can_be_enlarged_and_zoomed(chromium, page) -> None:
     actions.perform()
     assert [float(v) for v in large.get_dom_attribute("viewBox").split()] != [float(v) for v in box.split()]
     assert " to " in by_css(chromium, "dialog span")[0].text
+    assert by_css(large, "use[transform]") and by_css(chromium, "dialog .tick")
     by_css(chromium, "dialog .whole")[0].click()
     assert large.get_dom_attribute("viewBox") == box
+    assert not by_css(large, "use[transform]") and not by_css(chromium, "dialog .tick")
     ActionChains(chromium).send_keys(Keys.ESCAPE).perform()
     assert not by_css(chromium, "dialog[open]")
-    assert by_css(figure, "svg")[0].get_attribute("aria-label") == name
+    assert by_css(figure, ":scope > :first-child")[0].get_attribute("aria-label") == name
     assert chromium.get_log("browser") == []
 
 
@@ -266,6 +274,70 @@ def test_what_is_said_of_a_zoomed_part_lies_on_the_axes(chromium, page) -> None:
     scales = chromium.execute_script("return JSON.parse(arguments[0].dataset.scales)", figure)
     across = by_css(chromium, "dialog span")[0].text.split("; ")[0].removeprefix("optimizer step: ")
     assert [float(v) for v in across.split(" to ")] == pytest.approx(scales["x"][2:4], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("start", "box"),
+    [
+        ("digits: validation loss", (0.3, 0.3, 0.3, 0.3)),
+        ("digits: validation loss", (0.2, 0.1, 0.7, 0.8)),
+        ("digits: final runs", (0.4, 0.2, 0.2, 0.5)),
+        ("digits: validation loss: peak learning rate", (0.2, 0.2, 0.6, 0.6)),
+    ],
+)
+def test_a_zoomed_part_has_ticks_at_their_values(chromium, page, start, box) -> None:
+    figure = enlarged(chromium, page, start)
+    x, y, width, height = box_of(figure)
+    box = [x + box[0] * width, y + box[1] * height, box[2] * width, box[3] * height]
+    chromium.execute_script("zoom(arguments[0])", box)
+    scales = chromium.execute_script("return JSON.parse(arguments[0].dataset.scales)", figure)
+    seen = figure.rect
+    for side, scale, begin, length, at, extent in (
+        ("left", scales["x"], box[0], box[2], "x", "width"),
+        ("top", scales["y"], box[1], box[3], "y", "height"),
+    ):
+        marks = by_css(chromium, f"dialog .tick[style*={side}]")
+        assert 2 <= len(marks) <= 9 if scale else not marks
+        for mark in marks:
+            middle = (mark.rect[at] + mark.rect[extent] / 2 - seen[at]) / seen[extent]
+            there = chromium.execute_script("return value(...arguments)", begin + middle * length, scale)
+            assert float(mark.text) == pytest.approx(there, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log", "expected"),
+    [
+        (0, 1, False, [0, 0.5, 1]),
+        (-3, 12, False, [0, 5, 10]),
+        (2.31, 2.38, False, [2.32, 2.34, 2.36, 2.38]),
+        (3e-4, 0.06, True, [5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2]),
+        (1e-6, 1, True, [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1]),
+        (1, 2, True, [1, 1.5, 2]),
+    ],
+)
+def test_ticks_are_round_numbers(chromium, page, low, high, log, expected) -> None:
+    visit(chromium, page)
+    assert chromium.execute_script("return ticksOf(...arguments)", low, high, log) == pytest.approx(expected)
+
+
+def test_between_the_pieces_of_a_line_there_is_no_value(chromium, page) -> None:
+    visit(chromium, page)
+    line = [[0, 0, True], [10, 10, False], [20, 5, True], [30, 7, False]]
+    heights = chromium.execute_script("return [5, 15, 25].map((x) => heightAt(arguments[0], x))", line)
+    assert heights == [5, None, 6]
+
+
+def test_a_second_finger_draws_no_rectangle(chromium, page) -> None:
+    figure = enlarged(chromium, page, "digits: validation loss")
+    events = """const at = (type, x, isPrimary) => arguments[0].dispatchEvent(
+        new PointerEvent(type, {clientX: x, clientY: 300, isPrimary, pointerId: 1, bubbles: true}));
+        arguments[0].setPointerCapture = () => {};
+        at("pointerdown", 300, arguments[1]);
+        at("pointermove", 400, arguments[1]);
+        const drawn = arguments[0].querySelector(".area") !== null;
+        at("pointercancel", 400, arguments[1]);
+        return drawn;"""
+    assert [chromium.execute_script(events, figure, first) for first in (True, False)] == [True, False]
 
 
 def test_the_pointer_says_the_value_of_a_zoomed_place(chromium, page) -> None:
@@ -327,6 +399,27 @@ def test_a_tap_shows_values_until_a_scroll_or_the_next_tap(chromium, page) -> No
         assert not tip.is_displayed()
     finally:
         chromium.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+def test_a_tap_on_a_cell_shows_its_difference(chromium, page) -> None:
+    visit(chromium, page, "phone")
+    cell = by_css(chromium, "#overview td[title]:not([title=''])")[0]
+    tap = "arguments[0].dispatchEvent(new PointerEvent('pointerdown', {bubbles: true, pointerType: arguments[1]}))"
+    chromium.execute_script(tap, cell, "touch")
+    tip = by_css(chromium, ".tip")[0]
+    assert tip.text == cell.get_attribute("title") and " to " in tip.text
+    chromium.execute_script(tap, cell, "mouse")
+    assert not tip.is_displayed(), "the browser itself shows a title to a mouse"
+
+
+def test_on_paper_all_series_are_drawn(chromium, page) -> None:
+    visit(chromium, page)
+    hide = "document.querySelector('.pick input[value=adamw]').click()"
+    chromium.execute_script(hide)
+    marks = by_css(chromium, "svg [data-values=adamw]")
+    assert not any(mark.is_displayed() for mark in marks)
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert {mark.value_of_css_property("display") for mark in marks} == {"inline"}
 
 
 def test_on_paper_no_column_is_lost(chromium, page) -> None:

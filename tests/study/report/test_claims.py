@@ -174,3 +174,21 @@ def test_only_a_study_that_asks_for_them_has_the_claims_judged(tmp_path) -> None
     study = results.study
     assert study.hash == study.model_copy(update={"claims": False}).hash, "what it finds is the same"
     assert Judge(replace(results, study=study.model_copy(update={"claims": False})), tables).claims() == []
+
+
+def test_an_optimizer_alone_is_compared_with_nobody(tmp_path) -> None:
+    alone = studyfile.parse(TEXT, "made-up").only(("digits",))
+    own = {"adamomentum": alone.optimizers["adamomentum"]}
+    alone = alone.model_copy(
+        update={
+            "optimizers": own,
+            "controls": (),
+            "sensitivity": alone.sensitivity.model_copy(update={"optimizers": ()}),
+        }
+    )
+    folder = run(tmp_path / "study", alone, Fake())
+    results = gather(folder)
+    answer = Judge(results, build(results)).answer()
+    assert answer.startswith("AdaMomentum alone on 1 task;")
+    assert answer.endswith("There is no other to compare it with.")
+    assert page.write(folder, "cpu", "a command").is_file()

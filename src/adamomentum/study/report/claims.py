@@ -252,6 +252,8 @@ class Judge(Part):
         study, comparisons = self.study, [c for c in self.tables.comparisons if not c.control]
         tasks = f"{len(study.tasks)} task{'s' if len(study.tasks) > 1 else ''}"
         others = f"{len(study.baselines)} other optimizer{'s' if len(study.baselines) != 1 else ''}"
+        if not study.baselines:
+            return f"{self.reference} alone on {tasks}; {self._how_tuned()} There is no other to compare it with."
         opening = f"{self.reference} against {others} on {tasks}; {self._how_tuned()}"
         if not comparisons:
             return (

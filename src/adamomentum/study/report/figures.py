@@ -126,8 +126,13 @@ class Panels(Part):
         }
         ax.scatter(x, y, s=size, gid=part_of(name) if off else values_of(name), **{**look, **more})
 
-    def _interval(self, ax: Axes, name: str, ends: Any, y: float) -> None:
-        ax.plot(ends, [y, y], color=self.styles[name].colour, linewidth=2.2, gid=part_of(name))
+    def _interval(
+        self, ax: Axes, name: str, ends: Sequence[float], y: float, low: float = -math.inf, high: float = math.inf
+    ) -> None:
+        """Draw an interval as far as it lies between low and high; cut off, it has no ends to be read off."""
+        shown = np.clip(ends, low, high)
+        gid = values_of(name) if list(shown) == list(ends) else part_of(name)
+        ax.plot(shown, [y, y], color=self.styles[name].colour, linewidth=2.2, gid=gid)
 
     def _rows(self, ax: Axes, names: Sequence[str]) -> None:
         """Name the rows of a panel that has one an optimizer."""
@@ -157,7 +162,7 @@ class Panels(Part):
         left, right = min(0.0, *ends), max(0.0, *ends)
         for y, (c, (mean, low, high)) in enumerate(zip(comparisons, lines, strict=True)):
             if math.isfinite(low):
-                self._interval(ax, c.other, np.clip([low, high], left, right), y)
+                self._interval(ax, c.other, [low, high], y, left, right)
             if left <= mean <= right:
                 self._mark(ax, c.other, mean, y)
                 continue
@@ -206,7 +211,7 @@ class Panels(Part):
             interval = row.metrics[metric.key]
             ends = [metric.scale * interval.low, metric.scale * interval.high]
             if math.isfinite(ends[0]):
-                self._interval(ax, name, np.clip(ends, low, high), y - 0.16)
+                self._interval(ax, name, ends, y - 0.16, low, high)
             if low <= metric.scale * interval.mean <= high:
                 self._mark(ax, name, metric.scale * interval.mean, y - 0.16)
         self._rows(ax, list(points_of))
