@@ -58,10 +58,10 @@ def measured(n: int, rounds: int, kernel: object) -> dict[str, list[float]]:
     """Seconds of processor time of each kind of step, by round."""
 
     def params() -> list[torch.nn.Parameter]:
-        made = [torch.nn.Parameter(torch.randn(1)) for _ in range(n)]
-        for p in made:
+        new = [torch.nn.Parameter(torch.randn(1)) for _ in range(n)]
+        for p in new:
             p.grad = torch.randn(1)
-        return made
+        return new
 
     def seconds(step: object) -> float:
         before = time.process_time()

@@ -123,7 +123,7 @@ CHECKS: Checks[Case] = Checks()
     "a study file names a family as module:Class; plans need its version and metrics, and workers import it by name",
     "define the class at the top level of a module that Python finds, as a subclass of Task with a `family`",
 )
-def found(case: Case) -> None:
+def its_name_leads_to_it(case: Case) -> None:
     """Check that the name leads to the class, and that all is there that planning needs."""
     cls = type(case.task)
     if isinstance(case.subject, type) and cls is not case.subject:
