@@ -5,10 +5,14 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import adamomentum
+from adamomentum.study.spec import Stage
+from adamomentum.study.stages import ROLES
+from adamomentum.torch.functional import Kernels, Loop
 
 ROOT = Path(adamomentum.__file__).parent
 MODULES = {
@@ -100,6 +104,17 @@ def test_the_way_from_a_module_to_its_tests(name) -> None:
     said = re.search(r"Tested in tests/(\S+\.py)\.$", ast.get_docstring(ast.parse(module.read_text())) or "")
     assert own.exists() != bool(said), "one of the two"
     assert said is None or (tests / said[1]).exists()
+
+
+def test_the_glossary_has_every_value_of_a_word() -> None:
+    if not PAGE.exists():
+        pytest.skip("needs the repository, got an installed package")
+    page = PAGE.read_text(encoding="utf-8")
+    roles, stages = (page.split(f"Its *{word}* ")[1].split(".")[0] for word in ("role", "stage"))
+    assert set(re.findall(r"`(\w+)`", roles)) == {*ROLES, "track"}
+    assert set(re.findall(r"`(\w+)`", stages)) == set(get_args(Stage))
+    paths = page.split("A *path* ")[1].split(".")[0]
+    assert set(re.findall(r'"([\w-]+)"', paths)) == {*get_args(Kernels), *get_args(Loop)}
 
 
 def test_where_something_new_goes_is_there() -> None:

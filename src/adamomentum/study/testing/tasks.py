@@ -68,7 +68,7 @@ class Case:
 
     def load(self, **more: Value) -> Any:
         """Load the data with the parameters of the case and ``more``, as a specification holds them."""
-        params = TaskSpec(name="", version=1, data_fingerprint="", params={**self.params, **more}).params
+        params = TaskSpec(family="", version=1, data_fingerprint="", params={**self.params, **more}).params
         return self.task.load(params, self.source)
 
     @cached_property
@@ -82,7 +82,7 @@ class Case:
         plain = {
             "stage": "final",
             "task": TaskSpec(
-                name=family.name,
+                family=family.name,
                 version=family.version,
                 data_fingerprint=self.data.fingerprint,
                 params=dict(self.params),
