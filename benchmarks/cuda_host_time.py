@@ -42,9 +42,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    cells = 13  # an entry of the table, as native code makes it
     names = types.SimpleNamespace(float32="fp32", float64="fp64", bfloat16="bf16", uint8="u8")
-    kernel = types.SimpleNamespace(CHUNK=2048, WARPS=8, ENTRY=range(cells), tl=names, update_chunk=Launch())
+    kernel = types.SimpleNamespace(CHUNK=2048, WARPS=8, tl=names, update_chunk=Launch())
 
     print("| tensors | | us a tensor | ratio to torch's fused AdamW | to its Python alone |\n|---|---|---|---|---|")
     for n in args.tensors:
@@ -58,10 +57,10 @@ def measured(n: int, rounds: int, kernel: object) -> dict[str, list[float]]:
     """Seconds of processor time of each kind of step, by round."""
 
     def params() -> list[torch.nn.Parameter]:
-        made = [torch.nn.Parameter(torch.randn(1)) for _ in range(n)]
-        for p in made:
+        new = [torch.nn.Parameter(torch.randn(1)) for _ in range(n)]
+        for p in new:
             p.grad = torch.randn(1)
-        return made
+        return new
 
     def seconds(step: object) -> float:
         before = time.process_time()

@@ -31,7 +31,7 @@ def main() -> None:
     data = mnist5k()
     optimizer = registry.get("adamomentum").spec(args.lr)
     family = FAMILIES["image-classification"]
-    task = TaskSpec(name=family.name, version=family.version, data_fingerprint=data.fingerprint)
+    task = TaskSpec(family=family.name, version=family.version, data_fingerprint=data.fingerprint)
     specs = {
         (state, seed): TrialSpec(
             stage="final",

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <iterator>
+#include <stdexcept>
 
 #include "threads.h"
 
@@ -103,6 +104,8 @@ Span piece_of(const Span &whole, Param p, States s, Rounding r, int64_t begin, i
   piece.n = end - begin;
   return piece;
 }
+
+int64_t address(const void *memory) { return static_cast<int64_t>(reinterpret_cast<intptr_t>(memory)); }
 
 }  // namespace
 
@@ -364,12 +367,37 @@ void Batch::count() {
   for (const Item &item : items_) item.step.set(item.step.next());
 }
 
-std::vector<Batch::Table> Batch::tables(int64_t chunk) const {
+std::vector<Batch::Table> Batch::tables(int64_t chunk, const std::vector<std::string> &entry) const {
+  struct Cell {
+    const char *name;
+    int64_t (*of)(const Item &, const Table &);  // of the tensor, and the table before it is in it
+  };
+  static const Cell kCells[] = {
+      {"numel", [](const Item &item, const Table &) { return item.whole.n; }},
+      {"start", [](const Item &, const Table &table) { return table.chunks; }},
+      {"row", [](const Item &item, const Table &) { return int64_t{item.at_step}; }},
+      {"step", [](const Item &item, const Table &) { return static_cast<int64_t>(item.step.next()); }},
+      {"position", [](const Item &item, const Table &) { return int64_t{item.whole.position}; }},
+      {"param", [](const Item &item, const Table &) { return address(item.whole.p); }},
+      {"grad", [](const Item &item, const Table &) { return address(item.whole.g); }},
+      {"m", [](const Item &item, const Table &) { return address(item.whole.m); }},
+      {"v", [](const Item &item, const Table &) { return address(item.whole.v); }},
+      {"v_max", [](const Item &item, const Table &) { return address(item.whole.v_max); }},
+      {"m_scale", [](const Item &item, const Table &) { return address(item.whole.m_scale); }},
+      {"v_scale", [](const Item &item, const Table &) { return address(item.whole.v_scale); }},
+      {"kept", [](const Item &item, const Table &) { return address(item.whole.kept); }},
+  };
+  std::vector<const Cell *> cells;
+  for (const std::string &name : entry) {
+    const auto *cell =
+        std::find_if(std::begin(kCells), std::end(kCells), [&](const Cell &c) { return name == c.name; });
+    if (cell == std::end(kCells)) throw std::invalid_argument("a tensor has no '" + name + "' for its entry");
+    cells.push_back(cell);
+  }
   std::vector<Table> tables;
   std::vector<std::vector<int64_t>> starts;
   for (const Item &item : items_) {
-    const Span &w = item.whole;
-    if (w.n == 0) continue;
+    if (item.whole.n == 0) continue;
     size_t i = 0;
     for (; i < tables.size(); ++i) {
       const Table &t = tables[i];
@@ -382,25 +410,10 @@ std::vector<Batch::Table> Batch::tables(int64_t chunk) const {
       starts.emplace_back();
     }
     Table &table = tables[i];
-    const auto address = [](const void *memory) { return static_cast<int64_t>(reinterpret_cast<intptr_t>(memory)); };
-    const auto step = static_cast<int64_t>(item.step.next());
-    const int64_t entry[] = {w.n,
-                             table.chunks,
-                             item.at_step,
-                             step,
-                             w.position,
-                             address(w.p),
-                             address(w.g),
-                             address(w.m),
-                             address(w.v),
-                             address(w.v_max),
-                             address(w.m_scale),
-                             address(w.v_scale),
-                             address(w.kept)};
-    table.cells.insert(table.cells.end(), std::begin(entry), std::end(entry));
+    for (const Cell *cell : cells) table.cells.push_back(cell->of(item, table));
     starts[i].push_back(table.chunks);
     ++table.tensors;
-    table.chunks += (w.n + chunk - 1) / chunk;
+    table.chunks += (item.whole.n + chunk - 1) / chunk;
   }
   for (size_t i = 0; i < tables.size(); ++i)
     tables[i].cells.insert(tables[i].cells.end(), starts[i].begin(), starts[i].end());

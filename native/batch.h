@@ -6,6 +6,7 @@
 
 #include <Python.h>
 
+#include <string>
 #include <vector>
 
 #include "kernels.h"
@@ -65,10 +66,11 @@ class Batch {
     States states;
     Rounding rounding;
     int64_t tensors, chunks;     // chunks of as many elements as tables() was told, of one tensor each
-    std::vector<int64_t> cells;  // ENTRY of torch/fused_cuda_kernel.py for each tensor, then the first chunk of each
+    std::vector<int64_t> cells;  // the entry of each tensor, then the first chunk of each
   };
-  // After next_steps(), to which the rows in the tables refer.
-  std::vector<Table> tables(int64_t chunk) const;
+  // After next_steps(), to which the rows in the tables refer. What an entry holds, in which order, is said by name, as
+  // ENTRY of torch/fused_cuda.py does; throws std::invalid_argument for a name that is not known.
+  std::vector<Table> tables(int64_t chunk, const std::vector<std::string> &entry) const;
 
   // Counts the step of all parameters, which run() does by itself.
   void count();

@@ -113,9 +113,9 @@ NB_MODULE(_native, m) {
       .def("next_steps", &Batch::next_steps)
       .def(
           "tables",
-          [](Batch &self, int64_t chunk) {
+          [](Batch &self, int64_t chunk, const std::vector<std::string> &entry) {
             nb::list all;
-            for (const Batch::Table &t : self.tables(chunk)) {
+            for (const Batch::Table &t : self.tables(chunk, entry)) {
               nb::bytearray cells(t.cells.data(), t.cells.size() * sizeof(int64_t));
               all.append(nb::make_tuple(t.device, kParamNames[t.param], kStateNames[t.states.m],
                                         kStateNames[t.states.v], kRoundingNames[t.rounding], t.tensors, t.chunks,
@@ -123,7 +123,7 @@ NB_MODULE(_native, m) {
             }
             return all;
           },
-          nb::arg("chunk"))
+          nb::arg("chunk"), nb::arg("entry"))
       .def("count", &Batch::count)
       .def(
           "run",

@@ -57,9 +57,9 @@ def check_page(running) -> None:
     )
     assert wide <= room
     running.execute_script((resources.files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8"))
-    found = running.execute_async_script(
+    report = running.execute_async_script(
         "axe.run(document, {resultTypes: ['violations']}).then(arguments[arguments.length - 1])"
     )
-    assert found["passes"], "axe-core looked at nothing"
-    serious = [v for v in found["violations"] if v["impact"] in ("serious", "critical")]
+    assert report["passes"], "axe-core looked at nothing"
+    serious = [v for v in report["violations"] if v["impact"] in ("serious", "critical")]
     assert not serious, [(v["id"], [node["html"][:200] for node in v["nodes"][:3]]) for v in serious]

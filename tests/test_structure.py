@@ -5,10 +5,14 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import adamomentum
+from adamomentum.study.spec import Stage
+from adamomentum.study.stages import ROLES
+from adamomentum.torch.functional import Kernels, Loop
 
 ROOT = Path(adamomentum.__file__).parent
 MODULES = {
@@ -71,18 +75,24 @@ def test_what_is_shared_uses_nothing() -> None:
     assert not {(a, b) for a, to in ARROWS.items() for b in to if part(a) in SHARED and part(b) != part(a)}
 
 
+def _named(node: ast.AST) -> str:
+    """The name that a node gives to something, empty for none."""
+    if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+        return node.id if isinstance(node, ast.Name) else node.attr
+    if isinstance(node, ast.arg):
+        return node.arg
+    return node.name if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) else ""
+
+
 def test_names_say_what_they_hold() -> None:
     files = [
         *MODULES.values(),
-        *(path for name in ("tests", "benchmarks", "examples") for path in (ROOT / name).rglob("*.py")),
+        *Path(__file__).parent.rglob("*.py"),
+        *(path for name in ("benchmarks", "examples", "docs") for path in (PAGE.parent / name).rglob("*.py")),
     ]
     nodes = ((path, node) for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    places = [
-        f"{path.relative_to(ROOT)}:{node.lineno}"
-        for path, node in nodes
-        if (isinstance(node, ast.arg) and node.arg in ("made", "found"))
-        or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in ("made", "found"))
-    ]
+    places = [f"{path}:{node.lineno}" for path, node in nodes if _named(node) in ("made", "found")]
+    assert len(files) > len(MODULES) + 100  # of the tests, too
     assert not places, f"made and found are no names, say what it holds: {', '.join(places)}"
 
 
@@ -94,6 +104,17 @@ def test_the_way_from_a_module_to_its_tests(name) -> None:
     said = re.search(r"Tested in tests/(\S+\.py)\.$", ast.get_docstring(ast.parse(module.read_text())) or "")
     assert own.exists() != bool(said), "one of the two"
     assert said is None or (tests / said[1]).exists()
+
+
+def test_the_glossary_has_every_value_of_a_word() -> None:
+    if not PAGE.exists():
+        pytest.skip("needs the repository, got an installed package")
+    page = PAGE.read_text(encoding="utf-8")
+    roles, stages = (page.split(f"Its *{word}* ")[1].split(".")[0] for word in ("role", "stage"))
+    assert set(re.findall(r"`(\w+)`", roles)) == {*ROLES, "track"}
+    assert set(re.findall(r"`(\w+)`", stages)) == set(get_args(Stage))
+    paths = page.split("A *path* ")[1].split(".")[0]
+    assert set(re.findall(r'"([\w-]+)"', paths)) == {*get_args(Kernels), *get_args(Loop)}
 
 
 def test_where_something_new_goes_is_there() -> None:

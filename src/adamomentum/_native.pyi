@@ -1,6 +1,6 @@
 """The native CPU kernels (C++, in native/)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -59,15 +59,21 @@ class Batch:
     def next_steps(self) -> list[float]:
         """Return the distinct numbers of the coming steps."""
 
-    def tables(self, chunk: int) -> list[tuple[int, str, str, str, Rounding, int, int, bytearray]]:
+    def tables(
+        self, chunk: int, entry: Sequence[str]
+    ) -> list[tuple[int, str, str, str, Rounding, int, int, bytearray]]:
         """Return what ``fused_cuda_kernel.py`` finds tensors by, after :meth:`next_steps`, whose rows it refers to.
 
         Args:
             chunk: elements a program of the kernel updates.
+            entry: names of what the table holds of a tensor, in their order.
 
         Returns:
             For tensors alike: index of their device, dtypes of parameters and of both moments, rounding, how many
             they are, their chunks, and the table in int64, followed by the first chunk of each.
+
+        Raises:
+            ValueError: if there is no such name.
         """
 
     def count(self) -> None:

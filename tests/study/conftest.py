@@ -60,7 +60,7 @@ def make_spec(tiny_data: ImageData):
     ) -> TrialSpec:
         return TrialSpec(
             stage=stage,
-            task=TaskSpec(name="image-classification", version=2, data_fingerprint=tiny_data.fingerprint),
+            task=TaskSpec(family="image-classification", version=2, data_fingerprint=tiny_data.fingerprint),
             optimizer=registry.get(optimizer).spec(lr),
             budget=Budget(epochs=epochs, batch_size=8, evaluations=2),
             replicate=replicate,

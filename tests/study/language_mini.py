@@ -45,7 +45,7 @@ def make_spec(
         **{
             "stage": "final",
             "task": TaskSpec(
-                name="language-model",
+                family="language-model",
                 version=1,
                 data_fingerprint=data.fingerprint,
                 params=dict(SMALL if params is None else params),

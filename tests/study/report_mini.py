@@ -127,16 +127,16 @@ class Fake:
         splits = ("val", "test") if t.spec.stage == "final" else ("val",)
         final: dict[str, float | None] = {"train_loss": end / 2}
         for split in splits:
-            for key, value in self.metrics(t.spec.task.name, end).items():
+            for key, value in self.metrics(t.spec.task.family, end).items():
                 final[f"{split}_{key}"] = value
         final["eps_dominated"] = 0.25
         curve = {"step": STEPS, "train_loss": [end * k for k in (4, 3, 2, 0.5)]}
-        for key in self.metrics(t.spec.task.name, end):
-            curve[f"val_{key}"] = [self.metrics(t.spec.task.name, end * k)[key] for k in self.curve]
+        for key in self.metrics(t.spec.task.family, end):
+            curve[f"val_{key}"] = [self.metrics(t.spec.task.family, end * k)[key] for k in self.curve]
         if t.spec.stage == "final":
             best = self.curve.index(min(self.curve))
             final["selected_step"] = STEPS[best]
-            chosen = self.metrics(t.spec.task.name, end * self.curve[best])
+            chosen = self.metrics(t.spec.task.family, end * self.curve[best])
             final |= {f"selected_test_{key}": value for key, value in chosen.items()}
         if status == "diverged":
             final = dict.fromkeys(final)
@@ -146,7 +146,7 @@ class Fake:
             final=final,
             curve=curve,
             timing={"ms_per_step": 10.0, "train_seconds": 1.0, "seconds": 2.0},
-            samples=SAMPLES[t.spec.task.name] if t.role == "final" and t.spec.replicate == 0 else {},
+            samples=SAMPLES[t.spec.task.family] if t.role == "final" and t.spec.replicate == 0 else {},
             provenance={"torch": "1.2.3", "cpu": "AVX2"},
         )
 

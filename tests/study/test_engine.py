@@ -251,7 +251,7 @@ def test_a_trial_goes_on_from_its_checkpoint_bit_for_bit(tmp_path, finished) -> 
     from adamomentum.study.trial import run_trial
     from adamomentum.study.work import load
 
-    data = load(spec.task.name, spec.task.params, {"folder": npz})
+    data = load(spec.task.family, spec.task.params, {"folder": npz})
     with pytest.raises(Stop):
         run_trial(spec, data, Stopping(tmp_path / "checkpoints"))
     assert list((tmp_path / "checkpoints").glob("*"))

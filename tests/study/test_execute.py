@@ -86,7 +86,7 @@ def test_a_worker_computes_in_one_thread_and_holds_the_data_of_two_tasks(tmp_pat
             setup = Setup({"folder": path})
             data = work.load("image-classification", {"data": "folder"}, setup.sources)
             params = TaskSpec(
-                name="image-classification",
+                family="image-classification",
                 version=2,
                 data_fingerprint=data.fingerprint,
                 params={"data": "folder"},

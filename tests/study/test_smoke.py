@@ -168,5 +168,5 @@ def test_every_task_of_a_full_size_study_trains(name, task, tmp_path, monkeypatc
     result = run_planned(spec, Setup({data: source}))
     # A step or two teach nothing, but all that a trial says must be there.
     assert result.curve["step"] == [2]
-    metrics = [f"test_{metric.key}" for metric in tasks.family(spec.task.name).metrics]
+    metrics = [f"test_{metric.key}" for metric in tasks.family(spec.task.family).metrics]
     assert all(math.isfinite(result.final[key]) for key in metrics)

@@ -28,7 +28,7 @@ hyperparameters = st.dictionaries(st.text(min_size=1, max_size=8), scalars, max_
 def spec(**changes) -> TrialSpec:
     fields = {
         "stage": "final",
-        "task": TaskSpec(name="image-classification", version=1, data_fingerprint="0" * 16),
+        "task": TaskSpec(family="image-classification", version=1, data_fingerprint="0" * 16),
         "optimizer": OptimizerSpec(name="adamw", lr=0.01, hyperparameters={"betas": (0.9, 0.999), "eps": 1e-8}),
         "budget": Budget(epochs=8, evaluations=16),
         "replicate": 0,
@@ -84,8 +84,8 @@ def test_equal_numbers_give_equal_ids() -> None:
         {"device_kind": "cuda"},
         {"schedule": CosineSchedule(warmup_fraction=0.2)},
         {"budget": Budget(epochs=9, evaluations=16)},
-        {"task": TaskSpec(name="image-classification", version=1, data_fingerprint="1" * 16)},
-        {"task": TaskSpec(name="image-classification", version=2, data_fingerprint="0" * 16)},
+        {"task": TaskSpec(family="image-classification", version=1, data_fingerprint="1" * 16)},
+        {"task": TaskSpec(family="image-classification", version=2, data_fingerprint="0" * 16)},
         {"optimizer": OptimizerSpec(name="adamw", lr=0.011, hyperparameters={"eps": 1e-8})},
     ],
 )
@@ -210,3 +210,10 @@ def test_decoupled_decay_is_equal_at_the_centres_of_the_grids() -> None:
         entry.lr_centre * entry.hyperparameters["weight_decay"] for entry in map(registry.get, ("adamomentum", "adamw"))
     ]
     assert rates[0] == pytest.approx(rates[1], rel=1e-3)
+
+
+def test_the_family_is_called_name_where_a_trial_is_written() -> None:
+    task = TaskSpec(family="image-classification", version=1, data_fingerprint="0" * 16)
+    written = task.model_dump(mode="json")
+    assert written == {"name": "image-classification", "version": 1, "data_fingerprint": "0" * 16, "params": {}}
+    assert TaskSpec.model_validate(written) == task

@@ -199,8 +199,8 @@ def local_optimizer() -> type[Momentum]:
 
 
 BROKEN = [
-    (local_optimizer(), "found", "module '.*' .*has no 'local_optimizer.<locals>.Local'"),
-    (type("Wide", (Momentum,), {"__module__": __name__}), "found", "is another class"),
+    (local_optimizer(), "its_name_leads_to_it", "module '.*' .*has no 'local_optimizer.<locals>.Local'"),
+    (type("Wide", (Momentum,), {"__module__": __name__}), "its_name_leads_to_it", "is another class"),
     (Halving, "it_is_built_by_keyword", "the lr of a group is 0.005 where 0.01 was given"),
     (TakesAll, "unknown_hyperparameters_are_refused", "takes 'no_such_hyperparameter' without a word"),
     (Climbing, "it_descends", r"in 40 steps on half the squared norm it comes from [\d.]+ to [\d.e+]+"),

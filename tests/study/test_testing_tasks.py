@@ -301,8 +301,8 @@ def replaced_task() -> type[Sine]:
 
 
 BROKEN = [
-    (local_task(), "found", "must be module:Class"),
-    (replaced_task(), "found", "is another class"),
+    (local_task(), "its_name_leads_to_it", "must be module:Class"),
+    (replaced_task(), "its_name_leads_to_it", "is another class"),
     (Random, "data_is_always_the_same", "loaded twice, the data has the fingerprints [0-9a-f]+ and [0-9a-f]+"),
     (Verbose, "data_is_always_the_same", "must return one line"),
     (Numbered, "data_is_always_the_same", "`fingerprint` is 7, which is no text"),

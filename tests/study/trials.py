@@ -14,7 +14,9 @@ from adamomentum.study.trial import TrialResult, run_trial
 
 
 def spec_of(family: str, data: Any, params: dict[str, Any], optimizer="adamw", lr=3e-3, **fields: Any) -> TrialSpec:
-    task = TaskSpec(name=family, version=tasks.family(family).version, data_fingerprint=data.fingerprint, params=params)
+    task = TaskSpec(
+        family=family, version=tasks.family(family).version, data_fingerprint=data.fingerprint, params=params
+    )
     fields = {
         "stage": "final",
         "schedule": ConstantSchedule(name="constant"),

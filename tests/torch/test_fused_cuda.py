@@ -92,6 +92,22 @@ def test_the_kernel_reads_each_number_from_its_column():
     assert [getattr(kernel, f"_{name.upper()}").value for name in MATRIX_COLUMNS] == list(range(len(MATRIX_COLUMNS)))
 
 
+def test_native_tables_hold_what_is_named():
+    pytest.importorskip("adamomentum._native")
+    p = torch.zeros(5000)
+    batch = fused_cpu.new_batch(table_device=int(p.__dlpack_device__()[0]))
+    state = {"step": torch.tensor(6.0), "exp_avg": torch.zeros(5000), "exp_avg_sq": torch.zeros(5000)}
+    assert fused_cpu.add(batch, p, p.clone(), state, False)
+    batch.next_steps()
+    for names in (fused_cuda.ENTRY, fused_cuda.ENTRY[::-1]):
+        ((*_, tensors, chunks, cells),) = batch.tables(2048, names)
+        *entry, start = torch.frombuffer(cells, dtype=torch.int64).tolist()
+        of = dict(zip(names, entry, strict=True))
+        assert (tensors, chunks, start, of["param"], of["numel"], of["step"]) == (1, 3, 0, p.data_ptr(), 5000, 7)
+    with pytest.raises(ValueError, match="no 'numels'"):
+        batch.tables(2048, ["numel", "numels"])
+
+
 @pytest.mark.slow
 def test_importing_the_library_does_not_import_triton():
     # Torch may have imported it already, so look whether it could be done without.
@@ -132,7 +148,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.captured, self.launches, self.uploads, self.apart = [], [], 0, False
         tl = SimpleNamespace(float32="fp32", float64="fp64", bfloat16="bf16", uint8="u8")
-        kernel = SimpleNamespace(CHUNK=2048, WARPS=8, ENTRY=range(13), tl=tl, update_chunk=self)
+        kernel = SimpleNamespace(CHUNK=2048, WARPS=8, tl=tl, update_chunk=self)
         monkeypatch.setattr(fused_cuda, "_kernel", lambda: kernel)
         monkeypatch.setattr(fused_cuda, "_is_capturing", lambda device: True)
         monkeypatch.setattr(fused_cuda, "_apart_from_the_graph", self.work_apart)

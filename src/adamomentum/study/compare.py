@@ -44,7 +44,7 @@ def compare(
             + ". Default: "
             + ",".join(registry.COMPARED)
             + "; with --train "
-            + ",".join(("adamomentum", "adamw"))
+            + ",".join(compare_own.OPTIMIZERS)
             + "."
         ),
     ] = None,

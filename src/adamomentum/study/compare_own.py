@@ -116,7 +116,7 @@ class Incumbent:
         """Return the optimizer and AdaMomentum in its place, at its learning rate or at ``points`` around it."""
         theirs = {**registry.get(self.name).hyperparameters, **self.hyperparameters}
         mine = {key: theirs[key] for key in CARRIED if key in theirs}
-        if self.name == "adam":  # whose decay is L2, a part of the gradient
+        if registry.get(self.name).decay == "L2":  # a part of the gradient
             mine["decoupled_weight_decay"] = False
         grid = tuple(float(f"{self.lr * 10 ** ((k - points // 2) / 2):.3g}") for k in range(points))
         grid = tuple(self.lr if k == points // 2 else lr for k, lr in enumerate(grid))

@@ -118,7 +118,7 @@ def gather(folder: Folder, device: str = "cpu") -> StudyResults:
         rows.append(
             {
                 "task": planned.task,
-                "family": spec.task.name,
+                "family": spec.task.family,
                 "role": planned.role,
                 "optimizer": planned.optimizer,
                 "label": stages.label(study, planned.optimizer),

@@ -10,14 +10,23 @@ from functools import cached_property
 from numbers import Real
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_serializer,
+    model_validator,
+)
 
 from adamomentum.study.digest import digest
 
 SPEC_SCHEMA = 2
 
 Stage = Literal["tune", "final"]
-"""Whose seeds a trial uses: those on which settings are chosen, or those on which they are judged."""
+"""What a trial may see, and whose seeds it uses: those on which settings are chosen, or on which they are judged."""
 
 Precision = Literal["float32", "bfloat16", "float16"]
 """What a forward pass computes in; parameters, optimizer state and updates are float32 in any case."""
@@ -81,12 +90,24 @@ class OptimizerSpec(_Frozen):
 
 
 class TaskSpec(_Frozen):
-    """A task by name; ``version`` is raised whenever the same spec would train differently."""
+    """What is trained, out of what a study says of a task.
 
-    name: str
+    Attributes:
+        family: its registered name, or ``module:Class``.
+        version: of the family, raised whenever the same spec would train differently.
+        data_fingerprint: of the data, by content.
+        params: of the family.
+    """
+
+    family: str = Field(validation_alias=AliasChoices("family", "name"))
     version: int
     data_fingerprint: str
     params: dict[str, Value] = {}
+
+    @model_serializer(mode="wrap")
+    def _family_as_name(self, plain: Callable[[TaskSpec], dict[str, Any]]) -> dict[str, Any]:
+        # So trials are written and hashed.
+        return {"name" if key == "family" else key: value for key, value in plain(self).items()}
 
 
 class CosineSchedule(_Frozen):
@@ -242,5 +263,5 @@ class TrialSpec(_Frozen):
         It depends on task, stage, replicate and role but not on the optimizer, so that optimizers are
         compared on the same initial weights and batches, and tuning never sees an evaluation seed.
         """
-        key = json.dumps([self.task.name, self.task.version, self.stage, self.replicate, role])
+        key = json.dumps([self.task.family, self.task.version, self.stage, self.replicate, role])
         return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1

@@ -3,7 +3,7 @@
     tune -> (extension) -> default, final -> sensitivity, controls
 
 All is a pure function of the study, the data's fingerprints and the finished trials: resuming needs no state of its
-own. A trial may serve several stages (a sensitivity sweep passes through the chosen setting): it is run once.
+own. A trial may serve several roles (a sensitivity sweep passes through the chosen setting): it is run once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Planned:
     """A trial and why it is run.
 
     Attributes:
-        role: the stage.
+        role: what the study needs it for.
         task: name of the task in the study.
         optimizer: name of the optimizer in the study, or of the control.
         point: index of the tuning point; half decades from the lr in the middle of a sensitivity sweep; else 0.
@@ -86,7 +86,7 @@ class Plan:
     """What can be said now.
 
     Attributes:
-        trials: in the order in which they should run; those of later stages appear as the earlier ones finish.
+        trials: in the order in which they should run; those of later rounds appear as the earlier ones finish.
         choices: per task and optimizer, where tuning is complete.
         open: how many trials cannot be planned yet, at most, by role, task, and optimizer or control.
     """
@@ -156,7 +156,7 @@ class _Planner:
         return TrialSpec(
             stage=stage,
             task=TaskSpec(
-                name=family.name,
+                family=family.name,
                 version=family.version,
                 data_fingerprint=self.fingerprints[task.name],
                 params=task.params,

@@ -92,7 +92,7 @@ def run_trial(
             f"{data.describe()}: changed since the trial was planned (fingerprint {data.fingerprint}, the trial needs "
             f"{spec.task.data_fingerprint}); run the same command again"
         )
-    family = tasks.family(spec.task.name)
+    family = tasks.family(spec.task.family)
     if spec.task.version != family.version:
         raise ValueError(f"{family.name} is at version {family.version}, the trial is of version {spec.task.version}")
     group = Group.of_this_process(spec)
@@ -104,7 +104,7 @@ def run_trial(
             torch.random.fork_rng(devices=[group.device] if group.device.type == "cuda" else []),
             Teller(None if group.rank else running, spec.trial_id) as teller,
         ):
-            task = tasks.task(spec.task.name)
+            task = tasks.task(spec.task.family)
             if isinstance(task, Whole):
                 return _train_whole(task, spec, data, group, files, teller)
             return _train(spec, data, group, checkpoints, teller)
@@ -118,7 +118,7 @@ def set_up(spec: TrialSpec, data: Any, group: Group) -> tuple[Run, list[torch.op
 
     from adamomentum.study.tasks.base import Context, Task
 
-    task = tasks.task(spec.task.name)
+    task = tasks.task(spec.task.family)
     assert isinstance(task, Task)
     assert spec.budget is not None
     optimizers: list[torch.optim.Optimizer] = []
@@ -182,7 +182,7 @@ def _train_whole(
 def _train(spec: TrialSpec, data: Any, group: Group, checkpoints: Checkpoints | None, teller: Teller) -> TrialResult:
     import torch
 
-    family = tasks.family(spec.task.name)
+    family = tasks.family(spec.task.family)
 
     def evaluate(split: str) -> dict[str, float]:
         if group.rank:

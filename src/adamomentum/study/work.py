@@ -89,6 +89,6 @@ def run_planned(spec: TrialSpec, setup: Setup) -> TrialResult:
         limit_memory(setup.memory)
     if setup.modules is not None:
         own.look_in(setup.modules)
-    data = load(spec.task.name, spec.task.params, setup.sources)
+    data = load(spec.task.family, spec.task.params, setup.sources)
     checkpoints = Checkpoints(setup.checkpoints, setup.checkpoint_seconds) if setup.checkpoints else None
     return run_trial(spec, data, checkpoints, setup.files, setup.running)

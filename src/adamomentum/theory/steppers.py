@@ -17,28 +17,22 @@ if TYPE_CHECKING:
 LABELS = {name: optimizer.label for name, optimizer in OPTIMIZERS.items()}
 COLOURS = {name: optimizer.colour for name, optimizer in OPTIMIZERS.items()}
 
+# What is given beside the options. The multi-tensor paths pay off from some tensors on; here there is always one, and
+# the registry leaves them out for AdaBelief itself.
+_PLAIN: dict[str, dict[str, Any]] = {
+    "adamomentum": {"foreach": False},
+    "adam": {"foreach": False},
+    "adamw": {"foreach": False},
+    # torch's momentum is a sum: at 0.9 lr means 10 times what it means for a moving average.
+    "sgdm": {"foreach": False, "momentum": 0.9},
+    "adabelief": {"eps": 1e-16, "rectify": False, "weight_decay": 0.0},
+}
+
 
 def _build(name: str) -> Callable[..., torch.optim.Optimizer]:
-    import torch
-
-    from adamomentum import AdaMomentum
-
-    # The multi-tensor paths pay off from some tensors on; here there is always one.
-    if name == "adamomentum":
-        return lambda params, **options: AdaMomentum(params, foreach=False, **options)
-    if name == "adam":
-        return lambda params, **options: torch.optim.Adam(params, foreach=False, **options)
-    if name == "adamw":
-        return lambda params, **options: torch.optim.AdamW(params, foreach=False, **options)
-    if name == "sgdm":
-        # torch's momentum is a sum: at 0.9 lr means 10 times what it means for a moving average.
-        return lambda params, **options: torch.optim.SGD(params, foreach=False, **{"momentum": 0.9, **options})
-    if name == "adabelief":
-        from pytorch_optimizer import AdaBelief
-
-        plain = {"eps": 1e-16, "rectify": False, "weight_decay": 0.0, "foreach": False}
-        return lambda params, **options: AdaBelief(params, **{**plain, **options})
-    raise ValueError(f"no stepper is called {name!r}; there are adamomentum, adam, adamw, sgdm, adabelief")
+    if name not in _PLAIN:
+        raise ValueError(f"no stepper is called {name!r}; there are {', '.join(_PLAIN)}")
+    return lambda params, **options: OPTIMIZERS[name].build(params, **{**_PLAIN[name], **options})
 
 
 class Stepper:

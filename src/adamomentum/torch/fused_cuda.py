@@ -23,6 +23,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -48,7 +49,14 @@ from adamomentum.torch.state import (
 if TYPE_CHECKING:
     from adamomentum._native import Batch
 
-__all__ = ["fused_cuda_update", "new_batch", "run", "run_batch", "why_not", "why_not_update"]
+__all__ = ["ENTRY", "fused_cuda_update", "new_batch", "run", "run_batch", "why_not", "why_not_update"]
+
+# What an entry of the table holds, one a tensor: numbers the kernel needs to find its way, and addresses, which are 0
+# where the kind of state or rounding has no use for them. Kernel and native code go by these names.
+ENTRY = (
+    "numel", "start", "row", "step", "position", "param", "grad", "m", "v", "v_max", "m_scale", "v_scale", "kept",
+)  # fmt: skip
+_IN_ORDER = itemgetter(*ENTRY)
 
 _NAMES = ("parameter", "gradient", EXP_AVG, EXP_AVG_SQ, "state of the rounding")
 _PARAM_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -195,13 +203,17 @@ def fused_cuda_update(
     for (param_dtype, m_dtype, v_dtype, step_dtype), indices in alike.items():
         steps_on_device = _steps_on_device(rows[indices[0]][2][STEP], device)
         rounding = rule.rounding if rounds(rows[indices[0]][0], rule.rounding) else "nearest"
-        dtypes = {EXP_AVG: m_dtype, EXP_AVG_SQ: v_dtype}
-        rounds_moments = set(dtypes.values()) != {torch.float32}
+        rounds_moments = {m_dtype, v_dtype} != {torch.float32}
         amsgrad = rule.amsgrad and not rounds_moments
-        columns = [*dtypes, MAX_EXP_AVG_SQ if amsgrad else ""]
-        columns.extend(scale_of(key) if dtype == torch.uint8 else "" for key, dtype in dtypes.items())
-        columns.append(ROUNDING_STATE.get(rounding, ""))
-        entries: list[tuple[int, ...]] = []  # in the order of the kernel's ENTRY
+        keys = {
+            "m": EXP_AVG,
+            "v": EXP_AVG_SQ,
+            "v_max": MAX_EXP_AVG_SQ if amsgrad else "",
+            "m_scale": scale_of(EXP_AVG) if m_dtype == torch.uint8 else "",
+            "v_scale": scale_of(EXP_AVG_SQ) if v_dtype == torch.uint8 else "",
+            "kept": ROUNDING_STATE.get(rounding, ""),
+        }
+        entries: list[tuple[int, ...]] = []
         starts: list[int] = []
         chunks = 0
         for i in indices:
@@ -209,8 +221,10 @@ def fused_cuda_update(
             numel, step = p.numel(), 0
             if rounds_moments or rounding == "stochastic":  # for the random bits
                 step = state[STEP].data_ptr() if steps_on_device else int(state[STEP].item())
-            addresses = [state[key].data_ptr() if key else 0 for key in columns]
-            entries.append((numel, chunks, i, step, 0, p.data_ptr(), grad.data_ptr(), *addresses))
+            entry = {name: state[key].data_ptr() if key else 0 for name, key in keys.items()}
+            entry |= {"numel": numel, "start": chunks, "row": i, "step": step, "position": 0}
+            entry |= {"param": p.data_ptr(), "grad": grad.data_ptr()}
+            entries.append(_IN_ORDER(entry))
             starts.append(chunks)
             chunks += -(-numel // kernel.CHUNK)
         names = _name(param_dtype), _name(m_dtype), _name(v_dtype)
@@ -259,7 +273,7 @@ def run_batch(batch: Batch, rule: Rule) -> None:
     floats = array("f", [float(x) for row in rows for x in row])
     floats.append(1.0 if isinstance(factor, Tensor) else factor)
     floats.extend([0.0] * (len(floats) % 2))  # whole elements of int64
-    for index, param, m, v, rounding, tensors, chunks, cells in batch.tables(_kernel().CHUNK):
+    for index, param, m, v, rounding, tensors, chunks, cells in batch.tables(_kernel().CHUNK, ENTRY):
         device = torch.device(batch.params[0].device.type, index)
         with _on(device):
             table = _upload(cells + floats.tobytes(), device)  # all in one copy
@@ -282,7 +296,7 @@ class _Kind(NamedTuple):
 
 def _owners(table: Tensor, tensors: int, chunks: int) -> Tensor:
     """Return the tensor of each chunk: how many of them start at or before it, as the end of the table has it."""
-    first = tensors * len(_kernel().ENTRY)
+    first = tensors * len(ENTRY)
     return torch.searchsorted(
         table[first : first + tensors], torch.arange(chunks, device=table.device), right=True, out_int32=True
     )
@@ -305,10 +319,10 @@ def _launch(
         owners,
         numbers,
         grad_factor,
-        float(rule.l2),
-        float(rule.passes),
-        float(rule.momentum_floor),
-        found_inf,
+        l2=float(rule.l2),
+        passes=float(rule.passes),
+        momentum_floor=float(rule.momentum_floor),
+        found_inf=found_inf,
         PARAM=param,
         M_STATE=m,
         V_STATE=v,

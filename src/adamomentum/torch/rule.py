@@ -77,6 +77,7 @@ class Numbers(NamedTuple):
     adapt: bool | Tensor  # False while rectification finds the variance intractable
 
 
+# The three lines above are marked; between them stand what a dtype asks for, and the switches.
 def update_one(
     param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, max_exp_avg_sq: Tensor, n: Numbers, rule: Rule
 ) -> None:
@@ -100,7 +101,7 @@ def update_one(
     if rule.l2:
         grad = grad.add(theta, alpha=rule.l2)
 
-    exp_avg.lerp_(grad.to(exp_avg.dtype), n.m_weight)
+    exp_avg.lerp_(grad.to(exp_avg.dtype), n.m_weight)  # m <- m + (1 - beta1) (g - m)
     if rule.differentiable:  # autograd keeps what is read below, and the next step overwrites it
         exp_avg = exp_avg.clone()
     lookahead = exp_avg
@@ -110,7 +111,7 @@ def update_one(
     averaged = lookahead if rule.lookahead else exp_avg
     if rule.momentum_floor:
         averaged = torch.maximum(averaged.abs(), rule.momentum_floor * exp_avg.abs())
-    _addcmul_(exp_avg_sq.mul_(n.beta2), averaged, averaged, n.v_weight)
+    _addcmul_(exp_avg_sq.mul_(n.beta2), averaged, averaged, n.v_weight)  # v <- beta2 v + (1 - beta2) m^2
     v = exp_avg_sq + n.eps_sum
     if rule.amsgrad:
         v = torch.maximum(max_exp_avg_sq.clone() if rule.differentiable else max_exp_avg_sq, v)
@@ -123,7 +124,7 @@ def update_one(
         denom.fill_(1.0)
     if rule.weight_decay and rule.decoupled_weight_decay:
         theta.mul_(n.shrink)
-    _addcdiv_(theta, lookahead if rule.nesterov else exp_avg, denom, n.factor)
+    _addcdiv_(theta, lookahead if rule.nesterov else exp_avg, denom, n.factor)  # theta <- theta - ... m / sqrt(v + ...)
     if theta is not param:
         param.copy_(theta)
 

@@ -1,6 +1,6 @@
 """The state of a parameter: its keys and dtypes, how it is made, and how it lies in memory.
 
-No other file spells the keys, but for ``native/batch.cpp``.
+No other file of the optimizer spells the keys, but for ``native/batch.cpp``.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def script(folder: Path, text: str = PLAIN, **params) -> Script:
 
 def spec_of(data: Script, optimizer="adamw", lr=1e-2, stage="final", params=None, **fields) -> TrialSpec:
     task = TaskSpec(
-        name="own", version=tasks.family("own").version, data_fingerprint=data.fingerprint, params=params or {}
+        family="own", version=tasks.family("own").version, data_fingerprint=data.fingerprint, params=params or {}
     )
     fields = {"budget": None, "schedule": None, "replicate": 0, **fields}
     return TrialSpec(stage=stage, task=task, optimizer=registry.get(optimizer).spec(lr), **fields)

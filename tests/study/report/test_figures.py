@@ -83,10 +83,10 @@ def test_of_a_line_cut_off_the_scale_no_values_are_read(tmp_path, monkeypatch, f
     real = figures.sensitivity_curve
 
     def curve(results, task, name):
-        found = real(results, task, name).copy()
+        swept = real(results, task, name).copy()
         if name == "adamw":
-            found.loc[found.index[-1], "value"] = factor * found["value"].min()
-        return found
+            swept.loc[swept.index[-1], "value"] = factor * swept["value"].min()
+        return swept
 
     monkeypatch.setattr(figures, "sensitivity_curve", curve)
     results, tables = gathered(tmp_path, Fake())

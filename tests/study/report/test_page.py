@@ -186,7 +186,7 @@ def test_a_complete_study_leaves_files_for_others(numbers, complete) -> None:
         assert row[metric].item() == pytest.approx(mine.mean())
 
 
-def in_stage(*roles):
+def in_role(*roles):
     return Fake(status=lambda t: "ok" if t.role in roles else None)
 
 
@@ -194,8 +194,8 @@ def in_stage(*roles):
     ("fake", "words"),
     [
         (Fake(status=lambda t: None), ["Nothing can be said yet", "Not tested yet", "Nothing to show yet"]),
-        (in_stage("tune"), ["Nothing can be said yet", "Still to be run", "digits: all"]),
-        (in_stage("default"), ["Nothing can be said yet", "Still to be run"]),
+        (in_role("tune"), ["Nothing can be said yet", "Still to be run", "digits: all"]),
+        (in_role("default"), ["Nothing can be said yet", "Still to be run"]),
         (
             Fake(status=lambda t: "ok" if t.role != "final" or t.spec.replicate < 2 else None),
             ["2 of 8 runs so far", "Runs are missing", "part of the study"],
@@ -241,7 +241,7 @@ def recorded(path: Path, **provenance: str) -> None:
 
 @pytest.mark.usefixtures("unrendered")
 def test_edits_and_different_machines_are_told(tmp_path) -> None:
-    folder = run(tmp_path, study("words"), in_stage("tune", "default"))
+    folder = run(tmp_path, study("words"), in_role("tune", "default"))
     recorded(next(folder.store.root.glob("??/*.json")), cpu="AVX512")
     edited = Folder(tmp_path, folder.study.model_copy(update={"title": "Another title"}))
     edited.register()
@@ -255,7 +255,7 @@ def test_edits_and_different_machines_are_told(tmp_path) -> None:
 @pytest.mark.usefixtures("unrendered")
 def test_what_only_some_trials_recorded_is_told_as_such(tmp_path) -> None:
     """Trials of an earlier version know no commit and no processor."""
-    folder = run(tmp_path, study("words"), in_stage("tune", "default"))
+    folder = run(tmp_path, study("words"), in_role("tune", "default"))
     paths = sorted(folder.store.root.glob("??/*.json"))
     for path in paths[:3]:
         recorded(path, commit="0123456789ab", cpu_model="A Processor")
@@ -272,7 +272,7 @@ def test_what_only_some_trials_recorded_is_told_as_such(tmp_path) -> None:
 
 @pytest.mark.usefixtures("unrendered")
 def test_a_changed_study_leaves_no_old_figures_or_tables(tmp_path) -> None:
-    folder = run(tmp_path, study("digits"), in_stage("tune"))
+    folder = run(tmp_path, study("digits"), in_role("tune"))
     for name in ("figures/tuning-gone.svg", "figures/tuning-gone.pdf", "tables/results-gone.csv"):
         (folder.report / name).parent.mkdir(parents=True, exist_ok=True)
         (folder.report / name).write_text("old")

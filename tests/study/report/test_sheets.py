@@ -73,9 +73,9 @@ class Clocked(Fake):
 
     def result(self, t):
         result = super().result(t)
-        stage = ("default", "tune", "final", "sensitivity", "control").index(t.role)
+        place = ("default", "tune", "final", "sensitivity", "control").index(t.role)
         order = ("adamomentum", "adamw", "sgdm", "adabelief", "own", "adamw-rate").index(t.optimizer)
-        started = 1e9 + 200 * stage + 12 * (t.point if t.role == "tune" else t.spec.replicate) + 2 * order
+        started = 1e9 + 200 * place + 12 * (t.point if t.role == "tune" else t.spec.replicate) + 2 * order
         ms = (8.0 if t.optimizer == "sgdm" else 10.0) * (5 if t.role == "default" else 1)
         if t.optimizer == "adabelief":
             started, ms = started + 3600, 25.0

@@ -12,8 +12,6 @@ from typing import Protocol
 from adamomentum.study.stages import Planned
 from adamomentum.study.trial import TrialResult
 
-Setting = str | float | bool
-
 
 class Log(Protocol):
     """The log of one trial."""
@@ -41,10 +39,10 @@ class Writer(Protocol):
         """Begin the log of a trial, or begin it anew if it was interrupted."""
 
 
-def settings(trial: Planned) -> dict[str, Setting]:
+def settings(trial: Planned) -> dict[str, str | float | bool]:
     """Return what tells a trial from others, as hyper-parameters of a log."""
     spec = trial.spec
-    values: dict[str, Setting] = {
+    values: dict[str, str | float | bool] = {
         "task": trial.task,
         "optimizer": trial.optimizer,
         "role": trial.role,

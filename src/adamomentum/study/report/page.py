@@ -41,7 +41,7 @@ def write(folder: Folder, device: str, command: str, known: Numbers | None = Non
     """Write the report on what is finished of the study in ``folder`` and return the page's path.
 
     Beside the page: ``figures/`` (SVG, PDF), ``tables/`` (CSV with the numbers, Markdown, LaTeX), ``report.parquet``
-    (one row a trial and stage).
+    (one row a trial and role).
 
     Args:
         folder: of the study.

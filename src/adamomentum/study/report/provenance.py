@@ -58,7 +58,7 @@ def failed(folder: Folder, results: StudyResults) -> list[dict[str, str]]:
 
 
 def missing(results: StudyResults) -> list[dict[str, str]]:
-    """Return how many planned trials of each stage of a task are not finished, and whose."""
+    """Return how many planned trials of each role in a task are not finished, and whose."""
     counts: dict[tuple[str, str], Counter[str]] = {}
     for (task, role, optimizer), n in results.missing.items():
         counts.setdefault((task, role), Counter())[stages.label(results.study, optimizer)] += n

@@ -90,7 +90,7 @@ CHECKS: Checks[Case] = Checks()
     "a study file names an optimizer as module:Class, and workers import it by that name",
     "define the class at the top level of a module that Python finds",
 )
-def found(case: Case) -> None:
+def its_name_leads_to_it(case: Case) -> None:
     """Check that the name leads to the class."""
     if isinstance(case.subject, type) and own.imported("optimizer", case.spec.name) is not case.subject:
         raise Broken(f"{case.spec.name} is another class")

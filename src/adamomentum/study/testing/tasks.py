@@ -68,7 +68,7 @@ class Case:
 
     def load(self, **more: Value) -> Any:
         """Load the data with the parameters of the case and ``more``, as a specification holds them."""
-        params = TaskSpec(name="", version=1, data_fingerprint="", params={**self.params, **more}).params
+        params = TaskSpec(family="", version=1, data_fingerprint="", params={**self.params, **more}).params
         return self.task.load(params, self.source)
 
     @cached_property
@@ -82,7 +82,7 @@ class Case:
         plain = {
             "stage": "final",
             "task": TaskSpec(
-                name=family.name,
+                family=family.name,
                 version=family.version,
                 data_fingerprint=self.data.fingerprint,
                 params=dict(self.params),
@@ -123,7 +123,7 @@ CHECKS: Checks[Case] = Checks()
     "a study file names a family as module:Class; plans need its version and metrics, and workers import it by name",
     "define the class at the top level of a module that Python finds, as a subclass of Task with a `family`",
 )
-def found(case: Case) -> None:
+def its_name_leads_to_it(case: Case) -> None:
     """Check that the name leads to the class, and that all is there that planning needs."""
     cls = type(case.task)
     if isinstance(case.subject, type) and cls is not case.subject:
