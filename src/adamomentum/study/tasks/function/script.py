@@ -5,7 +5,6 @@ Tested in tests/study/function/test_script.py.
 
 from __future__ import annotations
 
-import ast
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,9 +17,9 @@ from typing import Any
 from adamomentum.study.data.base import DataError
 from adamomentum.study.digest import digest
 from adamomentum.study.spec import Value
+from adamomentum.study.tasks.function.modules import PASSED_OVER, helpers, place
 from adamomentum.study.tasks.function.settings import Call
 
-PASSED_OVER = {"__pycache__", ".git"}  # of a watched folder: no run is the same in them
 CHUNK = 2**20
 ENGINES = frozenset(name.partition(".")[0] for name in sys.modules)
 """Packages that were there before any script: the engine stands on them, wherever the script lies."""
@@ -38,7 +37,9 @@ class Script:
         call: its function, and how that is called.
         path: where it was read.
         text: its content.
-        helpers: modules beside it that it imports, by their place from its folder.
+        root: the folder where its modules are looked for first: its own, or that of the package in which it lies.
+        module: its name from there, e.g. ``my_train`` or ``pkg.train``.
+        helpers: the user's own modules that it imports, by their place from ``root``.
         watched: how many files were watched.
         fingerprint: of the script, the helpers and what is watched.
     """
@@ -46,6 +47,8 @@ class Script:
     call: Call
     path: Path
     text: bytes
+    root: Path
+    module: str
     helpers: tuple[str, ...]
     watched: int
     fingerprint: str
@@ -61,19 +64,24 @@ class Script:
     def function(self) -> Callable[..., Any]:
         """Run the script anew and return its function, which wants the trial alone.
 
-        Anew, as are the modules beside it that it imports, so that no trial finds what another one has left in them: a
+        Anew, as are the user's own modules that it imports, so that no trial finds what another one has left in them: a
         model that is trained already, a generator that has drawn.
 
         Raises:
             UnfitError: if there is no such function, or it cannot be called with the trial and the arguments.
             Exception: whatever the script raises.
         """
-        folder = str(self.path.parent)
-        sys.path[:] = [folder, *(place for place in sys.path if place != folder)]  # as Python does for a script
+        folder = str(self.root)
+        sys.path[:] = [folder, *(each for each in sys.path if each != folder)]  # as Python does for what it runs
         for name in {helper.partition("/")[0].removesuffix(".py") for helper in self.helpers}:
             _forget(name, folder)
         module = ModuleType(self._module_name())
         module.__file__ = str(self.path)
+        package, _, name = module.__name__.rpartition(".")
+        if package:
+            __import__(package)  # as Python does before a module of it
+            module.__package__ = package
+            setattr(sys.modules[package], name, module)
         sys.modules[module.__name__] = module  # for data classes, and for what is sent to other processes
         exec(compile(self.text, str(self.path), "exec"), module.__dict__)
         function = getattr(module, self.call.function, None)
@@ -107,7 +115,9 @@ class Script:
             ) from None
 
     def _module_name(self) -> str:
-        """Return the name of the file, unless that is a module's that was there before."""
+        """Return the script's name as a module, unless that of a file is a module's that was there before."""
+        if "." in self.module:
+            return self.module
         there = sys.modules.get(self.path.stem)
         free = there is None or getattr(there, "__file__", None) == str(self.path)
         return self.path.stem if free and self.path.stem not in sys.stdlib_module_names else f"{self.path.stem}_script"
@@ -137,11 +147,12 @@ def read(params: Mapping[str, Value], folder: Path) -> Script:
         text = path.read_bytes()
     except OSError as error:
         raise DataError(f"the training script {path} cannot be read: {error.strerror}") from None
-    helpers = _helpers(path, text)
-    contents = [("script", path), *((name, path.parent / name) for name in helpers)]
+    root, module = place(path, text)
+    imported = helpers(path, text, root, module)
+    contents = [("script", path), *((name, root / name) for name in imported)]
     watched = [(name, file) for name in call.watch for name, file in _files(name, folder / name)]
     parts = (part for name, file in (*contents, *watched) for part in _content(name, file, path, text))
-    return Script(call, path, text, helpers, len(watched), digest(parts))
+    return Script(call, path, text, root, module, imported, len(watched), digest(parts))
 
 
 def _files(name: str, path: Path) -> Iterator[tuple[str, Path]]:
@@ -165,39 +176,3 @@ def _content(name: str, file: Path, script: Path, text: bytes) -> Iterator[bytes
     with file.open("rb") as opened:
         while chunk := opened.read(CHUNK):
             yield chunk
-
-
-def _helpers(script: Path, text: bytes) -> tuple[str, ...]:
-    """Return the modules beside the script that it imports, and those that they import, and so on."""
-    folder, known, waiting = script.parent, set[Path](), [(script, text)]
-    while waiting:
-        path, content = waiting.pop()
-        for name in _imported(path, content):
-            for candidate in _beside(folder, name):
-                if candidate not in known and candidate != script:
-                    known.add(candidate)
-                    waiting.append((candidate, candidate.read_bytes()))
-    return tuple(sorted(path.relative_to(folder).as_posix() for path in known))
-
-
-def _imported(path: Path, content: bytes) -> Iterator[str]:
-    """Yield the first parts of the names of modules that a file imports, anywhere in it."""
-    try:
-        tree = ast.parse(content)
-    except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None)
-        raise ValueError(f"{path} is not Python{f', line {line}' if line else ''}: {error}") from None
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.partition(".")[0]
-
-
-def _beside(folder: Path, name: str) -> list[Path]:
-    """Return the files of the module or package ``name`` in ``folder``."""
-    if (folder / name).is_dir():
-        return sorted(
-            path for path in (folder / name).rglob("*.py") if not PASSED_OVER & set(path.relative_to(folder).parts)
-        )
-    return [path for path in (folder / f"{name}.py",) if path.is_file()]
