@@ -103,7 +103,9 @@ def test_a_folder_without_init_is_no_package(tmp_path) -> None:
 
 def test_a_folder_hides_no_package_that_is_installed(tmp_path) -> None:
     """As W&B makes one: with copies of scripts, under the name of what is imported."""
-    written(tmp_path, {"numpy/run/train.py": "X = 1\n", "own/part.py": "Y = 1\n", "train.py": "import numpy, own.part\n"})
+    written(
+        tmp_path, {"numpy/run/train.py": "X = 1\n", "own/part.py": "Y = 1\n", "train.py": "import numpy, own.part\n"}
+    )
     assert read_in(tmp_path, "train.py").helpers == ("own/part.py",)
 
 
@@ -111,6 +113,8 @@ def test_two_packages_of_one_name(tmp_path) -> None:
     scripts = []
     for name in ("a", "b"):
         files = {**PACKAGE, "pkg/names.py": f"NAME = {name!r}\n"}
-        written(tmp_path / name, {**files, "pkg/train.py": "from .names import NAME\ndef train(trial):\n    return NAME\n"})
+        written(
+            tmp_path / name, {**files, "pkg/train.py": "from .names import NAME\ndef train(trial):\n    return NAME\n"}
+        )
         scripts.append(read_in(tmp_path / name))
     assert [data.function()(None) for data in (*scripts, scripts[0])] == ["a", "b", "a"]

@@ -34,7 +34,9 @@ def place(script: Path, text: bytes) -> tuple[Path, str]:
         root, names = root.parent, [root.name, *names]
     if len(names) > 1:
         for name in {name.partition(".")[0] for name in _imported(script, text, names[:-1])}:
-            if name == names[0] or (_lies(root, name) and not _lies(script.parent, name) and not _installed(name, root)):
+            if name == names[0] or (
+                _lies(root, name) and not _lies(script.parent, name) and not _installed(name, root)
+            ):
                 return root, ".".join(names)
     return script.parent, script.stem
 

@@ -6,8 +6,11 @@ Tested in tests/study/function/test_script.py.
 from __future__ import annotations
 
 import inspect
+import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +24,10 @@ from adamomentum.study.tasks.function.modules import PASSED_OVER, helpers, place
 from adamomentum.study.tasks.function.settings import Call
 
 CHUNK = 2**20
+File = Path | os.DirEntry[str]
+Stamp = tuple[int, int, int]
+"""Size of a file and the times of its last changes, of content and of what else is known of it: cheap to look at."""
+
 ENGINES = frozenset(name.partition(".")[0] for name in sys.modules)
 """Packages that were there before any script: the engine stands on them, wherever the script lies."""
 
@@ -40,6 +47,8 @@ class Script:
         root: the folder where its modules are looked for first: its own, or that of the package in which it lies.
         module: its name from there, e.g. ``my_train`` or ``pkg.train``.
         helpers: the user's own modules that it imports, by their place from ``root``.
+        folder: where the paths of what is watched start from.
+        stamps: of each helper and watched file, as of the last time its content was that of ``fingerprint``.
         watched: how many files were watched.
         fingerprint: of the script, the helpers and what is watched.
     """
@@ -50,6 +59,8 @@ class Script:
     root: Path
     module: str
     helpers: tuple[str, ...]
+    folder: Path
+    stamps: dict[str, Stamp]
     watched: int
     fingerprint: str
 
@@ -60,6 +71,31 @@ class Script:
         if self.call.watch:
             parts.append(f"watched: {', '.join(self.call.watch)} ({self.watched} file{'s' * (self.watched != 1)})")
         return "; ".join(parts)
+
+    def check(self) -> None:
+        """Check that the helpers and what is watched are as they were read; the script itself is run as it was read.
+
+        Files that were only touched are read once more, with all others.
+
+        Raises:
+            ValueError: if they are not.
+        """
+        now = _stamps(self.root, self.helpers, self.call, self.folder)
+        if now == self.stamps:
+            return
+        if now.keys() == self.stamps.keys():
+            with suppress(OSError, DataError):
+                if self.fingerprint == _fingerprint(
+                    self.path, self.text, self.root, self.helpers, self.call, self.folder
+                ):
+                    self.stamps.update(now)
+                    return
+        changed = sorted(path for path in now.keys() | self.stamps.keys() if now.get(path) != self.stamps.get(path))
+        raise ValueError(
+            f"{', '.join(changed[:3])}{', ...' * (len(changed) > 3)}: changed since the trial was planned, so its "
+            "result would bear a wrong name; run the same command again. Where training itself writes there, watch "
+            "what it reads alone"
+        )
 
     def function(self) -> Callable[..., Any]:
         """Run the script anew and return its function, which wants the trial alone.
@@ -149,30 +185,53 @@ def read(params: Mapping[str, Value], folder: Path) -> Script:
         raise DataError(f"the training script {path} cannot be read: {error.strerror}") from None
     root, module = place(path, text)
     imported = helpers(path, text, root, module)
-    contents = [("script", path), *((name, root / name) for name in imported)]
-    watched = [(name, file) for name in call.watch for name, file in _files(name, folder / name)]
-    parts = (part for name, file in (*contents, *watched) for part in _content(name, file, path, text))
-    return Script(call, path, text, root, module, imported, len(watched), digest(parts))
+    stamps = _stamps(root, imported, call, folder)  # before they are read: what changes meanwhile is seen later
+    fingerprint = _fingerprint(path, text, root, imported, call, folder)
+    watched = sum(1 for name in call.watch for _ in _watched(name, folder / name))
+    return Script(call, path, text, root, module, imported, folder, stamps, watched, fingerprint)
 
 
-def _files(name: str, path: Path) -> Iterator[tuple[str, Path]]:
+def _stamps(root: Path, helpers: tuple[str, ...], call: Call, folder: Path) -> dict[str, Stamp]:
+    """Return the stamps of helpers and of what is watched, without what is gone."""
+    stamps = dict[str, Stamp]()
+    with suppress(DataError):
+        watched = (file for name in call.watch for _, file in _watched(name, folder / name))
+        for file in itertools.chain((root / name for name in helpers), watched):
+            with suppress(OSError):
+                status = file.stat()
+                stamps[os.fspath(file)] = status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return stamps
+
+
+def _fingerprint(path: Path, text: bytes, root: Path, helpers: tuple[str, ...], call: Call, folder: Path) -> str:
+    """Return the digest of names and contents of all that a trial consists of."""
+    files: list[tuple[str, File]] = [("script", path), *((name, root / name) for name in helpers)]
+    files += [each for name in call.watch for each in _watched(name, folder / name)]
+    return digest(
+        part for name, file in files for part in _content(name, file, text if os.fspath(file) == str(path) else None)
+    )
+
+
+def _watched(name: str, path: File) -> Iterator[tuple[str, File]]:
     """Yield the files of what is watched, each with a name that does not depend on the machine, in order."""
     if path.is_dir():
-        for child in sorted(path.iterdir(), key=lambda child: child.name):
-            if child.name not in PASSED_OVER:
-                yield from _files(f"{name}/{child.name}", child)
+        with os.scandir(path) as entries:  # which know what they are: of many files that saves most of the time
+            there = sorted(entries, key=lambda entry: entry.name)
+        for entry in there:
+            if entry.name not in PASSED_OVER:
+                yield from _watched(f"{name}/{entry.name}", entry)
     elif path.is_file():
         yield name, path
     else:
-        raise DataError(f"watch names {name}, but there is no {path}")
+        raise DataError(f"watch names {name}, but there is no {os.fspath(path)}")
 
 
-def _content(name: str, file: Path, script: Path, text: bytes) -> Iterator[bytes]:
-    """Yield a file's name, size and content; of the script what was read, which is what is run."""
-    if file == script:
+def _content(name: str, file: File, text: bytes | None) -> Iterator[bytes]:
+    """Yield a file's name, size and content; of the script ``text``, what was read, which is what is run."""
+    if text is not None:
         yield from (f"{name}\0{len(text)}\0".encode(), text)
         return
-    yield f"{name}\0{file.stat().st_size}\0".encode()
-    with file.open("rb") as opened:
+    with Path(file).open("rb") as opened:
+        yield f"{name}\0{os.fstat(opened.fileno()).st_size}\0".encode()
         while chunk := opened.read(CHUNK):
             yield chunk
