@@ -124,6 +124,22 @@ def test_the_script_still_fails_where_it_is(here) -> None:
     assert "has no attribute 'stop'" in printed
 
 
+def test_a_script_in_a_package(here) -> None:
+    (here / "src" / "pkg").mkdir(parents=True)
+    (here / "src" / "pkg" / "__init__.py").touch()
+    (here / "src" / "pkg" / "sizes.py").write_text("EPOCHS = 1\n")
+    text = changed(("from torch import nn", "from torch import nn\nfrom .sizes import EPOCHS"),
+                   ("epochs=2", "epochs=EPOCHS"), text=THREE_LINES)  # fmt: skip
+    (here / "src" / "pkg" / "fit.py").write_text(text)
+    options = ("--train", "src/pkg/fit.py:main", "--incumbent", "adamw:lr=3e-3", "--seeds", 2, "--workers", 1)
+    assert "5 trials trained, 0 taken" in call(*options)
+    assert "0 trials trained, 5 taken" in call(*options)
+    (here / "src" / "pkg" / "sizes.py").write_text("EPOCHS = 2\n")
+    work._load.cache_clear()  # a command is a process of its own
+    assert "5 trials trained, 0 taken" in call(*options)
+    assert {t["final"]["steps"] for t in finished(here / "adamomentum-report" / "fit").values()} == {5.0, 10.0}
+
+
 def test_a_tuned_adamw_beside_its_drop_in(here) -> None:
     (here / "fit.py").write_text(THREE_LINES)
     printed = call(

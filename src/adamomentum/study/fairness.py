@@ -22,6 +22,7 @@ Run = tuple[Planned, TrialResult]
 
 FAR = 0.5
 UNEVEN = 1.01
+EDITED = "changed since the trial was planned"
 PEAKS = ("peak_lr_low", "peak_lr_high")
 
 
@@ -31,7 +32,7 @@ def fault(study: Study, plan: Plan, results: Results) -> str:
         if task.family != tasks.OWN:
             continue
         runs = _runs(task, plan, results)
-        for text in (_nothing_works(runs), _metric_missing(task, runs), _rate_overwritten(runs)):
+        for text in (_edited(runs), _nothing_works(runs), _metric_missing(task, runs), _rate_overwritten(runs)):
             if text:
                 return f"{task.name}: {text}"
     return ""
@@ -58,6 +59,12 @@ def remarks(study: Study, task: TaskEntry, plan: Plan, results: Results) -> list
 def _runs(task: TaskEntry, plan: Plan, results: Results) -> list[Run]:
     """Return the finished trials of a task, failed ones too; one that serves two roles twice."""
     return [(t, results[t.spec.trial_id]) for t in plan.trials if t.task == task.name and t.spec.trial_id in results]
+
+
+def _edited(runs: list[Run]) -> str:
+    """Tell that a file was edited while trials ran: all that are still to come would fail as the first one did."""
+    lines = [result.last_line for _, result in runs if result.status == "error"]
+    return next((line.removeprefix("ValueError: ") for line in lines if EDITED in line), "")
 
 
 def _nothing_works(runs: list[Run]) -> str:

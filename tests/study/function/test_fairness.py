@@ -59,6 +59,16 @@ def test_an_edit_makes_new_trials_and_keeps_the_old(tmp_path) -> None:
     assert not {spec.trial_id for spec in first} & {spec.trial_id for spec in third}
 
 
+def test_an_edit_while_trials_run_ends_the_study_at_the_first_that_it_would_spoil(tmp_path) -> None:
+    (tmp_path / "helper.py").write_text("K = 1\n")
+    edit = f"__import__('pathlib').Path({str(tmp_path / 'helper.py')!r}).write_text('K = 22'); {REPORT}"
+    with pytest.raises(
+        StudyError, match=r"^task: .*helper.py: changed since the trial was planned, so its result would"
+    ):
+        compared(tmp_path, changed((REPORT, edit), ("import torch\n", "import torch, helper\n")))
+    assert len(list((tmp_path / "out" / "store" / "failed").glob("*.json"))) == 1
+
+
 def test_settings_are_chosen_by_what_the_task_says_and_its_direction(tmp_path) -> None:
     chosen = {}
     for better in ("lower", "higher"):

@@ -31,6 +31,13 @@ def test_what_is_no_function_of_a_script(train) -> None:
         Call.of({"train": train} if train is not None else {})
 
 
+def test_a_module_is_told_to_be_named_by_its_file() -> None:
+    with pytest.raises(ValueError, match=r"got 'pkg.train:fit'; of a module say the file: pkg/train.py:fit$"):
+        Call.of({"train": "pkg.train:fit"})
+    with pytest.raises(ValueError, match=r"got 'my train:fit'$"):
+        Call.of({"train": "my train:fit"})
+
+
 def test_watch_must_name_something() -> None:
     with pytest.raises(ValueError, match=r"params.watch must be a list of files and folders, got 3"):
         Call.of({"train": "my.py:fit", "watch": 3.0})

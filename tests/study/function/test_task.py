@@ -11,6 +11,7 @@ import pytest
 import torch
 from study.function.functions import PLAIN, changed, script, spec_of, trained
 
+from adamomentum.study.tasks.function import script as script_module
 from adamomentum.study.tasks.function.script import UnfitError
 from adamomentum.study.trial import run_trial
 
@@ -149,6 +150,51 @@ def test_an_edited_script_is_not_trained_under_its_old_name(tmp_path) -> None:
         ValueError, match=r"my_train.py:train: changed since the trial was planned .*; run the same command"
     ):
         run_trial(spec, script(tmp_path, PLAIN + "\n"))
+
+
+@pytest.mark.parametrize("edit", ["data/k.txt", "data/new.txt", "helper.py"])
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_what_is_edited_while_it_runs_spoils_the_trial(tmp_path, edit, when) -> None:
+    """Before: by a worker that has read it all for an earlier trial. The content is as long as it was."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "k.txt").write_text("K = 1")
+    (tmp_path / "helper.py").write_text("K = 1")
+    file = tmp_path / edit
+    write = f"; __import__('pathlib').Path({str(file)!r}).write_text('K = 2')" if when == "meanwhile" else ""
+    data = script(tmp_path, changed((OPTIMIZER, f"import helper; {OPTIMIZER}{write}")), watch=("data",))
+    spec = spec_of(data)
+    if when == "before":
+        file.write_text("K = 2")
+    with pytest.raises(ValueError, match=rf"^{file}: changed since the trial was planned.*; run the same command ag"):
+        run_trial(spec, data)
+
+
+def test_a_file_that_is_gone_spoils_the_trial(tmp_path) -> None:
+    (tmp_path / "data.txt").write_text("1")
+    (tmp_path / "helper.py").write_text("K = 1")
+    for name in ("data.txt", "helper.py"):
+        data = script(tmp_path, changed(("import torch\n", "import torch, helper\n")), watch=("data.txt",))
+        content = (tmp_path / name).read_text()
+        (tmp_path / name).unlink()
+        with pytest.raises(ValueError, match=rf"^{tmp_path / name}: changed since the trial was planned"):
+            run_trial(spec_of(data), data)
+        (tmp_path / name).write_text(content)
+
+
+def test_what_is_only_touched_is_read_once_more_and_no_other_content(tmp_path, monkeypatch) -> None:
+    (tmp_path / "data.txt").write_text("1")
+    text = changed((OPTIMIZER, f"__import__('os').utime({str(tmp_path / 'data.txt')!r}, (1, 1)); {OPTIMIZER}"))
+    data = script(tmp_path, text, watch=("data.txt", "."))
+    spec, read = spec_of(data), []
+    monkeypatch.setattr(
+        script_module, "_fingerprint", lambda *of, full=script_module._fingerprint: read.append(1) or full(*of)
+    )
+    (tmp_path / "my_train.py").write_text("raise SystemExit('what runs is what was read')")
+    (tmp_path / "data.txt").write_text("1")
+    assert run_trial(spec, data).status == "ok"
+    assert len(read) == 2  # before, since it was written anew, and after
+    data.check()
+    assert len(read) == 2
 
 
 def test_another_program_that_makes_the_steps(tmp_path) -> None:

@@ -5,10 +5,12 @@ Tested in tests/study/function/test_script.py.
 
 from __future__ import annotations
 
-import ast
 import inspect
+import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,10 +20,14 @@ from typing import Any
 from adamomentum.study.data.base import DataError
 from adamomentum.study.digest import digest
 from adamomentum.study.spec import Value
+from adamomentum.study.tasks.function.modules import PASSED_OVER, helpers, place
 from adamomentum.study.tasks.function.settings import Call
 
-PASSED_OVER = {"__pycache__", ".git"}  # of a watched folder: no run is the same in them
 CHUNK = 2**20
+File = Path | os.DirEntry[str]
+Stamp = tuple[int, int, int]
+"""Size of a file and the times of its last changes, of content and of what else is known of it: cheap to look at."""
+
 ENGINES = frozenset(name.partition(".")[0] for name in sys.modules)
 """Packages that were there before any script: the engine stands on them, wherever the script lies."""
 
@@ -38,7 +44,11 @@ class Script:
         call: its function, and how that is called.
         path: where it was read.
         text: its content.
-        helpers: modules beside it that it imports, by their place from its folder.
+        root: the folder where its modules are looked for first: its own, or that of the package in which it lies.
+        module: its name from there, e.g. ``my_train`` or ``pkg.train``.
+        helpers: the user's own modules that it imports, by their place from ``root``.
+        folder: where the paths of what is watched start from.
+        stamps: of each helper and watched file, as of the last time its content was that of ``fingerprint``.
         watched: how many files were watched.
         fingerprint: of the script, the helpers and what is watched.
     """
@@ -46,7 +56,11 @@ class Script:
     call: Call
     path: Path
     text: bytes
+    root: Path
+    module: str
     helpers: tuple[str, ...]
+    folder: Path
+    stamps: dict[str, Stamp]
     watched: int
     fingerprint: str
 
@@ -58,22 +72,52 @@ class Script:
             parts.append(f"watched: {', '.join(self.call.watch)} ({self.watched} file{'s' * (self.watched != 1)})")
         return "; ".join(parts)
 
+    def check(self) -> None:
+        """Check that the helpers and what is watched are as they were read; the script itself is run as it was read.
+
+        Files that were only touched are read once more, with all others.
+
+        Raises:
+            ValueError: if they are not.
+        """
+        now = _stamps(self.root, self.helpers, self.call, self.folder)
+        if now == self.stamps:
+            return
+        if now.keys() == self.stamps.keys():
+            with suppress(OSError, DataError):
+                if self.fingerprint == _fingerprint(
+                    self.path, self.text, self.root, self.helpers, self.call, self.folder
+                ):
+                    self.stamps.update(now)
+                    return
+        changed = sorted(path for path in now.keys() | self.stamps.keys() if now.get(path) != self.stamps.get(path))
+        raise ValueError(
+            f"{', '.join(changed[:3])}{', ...' * (len(changed) > 3)}: changed since the trial was planned, so its "
+            "result would bear a wrong name; run the same command again. Where training itself writes there, watch "
+            "what it reads alone"
+        )
+
     def function(self) -> Callable[..., Any]:
         """Run the script anew and return its function, which wants the trial alone.
 
-        Anew, as are the modules beside it that it imports, so that no trial finds what another one has left in them: a
+        Anew, as are the user's own modules that it imports, so that no trial finds what another one has left in them: a
         model that is trained already, a generator that has drawn.
 
         Raises:
             UnfitError: if there is no such function, or it cannot be called with the trial and the arguments.
             Exception: whatever the script raises.
         """
-        folder = str(self.path.parent)
-        sys.path[:] = [folder, *(place for place in sys.path if place != folder)]  # as Python does for a script
+        folder = str(self.root)
+        sys.path[:] = [folder, *(each for each in sys.path if each != folder)]  # as Python does for what it runs
         for name in {helper.partition("/")[0].removesuffix(".py") for helper in self.helpers}:
             _forget(name, folder)
         module = ModuleType(self._module_name())
         module.__file__ = str(self.path)
+        package, _, name = module.__name__.rpartition(".")
+        if package:
+            __import__(package)  # as Python does before a module of it
+            module.__package__ = package
+            setattr(sys.modules[package], name, module)
         sys.modules[module.__name__] = module  # for data classes, and for what is sent to other processes
         exec(compile(self.text, str(self.path), "exec"), module.__dict__)
         function = getattr(module, self.call.function, None)
@@ -107,7 +151,9 @@ class Script:
             ) from None
 
     def _module_name(self) -> str:
-        """Return the name of the file, unless that is a module's that was there before."""
+        """Return the script's name as a module, unless that of a file is a module's that was there before."""
+        if "." in self.module:
+            return self.module
         there = sys.modules.get(self.path.stem)
         free = there is None or getattr(there, "__file__", None) == str(self.path)
         return self.path.stem if free and self.path.stem not in sys.stdlib_module_names else f"{self.path.stem}_script"
@@ -137,67 +183,55 @@ def read(params: Mapping[str, Value], folder: Path) -> Script:
         text = path.read_bytes()
     except OSError as error:
         raise DataError(f"the training script {path} cannot be read: {error.strerror}") from None
-    helpers = _helpers(path, text)
-    contents = [("script", path), *((name, path.parent / name) for name in helpers)]
-    watched = [(name, file) for name in call.watch for name, file in _files(name, folder / name)]
-    parts = (part for name, file in (*contents, *watched) for part in _content(name, file, path, text))
-    return Script(call, path, text, helpers, len(watched), digest(parts))
+    root, module = place(path, text)
+    imported = helpers(path, text, root, module)
+    stamps = _stamps(root, imported, call, folder)  # before they are read: what changes meanwhile is seen later
+    fingerprint = _fingerprint(path, text, root, imported, call, folder)
+    watched = sum(1 for name in call.watch for _ in _watched(name, folder / name))
+    return Script(call, path, text, root, module, imported, folder, stamps, watched, fingerprint)
 
 
-def _files(name: str, path: Path) -> Iterator[tuple[str, Path]]:
+def _stamps(root: Path, helpers: tuple[str, ...], call: Call, folder: Path) -> dict[str, Stamp]:
+    """Return the stamps of helpers and of what is watched, without what is gone."""
+    stamps = dict[str, Stamp]()
+    with suppress(DataError):
+        watched = (file for name in call.watch for _, file in _watched(name, folder / name))
+        for file in itertools.chain((root / name for name in helpers), watched):
+            with suppress(OSError):
+                status = file.stat()
+                stamps[os.fspath(file)] = status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return stamps
+
+
+def _fingerprint(path: Path, text: bytes, root: Path, helpers: tuple[str, ...], call: Call, folder: Path) -> str:
+    """Return the digest of names and contents of all that a trial consists of."""
+    files: list[tuple[str, File]] = [("script", path), *((name, root / name) for name in helpers)]
+    files += [each for name in call.watch for each in _watched(name, folder / name)]
+    return digest(
+        part for name, file in files for part in _content(name, file, text if os.fspath(file) == str(path) else None)
+    )
+
+
+def _watched(name: str, path: File) -> Iterator[tuple[str, File]]:
     """Yield the files of what is watched, each with a name that does not depend on the machine, in order."""
     if path.is_dir():
-        for child in sorted(path.iterdir(), key=lambda child: child.name):
-            if child.name not in PASSED_OVER:
-                yield from _files(f"{name}/{child.name}", child)
+        with os.scandir(path) as entries:  # which know what they are: of many files that saves most of the time
+            there = sorted(entries, key=lambda entry: entry.name)
+        for entry in there:
+            if entry.name not in PASSED_OVER:
+                yield from _watched(f"{name}/{entry.name}", entry)
     elif path.is_file():
         yield name, path
     else:
-        raise DataError(f"watch names {name}, but there is no {path}")
+        raise DataError(f"watch names {name}, but there is no {os.fspath(path)}")
 
 
-def _content(name: str, file: Path, script: Path, text: bytes) -> Iterator[bytes]:
-    """Yield a file's name, size and content; of the script what was read, which is what is run."""
-    if file == script:
+def _content(name: str, file: File, text: bytes | None) -> Iterator[bytes]:
+    """Yield a file's name, size and content; of the script ``text``, what was read, which is what is run."""
+    if text is not None:
         yield from (f"{name}\0{len(text)}\0".encode(), text)
         return
-    yield f"{name}\0{file.stat().st_size}\0".encode()
-    with file.open("rb") as opened:
+    with Path(file).open("rb") as opened:
+        yield f"{name}\0{os.fstat(opened.fileno()).st_size}\0".encode()
         while chunk := opened.read(CHUNK):
             yield chunk
-
-
-def _helpers(script: Path, text: bytes) -> tuple[str, ...]:
-    """Return the modules beside the script that it imports, and those that they import, and so on."""
-    folder, known, waiting = script.parent, set[Path](), [(script, text)]
-    while waiting:
-        path, content = waiting.pop()
-        for name in _imported(path, content):
-            for candidate in _beside(folder, name):
-                if candidate not in known and candidate != script:
-                    known.add(candidate)
-                    waiting.append((candidate, candidate.read_bytes()))
-    return tuple(sorted(path.relative_to(folder).as_posix() for path in known))
-
-
-def _imported(path: Path, content: bytes) -> Iterator[str]:
-    """Yield the first parts of the names of modules that a file imports, anywhere in it."""
-    try:
-        tree = ast.parse(content)
-    except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None)
-        raise ValueError(f"{path} is not Python{f', line {line}' if line else ''}: {error}") from None
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.partition(".")[0]
-
-
-def _beside(folder: Path, name: str) -> list[Path]:
-    """Return the files of the module or package ``name`` in ``folder``."""
-    if (folder / name).is_dir():
-        return sorted(
-            path for path in (folder / name).rglob("*.py") if not PASSED_OVER & set(path.relative_to(folder).parts)
-        )
-    return [path for path in (folder / f"{name}.py",) if path.is_file()]

@@ -41,7 +41,9 @@ class Call:
         train = params.get("train")
         file, colon, function = train.rpartition(":") if isinstance(train, str) else ("", "", "")
         if not colon or PurePosixPath(file).suffix != ".py" or not function.isidentifier():
-            raise ValueError(f"params.train must be FILE.py:FUNCTION, e.g. {EXAMPLE}, got {train!r}")
+            module = colon and function.isidentifier() and all(name.isidentifier() for name in file.split("."))
+            meant = f"; of a module say the file: {file.replace('.', '/')}.py:{function}" if module else ""
+            raise ValueError(f"params.train must be FILE.py:FUNCTION, e.g. {EXAMPLE}, got {train!r}{meant}")
         watch = params.get("watch", ())
         names = (watch,) if isinstance(watch, str) else watch
         if not isinstance(names, tuple) or not all(isinstance(name, str) and name for name in names):

@@ -41,10 +41,12 @@ class Own(Whole):
         """Call the function.
 
         Raises:
-            ValueError: if it did not do its part: no optimizer of the trial's, no report, nothing returned.
+            ValueError: if it did not do its part: no optimizer of the trial's, no report, nothing returned; or if what
+                it depends on was edited since it was read.
             RuntimeError: if it left by ``sys.exit``.
             Exception: what it raises, unless that comes of numbers that are not finite.
         """
+        context.data.check()
         with Trial(context) as trial, _written(context):
             random.seed(context.seed)
             np.random.seed(context.seed)  # noqa: NPY002 - users' code draws from it
@@ -69,6 +71,7 @@ class Own(Whole):
                 # While settings are chosen nothing of the test split is looked at, not even whether it is a number.
                 diverged = trial.lost or (_fault(tested) if context.stage == "final" else "") or broken
             trial.check(tested, complete=not diverged)
+        context.data.check()
         final: dict[str, Number] = {**trial.last, **trial.numbers}
         if context.stage == "final":
             final |= {f"test_{key}": number(value) for key, value in tested.items()}

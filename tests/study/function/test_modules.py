@@ -1,0 +1,120 @@
+"""A script in a package, and one beside packages: as what it is run, and which modules are part of its trials."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adamomentum.study.tasks.function.script import Script, read
+
+PACKAGE = {
+    "pkg/__init__.py": "from pkg import names\n",
+    "pkg/names.py": "NAME = 'pkg'\n",
+    "pkg/net.py": "from . import layers\nSEEN = []\n",
+    "pkg/layers.py": "import pkg.deep.block\n",
+    "pkg/deep/__init__.py": "",
+    "pkg/deep/block.py": "from ..data import SIZE\n",
+    "pkg/data.py": "SIZE = 3\n",
+    "pkg/unused.py": "X = 1\n",
+}
+MEMBERS = tuple(sorted(name for name in PACKAGE if name != "pkg/unused.py"))
+SHOW = "def train(trial):\n    net.SEEN.append(trial)\n    return __name__, __package__, net.__name__, net.SEEN\n"
+
+
+def written(folder: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+def read_in(folder: Path, file: str = "pkg/train.py", **files: str) -> Script:
+    path = folder / file
+    written(folder, files)
+    return read({"train": f"{path.name}:train"}, path.parent)
+
+
+@pytest.mark.parametrize("layout", [".", "src"])
+@pytest.mark.parametrize("line", ["from . import net", "from pkg import net", "import pkg.net as net"])
+def test_a_script_that_imports_from_its_package_is_a_module_of_it(tmp_path, layout, line) -> None:
+    root = tmp_path / layout
+    written(root, {**PACKAGE, "pkg/train.py": f"{line}\n{SHOW}"})
+    data = read_in(root)
+    assert (data.root, data.module, data.helpers) == (root, "pkg.train", MEMBERS)
+    assert [data.function()(k) for k in range(2)] == [("pkg.train", "pkg", "pkg.net", [k]) for k in range(2)]
+    assert sys.modules["pkg"].train is sys.modules["pkg.train"]
+    # What Python itself makes of it.
+    code = "import sys; sys.argv = ['x']; from pkg.train import train; print(train(0))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert done.stdout.strip() == "('pkg.train', 'pkg', 'pkg.net', [0])", done.stderr
+
+
+def test_the_fingerprint_is_of_what_is_imported_of_the_package(tmp_path) -> None:
+    written(tmp_path, {**PACKAGE, "pkg/train.py": f"from pkg import net\n{SHOW}"})
+    before = read_in(tmp_path).fingerprint
+    written(tmp_path, {"pkg/unused.py": "X = 2\n", "pkg/new.py": ""})
+    assert read_in(tmp_path).fingerprint == before
+    for name in (*MEMBERS, "pkg/train.py"):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text + "\n")
+        assert read_in(tmp_path).fingerprint != before, name
+        (tmp_path / name).write_text(text)
+    assert read_in(tmp_path).fingerprint == before
+
+
+def test_modules_that_are_imported_by_a_name_of_the_moment_are_all_part_of_it(tmp_path) -> None:
+    load = "from importlib import import_module\ndef load(name):\n    return import_module(name)\n"
+    written(tmp_path, {**PACKAGE, "pkg/net.py": load, "pkg/train.py": f"from pkg import net\n{SHOW}"})
+    assert set(read_in(tmp_path).helpers) == PACKAGE.keys()
+    written(tmp_path, {"pkg/net.py": "from pkg.deep import *\n", "pkg/deep/block.py": "", "pkg/deep/more/far.py": ""})
+    assert read_in(tmp_path).helpers == (
+        "pkg/__init__.py",
+        "pkg/deep/__init__.py",
+        "pkg/deep/block.py",
+        "pkg/names.py",
+        "pkg/net.py",
+    )
+
+
+def test_what_lies_beside_the_package_is_there_too(tmp_path) -> None:
+    written(tmp_path, {"tools/__init__.py": "", "models/__init__.py": "", "models/net.py": "SEEN = []\n"})
+    written(tmp_path, {"tools/train.py": f"from models import net\n{SHOW}"})
+    for _ in range(2):  # the first puts the folder on the path
+        data = read_in(tmp_path, "tools/train.py")
+        assert data.helpers == ("models/__init__.py", "models/net.py", "tools/__init__.py")
+        assert data.function()(0) == ("tools.train", "tools", "models.net", [0])
+
+
+def test_a_script_in_a_package_that_imports_what_lies_beside_it_is_a_script(tmp_path) -> None:
+    """A stray __init__.py changes nothing: ``python pkg/train.py`` works, and ``python -m pkg.train`` does not."""
+    written(tmp_path, {**PACKAGE, "pkg/net.py": "SEEN = []\n", "pkg/train.py": f"import math, net\n{SHOW}"})
+    data = read_in(tmp_path)
+    assert (data.root, data.module, data.helpers) == (tmp_path / "pkg", "train", ("net.py",))
+    assert data.function()(0) == ("train", None, "net", [0])
+
+
+def test_a_folder_without_init_is_no_package(tmp_path) -> None:
+    written(tmp_path, {"pkg/net.py": "SEEN = []\n", "pkg/train.py": f"import net\n{SHOW}"})
+    data = read_in(tmp_path)
+    assert (data.root, data.module, data.helpers) == (tmp_path / "pkg", "train", ("net.py",))
+
+
+def test_a_folder_hides_no_package_that_is_installed(tmp_path) -> None:
+    """As W&B makes one: with copies of scripts, under the name of what is imported."""
+    written(
+        tmp_path, {"numpy/run/train.py": "X = 1\n", "own/part.py": "Y = 1\n", "train.py": "import numpy, own.part\n"}
+    )
+    assert read_in(tmp_path, "train.py").helpers == ("own/part.py",)
+
+
+def test_two_packages_of_one_name(tmp_path) -> None:
+    scripts = []
+    for name in ("a", "b"):
+        files = {**PACKAGE, "pkg/names.py": f"NAME = {name!r}\n"}
+        written(
+            tmp_path / name, {**files, "pkg/train.py": "from .names import NAME\ndef train(trial):\n    return NAME\n"}
+        )
+        scripts.append(read_in(tmp_path / name))
+    assert [data.function()(None) for data in (*scripts, scripts[0])] == ["a", "b", "a"]
