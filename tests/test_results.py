@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from adamomentum.study.commands import app
 from adamomentum.study.engine import Folder
+from adamomentum.study.report.swap import Swaps
 from adamomentum.study.report.tables import build
 from adamomentum.study.results import StudyResults, gather
 from adamomentum.study.studyfile import read
@@ -125,6 +126,22 @@ def test_the_table_of_swapped_lines(trials) -> None:
             better = (mean > 0) == (measures[task][0] == "test_accuracy")
             mark = "" if abs(mean) <= half else "**" if better else "*"
             assert cell == f"{mark}{expected}{mark}", (name, form)
+
+
+def test_what_the_front_page_says_of_them_is_the_reports_verdict(kept, gpt) -> None:
+    """That is corrected for the number of tasks; the table is not."""
+    swaps = [swap for results in (kept, gpt) for swap in Swaps(results, build(results)).every()]
+
+    def tasks(name: str, better: bool) -> set[str]:
+        return {s.comparison.task for s in swaps if s.control.name == name and (s.reading == "better") is better}
+
+    assert tasks("swap", better=True) == {"networkx"}
+    assert len(tasks("swap", better=False)) == 4
+    assert tasks("swap-nesterov", better=True) == {"networkx", "wikipedia", "digits-gan"}
+    assert not {s.comparison.task for s in swaps if s.control.name in SWAPS.values() and s.reading == "worse"}
+    front = " ".join((FOLDER.parents[1] / "README.md").read_text(encoding="utf-8").split())
+    assert "better than AdamW on a small Transformer, and on four other tasks there is no evidence of a diff" in front
+    assert "With `nesterov=True`, which is for small batches, it is better on that, an LSTM and a GAN" in front
 
 
 WINDOWS = {

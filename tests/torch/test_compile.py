@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lockstep import SWITCHES
+from lockstep import SWITCHES, Lockstep
 from torch._dynamo.testing import CompileCounter
 
 from adamomentum import AdaMomentum
@@ -79,6 +79,25 @@ def test_inductor_agrees(foreach, switches):
     train((params, opt, torch.compile(opt.step)), (others, eager), 10)
     for p, q in zip(params, others, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize(
+    ("switches", "backend"),
+    [
+        *((name, "aot_eager") for name in ("plain", "drop-in", "drop-in-momentum", "drop-in-all")),
+        pytest.param("drop-in", "inductor", marks=pytest.mark.slow),
+    ],
+)
+def test_float64_to_1e_12_of_the_reference(switches, backend, foreach):
+    # No shape is (): torch's compiler loses what is written into such float64 tensors on a CPU, AdamW's state too.
+    run = Lockstep([(4, 3), (5,)], {**SWITCHES[switches], "eps": 1e-16}, {"foreach": foreach})
+    run.opt.step = torch.compile(run.opt.step, backend=backend)
+    for t in range(8):
+        run.options["betas"] = (0.9 - 0.02 * t, 0.999 - 0.001 * t)
+        run.opt.param_groups[0]["betas"] = run.options["betas"]
+        run.step([run.rng.standard_normal(p.shape) for p in run.params])
+        run.check(1e-12)
 
 
 # In each the parameters' dtypes that the rounding is for.

@@ -35,12 +35,12 @@ def test_by_parameter_gradient_and_state(case, step):
     assert gradcheck(one_step, inputs)
 
 
-@pytest.mark.parametrize("case", ["plain", "amsgrad", "decoupled", "l2", "rectify", "full-bias", "fixed"])
+@pytest.mark.parametrize("case", CASES)
 def test_by_lr_and_betas_over_several_steps(case):
     # A quadratic with curvature 1 and 3: each step's gradient depends on the step before.
     def train(p, lr, beta1, beta2):
         p = p.clone()
-        options = {key: value for key, value in CASES[case].items() if key != "betas"}
+        options = {key: value for key, value in CASES[case].items() if key not in ("betas", "eps")}
         opt = AdaMomentum([p], lr=lr, betas=(beta1, beta2), differentiable=True, eps=1e-4)
         opt.param_groups[0].update(options)
         for _ in range(8):

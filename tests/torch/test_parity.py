@@ -9,6 +9,7 @@ from lockstep import GRADIENTS, PATHS, SWITCHES, WRONG_MEANS, Lockstep
 
 from adamomentum import reference
 from adamomentum.torch import foreach, scalars
+from adamomentum.torch.functional import adamomentum
 
 SHAPES = [(4, 3), ()]
 # The default path is one of them: which one, tests/torch/test_generic.py says.
@@ -144,6 +145,26 @@ def test_a_state_goes_on_under_the_drop_ins_switches(path):
         for _ in range(10):
             run.step([run.rng.standard_normal(shape) for shape in SHAPES])
             run.check(1e-12)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_the_functional_form(switches, path):
+    run = Lockstep(SHAPES, SWITCHES[switches], PATHS[path])
+    options = {"eps": 1e-16, "weight_decay": 0.0, **run.options, **PATHS[path]}
+    beta1, beta2 = options.pop("betas", (0.9, 0.999))
+    moments = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    for p in run.params:
+        run.opt.state[p].update({key: torch.zeros_like(p) for key in moments}, step=torch.zeros((), dtype=p.dtype))
+    columns = [[run.opt.state[p][key] for p in run.params] for key in (*moments, "step")]
+
+    def step():
+        adamomentum(run.params, [p.grad for p in run.params], *columns, beta1=beta1, beta2=beta2, **options)
+
+    run.opt.step = step
+    for _ in range(10):
+        run.step([run.rng.standard_normal(shape) for shape in SHAPES])
+        run.check(1e-12)
 
 
 @pytest.mark.parametrize("path", PATHS)
