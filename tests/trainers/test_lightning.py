@@ -172,3 +172,33 @@ def test_another_number_of_passes_is_an_error(tmp_path) -> None:
     scheduler = GradientAccumulationScheduler({0: 1, 1: 4})
     with pytest.raises(ValueError, match="accumulate_grad_batches changed from 1 to 4"):
         fit(tmp_path, released=True, more_callbacks=[scheduler], accumulate_grad_batches=1)
+
+
+@pytest.mark.parametrize("limit", [{"max_norm": 0.1}, {"clip_val": 0.1}])
+def test_clipping_by_fabric_is_an_error_until_the_release_ends(limit) -> None:
+    need("lightning")
+    from lightning.fabric import Fabric
+
+    from adamomentum.torch import release_gradients
+
+    def trained(*, released: bool) -> tuple:
+        torch.manual_seed(0)
+        fabric, net = Fabric(accelerator="cpu", devices=1), nn.Linear(4, 1)
+        model, optimizer = fabric.setup(net, AdaMomentum(net.parameters(), lr=1e-2))
+        handle = release_gradients(optimizer) if released else None
+        for batch in torch.randn(5, 2, 4):
+            fabric.backward(model(batch).square().mean())
+            optimizer.step()
+            optimizer.zero_grad()
+        return fabric, model, optimizer, handle
+
+    _, plain, _, _ = trained(released=False)
+    fabric, model, optimizer, handle = trained(released=True)
+    torch.testing.assert_close(list(model.parameters()), list(plain.parameters()), rtol=1e-5, atol=1e-7)
+    with pytest.raises(RuntimeError, match=r"fabric\.clip_gradients, which finds no gradients.*clip=\.\.\."):
+        fabric.clip_gradients(model, optimizer, **limit)
+    handle.remove()
+    fabric.backward(100 * model(torch.ones(2, 4)).square().mean())
+    fabric.clip_gradients(model, optimizer, **limit)
+    size = [torch.stack([each(p.grad) for p in model.parameters()]) for each in (torch.norm, lambda g: g.abs().max())]
+    assert (size[0].norm() if "max_norm" in limit else size[1].max()) < 0.1001

@@ -78,7 +78,7 @@ def release_gradients(
     GradScaler (use bfloat16), reading ``p.grad`` after ``backward()``. With ``clip`` each gradient is clipped by its
     own norm. Clipping by others, ``torch.nn.utils.clip_grad_norm_`` and the trainers that call it, finds no gradients
     and does nothing: turn it off there (``max_grad_norm=0`` in transformers, ``gradient_clip_val=None`` in Lightning).
-    Given what Lightning's ``self.optimizers()`` returns, its ``self.clip_gradients`` raises.
+    Given what Lightning's ``self.optimizers()`` or ``fabric.setup`` returns, ``clip_gradients`` of either raises.
     A scaled loss must not be backpropagated at all; only ``GradScaler.step`` can notice.
     ``backward()`` raises, before anything changes, with ``create_graph=True``, reentrant checkpoints, compiled autograd
     or another pass under way.
@@ -128,7 +128,7 @@ def release_gradients(
     release = GradientRelease(optimizer, accumulation_steps, check_clip(clip), local_gradients)
     strategy = getattr(wrapper, "_strategy", None)
     if strategy is not None:
-        lightning_clip.guard(strategy.precision_plugin)
+        lightning_clip.guard_strategy(strategy)
     return release
 
 
