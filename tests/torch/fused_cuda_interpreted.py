@@ -319,7 +319,7 @@ def test_what_native_tables_leave():
     state = {key: t.to("meta", torch.float32) for key, t in state.items()}
     assert not batch.add(p.float(), p.float(), state, False)
     assert len(batch) == 0
-    assert batch.tables(2048, fused_cuda.ENTRY) == []
+    assert batch.tables(2048, fused_cuda._kernel().ENTRY) == []
 
 
 @pytest.mark.parametrize("state_dtype", [None, "8bit"])

@@ -99,7 +99,10 @@ def test_native_tables_hold_what_is_named():
     state = {"step": torch.tensor(6.0), "exp_avg": torch.zeros(5000), "exp_avg_sq": torch.zeros(5000)}
     assert fused_cpu.add(batch, p, p.clone(), state, False)
     batch.next_steps()
-    for names in (fused_cuda.ENTRY, fused_cuda.ENTRY[::-1]):
+    every = (
+        "numel", "start", "row", "step", "position", "param", "grad", "m", "v", "v_max", "m_scale", "v_scale", "kept",
+    )  # fmt: skip
+    for names in (every, every[::-1]):
         ((*_, tensors, chunks, cells),) = batch.tables(2048, names)
         *entry, start = torch.frombuffer(cells, dtype=torch.int64).tolist()
         of = dict(zip(names, entry, strict=True))

@@ -49,14 +49,7 @@ from adamomentum.torch.state import (
 if TYPE_CHECKING:
     from adamomentum._native import Batch
 
-__all__ = ["ENTRY", "fused_cuda_update", "new_batch", "run", "run_batch", "why_not", "why_not_update"]
-
-# What an entry of the table holds, one a tensor: numbers the kernel needs to find its way, and addresses, which are 0
-# where the kind of state or rounding has no use for them. Kernel and native code go by these names.
-ENTRY = (
-    "numel", "start", "row", "step", "position", "param", "grad", "m", "v", "v_max", "m_scale", "v_scale", "kept",
-)  # fmt: skip
-_IN_ORDER = itemgetter(*ENTRY)
+__all__ = ["fused_cuda_update", "new_batch", "run", "run_batch", "why_not", "why_not_update"]
 
 _NAMES = ("parameter", "gradient", EXP_AVG, EXP_AVG_SQ, "state of the rounding")
 _PARAM_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -224,7 +217,7 @@ def fused_cuda_update(
             entry = {name: state[key].data_ptr() if key else 0 for name, key in keys.items()}
             entry |= {"numel": numel, "start": chunks, "row": i, "step": step, "position": 0}
             entry |= {"param": p.data_ptr(), "grad": grad.data_ptr()}
-            entries.append(_IN_ORDER(entry))
+            entries.append(itemgetter(*kernel.ENTRY)(entry))
             starts.append(chunks)
             chunks += -(-numel // kernel.CHUNK)
         names = _name(param_dtype), _name(m_dtype), _name(v_dtype)
@@ -273,7 +266,8 @@ def run_batch(batch: Batch, rule: Rule) -> None:
     floats = array("f", [float(x) for row in rows for x in row])
     floats.append(1.0 if isinstance(factor, Tensor) else factor)
     floats.extend([0.0] * (len(floats) % 2))  # whole elements of int64
-    for index, param, m, v, rounding, tensors, chunks, cells in batch.tables(_kernel().CHUNK, ENTRY):
+    kernel = _kernel()
+    for index, param, m, v, rounding, tensors, chunks, cells in batch.tables(kernel.CHUNK, kernel.ENTRY):
         device = torch.device(batch.params[0].device.type, index)
         with _on(device):
             table = _upload(cells + floats.tobytes(), device)  # all in one copy
@@ -296,7 +290,7 @@ class _Kind(NamedTuple):
 
 def _owners(table: Tensor, tensors: int, chunks: int) -> Tensor:
     """Return the tensor of each chunk: how many of them start at or before it, as the end of the table has it."""
-    first = tensors * len(ENTRY)
+    first = tensors * len(_kernel().ENTRY)
     return torch.searchsorted(
         table[first : first + tensors], torch.arange(chunks, device=table.device), right=True, out_int32=True
     )
