@@ -365,7 +365,7 @@ def test_a_precision_may_be_refused() -> None:
 
 def test_a_check_may_be_left_out() -> None:
     check_task(task_of(FullPrecision), {"width": 6}, skip=["precision_reaches_the_model"])
-    with pytest.raises(ValueError, match="skip names 'precision', which is no check; there are: found, data_is_always"):
+    with pytest.raises(ValueError, match="skip names 'precision', which is no check; there are: its_name_leads_to_it"):
         check_task(Sine, skip=["precision"])
 
 
