@@ -1,11 +1,14 @@
 """AdamW at its best learning rate in the examples' problems, and the drop-in at exactly that setting.
 
-    python benchmarks/swap_one_line.py [--schedule constant] [--seeds 5]
+    python benchmarks/swap_one_line.py [--schedule constant | --written] [--seeds 5]
 
 Network, data, size of batch, steps, decay and clipping are those of the examples, without the library that an example
 shows and without compiling. Searched is AdamW's rate alone, for the lowest mean over seeds; the same seeds are then
 compared, so the choice favours AdamW. The loss is the training loss, a mean over the last tenth of the steps; a seed
 sets weights, data and batches, and is the same for all optimizers.
+
+With --written nothing is searched: rate and schedule are those that stand in the example for AdamW. The example for
+Keras is among them then, with PyTorch's weights at the start.
 """
 
 from __future__ import annotations
@@ -40,6 +43,9 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {  # what lr is multiplied b
     "cosine": lambda t, steps: 0.5 + 0.5 * math.cos(math.pi * t / steps),
     # A warm-up of a tenth of the steps, as in the examples.
     "warmup-cosine": lambda t, steps: min(10 * (t + 1) / steps, 0.5 + 0.5 * math.cos(math.pi * t / steps)),
+    "50 steps, cosine": lambda t, steps: (
+        t / 50 if t < 50 else 0.5 + 0.5 * math.cos(math.pi * (t - 50) / max(1, steps - 50))
+    ),
 }
 
 
@@ -146,6 +152,19 @@ def deepspeed_zero() -> Problem:
     return Problem(param_groups(model, weight_decay=0.1), loss, steps=150)
 
 
+def keras_fit() -> Problem:
+    x, y = (torch.cat(parts) for parts in zip(*(ring_batch() for _ in range(32)), strict=True))
+    batches = passes(x, y, 32)
+    layers = (nn.Linear(2, 64), nn.GELU(), nn.LayerNorm(64), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 2))
+    model = nn.Sequential(*layers)
+
+    def loss() -> torch.Tensor:
+        inputs, targets = next(batches)
+        return cross_entropy(model(inputs), targets)
+
+    return Problem(param_groups(model, weight_decay=0.1), loss, steps=768)
+
+
 RING = runpy.run_path(str(EXAMPLES / "training_loop.py"))["batch"]
 TRANSFORMER = runpy.run_path(str(EXAMPLES / "layer_decay.py"))["VisionTransformer"]
 PROBLEMS: dict[str, Callable[[], Problem]] = {
@@ -161,6 +180,18 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
         deepspeed_zero,
     )
 }
+# AdamW's rate and schedule as they stand in each example.
+WRITTEN: dict[str, tuple[float, str]] = {
+    "training_loop": (0.056, "warmup-cosine"),
+    "mixed_precision": (0.1, "cosine"),
+    "accelerate_loop": (0.18, "cosine"),
+    "compiled_step": (0.056, "cosine"),
+    "lightning_module": (0.1, "cosine"),
+    "layer_decay": (0.032, "warmup-cosine"),
+    "hf_trainer": (0.032, "warmup-cosine"),
+    "deepspeed_zero": (0.032, "warmup-cosine"),
+    "keras_fit": (0.01, "50 steps, cosine"),
+}
 
 
 def loss_at_end(
@@ -169,7 +200,7 @@ def loss_at_end(
     """Mean training loss over the last tenth of the steps, infinity where it is not a number.
 
     Args:
-        name: of the problem, in PROBLEMS.
+        name: of the problem, in PROBLEMS or WRITTEN.
         optimizer_name: in OPTIMIZERS.
         lr: The learning rate at its height.
         seed: of weights, data and batches.
@@ -177,7 +208,7 @@ def loss_at_end(
         steps: At most this many; None for as many as the example makes.
     """
     torch.manual_seed(seed)
-    problem = PROBLEMS[name]()
+    problem = {**PROBLEMS, "keras_fit": keras_fit}[name]()
     steps = min(problem.steps, steps or problem.steps)
     groups = [{**group, "lr": lr * group.get("lr", 1.0)} for group in problem.groups]
     optimizer = OPTIMIZERS[optimizer_name](groups)
@@ -209,7 +240,7 @@ def row(name: str, rates: list[float], run: Callable[[str, str, float], np.ndarr
     spread = theirs.std(ddof=1)
     return [
         name,
-        f"{best:g}" + (", an end of the grid" if best in (min(rates), max(rates)) else ""),
+        f"{best:g}" + (", an end of the grid" if len(rates) > 1 and best in (min(rates), max(rates)) else ""),
         f"{theirs.mean():.4f} ± {spread:.4f}",
         f"{ours.mean():.4f}",
         f"{nesterov.mean():.4f}",
@@ -221,6 +252,7 @@ def row(name: str, rates: list[float], run: Callable[[str, str, float], np.ndarr
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--schedule", choices=SCHEDULES, default="constant")
+    parser.add_argument("--written", action="store_true", help="the examples' rates and schedules, nothing searched")
     parser.add_argument("--seeds", type=int, default=5, help="2 at least")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="AdamW's, to choose from")
     parser.add_argument("--steps", type=int, help="at most this many, instead of as many as the example makes")
@@ -228,16 +260,17 @@ def main() -> None:
     torch.set_num_threads(1)  # the networks are too small for more
 
     def run(name: str, optimizer: str, lr: float) -> np.ndarray:
-        return np.array(
-            [loss_at_end(name, optimizer, lr, seed, args.schedule, args.steps) for seed in range(args.seeds)]
-        )
+        schedule = WRITTEN[name][1] if args.written else args.schedule
+        return np.array([loss_at_end(name, optimizer, lr, seed, schedule, args.steps) for seed in range(args.seeds)])
 
-    print(f"{args.schedule}, {args.seeds} seeds: mean ± standard deviation; paired difference and 95 % interval\n")
-    print("| problem | AdamW's best lr | " + " | ".join(OPTIMIZERS), end="")
+    how = "as written" if args.written else args.schedule
+    print(f"{how}, {args.seeds} seeds: mean ± standard deviation; paired difference and 95 % interval\n")
+    print(f"| problem | AdamW's {'' if args.written else 'best '}lr | " + " | ".join(OPTIMIZERS), end="")
     print(" | drop-in above by more than the spread | drop-in minus AdamW |")
     print("|---" * 7 + "|")
-    for name in PROBLEMS:
-        print("| " + " | ".join(row(name, args.rates, run)) + " |", flush=True)
+    for name in WRITTEN if args.written else PROBLEMS:
+        rates = [WRITTEN[name][0]] if args.written else args.rates
+        print("| " + " | ".join(row(name, rates, run)) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -116,6 +116,13 @@ def test_swap_schedules(swap) -> None:
     assert rates["warmup-cosine"][10:] == rates["cosine"][10:]
 
 
+def test_swap_at_what_is_written_in_the_examples(swap) -> None:
+    for name, (lr, schedule) in swap["WRITTEN"].items():
+        code = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
+        assert lr in map(float, re.findall(r"(?:\blr=|warmup_target=)([\d.]+(?:e-\d+)?)", code)), name
+        assert ("warm" in code.lower()) == (schedule != "cosine"), name
+
+
 def test_swap_tables_agree_with_themselves(swap) -> None:
     """What each row and the text conclude follows from the numbers in the rows."""
     page = (ROOT / "docs" / "coming-from-adam.md").read_text(encoding="utf-8")

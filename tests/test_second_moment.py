@@ -1,6 +1,7 @@
 """The mean of the second moment in white noise: exact, without cancellation; and the choices that lead to it."""
 
 import math
+from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import numpy as np
@@ -45,6 +46,22 @@ def means(betas, lookahead, passes=1):
 def test_closed_form_is_the_mean(betas, lookahead):
     for t, expected in zip(range(1, 80), means(betas, lookahead), strict=False):
         assert reference.white_noise_mean(t, betas, lookahead=lookahead) == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize("lookahead", [False, True])
+@pytest.mark.parametrize("betas", [*BETAS[:-1], (0.9999, 0.9999**2 + 1e-12), (0.9, 1 - 1e-8)])
+def test_closed_form_late(betas, lookahead):
+    """Beside itself with 60 digits, where what the quotient cancels does not show."""
+    with localcontext() as context:
+        context.prec = 60
+        beta1, beta2 = map(Decimal, betas)
+        a, p, q = beta1**2, beta1**2 if lookahead else beta1, 1 - beta1**2 if lookahead else 1 - beta1
+        for t in (1, 2, 30, 1000, 10**5, 10**7):
+            quotient = (beta2**t - a**t) / (beta2 - a) if beta2 != a else t * beta2 ** (t - 1)
+            later = 1 - beta2**t - (1 - beta2) * quotient
+            expected = q**2 * (1 - beta2**t) + p**2 * (1 - beta1) / (1 + beta1) * later
+            ours = reference.white_noise_mean(t, betas, lookahead=lookahead)
+            assert ours == pytest.approx(float(expected), rel=1e-12, abs=0)
 
 
 @pytest.mark.parametrize("passes", [2, 8])
