@@ -142,6 +142,12 @@ def own_peak(layers: int, dtype: torch.dtype, tokens: Tensor) -> int:
     return peak(lambda: model(tokens).backward())
 
 
+def activations(layers: int, tokens: Tensor) -> int:
+    """What is there when a forward pass ends, the loss included; bfloat16."""
+    model, loss = LanguageModel(width=512, layers=layers).bfloat16(), []
+    return peak(lambda: loss.append(model(tokens)))
+
+
 def measure(layers: int, rounds: int) -> dict[str, tuple[float, list[float]]]:
     """Of a larger model on few tokens: bytes a parameter at the peak of a step, and the times of steps as ratios."""
     taken, steps, seconds = {}, {}, {name: [] for name in WAYS}
@@ -158,6 +164,10 @@ def measure(layers: int, rounds: int) -> dict[str, tuple[float, list[float]]]:
         if name == OURS:
             beyond = (kept + held - own_peak(layers, torch.bfloat16, tokens)) / count
             assert beyond <= 4.02 + 2 * BUCKET / count, beyond
+            print(
+                f"four bytes at the peak: {taken[name]:.3f} a parameter; {kept / count:.3f} parameters and state, "
+                f"{2 * BUCKET / count:.3f} a bucket of gradients, {activations(layers, tokens) / count:.3f} activations"
+            )
     for _ in range(rounds):
         for name, step in steps.items():
             start = time.perf_counter()

@@ -26,6 +26,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from adamomentum.bench.memory import peak_bytes
 from adamomentum.torch import AdaMomentum, AdaptiveClip, bucket, functional, fused_cpu, pieces, release_gradients
 from adamomentum.torch.clip_each import factors_of
 from adamomentum.torch.state import BLOCKS, ROUNDING_STATE, SCALES
@@ -671,6 +672,44 @@ def test_sharded_training_with_released_gradients(tmp_path: Path) -> None:
     resume(model, optimizer, tmp_path / "between passes", no_dist=True)
     train_in_two_passes(model, optimizer, batches[7:], first=7)
     assert_close(values(model), expected, 1e-9)
+
+
+def held_worker(rank: int, folder: Path) -> None:
+    bucket.BUCKET_ELEMENTS, held = 2 * 64**2, {}
+    for how in ("sharded", "replicated", "data parallel"):
+        torch.manual_seed(0)
+        layers = torch.nn.Sequential(*(torch.nn.Linear(64, 64, bias=False) for _ in range(20)))
+        if how == "data parallel":  # its buckets, which there are from the beginning, and what a pass takes
+
+            def run(layers: torch.nn.Module = layers) -> None:
+                model = DistributedDataParallel(layers, gradient_as_bucket_view=True)
+                for p in layers.parameters():
+                    p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+                model(torch.ones(1, 64)).sum().backward()
+        else:
+            count = dist.get_world_size()
+            shape, names = ((count, 1), ("replicate", "shard")) if how == "replicated" else ((count,), ("shard",))
+            mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
+            for module in (*layers, layers):
+                fully_shard(module, mesh=mesh)
+            optimizer = AdaMomentum(layers.parameters())
+            release_gradients(optimizer)
+
+            def run(layers: torch.nn.Module = layers) -> None:
+                layers(torch.ones(1, 64)).sum().backward()
+
+            run()
+        held[how] = peak_bytes(run, torch.device("cpu")) / (4 * 64**2)
+    torch.save(held, folder / f"{rank}.pt")
+
+
+@pytest.mark.distributed
+def test_what_is_there_of_gradients_in_a_distributed_pass(tmp_path: Path) -> None:
+    """In gradients of a layer, of which there are 20: two wait, and ``fully_shard`` itself takes a few."""
+    (held,) = run_in_processes(held_worker, 1, tmp_path)
+    assert held["sharded"] < 8
+    assert held["replicated"] > 20
+    assert held["data parallel"] > 20
 
 
 # Limits of each gradient's norm that clip about half of them.

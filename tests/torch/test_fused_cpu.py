@@ -381,7 +381,7 @@ from adamomentum import AdaMomentum, _native
 from adamomentum.torch import fused_cpu
 from adamomentum.torch.fold import fold
 digest = hashlib.sha256()
-forms = ({}, {"decoupled_weight_decay": False}, {"adjust_lr": "match_rms_adamw"}, {"nesterov": True})
+forms = ({}, {"decoupled_weight_decay": False}, {"adjust_lr": "match_rms_adamw"}, {"nesterov": True}, {"amsgrad": True})
 roundings = ("nearest", "stochastic", "kahan", "master")
 kinds = ("float32", "bfloat16", "8bit")
 for dtype, m, v, form, rounding in itertools.product(
@@ -390,7 +390,7 @@ for dtype, m, v, form, rounding in itertools.product(
     state = None if dtype == torch.float64 else (m, v)
     if dtype == torch.float64 and (m, v) != kinds[:1] * 2 or rounding != "nearest" and form.get("nesterov"):
         continue
-    if m != v and form.get("nesterov"):
+    if m != v and form.get("nesterov") or form.get("amsgrad") and {m, v} != {"float32"}:
         continue
     if rounding != "nearest" and dtype.itemsize > 2 or rounding == "stochastic" and dtype == torch.float16:
         continue

@@ -28,16 +28,18 @@ needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installe
 
 @pytest.mark.slow
 @needs_triton
-def test_the_kernel_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+@pytest.mark.parametrize("file", ["fused_cuda_interpreted.py", "test_configurations.py"])
+def test_the_kernel_in_the_interpreter(file):
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow"]
     run = subprocess.run(
-        [*command, str(Path(__file__).with_name("fused_cuda_interpreted.py"))],
+        [*command, str(Path(__file__).with_name(file))],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
+    assert " passed" in run.stdout
 
 
 compiles = [
