@@ -108,6 +108,16 @@ def test_what_would_escape_the_comparison_is_refused(group, message) -> None:
         trial_of().optimizer([{"params": params(), **group}])
 
 
+def test_settings_of_ones_own_are_refused_with_what_to_do() -> None:
+    said = r"takes parameters, or groups of them, and got {} too: leave it out.* go into --incumbent, e.g. adamw:lr="
+    with pytest.raises(TypeError, match=said.format(r"lr=0.001, betas=\(0.9, 0.95\)")):
+        trial_of().optimizer(params(), lr=1e-3, betas=(0.9, 0.95))
+    with pytest.raises(TypeError, match=said.format("0.001")):
+        trial_of().optimizer(params(), 1e-3)
+    with pytest.raises(TypeError, match=r"takes parameters, got a Sequential: give it .parameters\(\) of that"):
+        trial_of().optimizer(nn.Sequential(nn.Linear(2, 2)))
+
+
 def test_no_parameters() -> None:
     with pytest.raises(ValueError, match=r"trial.optimizer got no parameters; give it model.parameters"):
         trial_of().optimizer([])

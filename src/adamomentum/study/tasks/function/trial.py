@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch.nn import Module
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
@@ -103,16 +104,30 @@ class Trial:
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
 
-    def optimizer(self, params: Iterable[Any]) -> Optimizer:
+    def optimizer(self, params: Iterable[Any], *others: Any, **settings: Any) -> Optimizer:
         """Return the trial's optimizer over your parameters, at the learning rate and the settings that are tried.
 
         Args:
             params: parameters, or groups. A group may have ``weight_decay=0``, a learning rate made of the trial's
                 (``"lr": trial.lr * 0.1``, or ``"lr_factor": 0.1``) and ``"weight_decay_factor"``.
+            others: nothing; refused.
+            settings: refused, too: they are what is compared.
 
         Raises:
+            TypeError: if there is more than parameters, or a module in their place.
             ValueError: if there are no parameters, or a group has a number of its own for what is compared.
         """
+        if others or settings:
+            named = ", ".join([*map(repr, others), *(f"{name}={value!r}" for name, value in settings.items())])
+            raise TypeError(
+                f"trial.optimizer takes parameters, or groups of them, and got {named} too: leave it out. The trial "
+                "gives optimizer, learning rate and settings; yours for all trials go into --incumbent, e.g. "
+                "adamw:lr=3e-4,betas=0.9,0.95, or into a study file"
+            )
+        if isinstance(params, Module):
+            raise TypeError(
+                f"trial.optimizer takes parameters, got a {type(params).__name__}: give it .parameters() of that"
+            )
         given = list(params)
         if not given:
             raise ValueError("trial.optimizer got no parameters; give it model.parameters(), or groups of them")
