@@ -150,6 +150,27 @@ def test_schedulers_that_work_from_the_trials_rate(tmp_path, schedule) -> None:
     assert said(folder).startswith(REPEATS)
 
 
+def test_settings_that_the_script_changes_for_one_optimizer_alone(tmp_path) -> None:
+    own = "optimizer.param_groups[0]['betas'] = (0.5, 0.9); optimizer.step()"
+    text = changed(
+        ("optimizer.step()", f"if isinstance(optimizer, torch.optim.AdamW): {own}\n            else: optimizer.step()")
+    )
+    folder, _ = compared(tmp_path, text)
+    assert (
+        "betas of AdamW were not the trial's in some steps, and those of AdaMomentum were in all: the script"
+        in said(folder)
+    )
+
+
+def test_settings_that_are_changed_for_all_alike(tmp_path) -> None:
+    """OneCycleLR cycles betas or momentum, whichever an optimizer has."""
+    one_cycle = "torch.optim.lr_scheduler.OneCycleLR(optimizer, trial.lr, total_steps=epochs * 5 + 1)"
+    folder, _ = compared(tmp_path, changed((SCHEDULE, one_cycle)), STUDY.replace("[[tasks", "sgdm = {}\n[[tasks"))
+    _, results = folder.results()
+    assert all(result.final["changed_betas"] > 0 for result in results.values())
+    assert "were not the trial's" not in said(folder)
+
+
 def test_one_group_at_a_rate_of_its_own(tmp_path) -> None:
     text = changed(
         ("trial.optimizer(model.parameters())", "trial.optimizer([{'params': [p]} for p in model.parameters()])"),

@@ -22,6 +22,10 @@ from adamomentum.study.tasks.function.clock import StepClock
 
 FACTORS = ("lr_factor", "weight_decay_factor")
 MOST_POINTS = 10_000
+SETTINGS = {"betas": "betas", "momentum": "betas", "eps": "eps", "weight_decay": "weight_decay"}
+"""What a step of the trial's optimizer is made with, beside its rate, and by which name a change of it is counted: what
+``OneCycleLR`` cycles is ``momentum`` of one optimizer and ``betas`` of another.
+"""
 
 
 class Ended(BaseException):
@@ -80,6 +84,8 @@ class Trial:
         self._optimizers: list[Optimizer] = []
         self._factors: list[list[float]] = []
         self._peaks: dict[tuple[int, int], float] = {}  # of the rate by its factor, by optimizer and group
+        self._decays: list[list[Any]] = []  # by optimizer and group, as built
+        self._changed: dict[str, int] = {}  # steps that were made with other settings than the trial's, by setting
         self._points: dict[int, dict[str, float]] = {}
         self._said = 0  # the last step that `at` was told
         self._steps: dict[int, int] = {}  # steps made, by optimizer
@@ -143,6 +149,9 @@ class Trial:
         self._steps[id(optimizer)] = 0
         self._optimizers.append(optimizer)
         self._factors.append(factors)
+        for name in {name for key, name in SETTINGS.items() if key in optimizer.defaults}:
+            self._changed.setdefault(name, 0)
+        self._decays.append([group.get("weight_decay") for group in optimizer.param_groups])
         return optimizer
 
     def report(self, **metrics: Any) -> None:
@@ -269,13 +278,14 @@ class Trial:
 
     @property
     def numbers(self) -> dict[str, Number]:
-        """What was counted: steps; the peak of the learning rate by a group's factor, its range over groups."""
+        """What was counted: steps, those at changed settings; the peak of the rate by a group's factor, its range."""
         peaks = [peak for peak in self._peaks.values() if peak] or [math.nan]
         return {
             "steps": float(self.step),
             "peak_lr_low": number(min(peaks)),
             "peak_lr_high": number(max(peaks)),
             "steps_of_others": float(sum(self._others.values())),
+            **{f"changed_{name}": float(steps) for name, steps in self._changed.items()},
         }
 
     @property
@@ -327,8 +337,20 @@ class Trial:
             factor = factors[k] if k < len(factors) else 1.0
             if factor:
                 self._peaks[which, k] = max(self._peaks.get((which, k), 0.0), float(group["lr"]) / factor)
+        for name in self._other_settings(which, optimizer):
+            self._changed[name] += 1
         if self.step > before:
             self._tick()
+
+    def _other_settings(self, which: int, optimizer: Optimizer) -> set[str]:
+        """Return the settings that differ in some group from the trial's; decay, from what the group was built with."""
+        decays, names = self._decays[which], set()
+        for k, group in enumerate(optimizer.param_groups):
+            for key, name in SETTINGS.items():
+                own = decays[k] if key == "weight_decay" and k < len(decays) else optimizer.defaults.get(key)
+                if own is not None and _plain(group.get(key)) != _plain(own):
+                    names.add(name)
+        return names
 
     def _tick(self) -> None:
         self._clock.tick(self.step)
@@ -336,6 +358,11 @@ class Trial:
 
     def _tell(self) -> None:
         self._teller.at(self.step, None, None, lambda: self.curve)
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting in a form that compares: from a checkpoint betas are a list."""
+    return tuple(map(float, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _column(name: str) -> str:
