@@ -225,7 +225,7 @@ def test_the_study_of_the_tuned_comparison() -> None:
     study = as_study(
         {"train": "a b/my-fit 2.py:main"}, tuned(("sgdm", "adamw"), {"sgdm": (0.1, 0.3)}), metric_of("loss", None), 8, 3
     )
-    assert (study.reference, study.tasks[0].name, study.controls) == ("sgdm", "my-fit-2", ())
+    assert (study.reference, study.tasks[0].name, study.controls) == ("sgdm", "my-fit-2-f29e21", ())
     assert (study.tuning.trials, study.tuning.seeds, study.tuning.extension) == (8, 1, 3)
     assert study.optimizers["sgdm"].grid == (0.1, 0.3)
     both = as_study({"train": "fit.py:main"}, tuned(compare_own.OPTIMIZERS, {}), metric_of("loss", None), 8, 3)
@@ -233,6 +233,15 @@ def test_the_study_of_the_tuned_comparison() -> None:
     plan = stages.plan(both, {"fit": "0" * 16}, {})
     counts = {name: sum(t.optimizer == name and t.role == "tune" for t in plan.trials) for name in both.optimizers}
     assert counts == {"adamomentum": 8, "adamw": 8}
+
+
+def test_scripts_of_different_names_have_different_folders() -> None:
+    names = ["my_train", "my-train", "my train", "my+train", " my-train", "训练", "訓練", "_fit", "-fit", "fit"]
+    settings = tuned(("adamw",), {}), metric_of("loss", None), 8, 3
+    entries = [as_study({"train": f"{name}.py:main"}, *settings).tasks[0].name for name in names]
+    assert len(set(entries)) == len(names)
+    assert entries[:2] == names[:2]
+    assert [entry.rpartition("-")[0] for entry in entries[2:4]] == ["my-train"] * 2
 
 
 def test_metrics_and_which_way_they_go() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from adamomentum.study import faults, registry, tasks
+from adamomentum.study.digest import digest
 from adamomentum.study.drop_in import DROP_IN
 from adamomentum.study.spec import Value
 from adamomentum.study.stages import CARRIED
@@ -180,6 +181,12 @@ def tuned(names: Sequence[str], grids: Mapping[str, tuple[float, ...]]) -> dict[
     return {name: OptimizerEntry(grid=grids.get(name, ())) for name in names}
 
 
+def _task_name(stem: str) -> str:
+    """Return the name of a script as that of a task, and of a folder; where letters are lost no other script has it."""
+    name = re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]", "-", stem).lstrip("-")
+    return name if name == stem else f"{name or 'own'}-{digest([stem])[:6]}"
+
+
 def as_study(
     params: Mapping[str, Value],
     optimizers: Mapping[str, OptimizerEntry],
@@ -207,8 +214,7 @@ def as_study(
         optimizers=dict(optimizers),
         tasks=(
             TaskEntry(
-                name=re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]", "-", Path(train.partition(":")[0]).stem).lstrip("-")
-                or "own",
+                name=_task_name(Path(train.partition(":")[0]).stem),
                 title=train,
                 family=tasks.OWN,
                 params=dict(params),

@@ -38,6 +38,7 @@ from adamomentum.study.standing import clear
 from adamomentum.study.store import Store, StoreWarning, reason
 from adamomentum.study.studyfile import Study, StudyError
 from adamomentum.study.tasks.function.script import Script, UnfitError
+from adamomentum.study.tasks.function.surroundings import surroundings
 from adamomentum.study.trial import TrialResult
 from adamomentum.study.work import load
 
@@ -299,14 +300,15 @@ def write_data(path: Path, known: Mapping[str, DataInfo]) -> None:
 def _check_script(script: Script, where: str) -> None:
     """Run the user's script once, but not its function: what is wrong with it fails here, not trial by trial."""
     try:
-        script.function()
+        with surroundings(script.path):
+            script.function()
     except UnfitError as error:
         raise StudyError(f"{where}: {error}") from None
-    except (Exception, SystemExit):
+    except (Exception, SystemExit) as error:
         # The user's code may raise anything.
         raise StudyError(
             f"{where}: {script.path} cannot be imported:\n{fairness.own_part(traceback.format_exc())}\n"
-            'What it does when it is run as a program goes below `if __name__ == "__main__":`'
+            f"{script.advice(error)}".rstrip()
         ) from None
 
 

@@ -23,6 +23,7 @@ Run = tuple[Planned, TrialResult]
 FAR = 0.5
 UNEVEN = 1.01
 EDITED = "changed since the trial was planned"
+CHANGED = "changed_"
 PEAKS = ("peak_lr_low", "peak_lr_high")
 
 
@@ -48,6 +49,7 @@ def remarks(study: Study, task: TaskEntry, plan: Plan, results: Results) -> list
         _budgets(study, task),
         _far_rate(study, runs),
         _uneven_rates(study, runs),
+        _uneven_settings(study, runs),
         _seeds(study, runs),
         _same_split(task, runs),
         _others(runs),
@@ -193,6 +195,26 @@ def _uneven_rates(study: Study, runs: list[Run]) -> str:
                 "Let it work from the trial's rate in the same way for all"
             )
     return ""
+
+
+def _uneven_settings(study: Study, runs: list[Run]) -> str:
+    """Tell that the script changes settings of one optimizer and leaves them in another."""
+    texts = []
+    for key in sorted({key for _, r in runs for key in r.final if key.startswith(CHANGED)}):
+        steps = [(t.optimizer, r.final[key]) for t, r in runs if r.status == "ok" and key in r.final]  # 0: none of them
+        with_it = {name for name, count in steps if count}
+        without = {name for name, _ in steps} - with_it
+        if with_it and without:
+            some, others = (
+                ", ".join(stages.label(study, name) for name in study.optimizers if name in each)
+                for each in (with_it, without)
+            )
+            texts.append(
+                f"{key.removeprefix(CHANGED)} of {some} were not the trial's in some steps, and those of {others} were "
+                "in all: the script, or a scheduler, treats the optimizers differently, so they did not train at what "
+                "they are named by. Give a setting by --incumbent or in a study file"
+            )
+    return "; ".join(texts)
 
 
 def _numbers(result: TrialResult) -> object:

@@ -69,6 +69,41 @@ def test_an_edit_while_trials_run_ends_the_study_at_the_first_that_it_would_spoi
     assert len(list((tmp_path / "out" / "store" / "failed").glob("*.json"))) == 1
 
 
+@pytest.mark.parametrize(
+    ("lines", "said", "place"),
+    [
+        ("import nowhere.part", r"ModuleNotFoundError: .*\nThere is no module 'nowhere' for .*: install it there$", 1),
+        ("from .net import Net", r"ImportError: .*\n.* is no package without an __init__.py: add one, or import wi", 1),
+        ("from math import sinus", r"ImportError: cannot import name 'sinus' from 'math' \(.*\)$", 1),
+        ("import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--data', required=True)\n"
+         "parser.parse_args()", r"SystemExit: 2\nIt left by sys.exit. If it reads a command line: .* --arg sets", 4),
+        ("open('nowhere.txt')", r"FileNotFoundError: .*\nWhat it does when it is run as a program goes below", 1),
+    ],
+)  # fmt: skip
+def test_a_script_that_cannot_be_imported_says_where_and_what_to_do(tmp_path, lines, said, place) -> None:
+    with pytest.raises(StudyError, match=said) as caught:
+        compared(tmp_path, f"{lines}\n{PLAIN}")
+    assert f'File "{tmp_path / "my_train.py"}", line {place}' in str(caught.value)
+    assert ("__main__" in str(caught.value)) == ("Import" not in said and "Module" not in said)
+
+
+def test_a_module_beside_a_script_that_is_one_of_a_package(tmp_path) -> None:
+    for name, content in (("__init__", ""), ("names", ""), ("helper", "")):
+        (tmp_path / f"{name}.py").write_text(content)
+    package = tmp_path.name
+    with pytest.raises(StudyError, match=rf"helper lies beside the script.*: write `from {package} import helper`$"):
+        compared(tmp_path, f"from . import names\nimport helper\n{PLAIN}")
+
+
+def test_a_script_that_reads_a_command_line_has_its_defaults(tmp_path) -> None:
+    parse = "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--size', type=int, default=8)\n"
+    folder, ran = compared(
+        tmp_path, f"{parse}SIZE = parser.parse_args().size\n" + PLAIN.replace("width=8", "width=SIZE")
+    )
+    assert len(ran) == 9
+    assert not list(folder.store.failures())
+
+
 def test_settings_are_chosen_by_what_the_task_says_and_its_direction(tmp_path) -> None:
     chosen = {}
     for better in ("lower", "higher"):
@@ -113,6 +148,27 @@ def test_a_scheduler_with_a_rate_of_its_own_ends_the_study(tmp_path) -> None:
 def test_schedulers_that_work_from_the_trials_rate(tmp_path, schedule) -> None:
     folder, _ = compared(tmp_path, changed((SCHEDULE, schedule)))
     assert said(folder).startswith(REPEATS)
+
+
+def test_settings_that_the_script_changes_for_one_optimizer_alone(tmp_path) -> None:
+    own = "optimizer.param_groups[0]['betas'] = (0.5, 0.9); optimizer.step()"
+    text = changed(
+        ("optimizer.step()", f"if isinstance(optimizer, torch.optim.AdamW): {own}\n            else: optimizer.step()")
+    )
+    folder, _ = compared(tmp_path, text)
+    assert (
+        "betas of AdamW were not the trial's in some steps, and those of AdaMomentum were in all: the script"
+        in said(folder)
+    )
+
+
+def test_settings_that_are_changed_for_all_alike(tmp_path) -> None:
+    """OneCycleLR cycles betas or momentum, whichever an optimizer has."""
+    one_cycle = "torch.optim.lr_scheduler.OneCycleLR(optimizer, trial.lr, total_steps=epochs * 5 + 1)"
+    folder, _ = compared(tmp_path, changed((SCHEDULE, one_cycle)), STUDY.replace("[[tasks", "sgdm = {}\n[[tasks"))
+    _, results = folder.results()
+    assert all(result.final["changed_betas"] > 0 for result in results.values())
+    assert "were not the trial's" not in said(folder)
 
 
 def test_one_group_at_a_rate_of_its_own(tmp_path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from study.function.functions import PLAIN, changed, script
 
 from adamomentum.study.data.base import DataError
-from adamomentum.study.tasks.function.script import read
+from adamomentum.study.tasks.function.script import UnfitError, read
 from adamomentum.study.tasks.function.settings import Call
 
 
@@ -113,6 +113,12 @@ def test_a_script_hides_no_module(tmp_path) -> None:
 def test_a_function_that_is_not_there(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"my_train.py has no function 'train'; it has: fit$"):
         script(tmp_path, "import math\ndef fit(trial): ...\n").function()
+
+
+def test_a_class_is_no_function(tmp_path) -> None:
+    for given in ("def __init__(self, trial): ...", "pass"):
+        with pytest.raises(UnfitError, match=r"my_train.py:train is a class; name a function that takes the trial"):
+            script(tmp_path, f"class train:\n    {given}\n").function()
 
 
 def test_arguments_are_part_of_the_call_and_not_of_the_fingerprint(tmp_path) -> None:

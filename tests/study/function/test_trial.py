@@ -108,6 +108,16 @@ def test_what_would_escape_the_comparison_is_refused(group, message) -> None:
         trial_of().optimizer([{"params": params(), **group}])
 
 
+def test_settings_of_ones_own_are_refused_with_what_to_do() -> None:
+    said = r"takes parameters, or groups of them, and got {} too: leave it out.* go into --incumbent, e.g. adamw:lr="
+    with pytest.raises(TypeError, match=said.format(r"lr=0.001, betas=\(0.9, 0.95\)")):
+        trial_of().optimizer(params(), lr=1e-3, betas=(0.9, 0.95))
+    with pytest.raises(TypeError, match=said.format("0.001")):
+        trial_of().optimizer(params(), 1e-3)
+    with pytest.raises(TypeError, match=r"takes parameters, got a Sequential: give it .parameters\(\) of that"):
+        trial_of().optimizer(nn.Sequential(nn.Linear(2, 2)))
+
+
 def test_no_parameters() -> None:
     with pytest.raises(ValueError, match=r"trial.optimizer got no parameters; give it model.parameters"):
         trial_of().optimizer([])
@@ -141,7 +151,15 @@ def test_points_of_the_curve() -> None:
         "val_accuracy": [None, 0.5, None],
     }
     assert trial.last == {"val_loss": 1.0, "val_accuracy": 0.5, "train_loss": 1.0}
-    assert trial.numbers == {"steps": 3.0, "peak_lr_low": 0.01, "peak_lr_high": 0.01, "steps_of_others": 0.0}
+    assert trial.numbers == {
+        "steps": 3.0,
+        "peak_lr_low": 0.01,
+        "peak_lr_high": 0.01,
+        "steps_of_others": 0.0,
+        "changed_betas": 0.0,
+        "changed_eps": 0.0,
+        "changed_weight_decay": 0.0,
+    }
 
 
 @pytest.mark.parametrize(
@@ -216,6 +234,36 @@ def test_the_peak_of_the_rate_is_taken_by_each_groups_factor() -> None:
         step(optimizer)
     assert trial.numbers["peak_lr_low"] == pytest.approx(0.2)
     assert trial.numbers["peak_lr_high"] == pytest.approx(10)
+
+
+def changed_in(trial: Trial) -> dict[str, float]:
+    return {name.removeprefix("changed_"): value for name, value in trial.numbers.items() if "changed_" in name}
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamomentum", "sgdm"])
+def test_steps_at_other_settings_than_the_trials_are_counted(name) -> None:
+    key = "momentum" if name == "sgdm" else "betas"
+    with trial_of(optimizer=name) as trial:
+        optimizer = trial.optimizer([{"params": params()}, {"params": params(), "weight_decay": 0}])
+        step(optimizer)
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.param_groups[0]["betas"] = list(optimizer.param_groups[0].get("betas", ()))  # as JSON gives them back
+        step(optimizer)
+        assert not any(changed_in(trial).values())
+        optimizer.param_groups[1][key] = 0.5 if key == "momentum" else (0.8, 0.99)
+        step(optimizer)
+        step(optimizer)
+        optimizer.param_groups[1]["weight_decay"] = 0.1
+        step(optimizer)
+    eps = {} if name == "sgdm" else {"eps": 0.0}
+    assert changed_in(trial) == {"betas": 3.0, "weight_decay": 1.0, **eps}
+
+
+def test_a_group_with_settings_of_its_own_is_counted() -> None:
+    with trial_of() as trial:
+        optimizer = trial.optimizer([{"params": params(), "betas": (0.8, 0.99)}])
+        step(optimizer)
+    assert changed_in(trial) == {"betas": 1.0, "eps": 0.0, "weight_decay": 0.0}
 
 
 def test_steps_of_other_optimizers_are_noticed() -> None:

@@ -24,6 +24,7 @@ from adamomentum.study.tasks.function.modules import PASSED_OVER, helpers, place
 from adamomentum.study.tasks.function.settings import Call
 
 CHUNK = 2**20
+BELOW_MAIN = 'what it does when it is run as a program goes below `if __name__ == "__main__":`'
 File = Path | os.DirEntry[str]
 Stamp = tuple[int, int, int]
 """Size of a file and the times of its last changes, of content and of what else is known of it: cheap to look at."""
@@ -131,9 +132,36 @@ class Script:
         self._check(function)
         return partial(function, **self.call.arguments)
 
+    def advice(self, error: BaseException) -> str:
+        """Return what to do about what the script raised when it was run; empty if its own words say it."""
+        if isinstance(error, SystemExit):
+            return (
+                "It left by sys.exit. If it reads a command line: it finds none but its own name, so give its options "
+                f"defaults, or make them arguments of {self.call.function}, which --arg sets; {BELOW_MAIN}"
+            )
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            name = error.name.partition(".")[0]
+            package = self.module.rpartition(".")[0]
+            if package and any((self.path.parent / each).exists() for each in (name, f"{name}.py")):
+                return (
+                    f"{name} lies beside the script, which is run as python -m {self.module} is, since it imports from "
+                    f"its package: write `from {package} import {name}`"
+                )
+            return f"There is no module {error.name!r} for {sys.executable}, nor in {self.root}: install it there"
+        if isinstance(error, ImportError) and "no known parent package" in str(error):
+            return f"{self.path.parent} is no package without an __init__.py: add one, or import without the dot"
+        if isinstance(error, (ImportError, SyntaxError)):
+            return ""
+        return BELOW_MAIN[0].upper() + BELOW_MAIN[1:]
+
     def _check(self, function: Callable[..., Any]) -> None:
         """Check that ``function`` can be called with a trial, before one is spent on it."""
         called = f"{self.call.file}:{self.call.function}"
+        if isinstance(function, type):
+            raise UnfitError(
+                f"{called} is a class; name a function that takes the trial and returns the test metrics, e.g. "
+                f"def train(trial): ... {self.call.function}(...) ..."
+            )
         if any(of(function) for of in (inspect.iscoroutinefunction, inspect.isgeneratorfunction)):
             raise UnfitError(
                 f"{called} is async, or yields; it must train when it is called, and return its test metrics"

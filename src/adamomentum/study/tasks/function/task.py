@@ -21,6 +21,7 @@ from adamomentum.study.spec import Value
 from adamomentum.study.tasks import FAMILIES, OWN
 from adamomentum.study.tasks.base import Outcome, Whole, WholeContext
 from adamomentum.study.tasks.function.script import Script, read
+from adamomentum.study.tasks.function.surroundings import surroundings
 from adamomentum.study.tasks.function.trial import Ended, Trial, as_number
 
 OUTPUT = "output.txt"
@@ -47,7 +48,7 @@ class Own(Whole):
             Exception: what it raises, unless that comes of numbers that are not finite.
         """
         context.data.check()
-        with Trial(context) as trial, _written(context):
+        with Trial(context) as trial, surroundings(context.data.path), _written(context):
             random.seed(context.seed)
             np.random.seed(context.seed)  # noqa: NPY002 - users' code draws from it
             torch.manual_seed(context.seed)

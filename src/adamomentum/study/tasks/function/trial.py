@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch.nn import Module
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
@@ -21,6 +22,10 @@ from adamomentum.study.tasks.function.clock import StepClock
 
 FACTORS = ("lr_factor", "weight_decay_factor")
 MOST_POINTS = 10_000
+SETTINGS = {"betas": "betas", "momentum": "betas", "eps": "eps", "weight_decay": "weight_decay"}
+"""What a step of the trial's optimizer is made with, beside its rate, and by which name a change of it is counted: what
+``OneCycleLR`` cycles is ``momentum`` of one optimizer and ``betas`` of another.
+"""
 
 
 class Ended(BaseException):
@@ -79,6 +84,8 @@ class Trial:
         self._optimizers: list[Optimizer] = []
         self._factors: list[list[float]] = []
         self._peaks: dict[tuple[int, int], float] = {}  # of the rate by its factor, by optimizer and group
+        self._decays: list[list[Any]] = []  # by optimizer and group, as built
+        self._changed: dict[str, int] = {}  # steps that were made with other settings than the trial's, by setting
         self._points: dict[int, dict[str, float]] = {}
         self._said = 0  # the last step that `at` was told
         self._steps: dict[int, int] = {}  # steps made, by optimizer
@@ -103,16 +110,30 @@ class Trial:
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
 
-    def optimizer(self, params: Iterable[Any]) -> Optimizer:
+    def optimizer(self, params: Iterable[Any], *others: Any, **settings: Any) -> Optimizer:
         """Return the trial's optimizer over your parameters, at the learning rate and the settings that are tried.
 
         Args:
             params: parameters, or groups. A group may have ``weight_decay=0``, a learning rate made of the trial's
                 (``"lr": trial.lr * 0.1``, or ``"lr_factor": 0.1``) and ``"weight_decay_factor"``.
+            others: nothing; refused.
+            settings: refused, too: they are what is compared.
 
         Raises:
+            TypeError: if there is more than parameters, or a module in their place.
             ValueError: if there are no parameters, or a group has a number of its own for what is compared.
         """
+        if others or settings:
+            named = ", ".join([*map(repr, others), *(f"{name}={value!r}" for name, value in settings.items())])
+            raise TypeError(
+                f"trial.optimizer takes parameters, or groups of them, and got {named} too: leave it out. The trial "
+                "gives optimizer, learning rate and settings; yours for all trials go into --incumbent, e.g. "
+                "adamw:lr=3e-4,betas=0.9,0.95, or into a study file"
+            )
+        if isinstance(params, Module):
+            raise TypeError(
+                f"trial.optimizer takes parameters, got a {type(params).__name__}: give it .parameters() of that"
+            )
         given = list(params)
         if not given:
             raise ValueError("trial.optimizer got no parameters; give it model.parameters(), or groups of them")
@@ -128,6 +149,9 @@ class Trial:
         self._steps[id(optimizer)] = 0
         self._optimizers.append(optimizer)
         self._factors.append(factors)
+        for name in {name for key, name in SETTINGS.items() if key in optimizer.defaults}:
+            self._changed.setdefault(name, 0)
+        self._decays.append([group.get("weight_decay") for group in optimizer.param_groups])
         return optimizer
 
     def report(self, **metrics: Any) -> None:
@@ -254,13 +278,14 @@ class Trial:
 
     @property
     def numbers(self) -> dict[str, Number]:
-        """What was counted: steps; the peak of the learning rate by a group's factor, its range over groups."""
+        """What was counted: steps, those at changed settings; the peak of the rate by a group's factor, its range."""
         peaks = [peak for peak in self._peaks.values() if peak] or [math.nan]
         return {
             "steps": float(self.step),
             "peak_lr_low": number(min(peaks)),
             "peak_lr_high": number(max(peaks)),
             "steps_of_others": float(sum(self._others.values())),
+            **{f"changed_{name}": float(steps) for name, steps in self._changed.items()},
         }
 
     @property
@@ -312,8 +337,20 @@ class Trial:
             factor = factors[k] if k < len(factors) else 1.0
             if factor:
                 self._peaks[which, k] = max(self._peaks.get((which, k), 0.0), float(group["lr"]) / factor)
+        for name in self._other_settings(which, optimizer):
+            self._changed[name] += 1
         if self.step > before:
             self._tick()
+
+    def _other_settings(self, which: int, optimizer: Optimizer) -> set[str]:
+        """Return the settings that differ in some group from the trial's; decay, from what the group was built with."""
+        decays, names = self._decays[which], set()
+        for k, group in enumerate(optimizer.param_groups):
+            for key, name in SETTINGS.items():
+                own = decays[k] if key == "weight_decay" and k < len(decays) else optimizer.defaults.get(key)
+                if own is not None and _plain(group.get(key)) != _plain(own):
+                    names.add(name)
+        return names
 
     def _tick(self) -> None:
         self._clock.tick(self.step)
@@ -321,6 +358,11 @@ class Trial:
 
     def _tell(self) -> None:
         self._teller.at(self.step, None, None, lambda: self.curve)
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting in a form that compares: from a checkpoint betas are a list."""
+    return tuple(map(float, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _column(name: str) -> str:
