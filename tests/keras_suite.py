@@ -287,6 +287,25 @@ def test_the_first_step_is_as_long_as_the_learning_rate(options: dict) -> None:
     np.testing.assert_allclose(moved, [0.01, -0.01], rtol=2e-6)
 
 
+@pytest.mark.parametrize("options", [MATCH, {**MATCH, "second_moment": "momentum"}])
+def test_the_mean_is_precise_in_float32(options: dict) -> None:
+    """At the first steps and at late ones."""
+    for b1, b2 in ((0.9, 0.999), (0.99, 0.9999), (0.9, 0.81)):
+        rtol = 8e-6 if b1 == 0.99 else 2e-6  # there v is 4 or 5 digits below the gradient's square
+        for t in (1, 2, 10, 10_000, 10**7):
+            variable = keras.Variable(np.zeros(2), dtype="float32", name="kernel")
+            optimizer = ours(lr=1.0, betas=(b1, b2), **options)
+            optimizer.build([variable])
+            optimizer.iterations.assign(t - 1)
+            g = np.asarray([0.5, -2.0], "float32")
+            optimizer._momentums[0].assign(0.3 * g)
+            optimizer._velocities[0].assign(g**2)
+            optimizer.apply([ops.convert_to_tensor(g)], [variable])
+            m, v = (array(moment[0]).astype(float) for moment in (optimizer._momentums, optimizer._velocities))
+            kappa = reference.white_noise_mean(t, (b1, b2), lookahead="second_moment" not in options)
+            np.testing.assert_allclose(array(variable), -m / (1 - b1**t) / np.sqrt(v / kappa), rtol=rtol)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_variables_have_float32_moments(dtype: str) -> None:
     variable = keras.Variable(np.zeros(20), dtype=dtype)
