@@ -21,6 +21,11 @@ from adamomentum.torch import fused_cpu, fused_cuda
 from adamomentum.torch.fused_cuda import fused_cuda_update, why_not_update
 from adamomentum.torch.scalars import MATRIX_COLUMNS, numbers_at, numbers_matrix
 
+# What the kernel's table holds of a tensor; the kernel's own list needs Triton.
+ENTRY = (
+    "numel", "start", "row", "step", "position", "param", "grad", "m", "v", "v_max", "m_scale", "v_scale", "kept",
+)  # fmt: skip
+
 CPU = torch.device("cpu")
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed: it comes with CUDA builds of torch")
@@ -90,6 +95,7 @@ class TestCompiledWithoutAGpu:
 @needs_triton
 def test_the_kernel_reads_each_number_from_its_column():
     kernel = fused_cuda._kernel()
+    assert kernel.ENTRY == ENTRY
     assert kernel._NUMBERS.value == len(MATRIX_COLUMNS)
     assert [getattr(kernel, f"_{name.upper()}").value for name in MATRIX_COLUMNS] == list(range(len(MATRIX_COLUMNS)))
 
@@ -101,10 +107,7 @@ def test_native_tables_hold_what_is_named():
     state = {"step": torch.tensor(6.0), "exp_avg": torch.zeros(5000), "exp_avg_sq": torch.zeros(5000)}
     assert fused_cpu.add(batch, p, p.clone(), state, False)
     batch.next_steps()
-    every = (
-        "numel", "start", "row", "step", "position", "param", "grad", "m", "v", "v_max", "m_scale", "v_scale", "kept",
-    )  # fmt: skip
-    for names in (every, every[::-1]):
+    for names in (ENTRY, ENTRY[::-1]):
         ((*_, tensors, chunks, cells),) = batch.tables(2048, names)
         *entry, start = torch.frombuffer(cells, dtype=torch.int64).tolist()
         of = dict(zip(names, entry, strict=True))
@@ -153,7 +156,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.captured, self.launches, self.uploads, self.apart = [], [], 0, False
         tl = SimpleNamespace(float32="fp32", float64="fp64", bfloat16="bf16", uint8="u8")
-        kernel = SimpleNamespace(CHUNK=2048, WARPS=8, tl=tl, update_chunk=self)
+        kernel = SimpleNamespace(CHUNK=2048, ENTRY=ENTRY, WARPS=8, tl=tl, update_chunk=self)
         monkeypatch.setattr(fused_cuda, "_kernel", lambda: kernel)
         monkeypatch.setattr(fused_cuda, "_is_capturing", lambda device: True)
         monkeypatch.setattr(fused_cuda, "_apart_from_the_graph", self.work_apart)

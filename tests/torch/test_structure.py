@@ -13,7 +13,12 @@ FOLDER = Path(adamomentum.torch.__file__).parent
 MODULES = {path.stem: ast.parse(path.read_text()) for path in FOLDER.glob("*.py") if path.stem != "__init__"}
 KEYS = {state.STEP, *state.SHAPED, *state.SCALES, *state.BLOCKS, state.PASSES, state.PASSES_BETA1, state.NORM}
 # Words that are more than the key of a state: a column of the CUDA kernel's table, and values of an option.
-OTHERS = {("fused_cuda_kernel", "step"), ("fused_cuda_kernel", "master"), ("rounding", "master")}
+OTHERS = {
+    ("fused_cuda", "step"),
+    ("fused_cuda_kernel", "step"),
+    ("fused_cuda_kernel", "master"),
+    ("rounding", "master"),
+}
 
 
 @pytest.mark.parametrize("name", sorted(MODULES.keys() - {"state"}))
