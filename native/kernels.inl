@@ -331,7 +331,7 @@ uint64_t mask_of(double);
 // What the rule chooses by, as masks; and the numbers of a step as its arithmetic takes them.
 template <class T> struct Constants {
   using Mask = decltype(mask_of(T{}));
-  T m_weight, beta2, v_weight, eps_sum, shrink, factor, grad_factor, l2, passes, momentum_floor;
+  T m_weight, n_weight, beta2, v_weight, eps_sum, shrink, factor, grad_factor, l2, passes, momentum_floor;
   Mask has_l2, adapt, lookahead, nesterov;
 };
 
@@ -339,6 +339,7 @@ template <class T> INLINE Constants<T> constants_of(const Numbers &n) {
   using Mask = typename Constants<T>::Mask;
   Constants<T> c;
   c.m_weight = static_cast<T>(n.m_weight);
+  c.n_weight = static_cast<T>(n.m_weight * (2 - n.m_weight));  // 1 - beta1^2
   c.beta2 = static_cast<T>(n.beta2);
   c.v_weight = static_cast<T>(n.v_weight);
   c.eps_sum = static_cast<T>(n.eps_sum);
@@ -361,13 +362,13 @@ INLINE double root_of(double x) { return sqrt(x); }
 INLINE float absolute(float x) { return fabsf(x); }
 INLINE double absolute(double x) { return fabs(x); }
 
-// What is left of the rule once it is known what the options are: nothing to decide in the first two, all of Algorithm 1
-// and of the drop-in for AdamW; what is rarer shares the third.
-enum Form { kAlgorithm1, kLookahead, kGeneral };
+// What is left of the rule once it is known what the options are: nothing to decide in the first three, all of Algorithm
+// 1, of the drop-in for AdamW, and of that with Nesterov's update; what is rarer shares the fourth.
+enum Form { kAlgorithm1, kLookahead, kNesterov, kGeneral };
 
 INLINE Form form_of(const Span &s, const Numbers &n) {
-  if (s.v_max || n.l2 != 0 || !n.adapt || n.nesterov || n.momentum_floor != 0) return kGeneral;
-  return n.lookahead ? kLookahead : kAlgorithm1;
+  if (s.v_max || n.l2 != 0 || !n.adapt || n.momentum_floor != 0 || n.nesterov > n.lookahead) return kGeneral;
+  return n.nesterov ? kNesterov : n.lookahead ? kLookahead : kAlgorithm1;
 }
 
 // What an update works on. Numbers in half precision are read from `*_in`; others are where they go.
@@ -393,15 +394,23 @@ INLINE Largest update_operands(const typename P::Stored *RESTRICT theta_in, cons
   for (int i = 0; i < n; ++i) {
     const T parameter = P::kWide ? theta[i] : P::load(theta_in[i]), gradient = G::load(grad[i]);
     const T first = S::kWide ? m[i] : S::load(m_in[i]), second = S::kWide ? v[i] : S::load(v_in[i]);
-    T g = gradient * c.grad_factor, ahead = kForm == kAlgorithm1 ? g : g * c.passes;
+    T g = gradient * c.grad_factor, ahead = g * c.passes;
     if (kForm == kGeneral) {
       g = choose(c.has_l2, g + c.l2 * parameter, g);
       ahead = choose(c.has_l2, ahead + c.l2 * parameter, ahead);
     }
     const T momentum = first + c.m_weight * (g - first);
-    const T lookahead = kForm == kAlgorithm1 ? momentum : momentum + c.m_weight * (ahead - momentum);
-    T averaged = kForm == kGeneral ? choose(c.lookahead, lookahead, momentum) : lookahead;
+    T averaged = momentum, direction = momentum;
+    if (kForm == kLookahead || kForm == kNesterov) {
+      // The look-ahead momentum out of that before: two operations, where out of the new one it is three, and a loop over
+      // narrow numbers has no room beside the division and the root for more.
+      averaged = first + c.n_weight * (g - first);
+      if (kForm == kNesterov) direction = averaged;
+    }
     if (kForm == kGeneral) {
+      const T lookahead = momentum + c.m_weight * (ahead - momentum);
+      averaged = choose(c.lookahead, lookahead, momentum);
+      direction = choose(c.nesterov, lookahead, momentum);
       const T size = absolute(averaged), floor = c.momentum_floor * absolute(momentum);
       averaged = floor > size ? floor : size;  // a NaN stays: it is in both where it is in the momentum
     }
@@ -413,7 +422,6 @@ INLINE Largest update_operands(const typename P::Stored *RESTRICT theta_in, cons
     }
     T root = root_of(d);
     if (kForm == kGeneral) root = choose(c.adapt, root, T{1});
-    const T direction = kForm == kGeneral ? choose(c.nesterov, lookahead, momentum) : momentum;
     m[i] = momentum, v[i] = square;
     if constexpr (kLargest) largest.m = larger(largest.m, momentum), largest.v = larger(largest.v, square);
     theta[i] = parameter * c.shrink + c.factor * direction / root;
@@ -458,6 +466,7 @@ template <Form kForm> INLINE Update update_of(Param param, States states, Roundi
 INLINE Update update_of(Form form, Param param, States states, Rounding rounding, Stages *stages) {
   if (form == kAlgorithm1) return update_of<kAlgorithm1>(param, states, rounding, stages);
   if (form == kLookahead) return update_of<kLookahead>(param, states, rounding, stages);
+  if (form == kNesterov) return update_of<kNesterov>(param, states, rounding, stages);
   return has_codes(states) ? update<kGeneral, F32, F32, F32, true, float>
                            : update<kGeneral, F32, F32, F32, false, float>;
 }
@@ -486,6 +495,7 @@ void update_double(const Span &s, const Numbers &numbers) {
   const Form form = form_of(s, numbers);
   const Update update_block = form == kAlgorithm1  ? update<kAlgorithm1, F64, F64, F64, false, double>
                               : form == kLookahead ? update<kLookahead, F64, F64, F64, false, double>
+                              : form == kNesterov  ? update<kNesterov, F64, F64, F64, false, double>
                                                    : update<kGeneral, F64, F64, F64, false, double>;
   double lowest[kBlock];
   for (int64_t begin = 0; begin < s.n; begin += kBlock) {
