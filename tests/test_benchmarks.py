@@ -21,6 +21,7 @@ SMALL = {
     ),
     "cuda_host_time": (["--tensors", "3", "--rounds", "2"], None),
     "cuda_step_time": (["--device", "cpu", "--quick", "--rounds", "2"], None),
+    "drop_in_time": (["--elements", "2000", "--rounds", "2"], "how-it-works.md"),
     "keras_accumulation": (["--parameters", "4000"], "keras.md"),
     "keras_step": (["--rounds", "2", "--scale", "0.01"], "keras.md"),
     "optax_accumulation": (["--parameters", "4000", "--rounds", "2"], "optax.md"),
