@@ -69,7 +69,7 @@ class Batch {
     std::vector<int64_t> cells;  // the entry of each tensor, then the first chunk of each
   };
   // After next_steps(), to which the rows in the tables refer. What an entry holds, in which order, is said by name, as
-  // ENTRY of torch/fused_cuda_kernel.py does; throws std::invalid_argument for a name that is not known.
+  // ENTRY of torch/scalars.py does; throws std::invalid_argument for a name that is not known.
   std::vector<Table> tables(int64_t chunk, const std::vector<std::string> &entry) const;
 
   // Counts the step of all parameters, which run() does by itself.

@@ -11,7 +11,7 @@ from adamomentum import AdaMomentum, reference
 from adamomentum.torch import fused_cuda, release_gradients
 from adamomentum.torch.fused_cuda import fused_cuda_update, why_not, why_not_update
 from adamomentum.torch.precision import dither, encode_m, encode_v, round_to_bfloat16
-from adamomentum.torch.scalars import MATRIX_COLUMNS, numbers_matrix
+from adamomentum.torch.scalars import ENTRY, MATRIX_COLUMNS, numbers_matrix
 from adamomentum.torch.state import CODED, SCALES, scale_of
 
 pytest.importorskip("triton")
@@ -319,7 +319,7 @@ def test_what_native_tables_leave():
     state = {key: t.to("meta", torch.float32) for key, t in state.items()}
     assert not batch.add(p.float(), p.float(), state, False)
     assert len(batch) == 0
-    assert batch.tables(2048, fused_cuda._kernel().ENTRY) == []
+    assert batch.tables(2048, ENTRY) == []
 
 
 @pytest.mark.parametrize("state_dtype", [None, "8bit"])

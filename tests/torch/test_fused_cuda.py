@@ -19,12 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from adamomentum import AdaMomentum
 from adamomentum.torch import fused_cpu, fused_cuda
 from adamomentum.torch.fused_cuda import fused_cuda_update, why_not_update
-from adamomentum.torch.scalars import MATRIX_COLUMNS, numbers_at, numbers_matrix
-
-# What the kernel's table holds of a tensor; the kernel's own list needs Triton.
-ENTRY = (
-    "numel", "start", "row", "step", "position", "param", "grad", "m", "v", "v_max", "m_scale", "v_scale", "kept",
-)  # fmt: skip
+from adamomentum.torch.scalars import ENTRY, MATRIX_COLUMNS, numbers_at, numbers_matrix
 
 CPU = torch.device("cpu")
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -95,7 +90,6 @@ class TestCompiledWithoutAGpu:
 @needs_triton
 def test_the_kernel_reads_each_number_from_its_column():
     kernel = fused_cuda._kernel()
-    assert kernel.ENTRY == ENTRY
     assert kernel._NUMBERS.value == len(MATRIX_COLUMNS)
     assert [getattr(kernel, f"_{name.upper()}").value for name in MATRIX_COLUMNS] == list(range(len(MATRIX_COLUMNS)))
 
@@ -156,7 +150,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.captured, self.launches, self.uploads, self.apart = [], [], 0, False
         tl = SimpleNamespace(float32="fp32", float64="fp64", bfloat16="bf16", uint8="u8")
-        kernel = SimpleNamespace(CHUNK=2048, ENTRY=ENTRY, WARPS=8, tl=tl, update_chunk=self)
+        kernel = SimpleNamespace(CHUNK=2048, WARPS=8, tl=tl, update_chunk=self)
         monkeypatch.setattr(fused_cuda, "_kernel", lambda: kernel)
         monkeypatch.setattr(fused_cuda, "_is_capturing", lambda device: True)
         monkeypatch.setattr(fused_cuda, "_apart_from_the_graph", self.work_apart)

@@ -14,6 +14,7 @@ MODULES = {path.stem: ast.parse(path.read_text()) for path in FOLDER.glob("*.py"
 KEYS = {state.STEP, *state.SHAPED, *state.SCALES, *state.BLOCKS, state.PASSES, state.PASSES_BETA1, state.NORM}
 # Words that are more than the key of a state: a column of the CUDA kernel's table, and values of an option.
 OTHERS = {
+    ("scalars", "step"),
     ("fused_cuda", "step"),
     ("fused_cuda_kernel", "step"),
     ("fused_cuda_kernel", "master"),

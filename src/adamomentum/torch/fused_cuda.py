@@ -33,7 +33,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from adamomentum.torch import fused_cpu
 from adamomentum.torch.rounding import ROUNDINGS, Rounding, rounds
 from adamomentum.torch.rule import Rule
-from adamomentum.torch.scalars import MATRIX_COLUMNS, in_columns, numbers_at, numbers_matrix, with_floats
+from adamomentum.torch.scalars import ENTRY, MATRIX_COLUMNS, in_columns, numbers_at, numbers_matrix, with_floats
 from adamomentum.torch.state import (
     EXP_AVG,
     EXP_AVG_SQ,
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fused_cuda_update", "new_batch", "run", "run_batch", "why_not", "why_not_update"]
 
+_IN_ORDER = itemgetter(*ENTRY)
 _NAMES = ("parameter", "gradient", EXP_AVG, EXP_AVG_SQ, "state of the rounding")
 _PARAM_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -217,7 +218,7 @@ def fused_cuda_update(
             entry = {name: state[key].data_ptr() if key else 0 for name, key in keys.items()}
             entry |= {"numel": numel, "start": chunks, "row": i, "step": step, "position": 0}
             entry |= {"param": p.data_ptr(), "grad": grad.data_ptr()}
-            entries.append(itemgetter(*kernel.ENTRY)(entry))
+            entries.append(_IN_ORDER(entry))
             starts.append(chunks)
             chunks += -(-numel // kernel.CHUNK)
         names = _name(param_dtype), _name(m_dtype), _name(v_dtype)
@@ -266,8 +267,7 @@ def run_batch(batch: Batch, rule: Rule) -> None:
     floats = array("f", [float(x) for row in rows for x in row])
     floats.append(1.0 if isinstance(factor, Tensor) else factor)
     floats.extend([0.0] * (len(floats) % 2))  # whole elements of int64
-    kernel = _kernel()
-    for index, param, m, v, rounding, tensors, chunks, cells in batch.tables(kernel.CHUNK, kernel.ENTRY):
+    for index, param, m, v, rounding, tensors, chunks, cells in batch.tables(_kernel().CHUNK, ENTRY):
         device = torch.device(batch.params[0].device.type, index)
         with _on(device):
             table = _upload(cells + floats.tobytes(), device)  # all in one copy
@@ -290,7 +290,7 @@ class _Kind(NamedTuple):
 
 def _owners(table: Tensor, tensors: int, chunks: int) -> Tensor:
     """Return the tensor of each chunk: how many of them start at or before it, as the end of the table has it."""
-    first = tensors * len(_kernel().ENTRY)
+    first = tensors * len(ENTRY)
     return torch.searchsorted(
         table[first : first + tensors], torch.arange(chunks, device=table.device), right=True, out_int32=True
     )

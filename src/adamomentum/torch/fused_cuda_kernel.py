@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from adamomentum.torch.rounding import ROUNDINGS
-from adamomentum.torch.scalars import MATRIX_COLUMNS
+from adamomentum.torch.scalars import ENTRY, MATRIX_COLUMNS
 
 # Elements a program updates, a multiple of BLOCK; and its warps, one a block.
 CHUNK = 2048
@@ -35,11 +35,7 @@ _MASTER = tl.constexpr(ROUNDINGS.index("master"))
 # The bits of a NaN in float32.
 _NAN = tl.constexpr(0x7FC00000)
 
-# What an entry of the table holds, one a tensor: numbers the kernel needs to find its way, and addresses, which are 0
-# where the kind of state or rounding has no use for them. Python and native code fill it by these names.
-ENTRY = (
-    "numel", "start", "row", "step", "position", "param", "grad", "m", "v", "v_max", "m_scale", "v_scale", "kept",
-)  # fmt: skip
+# Where in an entry of the table each of its numbers is.
 _ENTRY = tl.constexpr(len(ENTRY))
 _NUMEL = tl.constexpr(ENTRY.index("numel"))
 _START = tl.constexpr(ENTRY.index("start"))

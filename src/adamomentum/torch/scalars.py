@@ -19,6 +19,7 @@ from adamomentum.second_moment import white_noise_mean
 from adamomentum.torch.rule import Numbers, Rule, Scalar
 
 __all__ = [
+    "ENTRY",
     "MATRIX_COLUMNS",
     "as_real",
     "in_columns",
@@ -32,6 +33,12 @@ __all__ = [
 # The columns of numbers_matrix(): the fields of Numbers, but 1 - beta2 in place of beta2, which float32 holds more
 # precisely.
 MATRIX_COLUMNS = tuple("v_decay" if name == "beta2" else name for name in Numbers._fields)
+
+# What the table of the CUDA kernel holds, an entry a tensor: numbers that it needs to find its way, and addresses, 0
+# where the kind of state or rounding has no use for them. Python and native code fill it by these names.
+ENTRY = (
+    "numel", "start", "row", "step", "position", "param", "grad", "m", "v", "v_max", "m_scale", "v_scale", "kept",
+)  # fmt: skip
 
 # The dtype of the numbers beside moments that are stored in another one: that of the arithmetic.
 _REAL = {
