@@ -49,9 +49,14 @@ SETTINGS = [
 ]
 
 
+# Torch's helpers for tests, which others of ours import, let nobody set the flags of cuDNN in the whole process.
+FLAGS_MAY_BE_SET = "__allow_nonbracketed_mutation_flag"
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_what_a_script_sets_is_put_back(tmp_path, setting) -> None:
+def test_what_a_script_sets_is_put_back(tmp_path, monkeypatch, setting) -> None:
     """Also where the trial fails in the middle of it."""
+    monkeypatch.setattr(torch.backends, FLAGS_MAY_BE_SET, True)
     before = state()
     with pytest.raises(KeyError, match="enough"):
         trained(tmp_path, f"{IMPORTS}def train(trial):\n    {setting}\n    raise KeyError('enough')\n")
@@ -68,3 +73,9 @@ def test_the_command_line_is_that_of_the_script_alone(tmp_path) -> None:
         run_trial(spec_of(data), data)
     line = [str(tmp_path / "my_train.py")]
     assert caught.value.args == (f"{line} {line}",)
+
+
+def test_flags_that_nobody_may_set_are_left_alone(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends, FLAGS_MAY_BE_SET, False)
+    with pytest.raises(KeyError, match="enough"):
+        trained(tmp_path, "def train(trial):\n    raise KeyError('enough')\n")

@@ -66,7 +66,8 @@ def _of_torch() -> Iterator[Callable[[], object]]:
     chosen = cudnn.benchmark, cudnn.deterministic
 
     def put_back_cudnn() -> None:
-        cudnn.benchmark, cudnn.deterministic = chosen
+        if chosen != (cudnn.benchmark, cudnn.deterministic):  # torch may have been told to let nobody set them
+            cudnn.benchmark, cudnn.deterministic = chosen
 
     yield put_back_cudnn
     yield _precision()
