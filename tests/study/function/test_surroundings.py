@@ -56,7 +56,7 @@ FLAGS_MAY_BE_SET = "__allow_nonbracketed_mutation_flag"
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_what_a_script_sets_is_put_back(tmp_path, monkeypatch, setting) -> None:
     """Also where the trial fails in the middle of it."""
-    monkeypatch.setattr(torch.backends, FLAGS_MAY_BE_SET, True)
+    monkeypatch.setitem(torch.backends.flags_frozen.__globals__, FLAGS_MAY_BE_SET, True)
     before = state()
     with pytest.raises(KeyError, match="enough"):
         trained(tmp_path, f"{IMPORTS}def train(trial):\n    {setting}\n    raise KeyError('enough')\n")
@@ -76,6 +76,6 @@ def test_the_command_line_is_that_of_the_script_alone(tmp_path) -> None:
 
 
 def test_flags_that_nobody_may_set_are_left_alone(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(torch.backends, FLAGS_MAY_BE_SET, False)
+    monkeypatch.setitem(torch.backends.flags_frozen.__globals__, FLAGS_MAY_BE_SET, False)
     with pytest.raises(KeyError, match="enough"):
         trained(tmp_path, "def train(trial):\n    raise KeyError('enough')\n")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 HIGHEST = "highest"  # which torch begins with
 
@@ -52,6 +51,8 @@ def _command_line() -> Callable[[], object]:
 
 
 def _of_torch() -> Iterator[Callable[[], object]]:
+    import torch  # late: who asks for help alone does not wait for it
+
     dtype, device, grad = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
     yield lambda: torch.set_default_dtype(dtype)
     # The device that there is without a default is the CPU; to say so would cost a look at each call.
@@ -75,6 +76,8 @@ def _of_torch() -> Iterator[Callable[[], object]]:
 
 def _precision() -> Callable[[], object]:
     """Return what puts back the precision of products, which torch sets in two ways that do not know of each other."""
+    import torch
+
     try:
         old = torch.get_float32_matmul_precision()
     except RuntimeError:  # the newer way was taken already
