@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from adamomentum.study.commands import app
 from adamomentum.study.engine import Folder
 from adamomentum.study.report.swap import Swaps
-from adamomentum.study.report.tables import build
+from adamomentum.study.report.tables import StudyTables, build
 from adamomentum.study.results import StudyResults, gather
 from adamomentum.study.studyfile import read
 from adamomentum.theory.experiments import network
@@ -48,6 +48,11 @@ def half_width(values: pd.Series) -> float:
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory) -> StudyResults:
     return taken_up("paper-mini", tmp_path_factory.mktemp("kept") / "study")
+
+
+@pytest.fixture(scope="module")
+def tables(kept) -> StudyTables:
+    return build(kept)
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +136,9 @@ def test_the_table_of_swapped_lines(trials) -> None:
             assert cell == f"{mark}{expected}{mark}", (name, form)
 
 
-def test_what_the_front_page_says_of_them_is_the_reports_verdict(kept, gpt) -> None:
+def test_what_the_front_page_says_of_them_is_the_reports_verdict(kept, tables, gpt) -> None:
     """That is corrected for the number of tasks; the table is not."""
-    swaps = [swap for results in (kept, gpt) for swap in Swaps(results, build(results)).every()]
+    swaps = [*Swaps(kept, tables).every(), *Swaps(gpt, build(gpt)).every()]
 
     def tasks(name: str, better: bool) -> set[str]:
         return {s.comparison.task for s in swaps if s.control.name == name and (s.reading == "better") is better}
@@ -175,8 +180,8 @@ def test_the_language_model_on_large_batches(trials) -> None:
         assert said.format(mean, mean - half, mean + half) in text
 
 
-def test_the_table_of_windows(kept) -> None:
-    widths = build(kept).widths
+def test_the_table_of_windows(tables) -> None:
+    widths = tables.widths
     start = next(k for k, line in enumerate(LINES) if line[0] == "window of learning rates, decades")
     assert LINES[start][1:] == ["AdamW", *SWAPS]
     table = LINES[start + 1 : start + 1 + len(WINDOWS)]
