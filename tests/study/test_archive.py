@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from study.mini import MINI, fake_result, written
+from study.report_mini import STEPS, Fake, run, study
 
 from adamomentum.study import archive
 from adamomentum.study.archive import ArchiveError, take_up, trials
@@ -238,3 +239,20 @@ def test_an_export_is_the_same_whatever_the_order(tmp_path) -> None:
     assert first == second
     one = next(t.spec for t in plan.trials if t.spec.trial_id in results)
     assert without_digits_of_no_use(as_record(one, results[one.trial_id])) in lines(tmp_path / "0")
+
+
+def test_curves_go_along_where_a_report_makes_something_of_them(tmp_path) -> None:
+    folder = run(tmp_path / "study", study("words"), Fake())
+    plan, results = folder.results()
+    archive.write(folder, tmp_path / "out", plan, results)
+    kept = {spec.trial_id: result for spec, result in archive.trials(tmp_path / "out" / archive.TRIALS)}
+    assert kept.keys() == results.keys()
+    whole = {t.spec.trial_id for t in plan.trials if t.role == "final"}
+    chosen = {
+        t.spec.trial_id for t in plan.trials if t.role == "tune" and t.is_at(plan.choices["words", t.optimizer].setting)
+    }
+    assert len(chosen) == len(study().optimizers)
+    for key, result in kept.items():
+        steps = STEPS if key in whole | chosen else STEPS[-1:]
+        assert result.curve["step"] == steps
+        assert result.curve["val_loss"][-1] == pytest.approx(results[key].curve["val_loss"][-1], rel=1e-5)

@@ -338,3 +338,112 @@ def test_the_hashes_of_an_own_optimizer_are_those_of_old() -> None:
     trials = stages.plan(study, {"digits": "0" * 16}, {}).trials
     assert study.hash == "be29ca034ea75f50"
     assert next(t.spec.trial_id for t in trials if t.optimizer == "lion") == "8053a6668cf47c5e"
+
+
+FORMS = """
+[optimizers.adamw-eps]
+base = "adamw"
+hyperparameters = { eps = 1e-3 }
+form_of = "adamw"
+
+[optimizers.adamw-99]
+base = "adamw"
+hyperparameters = { betas = [0.9, 0.99] }
+form_of = "adamw"
+"""
+
+
+def with_forms(changes=("", "")):
+    """The small study with three forms of AdamW."""
+    head, tasks_ = MINI.split("[[tasks]]", 1)
+    return studyfile.parse((head + FORMS + "[[tasks]]" + tasks_).replace(*changes), "forms")
+
+
+def form_loss(losses):
+    """Validation losses by form and task, over a bowl that all share."""
+    bowl_of_all = bowl({})
+
+    def loss(t):
+        return losses.get((t.optimizer, t.task), losses.get(t.optimizer, 1.0)) * bowl_of_all(t)
+
+    return loss
+
+
+def test_the_form_that_is_best_over_all_tasks_stands_for_its_optimizer() -> None:
+    study = with_forms()
+    # Better on one task by a half, worse on another by a third: by the product 0.5 * 1.5 it is ahead.
+    tasks_ = [t.name for t in study.tasks]
+    losses = {("adamw-eps", name): 1.0 for name in tasks_} | {
+        ("adamw-eps", tasks_[0]): 0.5,
+        ("adamw-eps", tasks_[1]): 1.5,
+        "adamw-99": 1.01,
+    }
+    plan, _ = run_to_the_end(study, form_loss(losses))
+    choice = plan.forms["adamw"]
+    assert choice.chosen == "adamw-eps"
+    ratio = choice.scores["adamw-eps"] / choice.scores["adamw"]
+    assert ratio == pytest.approx(0.75 ** (1 / len(tasks_)))
+    assert {"adamw", "adamw-99"} & plan.study.optimizers.keys() == set()
+    assert {t.optimizer for t in by_role(plan, "final")} == plan.study.optimizers.keys()
+    tuned = {name: len(by_role(plan, "tune", name)) for name in ("adamw", "adamw-eps", "adamw-99", "adamomentum")}
+    assert len(set(tuned.values())) == 1  # every form as many trials as any optimizer
+
+
+def test_of_equal_forms_the_optimizer_as_it_is_stands() -> None:
+    plan, _ = run_to_the_end(with_forms(), form_loss({}))
+    assert plan.forms["adamw"].chosen == "adamw"
+    assert list(plan.study.optimizers) == list(studyfile.parse(MINI, "mini").optimizers)
+
+
+def test_a_form_that_no_setting_trains_on_a_task_does_not_stand() -> None:
+    study = with_forms()
+    losses = {"adamw-99": 0.1, ("adamw-99", study.tasks[0].name): math.inf, "adamw": 2.0, "adamw-eps": 1.5}
+    plan, _ = run_to_the_end(study, form_loss(losses))
+    assert plan.forms["adamw"].chosen == "adamw-eps" and plan.forms["adamw"].scores["adamw-99"] == math.inf
+
+
+def test_nothing_is_judged_before_forms_are_chosen_on_all_tasks() -> None:
+    study = with_forms()
+    results = {}
+    plan = stages.plan(study, fingerprints(study), results)
+    last = study.tasks[-1].name
+    while any(t.task != last and t.spec.trial_id not in results for t in plan.trials):
+        for t in plan.trials:
+            if t.task != last:
+                results[t.spec.trial_id] = fake_result(1.0)
+        plan = stages.plan(study, fingerprints(study), results)
+    assert {t.role for t in plan.trials} == {"tune"} and not plan.forms
+    assert plan.open["final", "one", "adamw"] == study.final.seeds and plan.study == study
+    with pytest.raises(
+        studyfile.StudyError, match=r"chooses the form of an optimizer over all its tasks .* for one alone"
+    ):
+        study.only(("one",))
+
+
+def test_the_reference_and_sweeps_follow_their_form() -> None:
+    study = with_forms(('name = "mini"', 'name = "mini"\nreference = "adamw"'))
+    plan, _ = run_to_the_end(study, form_loss({"adamw-99": 0.5}))
+    assert plan.study.reference == "adamw-99"
+    assert plan.study.sensitivity.optimizers == tuple(
+        "adamw-99" if name == "adamw" else name for name in study.sensitivity.optimizers
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('form_of = "adamw"', 'form_of = "adamax"', "form_of names 'adamax', which is not in the study"),
+        ('form_of = "adamw"\n\n[o', 'form_of = "adamw-99"\n\n[o', "must name an optimizer that is no form itself"),
+        ('form_of = "adamw"', 'control = true\nform_of = "adamw"', "must be controls together, or none of them"),
+    ],
+)
+def test_a_form_is_of_an_optimizer_of_the_study(old, new, message) -> None:
+    with pytest.raises(studyfile.StudyError, match=message):
+        with_forms((old, new))
+
+
+def test_final_seeds_may_begin_later() -> None:
+    study = studyfile.parse(MINI.replace("[final]\nseeds = ", "[final]\nfirst = 10\nseeds = "), "later")
+    plan, _ = run_to_the_end(study, bowl({}))
+    assert {t.spec.replicate for t in by_role(plan, "final")} == set(range(10, 10 + study.final.seeds))
+    assert studyfile.parse(MINI, "mini").hash != study.hash

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from adamomentum.files import make_folder, write_atomic
 from adamomentum.study.engine import NO_DATA, DataInfo, Folder, read_data, registered_name, write_data
 from adamomentum.study.spec import TrialSpec
-from adamomentum.study.stages import Plan
+from adamomentum.study.stages import Plan, Planned
 from adamomentum.study.store import StoreError, StoreWarning, as_record, from_record, reason
 from adamomentum.study.trial import TrialResult
 
@@ -39,7 +39,8 @@ def write(folder: Folder, to: Path, plan: Plan, results: Mapping[str, TrialResul
     """Write all finished trials of the plan into the folder ``to``; returns how many they are.
 
     Curves and times are written in :data:`CURVE_DIGITS` digits, as many as float32 is sure of, which takes half the
-    space; what a trial ends with is written in full. Samples go along where reports show them.
+    space; what a trial ends with is written in full. Samples and curves go along where reports make something of them;
+    of other trials' curves the last point.
 
     Raises:
         StudyError: if the folder's ``study.json`` is damaged.
@@ -50,9 +51,10 @@ def write(folder: Folder, to: Path, plan: Plan, results: Mapping[str, TrialResul
     make_folder(to, "--to")
     unique = {t.spec.trial_id: t.spec for t in plan.trials if t.spec.trial_id in results}
     sampled = {t.spec.trial_id for t in plan.trials if t.sampled}
+    curved = {t.spec.trial_id for t in plan.trials if _shows_a_curve(t, plan)}
     # Trials that are alike stand together, which packs them better.
     records = sorted(
-        (as_record(spec, _shortened(results[key], key in sampled)) for key, spec in unique.items()),
+        (as_record(spec, _shortened(results[key], key in sampled, key in curved)) for key, spec in unique.items()),
         key=lambda r: _packed(r["spec"]),
     )
     lines = [_packed(record) + "\n" for record in records]
@@ -62,11 +64,22 @@ def write(folder: Folder, to: Path, plan: Plan, results: Mapping[str, TrialResul
     return len(lines)
 
 
-def _shortened(result: TrialResult, sampled: bool) -> TrialResult:
+def _shows_a_curve(planned: Planned, plan: Plan) -> bool:
+    """Say whether a report makes something of a trial's curve: final ones, and tuning at a setting that is chosen."""
+    if planned.role != "tune":
+        return planned.role == "final"
+    choice = plan.choices.get((planned.task, planned.optimizer))
+    return choice is None or planned.is_at(choice.setting)
+
+
+def _shortened(result: TrialResult, sampled: bool, curved: bool) -> TrialResult:
     def short(x: float) -> float:
         return float(f"{x:.{CURVE_DIGITS}g}")
 
-    curve = {name: [x if x is None else short(x) for x in values] for name, values in result.curve.items()}
+    curve = {
+        name: [x if x is None else short(x) for x in (values if curved else values[-1:])]
+        for name, values in result.curve.items()
+    }
     timing = {name: short(x) for name, x in result.timing.items()}
     samples = result.samples if sampled else {}
     return result.model_copy(update={"curve": curve, "timing": timing, "samples": samples})

@@ -159,7 +159,7 @@ def _prepare_unknown(folder: Folder, sources: Mapping[str, Path], say: Callable[
     """Look at the data of the tasks that no run has looked at here: the ids of their trials depend on it."""
     unknown = folder.unknown_data()
     if unknown:
-        Folder(folder.root, folder.study.only(unknown), folder.whole).prepare_data(sources, say)
+        folder.prepare_data(sources, say, unknown)
 
 
 def _plan_table(study: Study, plan: Plan, results: Mapping[str, TrialResult]) -> Table:

@@ -19,7 +19,7 @@ import json
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -140,8 +140,15 @@ class Folder:
         known = self.data()
         return tuple(task.name for task in self.study.tasks if task.name not in known)
 
-    def prepare_data(self, sources: Mapping[str, Path], say: Callable[[str], None]) -> dict[str, DataInfo]:
+    def prepare_data(
+        self, sources: Mapping[str, Path], say: Callable[[str], None], names: Collection[str] | None = None
+    ) -> dict[str, DataInfo]:
         """Load, or download, the data of every task and write down what is known of it.
+
+        Args:
+            sources: where data of the user's lies, by family.
+            say: told of each task's data.
+            names: the tasks to look at; default: all.
 
         Raises:
             DataError: if some data cannot be had.
@@ -149,6 +156,8 @@ class Folder:
         """
         known = self.data()
         for entry in self.study.tasks:
+            if names is not None and entry.name not in names:
+                continue
             try:
                 data = load(entry.family, entry.params, sources)
             except ValueError as error:

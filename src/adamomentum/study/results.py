@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -55,17 +55,20 @@ class StudyResults:
     """All that a report is made of.
 
     Attributes:
-        study: the study.
+        study: what is judged: of an optimizer with several forms the one that was chosen.
+        whole: the study as it is, with all forms.
         data: what is known of each task's data, by task.
         plan: what was planned, finished or not.
-        trials: one row for each planned trial that is finished: ``KEYS``, every final metric, ``last_step``,
-            ``ms_per_step``, ``train_seconds``, ``seconds``, ``started``. A trial that serves two roles has two rows.
+        trials: one row for each planned trial that is finished: ``KEYS``, every final metric, ``area`` (see
+            ``area_metric``; of final trials), ``last_step``, ``ms_per_step``, ``train_seconds``, ``seconds``,
+            ``started``. A trial that serves two roles has two rows.
         curves: one row a point: ``CURVE_KEYS``, ``step``, ``seconds``, ``train_loss``, ``val_*``.
         results: the trials themselves, by id.
         missing: planned trials that are not finished, counted by (task, role, optimizer).
     """
 
     study: Study
+    whole: Study
     data: Mapping[str, DataInfo]
     plan: Plan
     trials: pd.DataFrame
@@ -105,7 +108,7 @@ def gather(folder: Folder, device: str = "cpu") -> StudyResults:
         StudyError: if the study was never run there.
     """
     plan, results = folder.results(device)
-    study = folder.study
+    family_of_task = {task.name: task.reported for task in folder.study.tasks}
     rows: list[dict[str, object]] = []
     frames: dict[tuple[object, ...], pd.DataFrame] = {}
     missing: dict[tuple[str, str, str], int] = {}
@@ -121,7 +124,7 @@ def gather(folder: Folder, device: str = "cpu") -> StudyResults:
                 "family": spec.task.family,
                 "role": planned.role,
                 "optimizer": planned.optimizer,
-                "label": stages.label(study, planned.optimizer),
+                "label": stages.label(folder.study, planned.optimizer),
                 "point": planned.point,
                 "replicate": spec.replicate,
                 "lr": spec.optimizer.lr,
@@ -129,6 +132,7 @@ def gather(folder: Folder, device: str = "cpu") -> StudyResults:
                 "status": result.status,
                 "trial_id": spec.trial_id,
                 **result.final,
+                "area": _area(result, family_of_task[planned.task].curve) if planned.role == "final" else None,
                 "last_step": max((step for step in result.curve.get("step", ()) if step is not None), default=None),
                 **{key: result.timing.get(key) for key in ("ms_per_step", "train_seconds", "seconds", "started")},
             }
@@ -138,7 +142,8 @@ def gather(folder: Folder, device: str = "cpu") -> StudyResults:
             frame["seconds"] = frame["step"] * result.timing.get("ms_per_step", 0.0) / 1e3
             frames[tuple(rows[-1][key] for key in CURVE_KEYS)] = frame
     return StudyResults(
-        study=study,
+        study=plan.study,
+        whole=folder.study,
         data=folder.data(),
         plan=plan,
         trials=_table(rows, KEYS),
@@ -146,6 +151,15 @@ def gather(folder: Folder, device: str = "cpu") -> StudyResults:
         results=results,
         missing=missing,
     )
+
+
+def _area(result: TrialResult, metric: str) -> float | None:
+    """Return the mean over a run's steps of what its learning curve is of, from the first point on."""
+    steps, values = result.curve.get("step", ()), result.curve.get(f"val_{metric}", ())
+    if len(steps) < 2 or len(steps) != len(values) or None in values or None in steps:
+        return None
+    x, y = np.array(steps, dtype=float), np.array(values, dtype=float)
+    return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / (x[-1] - x[0]))
 
 
 def _split(table: pd.DataFrame, columns: list[str]) -> dict[Any, pd.DataFrame]:
@@ -189,6 +203,13 @@ def time_metric(results: StudyResults, task: str) -> Metric:
     family = family_of(results, task)
     declared = results.study.task(task).target is not None
     return family.primary if declared else family.metric(family.curve)
+
+
+def area_metric(results: StudyResults, task: str) -> Metric:
+    """Return the metric whose mean over a run's steps is in the column ``area``."""
+    family = family_of(results, task)
+    metric = family.metric(family.curve)
+    return replace(metric, label=f"{metric.label}, mean over the run")
 
 
 def as_cost(value: float, metric: Metric) -> float:
@@ -310,6 +331,49 @@ def steps_to(results: StudyResults, task: str, optimizer: str, target: float) ->
         else:
             steps[replicate] = reached(curve["step"].tolist(), curve[column].tolist(), target)
     return pd.Series(steps, dtype=float).sort_index()
+
+
+def budget_steps(results: StudyResults, task: str) -> float:
+    """Return with how many steps a final run on a task ends."""
+    final = results.trials[(results.trials["role"] == "final") & (results.trials["task"] == task)]
+    return float(final["last_step"].max()) if len(final) else math.nan
+
+
+def tuned_level(results: StudyResults, task: str, share: float) -> float | None:
+    """Return what the median baseline had reached at a share of its steps, in tuning, at the setting chosen there.
+
+    Of an even number of baselines, or of seeds, the worse of the two in the middle; what diverged is worst. None while
+    tuning is not complete, or if the median baseline cannot be trained.
+    """
+    metric = time_metric(results, task)
+    levels = []
+    for name in results.study.baselines:
+        choice = results.choices.get((task, name))
+        if choice is None:
+            return None
+        costs = [
+            metric.cost(level) if (level := _level(results, t.spec.trial_id, metric, share)) is not None else math.inf
+            for t in results.plan.trials
+            if (t.role, t.task, t.optimizer) == ("tune", task, name) and t.is_at(choice.setting)
+        ]
+        levels.append(_upper_median(costs) if costs else math.inf)
+    level = _upper_median(levels) if levels else math.inf
+    return metric.cost(level) if math.isfinite(level) else None
+
+
+def _upper_median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def _level(results: StudyResults, trial_id: str, metric: Metric, share: float) -> float | None:
+    """Return a trial's validation metric at a share of its steps, between two points on a straight line."""
+    result = results.results.get(trial_id)
+    column = f"val_{metric.key}"
+    if result is None or result.status != "ok" or column not in result.curve:
+        return None
+    steps, values = np.array(result.curve["step"], dtype=float), np.array(result.curve[column], dtype=float)
+    level = float(np.interp(share * steps[-1], steps, values))
+    return level if math.isfinite(level) else None
 
 
 def sensitivity_curve(results: StudyResults, task: str, optimizer: str) -> pd.DataFrame:

@@ -61,6 +61,11 @@ class Planned:
         """Whether reports show samples of it: an optimizer's first final run, so that none is selected."""
         return self.role == "final" and self.spec.replicate == 0
 
+    def is_at(self, setting: Setting | None) -> bool:
+        """Say whether the trial's optimizer is at this setting."""
+        values = {**self.spec.optimizer.hyperparameters, "lr": self.spec.optimizer.lr}
+        return setting is not None and all(values.get(key) == value for key, value in setting.items())
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -81,18 +86,36 @@ class Choice:
     failed: int
 
 
+@dataclass(frozen=True)
+class FormChoice:
+    """Which form of an optimizer stands for it.
+
+    Attributes:
+        chosen: its name in the study.
+        scores: of each form the geometric mean over tasks of its validation cost at the best setting; infinite if on
+            some task no setting trains it.
+    """
+
+    chosen: str
+    scores: Mapping[str, float]
+
+
 @dataclass
 class Plan:
     """What can be said now.
 
     Attributes:
+        study: what is judged: the study, once forms are chosen with one of each optimizer alone.
         trials: in the order in which they should run; those of later rounds appear as the earlier ones finish.
         choices: per task and optimizer, where tuning is complete.
+        forms: what was chosen of each optimizer that has several forms, once all tasks are tuned on.
         open: how many trials cannot be planned yet, at most, by role, task, and optimizer or control.
     """
 
+    study: Study
     trials: list[Planned] = field(default_factory=list)
     choices: dict[tuple[str, str], Choice] = field(default_factory=dict)
+    forms: dict[str, FormChoice] = field(default_factory=dict)
     open: Counter[tuple[Role, str, str]] = field(default_factory=Counter)
 
     @cached_property
@@ -127,7 +150,7 @@ class _Planner:
         self.optimizers = {name: study.optimizer(name) for name in study.optimizers}
         # A control at another's setting may be of an optimizer that the study does not tune.
         self.entries = {**self.optimizers, **{c.optimizer: study.optimizer(c.optimizer) for c in study.controls}}
-        self.plan = Plan()
+        self.plan = Plan(study)
 
     # --- a trial ---
 
@@ -311,6 +334,71 @@ class _Planner:
             for n, c in choices.items()
         }
 
+    def choose_forms(self) -> None:
+        """Decide which form of each optimizer is judged, once all tasks are tuned on."""
+        for leader, names in self.study.forms.items():
+            scores = {name: self.form_score(name) for name in names}
+            chosen = min(names, key=scores.__getitem__)  # of equals the first, the optimizer as it is
+            self.plan.forms[leader] = FormChoice(chosen, scores)
+        self.study = self.plan.study = self.study.judged({k: c.chosen for k, c in self.plan.forms.items()})
+        self.optimizers = {name: self.optimizers[name] for name in self.study.optimizers}
+
+    def form_score(self, name: str) -> float:
+        """Return the geometric mean over tasks of a form's validation cost, of which every task changes a share.
+
+        Raises:
+            ValueError: if settings are chosen by a metric that is no cost, or nothing is tuned.
+        """
+        costs = []
+        for task in self.study.tasks:
+            metric = task.reported.metric(task.reported.select)
+            cost = self.plan.choices[task.name, name].score
+            if metric.better == "higher" or not cost > 0:
+                raise ValueError(
+                    f"forms of {name} cannot be compared on {task.name}: its {metric.key} must be a positive number "
+                    f"that is lower for better settings, and tuned; got {metric.cost(cost):g}"
+                )
+            costs.append(cost)
+        return math.exp(math.fsum(map(math.log, costs)) / len(costs)) if all(map(math.isfinite, costs)) else math.inf
+
+    def after_tuning(self, chosen: Mapping[str, Mapping[str, Choice]]) -> None:
+        """Plan what comes after tuning, or count it on tasks that are not in ``chosen``."""
+        for task in self.study.tasks:
+            if self.trials_of(task):
+                self.default(task)
+        for task in self.study.tasks:
+            if task.name in chosen:
+                self.final(task, chosen[task.name])
+            else:
+                for name in self.study.optimizers:
+                    self.later("final", task, name, self.study.final.seeds)
+        for task in self.study.tasks:
+            if task.name in chosen:
+                for control in self.controls(task):
+                    self.control(task, chosen[task.name], control)
+                self.sensitivity(task, chosen[task.name])
+            else:
+                self.later_controls(task, self.study)
+
+    def forms_open(self) -> None:
+        """Count what comes after the choice of forms, which needs all tasks."""
+        judged = self.study.judged({leader: leader for leader in self.study.forms})
+        for task in judged.tasks:
+            for name in judged.optimizers:
+                self.later("default", task, name, judged.default.seeds * (not judged.optimizers[name].control))
+                self.later("final", task, name, judged.final.seeds)
+            self.later_controls(task, judged)
+
+    def later_controls(self, task: TaskEntry, study: Study) -> None:
+        """Count a task's controls and sweeps, which need its choices."""
+        sweep = study.sensitivity.seeds * (2 * study.sensitivity.half_decades + 1)
+        controls = self.controls(task)
+        for control in controls:
+            self.later("control", task, control.name, control.seeds)
+        swept = [c.name for c in controls if c.name in study.sensitivity.controls]
+        for name in (*study.sensitivity.optimizers, *swept):
+            self.later("sensitivity", task, name, sweep)
+
     def done(self, groups: Iterable[list[Planned]]) -> bool:
         return all(trial.spec.trial_id in self.results for group in groups for trial in group)
 
@@ -335,7 +423,7 @@ class _Planner:
             groups.append(
                 [
                     Planned("default", task.name, name, 0, self.spec("final", task, spec, seed))
-                    for seed in range(self.study.default.seeds)
+                    for seed in self.study.default.replicates
                 ]
             )
         self.plan.trials += _interleaved(groups)
@@ -346,7 +434,7 @@ class _Planner:
         groups = [
             [
                 Planned("final", task.name, n, 0, self.spec("final", task, self.optimizer(task, n, s), seed))
-                for seed in range(self.study.final.seeds)
+                for seed in self.study.final.replicates
             ]
             for n in names
             if (s := choices[n].setting) is not None
@@ -453,28 +541,11 @@ def plan(study: Study, fingerprints: Mapping[str, str], results: Results, device
         if choices is not None:
             chosen[task.name] = choices
             planner.plan.choices |= {(task.name, name): choice for name, choice in choices.items()}
-    for task in study.tasks:
-        if planner.trials_of(task):
-            planner.default(task)
-    sweep = study.sensitivity.seeds * (2 * study.sensitivity.half_decades + 1)
-    for task in study.tasks:
-        if task.name in chosen:
-            planner.final(task, chosen[task.name])
-        else:
-            for name in study.optimizers:
-                planner.later("final", task, name, study.final.seeds)
-    for task in study.tasks:
-        controls = planner.controls(task)
-        if task.name in chosen:
-            for control in controls:
-                planner.control(task, chosen[task.name], control)
-            planner.sensitivity(task, chosen[task.name])
-        else:
-            for control in controls:
-                planner.later("control", task, control.name, control.seeds)
-            swept = [c.name for c in controls if c.name in study.sensitivity.controls]
-            for name in (*study.sensitivity.optimizers, *swept):
-                planner.later("sensitivity", task, name, sweep)
+    if study.forms and len(chosen) < len(study.tasks):
+        planner.forms_open()
+    else:
+        planner.choose_forms()
+        planner.after_tuning(chosen)
     for task in study.tasks:
         if task.family == tasks.OWN:
             planner.repeat(task)

@@ -55,7 +55,9 @@ class _Entry(BaseModel):
     @model_serializer(mode="wrap")
     def _without_what_is_not_given(self, plain: Callable[[_Entry], dict[str, Any]]) -> dict[str, Any]:
         return {
-            key: value for key, value in plain(self).items() if key not in self.later or value not in (None, "", [], ())
+            key: value
+            for key, value in plain(self).items()
+            if key not in self.later or value not in (None, "", [], (), {})
         }
 
 
@@ -89,6 +91,8 @@ class OptimizerEntry(_Entry):
             eps, as ``exp_avg_sq``, and ``step``.
         grid: learning rates to try on every task instead of points of the space, and nothing else; a single one is
             taken as given.
+        form_of: another entry, of which this one is a form. An optimizer and its forms are all tuned; the one that is
+            best over all tasks, on validation, stands for it in everything after that (:attr:`Study.forms`).
     """
 
     base: str = ""
@@ -100,7 +104,8 @@ class OptimizerEntry(_Entry):
     kind: Kind | None = None
     eps_placement: EpsPlacement | None = None
     grid: tuple[Annotated[Finite, Field(gt=0)], ...] = ()
-    later = ("kind", "eps_placement", "grid")
+    form_of: str = ""
+    later = ("kind", "eps_placement", "grid", "form_of")
 
     @field_validator("grid")
     @classmethod
@@ -171,8 +176,8 @@ class TaskEntry(_Entry):
         optimizers: per optimizer what is set for this task: ``lr`` is that of the role ``default`` only.
         minutes: what a trial takes on one core of a laptop, for the plan's estimate until trials have been timed.
         notes: what a reader must know, e.g. where settings as printed and as run differ.
-        target: of the primary metric on the validation split, to which time is measured; by default where the best
-            baseline ends.
+        target: of the primary metric on the validation split, to which time is measured; by default what the study's
+            ``speed`` says.
         metric: by which of the family's metrics optimizers are compared; by default its first.
         metrics: of the family ``own``: what its function reports and returns. By the first one, or ``metric``, settings
             are chosen and optimizers compared; by default ``loss``, lower is better.
@@ -283,9 +288,42 @@ class Tuning(_Entry):
 
 
 class Seeds(_Entry):
-    """How many evaluation runs."""
+    """Evaluation runs.
+
+    Attributes:
+        seeds: how many.
+        first: the first one's number; from 10 on they are others than those of a study with 10 from 0.
+    """
 
     seeds: Annotated[int, Field(ge=0)]
+    first: Annotated[int, Field(ge=0)] | None = None
+    later = ("first",)
+
+    @property
+    def replicates(self) -> range:
+        """Their numbers."""
+        first = self.first or 0
+        return range(first, first + self.seeds)
+
+
+class Speed(_Entry):
+    """To what time is measured, on tasks that declare no target.
+
+    Attributes:
+        shares: of a run's steps: the target is what the median baseline had reached at this share of its own, in the
+            tuning runs at the settings that were chosen. By the first one optimizers are judged; the others show how
+            much rests on it. By default the target lies where the best baseline ends, in the final runs.
+    """
+
+    shares: tuple[Annotated[Finite, Field(gt=0, lt=1)], ...] = ()
+    later = ("shares",)
+
+    @field_validator("shares")
+    @classmethod
+    def _all_different(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(shares)) < len(shares):
+            raise ValueError(f"shares must differ, got {', '.join(f'{share:g}' for share in shares)}")
+        return shares
 
 
 class Sensitivity(_Entry):
@@ -380,6 +418,7 @@ class Study(_Entry):
         tuning: how settings are chosen.
         default: runs at published settings, beside the tuned ones.
         final: runs at the chosen settings.
+        speed: to what time is measured.
         sensitivity: learning rates around the chosen ones.
         controls: runs that explain.
         smoke: what ``--smoke`` changes.
@@ -395,9 +434,11 @@ class Study(_Entry):
     tuning: Tuning = Tuning()
     default: Seeds = Seeds(seeds=5)
     final: Seeds = Seeds(seeds=10)
+    speed: Speed = Speed()
     sensitivity: Sensitivity = Sensitivity()
     controls: tuple[Control, ...] = ()
     smoke: Smoke = Smoke()
+    later = ("speed",)
 
     @model_validator(mode="after")
     def _names_meet(self) -> Study:
@@ -445,9 +486,45 @@ class Study(_Entry):
                 check(name, by_name, f"{where}.tasks")
         for name in self.sensitivity.controls:
             check(name, {control.name: control for control in self.controls}, "sensitivity.controls")
-        for name in self.optimizers:
+        for name, entry in self.optimizers.items():
             self.optimizer(name)
+            if entry.form_of:
+                where = f"optimizers.{name}.form_of"
+                check(entry.form_of, self.optimizers, where)
+                if self.optimizers[entry.form_of].form_of or entry.form_of == name:
+                    raise ValueError(f"{where} must name an optimizer that is no form itself, got {entry.form_of!r}")
+                if self.optimizers[entry.form_of].control != entry.control:
+                    raise ValueError(
+                        f"{where}: {entry.form_of} and its forms must be controls together, or none of them"
+                    )
         return self
+
+    @property
+    def forms(self) -> dict[str, tuple[str, ...]]:
+        """The optimizers that have several forms, each with the names of them all, its own first."""
+        of = {leader: [n for n, e in self.optimizers.items() if e.form_of == leader] for leader in self.optimizers}
+        return {leader: (leader, *names) for leader, names in of.items() if names}
+
+    def judged(self, chosen: Mapping[str, str]) -> Study:
+        """Return the study with one form of each optimizer, of those that have several.
+
+        Args:
+            chosen: by optimizer of :attr:`forms` the name of that form.
+        """
+        lost = {name for leader, names in self.forms.items() for name in names if name != chosen[leader]}
+        stands_for = {name: chosen[leader] for leader, names in self.forms.items() for name in names}
+        swept = dict.fromkeys(stands_for.get(name, name) for name in self.sensitivity.optimizers)
+        return self.model_copy(
+            update={
+                "reference": stands_for.get(self.reference, self.reference),
+                "optimizers": {
+                    name: entry.model_copy(update={"form_of": ""})
+                    for name, entry in self.optimizers.items()
+                    if name not in lost
+                },
+                "sensitivity": self.sensitivity.model_copy(update={"optimizers": tuple(swept)}),
+            }
+        )
 
     def optimizer(self, name: str) -> Optimizer:
         """Return the optimizer that the study calls ``name``, with what the study changes in it.
@@ -523,8 +600,8 @@ class Study(_Entry):
                 "tuning": self.tuning.model_copy(
                     update={"trials": min(self.tuning.trials, s.trials), "seeds": 1, "extension": s.extension}
                 ),
-                "default": Seeds(seeds=min(self.default.seeds, s.default)),
-                "final": Seeds(seeds=min(self.final.seeds, s.final)),
+                "default": self.default.model_copy(update={"seeds": min(self.default.seeds, s.default)}),
+                "final": self.final.model_copy(update={"seeds": min(self.final.seeds, s.final)}),
                 "sensitivity": self.sensitivity.model_copy(
                     update={"seeds": s.sensitivity, "half_decades": s.half_decades}
                 ),
@@ -557,12 +634,17 @@ class Study(_Entry):
         """Return the study with these tasks alone; finished trials stay valid, since none depends on another task.
 
         Raises:
-            StudyError: if there is no task of a name.
+            StudyError: if there is no task of a name, or forms are chosen over all tasks at once.
         """
         known = [task.name for task in self.tasks]
         for name in task_names:
             if name not in known:
                 raise StudyError(f"study {self.name} has no task {name!r}; there are: {', '.join(known)}")
+        if self.forms and set(task_names) != set(known):
+            raise StudyError(
+                f"study {self.name} chooses the form of an optimizer over all its tasks at once (form_of), so it "
+                f"cannot be looked at for {', '.join(task_names)} alone; leave the tasks out"
+            )
         return self.model_copy(update={"tasks": tuple(t for t in self.tasks if t.name in task_names)})
 
 

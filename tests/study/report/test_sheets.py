@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
-from study.report_mini import Fake, final, gathered, run, study
+from study.report_mini import TEXT, Fake, final, gathered, run, study
 
-from adamomentum.study import registry
+from adamomentum.study import registry, studyfile
 from adamomentum.study.report import page
 from adamomentum.study.report.comparisons import ALPHA
 from adamomentum.study.report.sheets import Sheets, bytes_per_parameter
+from adamomentum.study.report.tables import build
+from adamomentum.study.results import gather
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
@@ -106,3 +110,24 @@ def test_without_a_record_of_when_trials_ran_no_times_are_compared(tmp_path) -> 
     assert cells["AdamW"] == "10.0 to 50.0"
     assert cells["AdaMomentum"] == "10.0 to 50.0 †"
     assert frame["digits_side_by_side"].isna().all()
+
+
+def test_forms_that_do_not_stand_are_named_and_judged_nowhere(tmp_path) -> None:
+    form = '[optimizers.adamw-99]\nbase = "adamw"\nlabel = "AdamW, beta2 .99"\nform_of = "adamw"\n'
+    form += "hyperparameters = { betas = [0.9, 0.99] }\n"
+    whole = studyfile.parse(TEXT.replace("[optimizers.own]", form + "[optimizers.own]", 1), "forms")
+    tasks = tuple(whole.task("words").model_copy(update={"name": name}) for name in ("words", "more"))
+    asked = whole.model_copy(update={"tasks": tasks, "controls": ()})
+    folder = run(tmp_path / "study", asked, Fake({"adamw-99": 0.0, "adamw": 0.2}))
+    results = gather(folder)
+    sheets = Sheets(results, build(results)).every()
+    rows = {row[1]: row for row in sheets["forms"].rows}
+    assert list(rows) == ["AdamW", "AdamW, beta2 .99 (chosen)"]
+    costs = [results.choices[name, "adamw"].score for name in ("words", "more")]
+    assert rows["AdamW"][2:5] == [f"{c:.4g}" for c in (*costs, math.sqrt(costs[0] * costs[1]))]
+    assert float(rows["AdamW"][5]) > 1 and rows["AdamW, beta2 .99 (chosen)"][5] == "1.000"
+    judged = set(sheets["differences"].frame["against"])
+    assert "adamw-99" in judged and "adamw" not in judged
+    assert {row[1] for row in sheets["choices"].rows} >= {"AdamW", "AdamW, beta2 .99"}
+    shown = page.write(folder, "cpu", "a command").read_text()
+    assert "Which form stands for an optimizer" in shown and f"hash {asked.hash}" in shown

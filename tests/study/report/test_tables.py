@@ -194,3 +194,67 @@ def test_divergences_are_not_the_same_runs(tmp_path) -> None:
     fake = Fake(status=lambda t: "diverged" if t.role == "default" and t.optimizer in ("adamw", "sgdm") else "ok")
     _, tables = gathered(tmp_path, fake)
     assert tables.same == {}
+
+
+def test_a_target_is_what_the_median_baseline_had_reached_in_tuning(tmp_path) -> None:
+    """Of losses end * (4, 1.4, 1.2, 1) at steps 10 to 40: at 3/8 of them 2.7, at 5/8 1.3, at 7/8 1.1 times the end."""
+    text = TEXT.replace("[sensitivity]", "[speed]\nshares = [0.625, 0.875, 0.375]\n[sensitivity]", 1)
+    asked = studyfile.parse(text, "shares").only(("words",))
+    results = gather(run(tmp_path / "study", asked, Fake()))
+    tables = build(results)
+    ends = sorted(
+        min(
+            results.results[t.spec.trial_id].final["val_loss"]
+            for t in results.plan.trials
+            if (t.role, t.optimizer) == ("tune", name)
+        )
+        for name in results.study.baselines
+    )
+    assert len(ends) == 3
+    target = tables.targets["words"]
+    assert (target.value, target.share) == (pytest.approx(1.3 * ends[1]), 0.625)
+    near = {t.share: t.value for t, _ in tables.near}
+    assert near == {0.375: pytest.approx(2.7 * ends[1]), 0.875: pytest.approx(1.1 * ends[1])}
+    # Every final run of the reference ends lower than those of tuning, at the rate that was best there or not.
+    steps = tables.steps["words", "adamomentum"]
+    assert set(steps) <= {20.0, 30.0, 40.0}
+    assert [c.other for t, c in tables.near if t.share == 0.375] == list(results.study.baselines)
+
+
+def test_a_median_baseline_that_cannot_be_trained_leaves_no_target(tmp_path) -> None:
+    text = TEXT.replace("[sensitivity]", "[speed]\nshares = [0.5]\n[sensitivity]", 1)
+    asked = studyfile.parse(text, "shares").only(("words",))
+    lost = {"adamw", "sgdm"}
+    results = gather(run(tmp_path / "study", asked, Fake(status=lambda t: "diverged" if t.optimizer in lost else "ok")))
+    assert not build(results).targets
+
+
+def test_a_run_that_misses_the_target_counts_with_its_budget(tmp_path) -> None:
+    """The reference reaches 1.25 at step 40, and two of eight runs never; AdamW always at step 30."""
+    text = TEXT.replace('name = "words"', 'name = "words"\ntarget = 3.5\nmetric = "loss"', 1)
+    asked = studyfile.parse(text, "restricted").only(("words",))
+
+    class Steps(Fake):
+        def result(self, t):
+            result = super().result(t)
+            if t.role != "final":
+                return result
+            missed = t.optimizer == "adamomentum" and t.spec.replicate < 2
+            values = [9.0, 9.0, 9.0, 9.0 if missed else 3.0] if t.optimizer == "adamomentum" else [9.0, 9.0, 3.0, 3.0]
+            return result.model_copy(update={"curve": {**result.curve, "val_loss": values}})
+
+    results = gather(run(tmp_path / "study", asked, Steps()))
+    c = next(c for c in build(results).speed if c.other == "adamw")
+    assert c.restricted.mean == 10.0 and c.restricted.n == 8  # 40, reached or not, after 30
+    assert (c.outcome, c.paired.lost_a) == ("worse", 2)
+
+
+def test_the_area_is_the_mean_of_the_curve(tmp_path) -> None:
+    results, tables = gathered(tmp_path, Fake(), ("words",))
+    curve = results.results[next(t for t in results.plan.trials if t.role == "final").spec.trial_id].curve
+    end = curve["val_loss"][-1]
+    areas = final(results, "words", next(t for t in results.plan.trials if t.role == "final").optimizer, "area")
+    # Trapezoids over steps 10 to 40: (4 / 2 + 1.4 + 1.2 + 1 / 2) / 3 times the end.
+    assert areas[0] == pytest.approx(5.1 / 3 * end, rel=1e-6)
+    c = comparison(tables.area_comparisons, "adabelief", "words")
+    assert c.outcome == "better" and c.metric.label.endswith("mean over the run")

@@ -184,6 +184,8 @@ class Judge(Part):
             target = self.tables.targets[task]
             text = self.sentence(task, comparisons, SPEED)
             origin = f"the median end of {self.label(target.baseline)}" if target.baseline else "declared in advance"
+            if target.share is not None:
+                origin = f"which the median baseline had reached after {target.share:.0%} of its steps in tuning"
             evidence.append(f"{text} {self._by_median_steps(task)} {target.text}, {origin}.")
         blind, total = undecidable(self.tables.speed), Count.of(self.tables.speed).total
         if blind:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
@@ -14,6 +14,7 @@ from adamomentum.study.results import (
     STEPS,
     StudyResults,
     as_cost,
+    budget_steps,
     column_of,
     family_of,
     most,
@@ -29,7 +30,7 @@ from adamomentum.study.statistics.across import (
     performance_profile,
     stratified_iqm,
 )
-from adamomentum.study.statistics.paired import Interval, Paired, compare_paired, holm
+from adamomentum.study.statistics.paired import Interval, Paired, compare_paired, holm, t_interval
 from adamomentum.study.studyfile import Control, Study
 from adamomentum.study.tasks import Metric
 
@@ -61,6 +62,8 @@ class Comparison:
         by_rank: the outcome rests on the rank test, not on the mean.
         untrained: no setting that was tried trains one of the two: it is the worse one without a test.
         same_as: the baseline whose runs those of ``other`` are, number by number; counted there.
+        restricted: of steps to a target, the mean of subject - other with its t interval, a run that misses the target
+            counted with all steps of its budget.
     """
 
     task: str
@@ -75,6 +78,7 @@ class Comparison:
     by_rank: bool
     untrained: bool = False
     same_as: str = ""
+    restricted: Interval | None = None
 
     @property
     def corrected(self) -> bool:
@@ -116,6 +120,7 @@ def comparisons_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
                 "by_rank": c.by_rank,
                 "reading": c.outcome,
                 "after_correction": c.corrected,
+                **({} if (r := c.restricted) is None else {"restricted": r.mean, "r_low": r.low, "r_high": r.high}),
             }
         )
     return pd.DataFrame(rows)
@@ -233,14 +238,18 @@ def compare_speed(results: StudyResults, task: str, steps: Mapping[str, pd.Serie
         task: name of the task.
         steps: of each optimizer's final runs by replicate, infinite where the target is missed; empty without a target.
     """
-    study, pairs_of = results.study, {}
+    study, pairs_of, restricted = results.study, dict[str, _Pairs](), dict[str, Interval]()
     decided = _decided(results, task, STEPS) if steps else {}
+    budget = budget_steps(results, task)
     for name in study.baselines:
         if study.reference in steps and name in steps:
             pairs = _pairs(steps[study.reference], steps[name], "lower")
             if pairs is not None:
                 pairs_of[name] = pairs
-    decided |= {c.other: c for c in _judged(results, task, STEPS, pairs_of, True)}
+                differences = steps[study.reference].clip(upper=budget) - steps[name].clip(upper=budget)
+                restricted[name] = t_interval(differences.dropna().tolist())
+    judged = _judged(results, task, STEPS, pairs_of, True)
+    decided |= {c.other: replace(c, restricted=restricted[c.other]) for c in judged}
     return [decided[name] for name in study.baselines if name in decided]
 
 

@@ -61,7 +61,7 @@ def missing(results: StudyResults) -> list[dict[str, str]]:
     """Return how many planned trials of each role in a task are not finished, and whose."""
     counts: dict[tuple[str, str], Counter[str]] = {}
     for (task, role, optimizer), n in results.missing.items():
-        counts.setdefault((task, role), Counter())[stages.label(results.study, optimizer)] += n
+        counts.setdefault((task, role), Counter())[stages.label(results.whole, optimizer)] += n
     return [
         {"task": task, "role": role, "count": str(c.total()), "whose": ", ".join(f"{k} ({n})" for k, n in c.items())}
         for (task, role), c in counts.items()
@@ -70,7 +70,7 @@ def missing(results: StudyResults) -> list[dict[str, str]]:
 
 def optimizers(results: StudyResults) -> list[dict[str, str]]:
     """Return each optimizer as the study has it."""
-    study, rows = results.study, []
+    study, rows = results.whole, []
     for name, entry in study.optimizers.items():
         o = study.optimizer(name)
         rows.append(
@@ -97,7 +97,7 @@ def searched(study: Study, name: str, names: Iterable[str]) -> str:
 
 def tasks(results: StudyResults) -> list[dict[str, Any]]:
     """Return each task as the study has it."""
-    study, rows = results.study, []
+    study, rows = results.whole, []
     for entry in study.tasks:
         rows.append(
             {

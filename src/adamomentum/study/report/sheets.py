@@ -53,9 +53,12 @@ class Sheets(Part):
             "differences": self.differences("differences", tables.comparisons),
             "default": self.differences("differences-published", tables.default_comparisons),
             "speed": self.speed(),
+            "near": self.near(),
+            "area": self.area(),
             "training": self.training(),
             "across": self.across(),
             "choices": self.choices(),
+            "forms": self.forms(),
             "widths": self.widths(),
             "swap": Swaps(self.results, self.tables).sheet(),
             "controls": self.controls(),
@@ -101,6 +104,10 @@ class Sheets(Part):
         """Return what time is measured to on a task, and where that comes from; empty if there is none."""
         if (target := self.tables.targets.get(task)) is None:
             return ""
+        if target.share is not None:
+            return (
+                f"{target.text}, which the median baseline had reached after {target.share:.0%} of its steps in tuning"
+            )
         if not target.baseline:
             return f"{target.text}, declared in advance"
         so_far = "" if target.complete else " so far"
@@ -316,29 +323,64 @@ class Sheets(Part):
         reference = self.label(self.study.reference)
         sheet = Sheet(
             "steps-to-target",
-            ["task", "against", "reading", f"{reference}, steps", "seconds", "the other, steps", "seconds", "Wilcoxon",
-             "least possible", "Wilcoxon, Holm"],
+            ["task", "against", "reading", f"{reference}, steps", "seconds", "the other, steps", "seconds",
+             "restricted mean", "95 % t", "Wilcoxon", "least possible", "Wilcoxon, Holm"],
             frame=comparisons_frame(self.tables.speed),
             groups=1,
             wrap=(2,),
         )  # fmt: skip
-        words = {"better": "faster", "worse": "slower"}
         for c in self.tables.speed:
             mine, other = self.tables.row(c.task, c.subject), self.tables.row(c.task, c.other)
-            reading = self.reading(c)
-            for word, speed in words.items():
-                reading = reading.replace(word, speed)
-            sheet.add(
-                [
-                    c.task,
-                    self.label(c.other),
-                    reading,
-                    *(cell for row in (mine, other) for cell in self._times(row)),
-                    p_value(c.paired.wilcoxon_p),
-                    p_value(c.paired.wilcoxon_floor),
-                    p_value(c.wilcoxon_holm),
-                ]
-            )
+            times = [cell for row in (mine, other) for cell in self._times(row)]
+            sheet.add([c.task, self.label(c.other), self._faster(c), *times, *self._tested(c)])
+        return sheet
+
+    def near(self) -> Sheet:
+        """Step to the study's other targets against each baseline."""
+        sheet = Sheet(
+            "steps-to-other-targets",
+            ["task", "target", "against", "reading", "restricted mean", "95 % t", "Wilcoxon", "least possible",
+             "Wilcoxon, Holm"],
+            groups=2,
+            wrap=(3,),
+        )  # fmt: skip
+        frames = []
+        for target, c in self.tables.near:
+            where = f"{target.text}, {target.share:.0%}"
+            sheet.add([c.task, where, self.label(c.other), self._faster(c), *self._tested(c)])
+            frames.append(comparisons_frame([c]).assign(share=target.share, target=target.value))
+        sheet.frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        return sheet
+
+    def _faster(self, c: Comparison) -> str:
+        return self.reading(c).replace("better", "faster").replace("worse", "slower")
+
+    @staticmethod
+    def _tested(c: Comparison) -> list[str]:
+        """Return by how many steps the subject is earlier or later, and what the rank test says of it."""
+        r = c.restricted
+        return [
+            NONE if r is None else difference_text(r.mean, c.metric),
+            NONE if r is None else between(r.low, r.high, c.metric),
+            p_value(c.paired.wilcoxon_p),
+            p_value(c.paired.wilcoxon_floor),
+            p_value(c.wilcoxon_holm),
+        ]
+
+    def area(self) -> Sheet:
+        """Return the mean of the validation metric over a run's steps, against each optimizer."""
+        sheet = Sheet(
+            "area-under-the-curve",
+            ["task", "against", "reading", "metric", "difference", "95 % t", "t, Holm"],
+            frame=comparisons_frame(self.tables.area_comparisons),
+            groups=1,
+            wrap=(2,),
+        )
+        for c in self.tables.area_comparisons:
+            d = c.paired.difference
+            cells = [difference_text(d.mean, c.metric), between(d.low, d.high, c.metric), p_value(c.t_holm)]
+            mark = "soft" if c.control else ""
+            sheet.add([c.task, self.label(c.other), self.reading(c), heading(c.metric), *cells], mark)
         return sheet
 
     @staticmethod
@@ -449,8 +491,8 @@ class Sheets(Part):
             sheet.add(
                 [
                     task,
-                    self.label(name),
-                    searched(self.study, name, self.study.task(task).tune),
+                    stages.label(self.results.whole, name),
+                    searched(self.results.whole, name, self.study.task(task).tune),
                     str(choice.points),
                     setting_text(dict(choice.setting or {})) if choice.setting else "nothing",
                     plain(choice.score, ".4g"),
@@ -470,6 +512,31 @@ class Sheets(Part):
                     "failed": choice.failed,
                 }
             )
+        sheet.frame = pd.DataFrame(lines)
+        return sheet
+
+    def forms(self) -> Sheet:
+        """Return what was chosen of each optimizer that has several forms, once that is decided."""
+        tasks = [task.name for task in self.study.tasks]
+        sheet = Sheet("forms", ["optimizer", "form", *tasks, "geometric mean", "over the chosen one's"], groups=1)
+        whole, lines = self.results.whole, []
+        for leader, choice in self.results.plan.forms.items():
+            best = choice.scores[choice.chosen]
+            for name, score in choice.scores.items():
+                costs = {task: self.results.choices[task, name].score for task in tasks}
+                ratio = score / best if math.isfinite(best) else math.nan
+                sheet.add(
+                    [
+                        stages.label(whole, leader),
+                        stages.label(whole, name) + (" (chosen)" if name == choice.chosen else ""),
+                        *(plain(cost, ".4g") for cost in costs.values()),
+                        plain(score, ".4g"),
+                        plain(ratio, ".3f"),
+                    ],
+                    "chosen" if name == choice.chosen else "",
+                )
+                lines.append({"optimizer": leader, "form": name, **costs, "score": score,
+                              "chosen": name == choice.chosen})  # fmt: skip
         sheet.frame = pd.DataFrame(lines)
         return sheet
 

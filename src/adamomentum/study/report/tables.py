@@ -17,6 +17,7 @@ from adamomentum.study.results import (
     LOW,
     TRAIN_LOSS,
     StudyResults,
+    area_metric,
     as_cost,
     column_of,
     family_of,
@@ -31,6 +32,7 @@ from adamomentum.study.results import (
     steps_to,
     time_metric,
     timed,
+    tuned_level,
     untrained,
     values,
 )
@@ -125,7 +127,8 @@ class Target:
         metric: on the validation split.
         value: of it.
         baseline: whose median final value it is: the best tuned baseline's. More than half of its runs end there.
-            Empty if the target was declared in advance.
+            Empty if the target was fixed before the final runs.
+        share: of its steps at which the median baseline had reached it in tuning; None if it is no such target.
         complete: all baselines have their runs; else the target may still change.
     """
 
@@ -133,6 +136,7 @@ class Target:
     value: float
     baseline: str = ""
     complete: bool = True
+    share: float | None = None
 
     @property
     def text(self) -> str:
@@ -155,6 +159,8 @@ class StudyTables:
         targets: per task.
         steps: per (task, optimizer) the steps to the target of each final run, by replicate.
         speed: comparisons of the steps to the target.
+        near: the same at the study's other targets, each with the target.
+        area_comparisons: of the mean over the steps of what the learning curves are of, ``final``.
         controls: each control against the optimizers that it is made of.
         across: all tasks together.
         evp: per (task, optimizer) expected best validation metric after k tuning points.
@@ -170,6 +176,8 @@ class StudyTables:
     targets: dict[str, Target] = field(default_factory=dict)
     steps: dict[tuple[str, str], pd.Series] = field(default_factory=dict)
     speed: list[Comparison] = field(default_factory=list)
+    near: list[tuple[Target, Comparison]] = field(default_factory=list)
+    area_comparisons: list[Comparison] = field(default_factory=list)
     controls: list[Comparison] = field(default_factory=list)
     across: Across = field(default_factory=Across)
     evp: dict[tuple[str, str], list[float]] = field(default_factory=dict)
@@ -231,6 +239,11 @@ def build(results: StudyResults) -> StudyTables:
         if family.curve == "loss":
             tables.loss_comparisons += compare(results, "final", task, TRAIN_LOSS)
         tables.speed += compare_speed(results, task, {n: s for (t, n), s in tables.steps.items() if t == task})
+        for near in _near(results, task):
+            steps_of = {name: steps_to(results, task, name, near.value) for name in study.optimizers}
+            steps_of = {name: steps for name, steps in steps_of.items() if len(steps)}
+            tables.near += [(near, c) for c in compare_speed(results, task, steps_of)]
+        tables.area_comparisons += compare(results, "final", task, area_metric(results, task), "area")
         tables.same |= {(role, task): same for role in ("final", "default") if (same := same_runs(results, role, task))}
         tables.controls += compare_controls(results, task)
         for name in study.optimizers:
@@ -262,6 +275,8 @@ def _target(results: StudyResults, task: str) -> Target | None:
     declared, column = study.task(task).target, f"val_{metric.key}"
     if declared is not None:
         return Target(metric, declared)
+    if study.speed.shares:
+        return _reached(results, task, study.speed.shares[0])
     medians, complete = {}, True
     for name in study.baselines:
         if untrained(results, task, name):
@@ -275,6 +290,17 @@ def _target(results: StudyResults, task: str) -> Target | None:
     if not best or not math.isfinite(medians[best]):
         return None
     return Target(metric, metric.cost(medians[best]), best, complete)
+
+
+def _reached(results: StudyResults, task: str, share: float) -> Target | None:
+    level = tuned_level(results, task, share)
+    return None if level is None else Target(time_metric(results, task), level, share=share)
+
+
+def _near(results: StudyResults, task: str) -> list[Target]:
+    """Return the targets that show how much rests on the first one."""
+    shares = () if results.study.task(task).target is not None else results.study.speed.shares[1:]
+    return [target for share in sorted(shares) if (target := _reached(results, task, share)) is not None]
 
 
 def _row(tables: StudyTables, results: StudyResults, task: str, name: str, role: str) -> Row | None:
