@@ -54,6 +54,7 @@ def remarks(study: Study, task: TaskEntry, plan: Plan, results: Results) -> list
         _same_split(task, runs),
         _others(runs),
         _reasons(study, runs),
+        _undefined(study, task, runs),
     )
     return [text for text in texts if text]
 
@@ -257,10 +258,24 @@ def _others(runs: list[Run]) -> str:
 
 
 def _reasons(study: Study, runs: list[Run]) -> str:
-    """Say why trials diverged, where all of an optimizer did."""
+    """Say why trials diverged, where all of an optimizer did, or all of its final ones."""
     texts = []
     for name in study.optimizers:
-        mine = [r for t, r in runs if t.optimizer == name]
-        if mine and all(r.status == "diverged" for r in mine):
-            texts.append(f"all runs of {stages.label(study, name)} diverged, the first by: {mine[0].error}")
+        its = [(t.role, r) for t, r in runs if t.optimizer == name]
+        for what, mine in (("runs", [r for _, r in its]), ("final runs", [r for role, r in its if role == "final"])):
+            if mine and all(r.status == "diverged" for r in mine):
+                texts.append(f"all {what} of {stages.label(study, name)} diverged, the first by: {mine[0].error}")
+                break
     return "; ".join(texts)
+
+
+def _undefined(study: Study, task: TaskEntry, runs: list[Run]) -> str:
+    """Tell final runs in which the metric that is compared is no number, though they did not diverge."""
+    key, texts = task.reported.primary.key, []
+    for name in study.optimizers:
+        mine = [r for t, r in runs if (t.role, t.optimizer, r.status) == ("final", name, "ok")]
+        if count := sum(r.final.get(f"test_{key}") is None for r in mine):
+            texts.append(f"{count} of {len(mine)} final runs of {stages.label(study, name)}")
+    if not texts:
+        return ""
+    return f"{key}, which is compared, was not a finite number in {', '.join(texts)}: they count as the worst"

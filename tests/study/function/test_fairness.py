@@ -7,6 +7,7 @@ import re
 import pytest
 from study.function.functions import PLAIN, STUDY, changed, compared
 
+from adamomentum.study.report.tables import build
 from adamomentum.study.results import gather, notes
 from adamomentum.study.studyfile import StudyError, parse
 
@@ -289,6 +290,21 @@ def test_why_all_runs_of_an_optimizer_diverged(tmp_path) -> None:
     assert "all runs of AdamW diverged, the first by: trial.report(loss=nan) at step 5" in said(
         compared(tmp_path, text)[0]
     )
+
+
+def test_why_all_final_runs_diverged(tmp_path) -> None:
+    text = changed(('    return {"loss": loss(slice(250, 300)).item()', '    return {"loss": float("nan")'))
+    assert "all final runs of AdamW diverged, the first by: it returned loss = nan" in said(compared(tmp_path, text)[0])
+
+
+def test_a_compared_metric_that_is_undefined(tmp_path) -> None:
+    text = changed(('"error": 0.5', '"error": float("nan") if type(optimizer).__name__ == "AdamW" else 0.5'))
+    folder, _ = compared(tmp_path, text, STUDY + 'metrics = [{ key = "error", better = "lower" }]\n')
+    runs = "2 of 2 final runs of AdamW"
+    assert f"error, which is compared, was not a finite number in {runs}: they count as the worst" in said(folder)
+    results = gather(folder)
+    assert list(results.runs["final", "task", "adamw"]["status"]) == ["ok", "ok"]
+    assert build(results).comparisons[0].paired.lost_b == 2
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,8 @@ def test_the_seed_is_that_of_the_trial_whatever_its_optimizer(tmp_path) -> None:
         (REPORT, "raise RuntimeError('the gradient is non-finite')", "RuntimeError: the gradient is non-finite"),
         (REPORT, "import math; math.exp(1e9)", "OverflowError: math range error"),
         (REPORT, "model[0].bias.data[0] = float('nan'); raise KeyError('x')", "KeyError: 'x'"),
-        ('"error": 0.5', '"error": float("nan")', "it returned error = nan"),
+        (REPORT, "trial.report(error=float('nan'))", r"trial.report\(error=nan\) at step 5"),
+        ('"error": 0.5', '"test_loss": float("nan")', "it returned test_loss = nan"),
         (
             '    return {"loss": loss(slice(250, 300)).item()',
             "    model[0].bias.data[0] = float('nan')\n    return {'loss': 0.5",
@@ -100,6 +101,14 @@ def test_what_is_not_finite_is_a_divergence_and_a_result(tmp_path, old, new, why
     assert {"step", "train_loss"} <= result.curve.keys()
 
 
+def test_a_metric_that_is_no_loss_may_be_undefined(tmp_path) -> None:
+    text = changed((REPORT, f"{REPORT}; trial.report(error=float('nan'))"), ('"error": 0.5', '"error": float("nan")'))
+    text = text.replace("; trial.report(error", "; trial.report(loss=1.0, error")
+    result = trained(tmp_path, text)
+    assert (result.status, result.final["val_error"], result.final["test_error"]) == ("ok", None, None)
+    assert result.curve["val_loss"][-1] == 1.0 and result.curve["val_error"] == [None, None]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "error", "message"),
     [
@@ -111,6 +120,8 @@ def test_what_is_not_finite_is_a_divergence_and_a_result(tmp_path, old, new, why
         (REPORT, "pass", ValueError, r"nothing was reported: call trial.report\(loss=val_loss\) where you evaluate"),
         (OPTIMIZER, f"trial.report(loss=1.0); trial.report = lambda **m: None; {OPTIMIZER}",
          ValueError, "nothing was reported after the first step: settings would be chosen by what the model was"),
+        (REPORT, "trial.report({'loss': 1.0})", TypeError,
+         r"takes metrics by name, e.g. trial.report\(loss=val_loss\), got {'loss': 1.0}; of a dict, trial"),
         (REPORT, "trial.report(val_loss=1.0)", ValueError, "it reports val_loss and returns loss, error: give what is"),
         ("    return {", "    1 if True else {", ValueError, r'must return its test metrics, e.g. return {"loss'),
         ('"error": 0.5', '"error": "half"', TypeError, r"return {'error': ...} must be a number, got str: 'half'"),

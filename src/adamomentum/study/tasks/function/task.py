@@ -6,7 +6,6 @@ Tested in tests/study/function/test_task.py.
 from __future__ import annotations
 
 import contextlib
-import math
 import random
 import re
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from adamomentum.study.tasks import FAMILIES, OWN
 from adamomentum.study.tasks.base import Outcome, Whole, WholeContext
 from adamomentum.study.tasks.function.script import Script, read
 from adamomentum.study.tasks.function.surroundings import surroundings
-from adamomentum.study.tasks.function.trial import Ended, Trial, as_number
+from adamomentum.study.tasks.function.trial import Ended, Trial, as_number, fatal
 
 OUTPUT = "output.txt"
 NOT_FINITE = re.compile(r"\b(nans?|infs?|infinit\w*|non-?finite|not finite|overflow)\b", re.IGNORECASE)
@@ -89,7 +88,7 @@ def _returned(value: Any) -> dict[str, float]:
 
 
 def _fault(tested: Mapping[str, float]) -> str:
-    return next((f"it returned {key} = {value}" for key, value in tested.items() if not math.isfinite(value)), "")
+    return next((f"it returned {key} = {tested[key]}" for key in fatal(tested)), "")
 
 
 def _of_numbers(error: Exception) -> bool:

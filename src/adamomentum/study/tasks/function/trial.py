@@ -61,6 +61,15 @@ def as_number(what: str, value: Any) -> float:
         raise TypeError(f"{what} must be a number, got {type(value).__name__}: {value!r:.80}") from None
 
 
+def fatal(values: Mapping[str, float]) -> list[str]:
+    """Return the metrics that say that a training is lost: losses that are not finite, or all if none is finite.
+
+    Others may be undefined without harm, as an AUC while only one class is predicted.
+    """
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    return bad if len(bad) == len(values) else [name for name in bad if name.endswith("loss")]
+
+
 class Trial:
     """One training run, as your function sees it.
 
@@ -154,19 +163,27 @@ class Trial:
         self._decays.append([group.get("weight_decay") for group in optimizer.param_groups])
         return optimizer
 
-    def report(self, **metrics: Any) -> None:
+    def report(self, *unnamed: Any, **metrics: Any) -> None:
         """Take down a point of the validation curve at the present step, e.g. ``trial.report(loss=val_loss)``.
 
-        Settings are chosen by the last point. ``train_loss``, if you give it, is drawn as such. A value that is not
-        finite ends the trial: it has diverged.
+        Settings are chosen by the last point. ``train_loss``, if you give it, is drawn as such. A loss that is not
+        finite, a metric whose name ends so, ends the trial: it has diverged; so do metrics of which none is. Another
+        one that is not finite is missing there, and worst where it is the one that is compared.
 
         Args:
+            unnamed: nothing; refused.
             metrics: numbers, or tensors of one element.
 
         Raises:
             ValueError: if a metric is of the test split, by its name, or there is none.
-            TypeError: if a value is no number.
+            TypeError: if a value is no number, or has no name.
         """
+        if unnamed:
+            what = ", ".join(f"{value!r:.80}" for value in unnamed)
+            raise TypeError(
+                f"trial.report takes metrics by name, e.g. trial.report(loss=val_loss), got {what}; of a dict, "
+                "trial.report(**metrics)"
+            )
         if not metrics:
             raise ValueError("trial.report needs a metric, e.g. trial.report(loss=val_loss)")
         for name in metrics:
@@ -183,7 +200,7 @@ class Trial:
             )
         self._clock.pause()
         self._tell()
-        lost = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
+        lost = [f"{name}={values[name]}" for name in fatal(values)]
         if lost:
             self.lost = self.lost or f"trial.report({', '.join(lost)}) at step {self.step}"
             if self.world == 1:  # several processes would wait for the one that has left
