@@ -118,3 +118,32 @@ def test_two_packages_of_one_name(tmp_path) -> None:
         )
         scripts.append(read_in(tmp_path / name))
     assert [data.function()(None) for data in (*scripts, scripts[0])] == ["a", "b", "a"]
+
+
+TRAINED = """
+import torch
+
+def train(trial):
+    p = torch.nn.Parameter(net.start())
+    optimizer = trial.optimizer([p])
+    for _ in range(3):
+        optimizer.zero_grad()
+        p.square().sum().backward()
+        optimizer.step()
+    trial.report(loss=p.detach().square().sum())
+    return {"loss": float(p.detach().square().sum())}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_workers_find_the_package(tmp_path, executor) -> None:
+    if executor == "ray":
+        pytest.importorskip("ray")
+    files = {"pkg/__init__.py": "", "pkg/net.py": "import torch\n\ndef start():\n    return torch.ones(3)\n"}
+    written(tmp_path / "src", {**files, "pkg/train.py": f"from . import net\n{TRAINED}"})
+    command = [sys.executable, "-m", "adamomentum", "compare", "--train", "src/pkg/train.py:train", "--trials", "1"]
+    command += ["--seeds", "2", "--workers", "2", "--executor", executor, "--out", "out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "report" / "report.html").exists() and "Verdict on train" in done.stdout
