@@ -403,6 +403,15 @@ def test_a_missing_extra_is_one_sentence_and_version_needs_none(tmp_path) -> Non
     assert (printed.returncode, printed.stdout) == (0, "adamomentum 98.7\n")
 
 
+@pytest.mark.parametrize("arguments", ["doctor", "memory", "study plan paper-mini --json --out {out}"])
+def test_who_reads_may_have_read_enough(arguments, tmp_path) -> None:
+    command = [sys.executable, "-m", "adamomentum", *arguments.format(out=tmp_path).split()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()  # as `head` does
+        complaint = process.stderr.read()
+    assert (process.returncode, complaint) == (1, "")
+
+
 def test_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "adamomentum", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"adamomentum {version('adamomentum')}\n")

@@ -45,19 +45,21 @@ def main() -> None:
 
         print(f"adamomentum {__version__}")
         return
-    if sys.argv[1:] == ["doctor"]:  # and so must what tells which extras are missing
-        doctor()
-        return
     bench = sys.argv[1:2] == ["bench"]
     stop_as_by_ctrl_c()
     try:
-        if sys.argv[1:2] == ["memory"]:  # which needs no extra either
-            memory()
+        if sys.argv[1:] == ["doctor"] or sys.argv[1:2] == ["memory"]:  # these must work without any extra, too
+            (doctor if sys.argv[1] == "doctor" else memory)()
+            sys.stdout.flush()
             return
         (_bench_app() if bench else _whole_app())(prog_name="adamomentum")
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         sys.exit(130)  # what a shell reports for a program ended by Ctrl-C
+    except BrokenPipeError:
+        # Who reads, as `head`, has read enough. Python would complain of what is left to be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except ModuleNotFoundError as error:
         extra, needs = ("bench", BENCH_EXTRA) if bench else ("study", STUDY_EXTRA)
         if (error.name or "").partition(".")[0] not in needs:

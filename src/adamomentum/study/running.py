@@ -53,6 +53,8 @@ def told(console: Console) -> Iterator[None]:
     try:
         with plain_warnings(console, StoreWarning), interruptible():
             yield
+    except BrokenPipeError:
+        raise  # nobody reads what is printed
     except (StudyError, DataError, StoreError, ArchiveError, Failed, OSError) as error:
         say(console, f"Error: {error}")
         raise typer.Exit(1) from None
