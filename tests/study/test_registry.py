@@ -68,7 +68,7 @@ def test_planning_imports_no_framework() -> None:
         ("adam", (2e-4, 6e-2), (1e-6, 1e-3)),
         *(
             (n, (2e-4, 6e-2), (1e-3, 1.0))
-            for n in ("adamw", "nadamw", "radam", "yogi", "adabound", "adabelief", "eadam")
+            for n in ("adamw", "nadamw", "radam", "yogi", "adabound", "adabelief", "eadam", "muon")
         ),
     ],
 )

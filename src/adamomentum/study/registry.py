@@ -183,6 +183,12 @@ def _eadam(params: Iterable[Any], **kwargs: Any) -> torch.optim.Optimizer:
     return EAdam(params, **kwargs)
 
 
+def _muon(params: Iterable[Any], **kwargs: Any) -> torch.optim.Optimizer:
+    from adamomentum.study.muon import MuonAdamW
+
+    return MuonAdamW(params, **kwargs)
+
+
 _ADAM_LR = Range(2e-4, 6e-2)
 _ADAMOMENTUM_LR = Range(5e-5, 1.5e-2)
 _DECOUPLED = Range(1e-3, 1.0)
@@ -365,6 +371,19 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
             },
             decay="decoupled",
             kind="adaptive",
+            space={"lr": _ADAM_LR, "weight_decay": _DECOUPLED},
+        ),
+        Optimizer(
+            name="muon",
+            label="Muon, AdamW",
+            colour="#9B2226",
+            marker="H",
+            build=_muon,
+            lr_centre=1e-2,
+            default_lr=1e-3,
+            hyperparameters={"momentum": 0.95, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1},
+            decay="decoupled",
+            kind="other",
             space={"lr": _ADAM_LR, "weight_decay": _DECOUPLED},
         ),
         # Published with eps 1e-8; here a control, so it has AdaMomentum's.

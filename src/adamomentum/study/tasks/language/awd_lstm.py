@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adamomentum.study.muon import mark_embedding
+
 Hidden = list[tuple[Tensor, Tensor]]
 
 
@@ -81,6 +83,7 @@ class AwdLstm(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = nn.Parameter(torch.empty(words, embedding).uniform_(-0.1, 0.1))
+        mark_embedding(self.embedding)
         self.bias = nn.Parameter(torch.zeros(words))
         sizes = [embedding, *[hidden] * (layers - 1), embedding]
         self.layers = nn.ModuleList(DropLstm(a, b, weight_drop) for a, b in itertools.pairwise(sizes))

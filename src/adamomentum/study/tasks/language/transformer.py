@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adamomentum.study.muon import mark_embedding
+
 INIT_STD = 0.02
 
 
@@ -57,6 +59,8 @@ class CausalTransformer(nn.Module):
         super().__init__()
         self.embedding = nn.Parameter(torch.empty(words, width).normal_(std=INIT_STD))
         self.places = nn.Parameter(torch.empty(context, width).normal_(std=INIT_STD))
+        for p in (self.embedding, self.places):
+            mark_embedding(p)
         self.blocks = nn.ModuleList(Block(width, heads, inner) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         for name, p in self.blocks.named_parameters():

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adamomentum.study.muon import mark_embedding
+
 MAX_LENGTH = 1024
 
 
@@ -152,6 +154,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.pad, self.scale = pad, math.sqrt(shape.features)
         self.embedding = nn.Embedding(words, shape.features, pad)
+        mark_embedding(self.embedding.weight)
         nn.init.normal_(self.embedding.weight, std=shape.features**-0.5)
         with torch.no_grad():
             self.embedding.weight[pad].zero_()
