@@ -192,3 +192,31 @@ def test_an_optimizer_alone_is_compared_with_nobody(tmp_path) -> None:
     assert answer.startswith("AdaMomentum alone on 1 task;")
     assert answer.endswith("There is no other to compare it with.")
     assert page.write(folder, "cpu", "a command").is_file()
+
+
+@pytest.mark.parametrize(
+    ("quality", "words"),
+    [
+        (
+            {"sgdm": 0.5, "adamw": 0.5, "adabelief": 0.5},
+            "No other was better on 2 of 2 tasks; all others were worse on 2.",
+        ),
+        (
+            {"sgdm": 0.0, "adamw": 0.5, "adabelief": 0.5},
+            "No other was better on 2 of 2 tasks; all others were worse on 0.",
+        ),
+        (
+            {"adamomentum": 0.5, "sgdm": 0.5, "adamw": 0.8, "adabelief": 0.0},
+            "No other was better on 0 of 2 tasks (one was on digits, words); all others were worse on 0.",
+        ),
+    ],
+)
+def test_whether_anybody_is_better_is_said(tmp_path, quality, words) -> None:
+    results, tables = gathered(tmp_path, Fake({"adamomentum": 0.0, **quality}), ("digits", "words"))
+    assert words in Judge(results, tables).answer()
+
+
+def test_a_task_on_which_a_baseline_is_missing_is_not_counted(tmp_path) -> None:
+    fake = Fake(status=lambda t: None if (t.role, t.task, t.optimizer) == ("final", "words", "sgdm") else "ok")
+    results, tables = gathered(tmp_path, fake, ("digits", "words"))
+    assert "of 1 task;" in Judge(results, tables).answer() or "of 1 task (" in Judge(results, tables).answer()

@@ -263,6 +263,7 @@ class Judge(Part):
             )
         ahead = Count.of(comparisons)
         parts = [opening, f"On the test split {self.reference} was {ahead.text(QUALITY)} comparisons."]
+        parts += self._beside_all(comparisons)
         if self.tables.speed:
             parts.append(f"It was {Count.of(self.tables.speed).text(SPEED)} comparisons of steps to a common target.")
         places = [(t.name, place) for t in study.tasks if (place := self.place(t.name)) is not None]
@@ -276,6 +277,19 @@ class Judge(Part):
         if self.missing([t.name for t in study.tasks]):
             parts.append("Runs are missing, so this may change.")
         return " ".join(parts)
+
+    def _beside_all(self, comparisons: Sequence[Comparison]) -> list[str]:
+        """Say on how many tasks nobody is better, and on how many everybody is worse; of tasks with all comparisons."""
+        of = {t.name: [c for c in comparisons if c.task == t.name] for t in self.study.tasks}
+        whole = {task: its for task, its in of.items() if len(its) == len(self.study.baselines) > 1}
+        if not whole:
+            return []
+        behind = [task for task, its in whole.items() if any(c.corrected and c.outcome == "worse" for c in its)]
+        ahead = sum(all(c.corrected and c.outcome == "better" for c in its) for its in whole.values())
+        total, tasks = len(whole), "task" if len(whole) == 1 else "tasks"
+        text = f"No other was better on {total - len(behind)} of {total} {tasks}"
+        text += f" (one was on {', '.join(behind)})" if behind else ""
+        return [f"{text}; all others were worse on {ahead}."]
 
     def _how_tuned(self) -> str:
         study = self.study
