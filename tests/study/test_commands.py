@@ -142,6 +142,8 @@ def test_an_export_can_be_taken_up_elsewhere_and_reported_on(files, tmp_path) ->
     )
     assert after == before
     assert "report.html" in call("report", study, "--out", tmp_path / "new")
+    assert "report-adamw" in call("report", study, "--out", tmp_path / "new", "--reference", "adamw")
+    assert "has no optimizer 'lion'" in call("report", study, "--out", out, "--reference", "lion", code=1)
     printed = call("run", study, "--data", f"folder={data}", "--out", tmp_path / "new")
     assert "trials to run now" not in printed
     assert "holds no trials.jsonl.xz" in call("import", study, out, "--out", tmp_path / "c", code=1)

@@ -286,3 +286,22 @@ def test_what_a_study_does_not_say_is_not_in_its_hash() -> None:
     assert "metric" not in dumped["tasks"][0]
     assert "controls" not in dumped["sensitivity"]
     assert "floor" not in dumped["tasks"][0]["schedule"]
+
+
+def test_another_reference_makes_a_control_of_the_studys_own() -> None:
+    study = parse(MINI, "mini")
+    seen = study.seen_from("plain")
+    assert seen.reference == "plain" and seen.baselines == ("adamw", "sgdm")
+    assert seen.optimizers["adamomentum"].control and not seen.optimizers["plain"].control
+    assert study.seen_from("adamomentum") == study
+    with pytest.raises(
+        StudyError, match="study mini has no optimizer 'lion'; there are: adamomentum, adamw, sgdm, plain"
+    ):
+        study.seen_from("lion")
+
+
+def test_a_form_as_the_reference() -> None:
+    form = '[optimizers.adamw-99]\nbase = "adamw"\nhyperparameters = { betas = [0.9, 0.99] }\nform_of = "adamw"\n'
+    study = parse(MINI.replace("[[tasks]]", form + "[[tasks]]", 1), "forms").seen_from("adamw-99")
+    assert study.reference == "adamw-99" and study.optimizers["adamomentum"].control
+    assert not study.optimizers["adamw"].control and not study.optimizers["adamw-99"].control

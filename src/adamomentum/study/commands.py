@@ -232,11 +232,26 @@ def run(
 
 @app.command()
 def report(
-    source: Source = "paper-mini", out: Out = None, smoke: Smoke = False, only: Only = "", device: Device = "cpu"
+    source: Source = "paper-mini",
+    out: Out = None,
+    smoke: Smoke = False,
+    only: Only = "",
+    device: Device = "cpu",
+    reference: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Compare this optimizer of the study with the others, in place of its reference, which becomes a "
+            "control. Written beside the study's own report, into report-NAME.",
+        ),
+    ] = "",
 ) -> None:
     """Write the report from what is finished, and say what is missing."""
     with told(Console(stderr=True)):
         folder = _folder(source, smoke, only, out)
+        if reference:
+            folder = Folder(folder.root, folder.study.seen_from(reference), folder.whole)
+            folder.report = folder.root / f"report-{reference}"
         _beside(source, folder.study)  # the report measures the memory of every optimizer
         write_report(folder, device, Console())
 

@@ -526,6 +526,26 @@ class Study(_Entry):
             }
         )
 
+    def seen_from(self, name: str) -> Study:
+        """Return the study with another reference, and its own as a control: of one trial no number changes.
+
+        Raises:
+            StudyError: if there is no optimizer of that name.
+        """
+        if name not in self.optimizers:
+            raise StudyError(f"study {self.name} has no optimizer {name!r}; there are: {', '.join(self.optimizers)}")
+        leader = self.optimizers[name].form_of or name
+        control = {leader: False, (self.optimizers[self.reference].form_of or self.reference): leader != self.reference}
+        return self.model_copy(
+            update={
+                "reference": name,
+                "optimizers": {
+                    key: entry.model_copy(update={"control": control.get(entry.form_of or key, entry.control)})
+                    for key, entry in self.optimizers.items()
+                },
+            }
+        )
+
     def optimizer(self, name: str) -> Optimizer:
         """Return the optimizer that the study calls ``name``, with what the study changes in it.
 

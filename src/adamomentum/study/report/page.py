@@ -94,7 +94,7 @@ def _context(folder: Folder, results: StudyResults, tables: StudyTables, sheets:
         "optimizers": provenance.optimizers(results),
         "grids": [stages.label(results.whole, name) for name, entry in results.whole.optimizers.items() if entry.grid],
         "settings": provenance.tasks(results),
-        "hash": results.whole.hash,
+        "hash": folder.whole.hash,
         "json": json.dumps(results.whole.model_dump(mode="json", exclude_defaults=True), indent=1, ensure_ascii=False),
         "history": folder.history(),
         "machines": machines,
