@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from operator import is_
+from operator import attrgetter, is_
 
 import torch
 from torch import Tensor
@@ -50,10 +50,13 @@ class Clip:
         return 1.0
 
 
+_version = attrgetter("_version")
+
+
 def _versions(grads: list[Tensor]) -> list[int]:
     """How often each tensor was written to, where torch counts that."""
     try:
-        return [grad._version for grad in grads]
+        return list(map(_version, grads))
     except RuntimeError:  # inference tensors are not counted
         return [-1 if grad.is_inference() else grad._version for grad in grads]
 

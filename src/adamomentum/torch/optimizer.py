@@ -303,8 +303,10 @@ class AdaMomentum(Optimizer):
         self._check_not_released("clip_grad_norm_, which needs all gradients at once: pass its clip to limit each")
         norm, grads = total_norm([p for group in self.param_groups for p in group["params"]])
         clip = self._pending.clip
-        before = 1.0 if clip is None else clip.factor_of(grads)  # as if it had been done at once
-        norm = norm * before
+        before: Scalar = 1.0
+        if clip is not None:  # as if it had been done at once
+            before = clip.factor_of(grads)
+            norm = norm * before
         if error_if_nonfinite and not norm.isfinite():
             raise RuntimeError(
                 f"the total norm of the gradients is {norm.item()}, so they cannot be clipped; skip this step, or pass "
@@ -434,9 +436,11 @@ class AdaMomentum(Optimizer):
         clip = self._pending.clip
         factor: Scalar = 1.0
         if clip is not None:
-            taken = (grad for _, _, _, batch, _ in gathered if batch is not None for grad in batch.grads)
-            rests = (grad for _, _, rest, _, _ in gathered for _, grad in rest)
-            factor = clip.factor_of([*taken, *rests], or_raise=True)
+            grads: list[Tensor] = []
+            for _, _, rest, batch, _ in gathered:
+                grads += [] if batch is None else batch.grads
+                grads += [grad for _, grad in rest]
+            factor = clip.factor_of(grads, or_raise=True)
         scale: Scalar = factor if grad_scale is None else factor / grad_scale
         if compiling and clip is not None:  # compiled code is specialized to floats
             scale = torch.as_tensor(scale, dtype=torch.float64)
