@@ -23,6 +23,14 @@ def run_to_the_end(study, loss):
     raise AssertionError("the plan never closes")
 
 
+def run_to_the_end_of_tuning(study):
+    results = {}
+    plan = stages.plan(study, fingerprints(study), results)
+    while finish(plan, results, bowl({})):
+        plan = stages.plan(study, fingerprints(study), results)
+    return plan, results
+
+
 def by_role(plan, role, optimizer=None):
     return [t for t in plan.trials if t.role == role and optimizer in (None, t.optimizer)]
 
@@ -414,10 +422,11 @@ def test_nothing_is_judged_before_forms_are_chosen_on_all_tasks() -> None:
         plan = stages.plan(study, fingerprints(study), results)
     assert {t.role for t in plan.trials} == {"tune"} and not plan.forms
     assert plan.open["final", "one", "adamw"] == study.final.seeds and plan.study == study
-    with pytest.raises(
-        studyfile.StudyError, match=r"chooses the form of an optimizer over all its tasks .* for one alone"
-    ):
-        study.only(("one",))
+    one = study.only(("one",))
+    plan, _ = run_to_the_end_of_tuning(one)
+    assert {t.task for t in plan.trials} == {"one"} and {t.role for t in plan.trials} == {"tune"} and not plan.forms
+    assert plan.choices.keys() == {("one", name) for name in study.optimizers}
+    assert plan.open["final", "one", "adamw"] == study.final.seeds
 
 
 def test_the_reference_and_sweeps_follow_their_form() -> None:

@@ -541,7 +541,7 @@ def plan(study: Study, fingerprints: Mapping[str, str], results: Results, device
         if choices is not None:
             chosen[task.name] = choices
             planner.plan.choices |= {(task.name, name): choice for name, choice in choices.items()}
-    if study.forms and len(chosen) < len(study.tasks):
+    if study.forms and (study.partial or len(chosen) < len(study.tasks)):
         planner.forms_open()
     else:
         planner.choose_forms()

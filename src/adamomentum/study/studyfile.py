@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -439,6 +440,7 @@ class Study(_Entry):
     controls: tuple[Control, ...] = ()
     smoke: Smoke = Smoke()
     later = ("speed",)
+    _partial: bool = PrivateAttr(default=False)
 
     @model_validator(mode="after")
     def _names_meet(self) -> Study:
@@ -651,21 +653,26 @@ class Study(_Entry):
         )
 
     def only(self, task_names: tuple[str, ...]) -> Study:
-        """Return the study with these tasks alone; finished trials stay valid, since none depends on another task.
+        """Return the study with these tasks alone; finished trials stay valid.
+
+        None depends on another task, but for those after the choice of forms, which is made over all tasks at once: of
+        a study that has some, tuning alone is planned.
 
         Raises:
-            StudyError: if there is no task of a name, or forms are chosen over all tasks at once.
+            StudyError: if there is no task of a name.
         """
         known = [task.name for task in self.tasks]
         for name in task_names:
             if name not in known:
                 raise StudyError(f"study {self.name} has no task {name!r}; there are: {', '.join(known)}")
-        if self.forms and set(task_names) != set(known):
-            raise StudyError(
-                f"study {self.name} chooses the form of an optimizer over all its tasks at once (form_of), so it "
-                f"cannot be looked at for {', '.join(task_names)} alone; leave the tasks out"
-            )
-        return self.model_copy(update={"tasks": tuple(t for t in self.tasks if t.name in task_names)})
+        some = self.model_copy(update={"tasks": tuple(t for t in self.tasks if t.name in task_names)})
+        some._partial = self._partial or len(some.tasks) < len(self.tasks)
+        return some
+
+    @property
+    def partial(self) -> bool:
+        """Whether these are some of its tasks alone."""
+        return self._partial
 
 
 def built_in() -> dict[str, str]:
