@@ -192,6 +192,17 @@ def test_the_table_of_windows(tables) -> None:
             assert cell == ("at least " if width.open_low or width.open_high else "") + f"{width.decades:.2f}", line
 
 
+def test_what_is_kept_of_the_study_under_way(tmp_path) -> None:
+    results = taken_up("forms-mini", tmp_path / "study")
+    counts = results.trials.groupby("task", sort=False).size()
+    assert set(results.trials["role"]) == {"tune"} and not results.plan.forms
+    each = [f"{counts[task.name]:,} on `{task.name}`" for task in results.study.tasks if task.name in counts]
+    said = (
+        f"Of its tuning trials {len(results.trials):,} are run, {' and '.join([', '.join(each[:-1]), each[-1]])}, and"
+    )
+    assert said in re.sub(r"\s+", " ", PAGE)
+
+
 # Rows of the table of gpt-mini: the runs, those without warm-up, and whose sweep.
 GPT = {
     "AdamW, tuned": ("adamw", "adamw-no-warmup"),

@@ -51,7 +51,9 @@ def write(folder: Folder, to: Path, plan: Plan, results: Mapping[str, TrialResul
     make_folder(to, "--to")
     unique = {t.spec.trial_id: t.spec for t in plan.trials if t.spec.trial_id in results}
     sampled = {t.spec.trial_id for t in plan.trials if t.sampled}
-    curved = {t.spec.trial_id for t in plan.trials if _shows_a_curve(t, plan)}
+    # Whether a training repeats shows in its curve, too.
+    repeated = {t.task for t in plan.trials if t.role == "repeat"}
+    curved = {t.spec.trial_id for t in plan.trials if t.task in repeated or _shows_a_curve(t, plan)}
     # Trials that are alike stand together, which packs them better.
     records = sorted(
         (as_record(spec, _shortened(results[key], key in sampled, key in curved)) for key, spec in unique.items()),

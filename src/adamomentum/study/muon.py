@@ -4,7 +4,6 @@ Muon (https://kellerjordan.github.io/posts/muon/) moves a matrix by its momentum
 hidden layers: embeddings, biases and norms are left to AdamW, and so is here what has one dimension, or more than two,
 as a convolution. ``adjust_lr_fn="match_rms_adamw"`` (arXiv 2502.16982) makes Muon's steps as long as AdamW's, so that
 both share a learning rate and a decay. Both are torch's.
-
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ import re
 import pytest
 from study.function.functions import PLAIN, STUDY, changed, compared
 
+from adamomentum.study import archive
+from adamomentum.study.engine import Folder
 from adamomentum.study.report.tables import build
 from adamomentum.study.results import gather, notes
 from adamomentum.study.studyfile import StudyError, parse
@@ -290,6 +292,19 @@ def test_why_all_runs_of_an_optimizer_diverged(tmp_path) -> None:
     assert "all runs of AdamW diverged, the first by: trial.report(loss=nan) at step 5" in said(
         compared(tmp_path, text)[0]
     )
+
+
+def test_an_archive_says_the_same(tmp_path) -> None:
+    # The trial that is run once more is best, so that its curve is kept in any case.
+    first = compared(tmp_path)[0].results()[0].trials[0].spec.optimizer.lr
+    folder, _ = compared(tmp_path, changed((REPORT, f"trial.report(loss=1 + abs(trial.lr - {first}))")))
+    plan, results = folder.results()
+    assert plan.trials[0].is_at(plan.choices["task", "adamomentum"].setting)
+    archive.write(folder, tmp_path / "archive", plan, results)
+    other = Folder(tmp_path / "other", folder.study)
+    archive.take_up(other, tmp_path / "archive")
+    assert REPEATS in said(folder)
+    assert said(other) == said(folder)
 
 
 def test_why_all_final_runs_diverged(tmp_path) -> None:
