@@ -134,7 +134,7 @@ def _record(claim: Claim) -> dict[str, Any]:
 def _as_json(record: Mapping[str, Any]) -> str:
     """Return ``record`` as JSON, with a line for each list of numbers rather than for each number."""
     text = json.dumps(_plain(record), indent=1)
-    return re.sub(r"\[\n[^\[\]{}\"]*\]", lambda m: f"[{' '.join(m[0][1:-1].split())}]", text)
+    return re.sub(r"\[\n[^\[\]{}\"]*\]", lambda m: "".join(m[0].split()), text)
 
 
 def _plain(value: Any) -> Any:
