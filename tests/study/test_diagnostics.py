@@ -84,4 +84,4 @@ def test_the_registry_knows_its_own() -> None:
         **dict.fromkeys(("adamomentum", "adamomentum-fbc", "eadam"), "accumulated"),
         **dict.fromkeys(("adam", "adamw", "nadamw", "radam"), "outside"),
     }
-    assert {o.name for o in registry.OPTIMIZERS.values() if o.kind != "adaptive"} == {"sgdm"}
+    assert {o.name for o in registry.OPTIMIZERS.values() if o.kind != "adaptive"} == {"sgdm", "muon"}
