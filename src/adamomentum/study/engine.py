@@ -369,7 +369,7 @@ def run_study(
     """
 
     def check(now: Round) -> None:
-        if fault := fairness.fault(folder.study, now.plan, now.results):
+        if fault := fairness.fault(folder.study, now.plan, now.results, folder.files):
             raise StudyError(fault)
 
     store, checkpoints = folder.store, Checkpoints(folder.checkpoints)

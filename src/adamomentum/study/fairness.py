@@ -11,10 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import combinations
+from pathlib import Path
 
 from adamomentum.study import stages, tasks
 from adamomentum.study.stages import Plan, Planned
 from adamomentum.study.studyfile import Study, TaskEntry
+from adamomentum.study.tasks import Metric
+from adamomentum.study.tasks.function.settings import OUTPUT
 from adamomentum.study.trial import TrialResult
 
 Results = Mapping[str, TrialResult]
@@ -24,16 +27,24 @@ FAR = 0.5
 UNEVEN = 1.01
 EDITED = "changed since the trial was planned"
 CHANGED = "changed_"
+HEADING = "Traceback (most recent call last):"
 PEAKS = ("peak_lr_low", "peak_lr_high")
 
 
-def fault(study: Study, plan: Plan, results: Results) -> str:
-    """Return why it is of no use to go on with a study, and what to do; empty if nothing is wrong."""
+def fault(study: Study, plan: Plan, results: Results, files: Path) -> str:
+    """Return why it is of no use to go on with a study, and what to do; empty if nothing is wrong.
+
+    Args:
+        study: what is compared.
+        plan: its trials.
+        results: of those that are finished.
+        files: where each trial has a folder for its files.
+    """
     for task in study.tasks:
         if task.family != tasks.OWN:
             continue
         runs = _runs(task, plan, results)
-        for text in (_edited(runs), _nothing_works(runs), _metric_missing(task, runs), _rate_overwritten(runs)):
+        for text in (_edited(runs), _nothing_works(runs, files), _metric_missing(task, runs), _rate_overwritten(runs)):
             if text:
                 return f"{task.name}: {text}"
     return ""
@@ -70,10 +81,13 @@ def _edited(runs: list[Run]) -> str:
     return next((line.removeprefix("ValueError: ") for line in lines if EDITED in line), "")
 
 
-def _nothing_works(runs: list[Run]) -> str:
+def _nothing_works(runs: list[Run], files: Path) -> str:
     if not runs or any(result.status != "error" for _, result in runs):
         return ""
-    return f"the function fails, in all trials so far:\n{own_part(runs[0][1].error)}"
+    first, result = runs[0]
+    printed = files / first.spec.trial_id / OUTPUT
+    where = f"\nWhat it printed is in {printed}" if printed.is_file() and printed.stat().st_size else ""
+    return f"the function fails, in all trials so far:\n{own_part(result.error)}{where}"
 
 
 def own_part(error: str) -> str:
@@ -89,7 +103,10 @@ def own_part(error: str) -> str:
         within = k in ours or (within and line.startswith("    "))  # below a place: its code, and what points at it
         if not within:
             kept.append(line)
-    return "\n".join(kept)
+    # Of an error in handling another one all places may be the engine's: no heading without any.
+    return "\n".join(
+        line for k, line in enumerate(kept) if line != HEADING or "".join(kept[k + 1 : k + 2]).startswith("  File ")
+    )
 
 
 def _metric_missing(task: TaskEntry, runs: list[Run]) -> str:
@@ -236,16 +253,24 @@ def _seeds(study: Study, runs: list[Run]) -> str:
 
 
 def _same_split(task: TaskEntry, runs: list[Run]) -> str:
-    final = [r.final for t, r in runs if t.spec.stage == "final" and r.status == "ok"]
+    """Tell that what is returned was reported: as the last value, or as the best one, which many a script returns."""
+    final = [r for t, r in runs if t.spec.stage == "final" and r.status == "ok"]
     for metric in task.reported.metrics:
-        pairs = [(f.get(f"val_{metric.key}"), f.get(f"test_{metric.key}")) for f in final]
-        if pairs and all(v is not None and v == tested for v, tested in pairs):
+        tested = [r.final.get(f"test_{metric.key}") for r in final]
+        # Where all runs end at one value, such as a share of 1, that both splits have it says nothing.
+        if len(set(tested)) > 1 and all(v in _judged(r, metric) for v, r in zip(tested, final, strict=True)):
             return (
-                f"{metric.key} is the same on validation and test split in each of {len(pairs)} final runs: settings "
-                "were chosen on what judges them, which flatters whoever was tuned more. Report on examples that the "
-                "returned metrics do not see"
+                f"{metric.key} is the same on validation and test split in each of {len(final)} final runs, at the "
+                "last report or the best: settings were chosen on what judges them, which flatters whoever was tuned "
+                "more. Report on examples that the returned metrics do not see"
             )
     return ""
+
+
+def _judged(result: TrialResult, metric: Metric) -> set[float]:
+    """Return the last and the best value of a metric on the validation split."""
+    values = [v for v in result.curve.get(f"val_{metric.key}", []) if v is not None]
+    return {values[-1], (min if metric.better == "lower" else max)(values)} if values else set()
 
 
 def _others(runs: list[Run]) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from study.function.functions import PLAIN, STUDY, changed, compared
 
 from adamomentum.study import archive
 from adamomentum.study.engine import Folder
+from adamomentum.study.fairness import own_part
 from adamomentum.study.report.tables import build
 from adamomentum.study.results import gather, notes
 from adamomentum.study.studyfile import StudyError, parse
@@ -202,6 +204,34 @@ def test_a_function_that_always_fails_is_not_tried_again_and_again(tmp_path, old
     assert len(list((tmp_path / "out" / "store" / "failed").iterdir())) == 1
 
 
+def test_of_a_traceback_the_users_part_is_told_and_no_heading_without_places() -> None:
+    ours, theirs = (
+        f'  File "{path}", line 1, in f\n    g()\n    ^^^\n' for path in ("/x/adamomentum/study/a.py", "/y/fit.py")
+    )
+    after = "\nThe above exception was the direct cause of the following exception:\n\n"
+    heading = "Traceback (most recent call last):\n"
+    exit_of = f"{heading}{ours}{theirs}SystemExit: 2\n{after}{heading}{ours}"
+    assert own_part(f"{exit_of}RuntimeError: no\n") == f"{theirs}SystemExit: 2\n{after}RuntimeError: no"
+    assert (
+        own_part(f"{exit_of}{theirs}RuntimeError: no\n")
+        == f"{theirs}SystemExit: 2\n{after}{heading}{theirs}RuntimeError: no"
+    )
+
+
+def test_what_a_failing_function_printed_is_where_the_message_says(tmp_path) -> None:
+    """As argparse does, which prints what is wrong and leaves."""
+    text = changed(
+        (
+            REPORT,
+            "import argparse; p = argparse.ArgumentParser(); p.add_argument('--data', required=True); p.parse_args()",
+        )
+    )
+    with pytest.raises(StudyError, match=r"the function left by sys.exit\(2\)") as caught:
+        compared(tmp_path, text)
+    [place] = re.findall(r"^What it printed is in (.*)$", str(caught.value), re.MULTILINE)
+    assert "the following arguments are required: --data" in Path(place).read_text()
+
+
 def test_one_failed_trial_does_not_hide_the_others(tmp_path) -> None:
     text = changed((REPORT, REPORT + "\n        assert trial.lr < 1e-2, 'too fast'"))
     folder, _ = compared(tmp_path, text)
@@ -271,9 +301,27 @@ def test_a_function_with_a_seed_of_its_own(tmp_path) -> None:
     assert "the 2 final runs of AdaMomentum are one and the same, so the seed decides nothing" in printed
 
 
-def test_test_metrics_that_were_read_while_tuning(tmp_path) -> None:
-    text = changed(("slice(200, 250)", "slice(250, 300)"))
-    assert "loss is the same on validation and test split in each of 4 final runs" in said(compared(tmp_path, text)[0])
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("slice(200, 250)", "slice(250, 300)")],
+        [("    for _ in", "    best = 9.0\n    for _ in"),
+         (REPORT, f"{REPORT}; best = min(best, loss(slice(200, 250)).item())"),
+         ("loss(slice(250, 300)).item()", "best")],
+    ],
+    ids=["the test split is reported", "the best report is returned"],
+)  # fmt: skip
+def test_test_metrics_that_were_read_while_tuning(tmp_path, pairs) -> None:
+    text = changed(("            schedule.step()\n", ""), *pairs).replace(
+        "epochs=2", "epochs=40"
+    )  # the best is not the last
+    printed = said(compared(tmp_path, text)[0])
+    assert "loss is the same on validation and test split in each of 4 final runs, at the last report or the" in printed
+
+
+def test_one_value_in_all_runs_says_nothing_of_the_splits(tmp_path) -> None:
+    text = changed((REPORT, "trial.report(loss=1.0)"), ("loss(slice(250, 300)).item()", "1.0"))
+    assert "the same on validation and test split" not in said(compared(tmp_path, text)[0])
 
 
 def test_an_optimizer_beside_the_trials(tmp_path) -> None:

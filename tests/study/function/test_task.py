@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import re
 
@@ -153,6 +154,28 @@ def test_what_it_prints_goes_to_a_file(tmp_path, capsys) -> None:
     run_trial(spec, data, files=tmp_path / "files")
     assert (tmp_path / "files" / spec.trial_id / "output.txt").read_text() == "said\nwarned\n" * 2
     assert capsys.readouterr() == ("", "")
+
+
+def test_who_keeps_the_stream_prints_into_the_file_of_each_trial(tmp_path, capsys, monkeypatch) -> None:
+    """As logging does, which is set up once in a process: of two trials the second had a closed file."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    text = changed((REPORT, REPORT + "; import logging; logging.basicConfig(); logging.warning('lr %g', trial.lr)"))
+    data = script(tmp_path, text)
+    for lr in (1e-2, 2e-2):
+        run_trial(spec_of(data, lr=lr), data, files=tmp_path / "files")
+    logging.warning("between trials")
+    written = {(tmp_path / "files" / spec_of(data, lr=lr).trial_id / "output.txt").read_text() for lr in (1e-2, 2e-2)}
+    assert written == {"WARNING:root:lr 0.01\n" * 2, "WARNING:root:lr 0.02\n" * 2}
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_it_printed_is_there_while_it_runs_and_a_closed_stream_is_opened_again(tmp_path) -> None:
+    text = changed((REPORT, REPORT + "; print('said'); OUT.append((trial.folder / 'output.txt').read_text())"),
+                   ("import torch\n", "import sys, torch\nOUT = []\n"),
+                   ("return {", "assert OUT == ['said\\n', 'said\\n' * 2]; sys.stdout.close(); return {"))  # fmt: skip
+    data = script(tmp_path, text)
+    for lr in (1e-2, 2e-2):
+        assert run_trial(spec_of(data, lr=lr), data, files=tmp_path / "files").status == "ok"
 
 
 def test_an_edited_script_is_not_trained_under_its_old_name(tmp_path) -> None:

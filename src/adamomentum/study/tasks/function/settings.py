@@ -13,6 +13,8 @@ from typing import Any
 from adamomentum.study.spec import Value
 
 EXAMPLE = "my_train.py:train"
+OUTPUT = "output.txt"
+"""In a trial's folder: what the function printed."""
 
 
 @dataclass(frozen=True)

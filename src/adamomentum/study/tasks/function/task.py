@@ -6,11 +6,13 @@ Tested in tests/study/function/test_task.py.
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import random
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -20,10 +22,10 @@ from adamomentum.study.spec import Value
 from adamomentum.study.tasks import FAMILIES, OWN
 from adamomentum.study.tasks.base import Outcome, Whole, WholeContext
 from adamomentum.study.tasks.function.script import Script, read
+from adamomentum.study.tasks.function.settings import OUTPUT
 from adamomentum.study.tasks.function.surroundings import surroundings
 from adamomentum.study.tasks.function.trial import Ended, Trial, as_number, fatal
 
-OUTPUT = "output.txt"
 NOT_FINITE = re.compile(r"\b(nans?|infs?|infinit\w*|non-?finite|not finite|overflow)\b", re.IGNORECASE)
 """How an error says that it is about a number that is not finite."""
 
@@ -99,16 +101,31 @@ def _of_numbers(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def _written(context: WholeContext) -> Iterator[None]:
-    """Send what the function prints to a file: several trials at a time would make a mess of the terminal."""
+    """Send what the function prints to a file: several trials at a time would make a mess of the terminal.
+
+    The stream is the same for all trials of this process and leads to another file in each: ``logging``, and packages
+    that stay imported, keep the one that they found first.
+    """
     if context.folder is None:
         yield
         return
     context.folder.mkdir(parents=True, exist_ok=True)
-    with (
-        (context.folder / (f"{context.rank}-{OUTPUT}" if context.rank else OUTPUT)).open(
-            "w", encoding="utf-8", errors="backslashreplace"
-        ) as file,
-        contextlib.redirect_stdout(file),
-        contextlib.redirect_stderr(file),
-    ):
-        yield
+    stream = _stream()
+    with (context.folder / (f"{context.rank}-{OUTPUT}" if context.rank else OUTPUT)).open("wb") as file:
+        os.dup2(file.fileno(), stream.fileno(), inheritable=False)
+    try:
+        with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+            yield
+    finally:
+        if stream.closed:  # by the script
+            _stream.cache_clear()
+        else:
+            stream.flush()
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno(), inheritable=False)
+
+
+@functools.cache
+def _stream() -> TextIO:
+    """Return what functions print to, which leads nowhere yet; a line is written as it comes, for who looks on."""
+    return Path(os.devnull).open("w", buffering=1, encoding="utf-8", errors="backslashreplace")
