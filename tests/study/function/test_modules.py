@@ -87,6 +87,34 @@ def test_what_lies_beside_the_package_is_there_too(tmp_path) -> None:
         assert data.function()(0) == ("tools.train", "tools", "models.net", [0])
 
 
+@pytest.mark.parametrize("line", ["from . import net", "from pkg import net", "import pkg.net as net"])
+def test_a_repository_whose_root_has_an_init(tmp_path, line) -> None:
+    written(tmp_path, {"repo/__init__.py": "", **{f"repo/{name}": text for name, text in PACKAGE.items()}})
+    written(
+        tmp_path / "repo", {"pkg/net.py": "SEEN = []\n", "pkg/train.py": f"from pkg.data import SIZE\n{line}\n{SHOW}"}
+    )
+    data = read_in(tmp_path / "repo")
+    assert (data.root, data.module) == (tmp_path / "repo", "pkg.train")
+    assert data.helpers == ("pkg/__init__.py", "pkg/data.py", "pkg/names.py", "pkg/net.py")
+    assert data.function()(0) == ("pkg.train", "pkg", "pkg.net", [0])
+
+
+def test_a_repository_whose_root_has_an_init_and_a_script_that_imports_what_lies_beside_its_package(tmp_path) -> None:
+    written(tmp_path / "repo", {"__init__.py": "", "tools/__init__.py": "", "models/net.py": "SEEN = []\n"})
+    written(tmp_path / "repo", {"tools/train.py": f"from models import net\n{SHOW}"})
+    data = read_in(tmp_path / "repo", "tools/train.py")
+    assert (data.root, data.helpers) == (tmp_path / "repo", ("models/net.py", "tools/__init__.py"))
+    assert data.function()(0) == ("tools.train", "tools", "models.net", [0])
+
+
+def test_a_part_of_a_package_hides_no_package_that_is_installed(tmp_path) -> None:
+    written(tmp_path, {**PACKAGE, "pkg/numpy/__init__.py": "", "pkg/net.py": "SEEN = []\n"})
+    written(tmp_path, {"pkg/numpy/train.py": f"import numpy\nfrom pkg import net\n{SHOW}"})
+    data = read_in(tmp_path, "pkg/numpy/train.py")
+    assert (data.root, data.module) == (tmp_path, "pkg.numpy.train")
+    assert data.function()(0) == ("pkg.numpy.train", "pkg.numpy", "pkg.net", [0])
+
+
 def test_a_script_in_a_package_that_imports_what_lies_beside_it_is_a_script(tmp_path) -> None:
     """A stray __init__.py changes nothing: ``python pkg/train.py`` works, and ``python -m pkg.train`` does not."""
     written(tmp_path, {**PACKAGE, "pkg/net.py": "SEEN = []\n", "pkg/train.py": f"import math, net\n{SHOW}"})

@@ -23,21 +23,28 @@ def place(script: Path, text: bytes) -> tuple[Path, str]:
     """Return the folder where Python looks for a script's modules first, and the script's name as a module from there.
 
     A script in a package that imports from it (``from pkg.net import Net``, ``from .net import Net``), or what lies
-    beside the package, is ``pkg.train`` in the folder that holds ``pkg``: what ``python -m pkg.train`` makes of it. Any
-    other is a script in its own folder, as ``python train.py`` has it.
+    beside the package, is ``pkg.train`` in the folder that holds ``pkg``: what ``python -m pkg.train`` makes of it. If
+    that folder has an ``__init__.py`` as well, as some repositories do, it is still the script's own imports that say
+    which package they are from. Any other is a script in its own folder, as ``python train.py`` has it.
 
     Raises:
         ValueError: if the script is not Python.
     """
+    levels = list[tuple[Path, list[str]]]()  # from the nearest; relative imports are from the last
     root, names = script.parent, [script.stem]
     while (root / "__init__.py").is_file() and root != root.parent:
         root, names = root.parent, [root.name, *names]
-    if len(names) > 1:
-        for name in {name.partition(".")[0] for name in _imported(script, text, names[:-1])}:
-            if name == names[0] or (
-                _lies(root, name) and not _lies(script.parent, name) and not _installed(name, root)
-            ):
-                return root, ".".join(names)
+        levels.append((root, names))
+    if not levels:
+        return root, script.stem
+    imported = {name.partition(".")[0] for name in _imported(script, text, names[:-1])}
+    for root, names in levels:
+        if names[0] in imported and (root == levels[-1][0] or not _installed(names[0], root)):
+            return root, ".".join(names)
+    beside = [name for name in imported if not _lies(script.parent, name)]
+    for root, names in levels:
+        if any(_lies(root, name) and not _installed(name, root) for name in beside):
+            return root, ".".join(names)
     return script.parent, script.stem
 
 
