@@ -8,6 +8,7 @@ Tested in tests/study/function/test_fairness.py.
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Mapping
 from itertools import combinations
@@ -27,6 +28,9 @@ FAR = 0.5
 UNEVEN = 1.01
 EDITED = "changed since the trial was planned"
 CHANGED = "changed_"
+OF_CODE = (NameError, AttributeError, TypeError, LookupError, ImportError, OSError, NotImplementedError)
+"""Errors that no learning rate brings about."""
+
 HEADING = "Traceback (most recent call last):"
 PEAKS = ("peak_lr_low", "peak_lr_high")
 
@@ -44,7 +48,12 @@ def fault(study: Study, plan: Plan, results: Results, files: Path) -> str:
         if task.family != tasks.OWN:
             continue
         runs = _runs(task, plan, results)
-        for text in (_edited(runs), _nothing_works(runs, files), _metric_missing(task, runs), _rate_overwritten(runs)):
+        for text in (
+            _edited(runs),
+            _nothing_works(plan, runs, files),
+            _metric_missing(task, runs),
+            _rate_overwritten(runs),
+        ):
             if text:
                 return f"{task.name}: {text}"
     return ""
@@ -81,13 +90,25 @@ def _edited(runs: list[Run]) -> str:
     return next((line.removeprefix("ValueError: ") for line in lines if EDITED in line), "")
 
 
-def _nothing_works(runs: list[Run], files: Path) -> str:
+def _nothing_works(plan: Plan, runs: list[Run], files: Path) -> str:
+    """Tell that all trials failed, once one has whose learning rate is not to blame: a lower one may do."""
     if not runs or any(result.status != "error" for _, result in runs):
         return ""
-    first, result = runs[0]
-    printed = files / first.spec.trial_id / OUTPUT
-    where = f"\nWhat it printed is in {printed}" if printed.is_file() and printed.stat().st_size else ""
-    return f"the function fails, in all trials so far:\n{own_part(result.error)}{where}"
+    for t, result in runs:
+        rates = [
+            other.spec.optimizer.lr for other in plan.trials if (other.task, other.optimizer) == (t.task, t.optimizer)
+        ]
+        if t.spec.optimizer.lr == min(rates) or not _may_be_the_rate(result):
+            printed = files / t.spec.trial_id / OUTPUT
+            where = f"\nWhat it printed is in {printed}" if printed.is_file() and printed.stat().st_size else ""
+            return f"the function fails, in all trials so far:\n{own_part(result.error)}{where}"
+    return ""
+
+
+def _may_be_the_rate(result: TrialResult) -> bool:
+    """Say whether an error may come of a training that got out of hand, as of the user's own check of the loss."""
+    kind = getattr(builtins, result.last_line.partition(":")[0], Exception)
+    return own_part(result.error) != result.last_line and not issubclass(kind, OF_CODE)
 
 
 def own_part(error: str) -> str:

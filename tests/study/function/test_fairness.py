@@ -204,6 +204,18 @@ def test_a_function_that_always_fails_is_not_tried_again_and_again(tmp_path, old
     assert len(list((tmp_path / "out" / "store" / "failed").iterdir())) == 1
 
 
+@pytest.mark.parametrize("error", ["RuntimeError('too fast')", "SystemExit(1)"])
+def test_trials_that_fail_at_high_rates_do_not_end_the_others(tmp_path, error) -> None:
+    """A script that looks at its loss itself ends the first of many trials side by side."""
+    text = changed((REPORT, REPORT + f"\n        if trial.lr > 1e-3: raise {error}"))
+    study = STUDY.replace("trials = 2", "trials = 3").replace(
+        "adamomentum = {}", "adamomentum = { grid = [1e-2, 3e-2, 1e-4] }"
+    )
+    folder, ran = compared(tmp_path, text, study.replace("adamw = {}", "adamw = { grid = [1e-2, 3e-2, 1e-4] }"))
+    assert ran[0].optimizer.lr == 1e-2
+    assert {t.spec.optimizer.lr for t in folder.results()[0].trials if t.role == "final"} == {1e-4}
+
+
 def test_of_a_traceback_the_users_part_is_told_and_no_heading_without_places() -> None:
     ours, theirs = (
         f'  File "{path}", line 1, in f\n    g()\n    ^^^\n' for path in ("/x/adamomentum/study/a.py", "/y/fit.py")

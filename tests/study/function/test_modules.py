@@ -107,6 +107,25 @@ def test_a_repository_whose_root_has_an_init_and_a_script_that_imports_what_lies
     assert data.function()(0) == ("tools.train", "tools", "models.net", [0])
 
 
+@pytest.mark.parametrize("init", [(), ("models/__init__.py",)])
+def test_a_package_without_init_is_known_by_what_is_imported_from_it(tmp_path, init) -> None:
+    """As ``python -m src.models.train`` has it."""
+    written(tmp_path / "src", {"models/net.py": "SEEN = []\n", "data.py": "X = 1\n", **dict.fromkeys(init, "")})
+    written(tmp_path / "src", {"models/train.py": f"import src.data\nfrom src.models import net\n{SHOW}"})
+    data = read_in(tmp_path / "src", "models/train.py")
+    assert (data.root, data.module) == (tmp_path, "src.models.train")
+    assert data.helpers == ("src/data.py", *(f"src/{name}" for name in init), "src/models/net.py")
+    assert [data.function()(k) for k in range(2)] == [
+        ("src.models.train", "src.models", "src.models.net", [k]) for k in range(2)
+    ]
+    # What lies beside the script comes first, and a name that is there for something else says nothing.
+    for line in ("import src.data", "from src import data"):
+        (tmp_path / "src" / "models" / "src").mkdir(exist_ok=True)
+        (tmp_path / "src" / "models" / "src" / "data.py").touch()
+        written(tmp_path / "src", {"models/train.py": f"{line}\nfrom net import SEEN\ndef train(trial):\n    pass\n"})
+        assert read_in(tmp_path / "src", "models/train.py").root == tmp_path / "src" / "models"
+
+
 def test_a_part_of_a_package_hides_no_package_that_is_installed(tmp_path) -> None:
     written(tmp_path, {**PACKAGE, "pkg/numpy/__init__.py": "", "pkg/net.py": "SEEN = []\n"})
     written(tmp_path, {"pkg/numpy/train.py": f"import numpy\nfrom pkg import net\n{SHOW}"})

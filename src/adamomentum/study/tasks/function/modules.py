@@ -24,24 +24,28 @@ def place(script: Path, text: bytes) -> tuple[Path, str]:
 
     A script in a package that imports from it (``from pkg.net import Net``, ``from .net import Net``), or what lies
     beside the package, is ``pkg.train`` in the folder that holds ``pkg``: what ``python -m pkg.train`` makes of it. If
-    that folder has an ``__init__.py`` as well, as some repositories do, it is still the script's own imports that say
-    which package they are from. Any other is a script in its own folder, as ``python train.py`` has it.
+    that folder has an ``__init__.py`` as well, or its package has none, it is still the script's own imports that say
+    where they are from. Any other is a script in its own folder, as ``python train.py`` has it.
 
     Raises:
         ValueError: if the script is not Python.
     """
-    levels = list[tuple[Path, list[str]]]()  # from the nearest; relative imports are from the last
+    levels = list[tuple[Path, list[str]]]()  # packages that have an __init__.py, from the nearest
     root, names = script.parent, [script.stem]
     while (root / "__init__.py").is_file() and root != root.parent:
         root, names = root.parent, [root.name, *names]
         levels.append((root, names))
-    if not levels:
-        return root, script.stem
-    imported = {name.partition(".")[0] for name in _imported(script, text, names[:-1])}
-    for root, names in levels:
-        if names[0] in imported and (root == levels[-1][0] or not _installed(names[0], root)):
-            return root, ".".join(names)
-    beside = [name for name in imported if not _lies(script.parent, name)]
+    imported = set(_imported(script, text, names[:-1]))  # relative ones are from the last of them
+    tops = {name.partition(".")[0] for name in imported}
+    above = [folder for folder in script.parents if folder.name in tops and not _installed(folder.name, folder.parent)]
+    for folder in above:
+        parts = script.relative_to(folder.parent).with_suffix("").parts
+        there = any(_lies(folder, name.split(".")[1]) for name in imported if name.startswith(f"{folder.name}."))
+        if there and not _lies(script.parent, folder.name) and all(map(str.isidentifier, parts)):
+            return folder.parent, ".".join(parts)
+    if levels and levels[-1][1][0] in tops:
+        return levels[-1][0], ".".join(levels[-1][1])
+    beside = [name for name in tops if not _lies(script.parent, name)]
     for root, names in levels:
         if any(_lies(root, name) and not _installed(name, root) for name in beside):
             return root, ".".join(names)

@@ -59,10 +59,13 @@ class Own(Whole):
             except Ended as ended:
                 diverged = str(ended)
             except SystemExit as error:
-                raise RuntimeError(
-                    f"the function left by sys.exit({error.code!r}); it must return its test metrics, and take no "
-                    "command line: its arguments come from --arg, or params"
-                ) from error
+                left = f"the function left by sys.exit({error.code!r})"
+                if not trial.broken():
+                    raise RuntimeError(
+                        f"{left}; it must return its test metrics, and take no command line: its arguments come from "
+                        "--arg, or params"
+                    ) from error
+                diverged = f"{left}; a parameter or gradient is not finite"  # many a script looks at its loss itself
             except Exception as error:
                 # The user's code may raise anything, and does where it finds a loss that is not finite.
                 if not (trial.broken() or _of_numbers(error)):
